@@ -1,0 +1,163 @@
+"""From what was typed to composed configs, with Hydra's complaints in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from wgan_cli.config import GROUPS, configs_folder, flatten, nearest
+from wgan_cli.errors import ConfigError
+
+PRIMARY = "train"
+_SAVED = "_saved_config"
+
+
+class Composer:
+    """Composes configs as Hydra will, and says what is wrong in one or two sentences.
+
+    `config_dir` is a user's own folder of options; `config_name` the primary config.
+    """
+
+    def __init__(self, config_name: str = PRIMARY, config_dir: Path | None = None) -> None:
+        if config_dir is not None and not config_dir.is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        self.config_name = config_name
+        self.config_dir = config_dir
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The whole config, Hydra's node included. Raises `ConfigError`."""
+        words = list(overrides)
+        if self.config_dir is not None:
+            words.append(f"hydra.searchpath=[{quoted(f'file://{self.config_dir.absolute()}')}]")
+        try:
+            with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+                return compose(self.config_name, overrides=words, return_hydra_config=True)
+        except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(self._plain_words(error)) from error
+
+    def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Every value of a sweep in at least one job's overrides, others at their first.
+
+        Types and keys depend on one value at a time, so these stand for all combinations. A word
+        without several values is in all of them.
+        """
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+        except (CompactHydraException, ValueError) as error:
+            raise ConfigError(self._plain_words(error)) from error
+        choices: list[list[str]] = []
+        for override in parsed:
+            if override.is_discrete_sweep():
+                key = override.get_key_element()
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            elif override.is_sweep_override():
+                raise ConfigError(
+                    f"{override.input_line}: the basic sweeper takes lists of values, as in 0.1,0.2."
+                )
+            else:
+                choices.append([str(override.input_line)])
+        first = [values[0] for values in choices]
+        more = [
+            [*first[:place], value, *first[place + 1 :]]
+            for place, values in enumerate(choices)
+            for value in values[1:]
+        ]
+        return [first, *more]
+
+    def _plain_words(self, error: Exception) -> str:
+        text = str(error)
+        if isinstance(error, MissingConfigException):
+            return self._missing_option(error)
+        ambiguous = re.search(r"Ambiguous value for argument '(.+?)'", text)
+        if ambiguous:
+            return (
+                f"{ambiguous[1]} holds several values: add -m to run them all, or write [a,b] for a"
+                " list."
+            )
+        if isinstance(error, OverrideParseException):
+            word = re.search(r"parsing override '(.+?)'", text)
+            shown = word[1] if word else error.override
+            return f"{shown!r} cannot be read; write KEY=VALUE, and quote special characters."
+        override = re.search(r"Could not (?:override|append to config) '(.+?)'", text)
+        if override and isinstance(error, ConfigCompositionException):
+            key = override[1]
+            if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError) or key in text:
+                return self._unknown_key(key)
+        return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+    def _missing_option(self, error: MissingConfigException) -> str:
+        missing = re.search(r"Could not find '(.+?)/([^/']+)'", str(error))
+        if not missing:
+            return f"{str(error).splitlines()[0]}"
+        group, name = missing[1], missing[2]
+        options = [str(option) for option in error.options or []]
+        known = f"; {group} is one of {', '.join(options)}" if options else ""
+        return f"{group}={name}: there is no such option{known}.{nearest(name, options)}"
+
+    def _unknown_key(self, key: str) -> str:
+        try:
+            with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+                plain = OmegaConf.to_container(compose(PRIMARY))
+        except Exception:
+            plain = {}
+        known = [*flatten(plain), *GROUPS, "experiment", "debug"]
+        return f"{key} is no setting.{nearest(key, known)} wgan-train --cfg job lists them all."
+
+
+def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
+    """Make a run's saved config composable, with every override and shipped option on top.
+
+    The saved nodes stand in for the groups' options; a group that is chosen anew drops its saved
+    node. Returns the config's name.
+    """
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in ("experiment", "debug"):
+            raise ConfigError(
+                f"{word}: a saved config holds every setting already, so no {key} can be laid under"
+                " it; type the settings themselves."
+            )
+    chosen = {word.partition("=")[0].lstrip("+~") for word in overrides}
+    train = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{PRIMARY}.yaml"))
+    assert isinstance(train, dict)
+    hydra_choices = [
+        entry
+        for entry in train["defaults"]
+        if isinstance(entry, dict) and next(iter(entry)).startswith("override ")
+    ]
+    node = {
+        "defaults": [*({group: None} for group in GROUPS), "_self_", *hydra_choices],
+        "hydra": train["hydra"],
+        **{key: value for key, value in config.items() if key not in chosen & set(GROUPS)},
+    }
+    ConfigStore.instance().store(name=_SAVED, node=node)
+    return _SAVED
+
+
+def quoted(value: str) -> str:
+    """A text as one value of Hydra's override grammar."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def typed_value(overrides: Sequence[str], key: str) -> str | None:
+    """The last value typed for a key, or None. A null counts as none."""
+    value = None
+    for word in overrides:
+        name, _, text = word.partition("=")
+        if name.lstrip("+") == key:
+            value = text.strip("'\"")
+    return None if value in (None, "", "null") else value

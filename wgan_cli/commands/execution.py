@@ -1,0 +1,235 @@
+"""One run from its composed config to its last line, whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from wgan_cli.commands.resuming import refuse_changes, run_of
+from wgan_cli.config import as_dict, check_rules, fill, validate
+from wgan_cli.errors import (
+    CheckpointError,
+    InterruptedRunError,
+    PreemptedError,
+    WganError,
+)
+from wgan_cli.rundir import LOG, RunFolder, now, remove_if_empty
+from wgan_cli.schema import TrainConfig
+
+log = logging.getLogger("wgan_cli")
+
+
+def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
+    """Train one run in the folder `path`; returns its exit code.
+
+    An error is said in one line, and its folder tells its story: of a single run only once training
+    began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
+    """
+    if sweep:
+        path = _job_folder(path, overrides)
+    folder = RunFolder(path)
+    with _console_log():
+        try:
+            return _train(composed, folder, overrides, sweep=sweep)
+        except WganError as error:
+            log.error("wgan-train: %s%s", error, _how_to_go_on(error, path))
+            if sweep:
+                _record_failure(folder, error.state, error.exit_code, str(error))
+                if isinstance(error, InterruptedRunError):
+                    raise KeyboardInterrupt from None
+                if isinstance(error, PreemptedError):
+                    raise SystemExit(error.exit_code) from None
+            return error.exit_code
+        except Exception as error:
+            summary = f"{type(error).__name__}: {error}"
+            log.error("wgan-train: unexpected error: %s\n%s", summary, traceback.format_exc())
+            if sweep:
+                _record_failure(folder, "failed", 1, summary)
+            return 1
+        finally:
+            folder.release()
+            remove_if_empty(path.absolute(), Path.cwd())
+
+
+def _train(
+    composed: DictConfig, folder: RunFolder, overrides: Sequence[str], *, sweep: bool
+) -> int:
+    config = validate(composed)
+    check_rules(config)
+    resume, config.resume = config.resume, None
+    config, notes = fill(config)
+
+    # From here on torch is needed, which takes seconds to import.
+    from wgan_cli.build import build_callbacks, build_dataset, build_trainer, choose_machine
+    from wgan_cli.training.interrupts import StopSignals
+
+    device = choose_machine(config)
+    state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
+    if state is not None and state["step"] >= config.steps and _finished(folder):
+        log.info("%s has %d steps already: nothing to do.", folder.path, state["step"])
+        return 0
+    dataset = build_dataset(config)
+    trainer = build_trainer(config, dataset, device)
+    if state is not None:
+        refuse_changes(state["config"], as_dict(config), str(resume or folder.path))
+        trainer.load(state)
+    folder.claim(resuming=resume is not None or sweep)
+    with _file_log(folder.path / LOG):
+        _announce(config, folder, notes, trainer.step)
+        folder.write_config(as_dict(config))
+        typed = [word for word in overrides if not word.startswith("resume=")]
+        if sweep or not trainer.step:
+            folder.write_overrides(typed)
+        else:
+            folder.write_overrides([*folder.read_overrides(), *typed])
+        folder.write_environment(device=str(device))
+        trainer.callbacks = build_callbacks(config, folder, dataset, trainer.step)
+        with StopSignals() as signals:
+            trainer.signals = signals
+            trainer.fit()
+    print(_summary(folder, config))
+    return 0
+
+
+def _state_to_go_on_from(
+    config: TrainConfig, folder: RunFolder, resume: str | None
+) -> dict[str, Any] | None:
+    """The checkpoint's state that `resume` means, or None for a fresh start."""
+    if resume is None:
+        return None
+    from wgan_cli.training.checkpoint import load_checkpoint, load_newest
+
+    if resume != "auto" and Path(resume).is_file():
+        run_of(Path(resume))
+        return load_checkpoint(Path(resume))
+    state, path, warnings = load_newest(folder.checkpoints)
+    for warning in warnings:
+        log.warning("%s", warning)
+    if state is None and resume != "auto":
+        raise CheckpointError(f"resume={resume}: there is no checkpoint that can be read.")
+    if path is not None:
+        log.info("Going on from %s.", path)
+    return state
+
+
+def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
+    """The folder of a sweep's job: the one that holds these overrides, else a free one."""
+    wanted = [word for word in overrides if not word.startswith("resume=")]
+    others = [RunFolder(other) for other in path.parent.iterdir() if other.is_dir()]
+    for other in others:
+        if other.holds_run() and other.read_overrides() == wanted:
+            if other.path != path:
+                remove_if_empty(path, path.parent)
+            return other.path
+    number = int(path.name) if path.name.isdigit() else 0
+    while path.name.isdigit() and RunFolder(path).holds_run():
+        number += 1
+        path = path.with_name(str(number))
+    return path
+
+
+def _record_failure(folder: RunFolder, state: str, exit_code: int, message: str) -> None:
+    """`status.json` of a job that failed before its run could write one."""
+    if folder.read_status().get("exit_code") == exit_code:
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    status = {"state": state, "exit_code": exit_code, "step": 0, "steps": None, "message": message}
+    folder.write_status({**status, "final": {}, "started": now(), "ended": now(), "seconds": 0.0})
+
+
+def _finished(folder: RunFolder) -> bool:
+    return folder.read_status().get("state") == "finished"
+
+
+def _how_to_go_on(error: WganError, path: Path) -> str:
+    if isinstance(error, InterruptedRunError | PreemptedError):
+        return f" Saved; go on with: wgan-train resume={path}"
+    return ""
+
+
+def _announce(config: TrainConfig, folder: RunFolder, notes: Sequence[str], done: int) -> None:
+    names = (config.dataset, config.model, config.loss, config.constraint, config.optimizer)
+    chosen = ", ".join(node.get("name") or node["_target_"] for node in names)
+    threads = f", {config.threads} threads" if config.device == "cpu" else ""
+    log.info(
+        "%s on %s (%s%s), seed %d", chosen, config.device, config.precision, threads, config.seed
+    )
+    if notes and not done:
+        log.info("%s", ", ".join(notes))
+    log.info("run folder: %s", folder.path)
+
+
+def _summary(folder: RunFolder, config: TrainConfig) -> str:
+    """The last words of a finished run."""
+    status = folder.read_status()
+    points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
+    first, last = points[0], points[-1]
+    peak = max(points, key=lambda p: p["critic/wasserstein"])
+    final = status["final"]
+    pictures = sorted(folder.samples.glob("step_*.png"))
+    lines = [
+        f"Finished {status['steps']} steps in {status['seconds']:.0f} s.",
+        f"  Wasserstein estimate  {first['critic/wasserstein']:.4g} at step {first['step']},"
+        f" {last['critic/wasserstein']:.4g} at step {last['step']}"
+        f" (peak {peak['critic/wasserstein']:.4g} at {peak['step']})",
+    ]
+    if "wasserstein/exact" in final:
+        lines.append(
+            f"  exact W1 to held-out  {final['wasserstein/exact']:.4g}"
+            f" (real against real {final['wasserstein/exact_real_real']:.4g},"
+            f" n = {final['wasserstein/exact_n']:.0f})"
+        )
+    if pictures:
+        lines.append(f"  last samples          {_short(pictures[-1])}")
+    logdir = (
+        "outputs" if Path("outputs").resolve() in folder.path.resolve().parents else folder.path
+    )
+    lines.append(f"  curves                tensorboard --logdir {_short(Path(logdir))}")
+    lines.append(f"  more samples          wgan-sample {_short(folder.path)}")
+    return "\n".join(lines)
+
+
+def _short(path: Path) -> str:
+    """Relative to the current folder where it lies in it."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+@contextmanager
+def _console_log() -> Iterator[None]:
+    """The run's messages on stderr, above a progress bar where there is one."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    with _handling(handler), logging_redirect_tqdm([log]):
+        yield
+
+
+@contextmanager
+def _file_log(path: Path) -> Iterator[None]:
+    """The same, with times, in `train.log`."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with _handling(handler):
+        yield
+
+
+@contextmanager
+def _handling(handler: logging.Handler) -> Iterator[None]:
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

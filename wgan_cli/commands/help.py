@@ -1,0 +1,112 @@
+"""`wgan-train --help`, read from the YAML files themselves; imports neither torch nor Hydra."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+GROUPS = ("dataset", "model", "loss", "constraint", "optimizer", "experiment", "debug")
+EXAMPLES = (
+    ("wgan-train", "train on 1,797 handwritten digits, no download"),
+    ("wgan-train loss=hinge clip=0.01", "another loss and clip value"),
+    ("wgan-train dataset=gaussians_ring steps=2000", "points in the plane, with the critic's map"),
+    ("wgan-train -m loss=wasserstein,hinge clip=0.003,0.01,0.03", "a sweep of six runs"),
+    ("wgan-train debug=smoke optimizer=adam optimizer.critic.lr=2e-4", "two steps, two rates"),
+)
+
+
+def help_text(configs: Path, own: Path | None = None) -> str:
+    """The page: usage, groups with a line an option, root settings, flags and examples.
+
+    `own` is a user's --config-dir, whose options are listed too.
+    """
+    lines = [
+        "wgan-train trains a Wasserstein GAN; TensorBoard shows its curves and samples.",
+        "",
+        "usage: wgan-train [GROUP=OPTION ...] [SETTING=VALUE ...] [flags]",
+        "",
+        "Groups (the first is what runs unless you choose):",
+    ]
+    defaults = _defaults(configs / "train.yaml")
+    for group in GROUPS:
+        options = _options(configs / group)
+        if own is not None:
+            options.update(_options(own / group))
+        chosen = defaults.get(group)
+        names = sorted(options, key=lambda name: (name != chosen, name))
+        lines += ["", f"  {group}="]
+        lines += [f"    {name:<16} {options[name]}" for name in names]
+    lines += ["", "Settings (wgan-train --cfg job shows them with their values):", ""]
+    lines += _settings(configs / "train.yaml")
+    lines += [
+        "",
+        "Flags:",
+        "  -m, --multirun     run every combination of values that stand with commas",
+        "  --cfg job          show the config and stop; --resolve fills references in",
+        "  --config-dir DIR   add your own options and experiments",
+        "  --config-dir RUN --config-name config    repeat a run from its own config.yaml",
+        "  --trust PREFIX     allow a folder's config to name classes of your own",
+        "  --version          the version",
+        '  -sc install=bash   shell completion (also zsh, fish): eval "$(wgan-train -sc install=bash)"',
+        "  --hydra-help       Hydra's own flags",
+        "",
+        "Examples:",
+        "",
+    ]
+    for command, what in EXAMPLES:
+        lines += [f"  {command}", f"      {what}"]
+    lines += [
+        "",
+        "Runs go to outputs/<day>/<time>/; look at them with: tensorboard --logdir outputs",
+        "Sample a finished run with: wgan-sample RUN",
+    ]
+    return "\n".join(lines)
+
+
+def _options(folder: Path) -> dict[str, str]:
+    """Each option of a group with the first comment line of its file."""
+    options = {}
+    for path in sorted(folder.glob("*.yaml")):
+        comments = (
+            line[1:].strip()
+            for line in path.read_text().splitlines()
+            if line.startswith("#") and "@package" not in line
+        )
+        options[path.stem] = next(comments, "")
+    return options
+
+
+def _defaults(train: Path) -> dict[str, str]:
+    """The option of each group in the defaults list."""
+    block, _ = _parts(train)
+    pairs = [line.strip(" -").split(": ") for line in block]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _settings(train: Path) -> list[str]:
+    """Root settings with their defaults and the comments above them."""
+    _, lines = _parts(train)
+    shown: list[str] = []
+    comment: list[str] = []
+    for line in lines:
+        if line.startswith("#"):
+            comment.append(line[1:].strip())
+        elif line and not line.startswith(" "):
+            name, _, value = line.partition(":")
+            default = f" [{value.strip()}]" if value.strip() else ""
+            indent = " " * 27
+            text = textwrap.fill(
+                " ".join(comment), 100, initial_indent=indent, subsequent_indent=indent
+            )
+            shown.append(f"  {name + default:<24} {text.strip()}".rstrip())
+            comment = []
+    return shown
+
+
+def _parts(train: Path) -> tuple[list[str], list[str]]:
+    """The lines of the defaults list, and those of the settings after it."""
+    lines = train.read_text().splitlines()
+    first = lines.index("defaults:") + 1
+    end = next(n for n, line in enumerate(lines[first:], first) if not line.startswith("  "))
+    last = lines.index("hydra:")
+    return lines[first:end], lines[end:last]

@@ -1,0 +1,86 @@
+"""Going on with a run: which folder, whose settings, and what may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wgan_cli.config import flatten
+from wgan_cli.errors import CheckpointError, ConfigError
+from wgan_cli.rundir import CONFIG, read_config
+
+# What changes neither the weights at a step nor how they are computed.
+MAY_DIFFER = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "eval_every",
+    "eval_samples",
+    "metrics",
+    "device",
+    "resume",
+}
+_SHOWN = 5
+
+
+def run_of(resume: Path) -> Path:
+    """The run folder that `resume=` means, by the folder itself or one of its checkpoints."""
+    if resume.is_dir():
+        if not (resume / CONFIG).is_file():
+            raise CheckpointError(f"resume={resume} is no run folder: it holds no {CONFIG}.")
+        return resume
+    if resume.is_file():
+        run = resume.absolute().parent.parent
+        if not (run / CONFIG).is_file():
+            raise CheckpointError(
+                f"resume={resume} is not a checkpoint in a run folder (RUN/checkpoints/step_N.pt)."
+            )
+        return run
+    raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
+
+
+def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
+    """A run's saved config, naming only classes that may be built from a folder."""
+    config = read_config(path)
+    if _names_own_classes(config):
+        from wgan_cli.build import check_trusted
+
+        check_trusted(config, trusted)
+    return config
+
+
+def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: str) -> None:
+    """Raise `ConfigError` with a short diff where a resumed run would train something else."""
+    old, new = flatten(saved), flatten(now)
+    changed = [
+        f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
+        for key in {**old, **new}
+        if _setting(key) not in MAY_DIFFER and old.get(key) != new.get(key)
+    ]
+    if changed:
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise ConfigError(
+            f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
+            " them as they were, or start a new run; only steps, the cadences, metrics and device"
+            " may differ."
+        )
+
+
+def _setting(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _names_own_classes(node: Any) -> bool:
+    """Whether any target is not one of the shipped options; spares importing torch otherwise."""
+    from wgan_cli.schema import SCHEMAS
+
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in SCHEMAS:
+            return True
+        return any(_names_own_classes(value) for value in node.values())
+    if isinstance(node, list):
+        return any(_names_own_classes(value) for value in node)
+    return False

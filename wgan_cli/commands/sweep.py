@@ -1,0 +1,24 @@
+"""The end of a sweep: a line a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wgan_cli.rundir import RunFolder
+
+
+def summarise(sweep: Path) -> int:
+    """Print a line for each job of a sweep's folder; returns 1 where one did not finish, else 0."""
+    jobs = [RunFolder(path) for path in sweep.iterdir() if (path / "status.json").is_file()]
+    jobs.sort(key=lambda job: (not job.path.name.isdigit(), job.path.name.zfill(9)))
+    failed = 0
+    print(f"\n{len(jobs)} jobs in {sweep}:")
+    for job in jobs:
+        status = job.read_status()
+        state = status.get("state", "unknown")
+        failed += state != "finished"
+        distance = status.get("final", {}).get("wasserstein/exact")
+        result = f"exact W1 {distance:.4g}" if distance is not None else status.get("message", "")
+        words = " ".join(job.read_overrides()) or "(defaults)"
+        print(f"  {job.path.name:>3}  {state:<11}  {words}  {result}".rstrip())
+    return 1 if failed else 0

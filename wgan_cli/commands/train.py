@@ -1,0 +1,179 @@
+"""`wgan-train`: parse, compose, check, then hand over to Hydra, which calls `task` for each run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from wgan_cli import __version__
+from wgan_cli.commands.help import help_text
+from wgan_cli.config import check_rules, configs_folder, fill, validate
+from wgan_cli.errors import ConfigError, FolderInUseError, WganError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from omegaconf import DictConfig
+
+    from wgan_cli.commands.composition import Composer
+
+# Set by `task`, which Hydra calls and whose return value it drops.
+_exit_code = 0
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command line; returns the exit code. A user's mistake is one sentence on stderr."""
+    try:
+        return _run(list(words))
+    except WganError as error:
+        print(f"wgan-train: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("wgan-train: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    if "--version" in words:
+        print(f"wgan-train {__version__}")
+        return 0
+    trusted = _take(words, "--trust")
+    if "-h" in words or "--help" in words:
+        own = _take(words, "--config-dir", "-cd")
+        print(help_text(configs_folder(), Path(own[-1]) if own else None))
+        return 0
+
+    from hydra._internal.utils import get_args_parser
+
+    arguments = get_args_parser().parse_args(words)
+    if arguments.shell_completion or arguments.info or arguments.hydra_help:
+        return _hand_over(words)
+    return _train(arguments, trusted)
+
+
+def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
+    from wgan_cli.commands.composition import quoted, typed_value
+
+    overrides = list(arguments.overrides)
+    sweep = arguments.multirun
+    resume = typed_value(overrides, "resume")
+    if sweep and resume not in (None, "auto"):
+        raise ConfigError(
+            "resume=RUN goes on with one run and -m starts many; to go on with a sweep, start it"
+            " again with its hydra.sweep.dir."
+        )
+    composer = _composer(arguments, overrides, resume, trusted)
+    flags = ["--config-name", composer.config_name]
+    if composer.config_dir is not None:
+        flags += ["--config-dir", str(composer.config_dir)]
+    if arguments.cfg:
+        composer.compose(composer.jobs(overrides)[0] if sweep else overrides)
+        shown = ["--cfg", arguments.cfg, *(["--resolve"] if arguments.resolve else [])]
+        package = ["--package", arguments.package] if arguments.package else []
+        return _hand_over([*overrides, *flags, *shown, *package])
+    if sweep:
+        for job in composer.jobs(overrides):
+            composed = composer.compose(job)
+            validate(_without_hydra(composed))
+        folder = Path(composed.hydra.sweep.dir)
+        _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+        from wgan_cli.commands.sweep import summarise
+
+        return summarise(folder)
+    composed = composer.compose(overrides)
+    config = validate(_without_hydra(composed))
+    check_rules(config)
+    fill(config)
+    folder = _run_folder(composed, resume)
+    return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
+
+
+def task(config: DictConfig) -> None:
+    """One run, or one job of a sweep, as Hydra calls it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from wgan_cli.commands.execution import execute
+
+    hydra = HydraConfig.get()
+    global _exit_code
+    _exit_code = execute(
+        config,
+        Path(hydra.runtime.output_dir),
+        [str(word) for word in hydra.overrides.task],
+        sweep=hydra.mode == RunMode.MULTIRUN,
+    )
+
+
+def _composer(
+    arguments: Namespace, overrides: Sequence[str], resume: str | None, trusted: Sequence[str]
+) -> Composer:
+    """What composes this command: the shipped configs, a user's own, or a run's saved config."""
+    from wgan_cli.commands.composition import PRIMARY, Composer, register_saved
+    from wgan_cli.commands.resuming import run_of, saved_config
+
+    own = Path(arguments.config_dir).absolute() if arguments.config_dir else None
+    name = (arguments.config_name or PRIMARY).removesuffix(".yaml")
+    if resume is None or resume == "auto":
+        if own is None or not (own / f"{name}.yaml").is_file():
+            return Composer(name, own)
+        from omegaconf import OmegaConf
+
+        if "defaults" in OmegaConf.load(own / f"{name}.yaml"):
+            return Composer(name, own)
+        saved = saved_config(own / f"{name}.yaml", trusted)
+    else:
+        saved = saved_config(run_of(Path(resume)) / "config.yaml", trusted)
+    return Composer(register_saved(saved, overrides), own)
+
+
+def _run_folder(composed: DictConfig, resume: str | None) -> Path:
+    """Where the run goes: its own folder, or the one it goes on in. Refuses one that is taken."""
+    from wgan_cli.rundir import RunFolder, taken_message
+
+    if resume is not None and resume != "auto" and Path(resume).is_dir():
+        return Path(resume)
+    folder = Path(composed.hydra.run.dir)
+    if resume != "auto" and RunFolder(folder).holds_run():
+        raise FolderInUseError(taken_message(folder))
+    return folder
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    from omegaconf import open_dict
+
+    plain = composed.copy()
+    with open_dict(plain):
+        del plain["hydra"]
+    return plain
+
+
+def _hand_over(words: list[str]) -> int:
+    """Let Hydra parse these words and run `task`; returns what `task` left as exit code."""
+    import hydra
+
+    global _exit_code
+    _exit_code = 0
+    sys.argv = [sys.argv[0], *words]
+    hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="train")(task)()
+    return _exit_code
+
+
+def _take(words: list[str], *flags: str) -> list[str]:
+    """Remove `flag VALUE` and `flag=VALUE` from the words; returns the values."""
+    values = []
+    for place in reversed(range(len(words))):
+        flag, equals, value = words[place].partition("=")
+        if flag in flags:
+            if not equals and place + 1 >= len(words):
+                raise ConfigError(f"{flag} needs a value.")
+            values.append(value if equals else words.pop(place + 1))
+            del words[place]
+    return values[::-1]

@@ -1,0 +1,1 @@
+"""Data sets, and the feeds that turn them into batches."""

@@ -1,0 +1,139 @@
+"""What a data set is to the rest: a name, a sample shape, a training part and a held-out part.
+
+Images are uint8 of shape (count, channels, height, width) until they are on the device, where
+`as_floats` maps them to [-1, 1]; points are float32 of shape (count, coordinates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wgan_cli.data.feeds import EndlessFeed, Feed, ResidentFeed
+from wgan_cli.errors import ConfigError, DataError
+from wgan_cli.randomness import Draws, Stream
+
+# The split and the held-out points are facts of a data set: no run's seed changes them.
+FIXED_SEED = 0
+
+
+class Dataset(Protocol):
+    """The interface that training and evaluation use."""
+
+    @property
+    def name(self) -> str:
+        """As in the config and in messages."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of images, (coordinates,) of points."""
+
+    @property
+    def held_out(self) -> Tensor:
+        """Samples that are never trained on: uint8 images or float32 points."""
+
+    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+        """Training batches as floats on the device. Raises when a batch is larger than the data."""
+
+    def training_sample(self, count: int) -> Tensor:
+        """The first `count` training samples in a fixed order, as `held_out` is kept."""
+
+
+@dataclass(frozen=True)
+class TensorDataset:
+    """A data set that fits in memory. Raises `DataError` when a part is empty or malformed."""
+
+    name: str
+    train: Tensor
+    held_out: Tensor
+
+    def __post_init__(self) -> None:
+        for part, samples in (("training", self.train), ("held-out", self.held_out)):
+            if len(samples) < 8:
+                raise DataError(
+                    f"{self.name}: the {part} part has {len(samples)} samples; at least 8 are needed."
+                )
+        if self.train.shape[1:] != self.held_out.shape[1:]:
+            raise DataError(
+                f"{self.name}: training samples have shape {tuple(self.train.shape[1:])}, held-out"
+                f" ones {tuple(self.held_out.shape[1:])}."
+            )
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train.shape[1:])
+
+    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+        """Batches in an order that (seed, epoch) alone decides."""
+        if batch_size > len(self.train):
+            raise DataError(
+                f"batch_size={batch_size} is larger than the training part of {self.name}, which has"
+                f" {len(self.train)} samples."
+            )
+        return ResidentFeed(self.train, batch_size, seed, device)
+
+    def training_sample(self, count: int) -> Tensor:
+        """The first `count` of the training part."""
+        return _first(self.train, count, self.name)
+
+
+@dataclass(frozen=True)
+class EndlessDataset:
+    """A distribution: `draw(rng, count)` gives float32 points of shape (count, coordinates)."""
+
+    name: str
+    sample_shape: tuple[int, ...]
+    draw: Callable[[np.random.Generator, int], np.ndarray]
+    held_out_size: int = 4096
+
+    @property
+    def held_out(self) -> Tensor:
+        """The same points in every run."""
+        rng = Draws(FIXED_SEED, Stream.HELD_OUT).numpy()
+        return torch.from_numpy(self.draw(rng, self.held_out_size))
+
+    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+        """Fresh points in every update."""
+        return EndlessFeed(self.draw, batch_size, seed, device)
+
+    def training_sample(self, count: int) -> Tensor:
+        """Points of the distribution apart from the held-out ones, the same in every run."""
+        return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), count))
+
+
+def split(samples: Tensor, name: str, share: float = 0.2) -> TensorDataset:
+    """Hold out a share of the samples by a fixed permutation, for sets without a test part."""
+    order = torch.from_numpy(Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(len(samples)))
+    held_out = int(share * len(samples))
+    return TensorDataset(name, samples[order[held_out:]], samples[order[:held_out]])
+
+
+def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
+    """Two disjoint held-out samples of equal size, in a fixed random order.
+
+    `count` null gives the smaller of 1024 and half the held-out part. Raises `ConfigError` when the
+    held-out part has not 2 * count samples.
+    """
+    held_out = dataset.held_out
+    if count is None:
+        count = min(1024, len(held_out) // 2)
+    if 2 * count > len(held_out):
+        raise ConfigError(
+            f"eval_samples={count} is too many: {dataset.name} has {len(held_out)} held-out samples"
+            f" and an evaluation needs two disjoint sets of them, so at most {len(held_out) // 2}."
+        )
+    order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
+    first, second = order[:count], order[count : 2 * count]
+    return held_out[torch.from_numpy(first)], held_out[torch.from_numpy(second)]
+
+
+def _first(samples: Tensor, count: int, name: str) -> Tensor:
+    if count > len(samples):
+        raise DataError(f"{name}: {count} samples were asked for and there are {len(samples)}.")
+    return samples[:count]

@@ -1,0 +1,88 @@
+"""Feeds: the real batch of every critic update, as floats on the device.
+
+A feed keeps no position. The batch of critic update u is a function of (seed, u), so a run can go on
+from any step, mid-epoch too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wgan_cli.randomness import Draws, Stream
+
+
+class Feed(Protocol):
+    """Training batches by the number of the critic update that uses them."""
+
+    def batch(self, update: int) -> Tensor:
+        """Float samples of shape (batch, *sample shape) on the device; images lie in [-1, 1]."""
+
+
+def as_floats(samples: Tensor) -> Tensor:
+    """What the networks see: uint8 images become float32 in [-1, 1], points stay as they are."""
+    if samples.dtype == torch.uint8:
+        return samples.float().div_(127.5).sub_(1)
+    return samples.float()
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """The inverse for images: floats in [-1, 1] to uint8, rounded to the nearest."""
+    return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class ResidentFeed:
+    """A data set that lives on the device, read in a fresh permutation every epoch.
+
+    The permutation is a function of (seed, epoch). Epochs follow each other without a gap: a batch
+    that reaches the end of one is filled up from the next, so no sample is dropped.
+    """
+
+    def __init__(self, samples: Tensor, batch_size: int, seed: int, device: torch.device) -> None:
+        self.samples = samples.to(device)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._orders: dict[int, Tensor] = {}
+
+    def batch(self, update: int) -> Tensor:
+        """The batch of critic update `update`, counted from 0 over the whole run."""
+        size = len(self.samples)
+        epoch, start = divmod(update * self.batch_size, size)
+        chosen = self._order(epoch)[start : start + self.batch_size]
+        missing = self.batch_size - len(chosen)
+        if missing:
+            chosen = torch.cat([chosen, self._order(epoch + 1)[:missing]])
+        return as_floats(self.samples[chosen])
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            draws = Draws(self.seed, Stream.DATA_ORDER, epoch)
+            order = torch.from_numpy(draws.numpy().permutation(len(self.samples)))
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = order.to(self.samples.device)
+        return self._orders[epoch]
+
+
+class EndlessFeed:
+    """Fresh points of a distribution in every update, a function of (seed, update)."""
+
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator, int], np.ndarray],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.draw = draw
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+
+    def batch(self, update: int) -> Tensor:
+        """The points of critic update `update`, counted from 0 over the whole run."""
+        rng = Draws(self.seed, Stream.POINTS, update).numpy()
+        return torch.from_numpy(self.draw(rng, self.batch_size)).to(self.device)

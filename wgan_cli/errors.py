@@ -1,0 +1,69 @@
+"""The exceptions a user can meet, each with its exit code and the state it leaves a run in.
+
+The message is what the user reads: one or two plain sentences that say what is wrong, what is
+allowed and what to type instead.
+"""
+
+
+class WganError(Exception):
+    """Base of every error that is answered by its message and an exit code, never a traceback."""
+
+    exit_code = 1
+    state = "failed"
+
+
+class ConfigError(WganError):
+    """A setting is unknown, has the wrong type, is out of range or would have no effect."""
+
+    exit_code = 2
+
+
+class DataError(WganError):
+    """The data set is missing, broken, too small or cannot be fetched."""
+
+    exit_code = 3
+
+
+class CheckpointError(WganError):
+    """A checkpoint is missing, damaged, of another run or names classes that are not trusted."""
+
+    exit_code = 4
+
+
+class DivergedError(WganError):
+    """A loss, gradient or weight became NaN or infinite."""
+
+    exit_code = 5
+    state = "diverged"
+
+
+class OutOfMemoryError(WganError):
+    """The device or the machine has too little memory for the run."""
+
+    exit_code = 6
+
+
+class DiskError(WganError):
+    """The disk is full or the run folder cannot be written."""
+
+    exit_code = 7
+
+
+class FolderInUseError(WganError):
+    """The run folder holds a run already, or another process is writing to it."""
+
+    exit_code = 8
+
+
+class PreemptedError(WganError):
+    """The run was asked to stop (SIGTERM), saved itself and can be resumed."""
+
+    exit_code = 75
+    state = "preempted"
+
+
+class InterruptedRunError(WganError):
+    """The user pressed Ctrl-C; the run saved itself and can be resumed."""
+
+    exit_code = 130
+    state = "interrupted"

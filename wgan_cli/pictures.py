@@ -1,0 +1,94 @@
+"""Pictures of samples: grids of images, and points over the critic's landscape."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+_SIDE = 32
+
+
+def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
+    """uint8 images (n, 1 or 3, h, w) as one RGB picture (H, W, 3), row by row on white.
+
+    Images smaller than 32 pixels are enlarged by a whole factor, so that every pixel can be seen.
+    """
+    count, _, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    scale = max(1, _SIDE // max(height, width))
+    pixels = images.cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    high, wide = height * scale + gap, width * scale + gap
+    picture = np.full((rows * high + gap, columns * wide + gap, 3), 255, dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = gap + index // columns * high, gap + index % columns * wide
+        picture[top : top + high - gap, left : left + wide - gap] = image
+    return picture
+
+
+def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Points of the plane, (n, 2) each, as an RGB picture (H, W, 3)."""
+    figure, axes = _axes(real)
+    _draw_points(axes, real, fake)
+    return _rendered(figure)
+
+
+def surface(
+    real: np.ndarray, fake: np.ndarray, scores: np.ndarray, xs: np.ndarray, ys: np.ndarray
+) -> np.ndarray:
+    """The same points over the critic's scores (len(ys), len(xs)) as filled contours."""
+    figure, axes = _axes(real)
+    contours = axes.contourf(xs, ys, scores, levels=16, cmap="viridis", alpha=0.85)
+    figure.colorbar(contours, ax=axes, label="critic score f(x)")
+    _draw_points(axes, real, fake)
+    return _rendered(figure)
+
+
+def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """A square of points around the data: x values, y values, and all of them, (size * size, 2)."""
+    low, high = _limits(real)
+    xs, ys = np.linspace(low[0], high[0], size), np.linspace(low[1], high[1], size)
+    points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)
+    return xs, ys, torch.from_numpy(points)
+
+
+def save_png(path: str, picture: np.ndarray) -> None:
+    """Write an RGB picture (H, W, 3)."""
+    Image.fromarray(picture).save(path, format="PNG")
+
+
+def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = real.min(axis=0), real.max(axis=0)
+    centre, half = (low + high) / 2, (high - low).max() * 0.65 + 1e-6
+    return centre - half, centre + half
+
+
+def _axes(real: np.ndarray):  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    low, high = _limits(real)
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _draw_points(axes, real: np.ndarray, fake: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    axes.scatter(*real.T, s=6, color="#e8a33d", label="real", linewidths=0)
+    axes.scatter(*fake.T, s=6, color="#d0322d", label="generated", linewidths=0)
+    axes.legend(loc="upper right", markerscale=2.5)
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    buffer.seek(0)
+    return np.asarray(Image.open(buffer).convert("RGB"))

@@ -1,0 +1,78 @@
+"""Every random number of a run as a function of (seed, stream, step, inner update).
+
+Nothing keeps a random state: a run resumed at step k draws what the uninterrupted run draws, and
+looking at a run (sampling, evaluating, logging) cannot change it. On the CPU the numbers come from
+numpy's Philox, whose 256-bit counter holds the position itself; on CUDA from the device's own
+generator under a 64-bit seed that Philox derives, so nothing is copied to the device.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Stream(enum.IntEnum):
+    """What a number is for. The values are part of every result: never change or reuse one."""
+
+    DATA_ORDER = 0
+    POINTS = 1
+    CRITIC_NOISE = 2
+    GENERATOR_NOISE = 3
+    PENALTY = 4
+    SAMPLES = 5
+    EVALUATION = 6
+    GENERATOR_WEIGHTS = 7
+    CRITIC_WEIGHTS = 8
+    HELD_OUT = 9
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one place in a run; drawing twice gives the same numbers twice."""
+
+    seed: int
+    stream: Stream
+    step: int = 0
+    inner: int = 0
+
+    def numpy(self) -> np.random.Generator:
+        """A fresh numpy generator at this place."""
+        return np.random.Generator(self._philox())
+
+    def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Standard normal float32 numbers of this shape, on the device."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.numpy().standard_normal(tuple(shape), dtype=np.float32))
+        return torch.randn(tuple(shape), generator=self._on(device), device=device)
+
+    def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Uniform float32 numbers in [0, 1) of this shape, on the device."""
+        if device.type == "cpu":
+            return torch.from_numpy(self.numpy().random(tuple(shape), dtype=np.float32))
+        return torch.rand(tuple(shape), generator=self._on(device), device=device)
+
+    @contextmanager
+    def global_seed(self) -> Iterator[None]:
+        """Inside, torch's own CPU generator starts here (for weight initialisers); outside, as was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._hash())
+            yield
+
+    def _philox(self) -> np.random.Philox:
+        return np.random.Philox(
+            key=np.array([self.seed, self.stream], dtype=np.uint64),
+            counter=np.array([0, 0, self.inner, self.step], dtype=np.uint64),
+        )
+
+    def _hash(self) -> int:
+        return int(self._philox().random_raw()) >> 1
+
+    def _on(self, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(self._hash())

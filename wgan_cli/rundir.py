@@ -1,0 +1,200 @@
+"""A run's folder: claiming it, locking it, and reading and writing its small files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import OmegaConf
+
+from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
+
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+_PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
+
+
+class RunFolder:
+    """One run's folder. Made by `claim`, which locks it until `release` or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIO | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Where the sample pictures are."""
+        return self.path / "samples"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where the event files are."""
+        return self.path / "tensorboard"
+
+    def holds_run(self) -> bool:
+        """Whether a run has been written here."""
+        return (self.path / CONFIG).exists() or (self.path / STATUS).exists()
+
+    def claim(self, *, resuming: bool) -> None:
+        """Make the folder and lock it.
+
+        Raises `FolderInUseError` when another process is writing here, or when a run is here and this
+        is not a resume; `DiskError` when the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise DiskError(
+                f"The run folder {self.path} cannot be made: {error.strerror}."
+            ) from None
+        try:
+            # The kernel drops the lock with the process, so a dead run never holds it.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise FolderInUseError(
+                f"Another process is training in {self.path}. Wait for it, or choose another"
+                " hydra.run.dir."
+            ) from None
+        if not resuming and self.holds_run():
+            lock.close()
+            raise FolderInUseError(taken_message(self.path))
+        self._lock = lock
+        for folder in (self.checkpoints, self.samples, self.tensorboard):
+            folder.mkdir(exist_ok=True)
+
+    def release(self) -> None:
+        """Let another process write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """`config.yaml`: every setting filled; feeding it back gives the same run."""
+        header = "# Every setting of this run. Repeat it: wgan-train --config-dir {} --config-name config\n"
+        text = header.format(self.path) + OmegaConf.to_yaml(OmegaConf.create(config))
+        self._replace(CONFIG, text)
+
+    def read_config(self) -> dict[str, Any]:
+        """`config.yaml` as plain dicts."""
+        return read_config(self.path / CONFIG)
+
+    def write_overrides(self, overrides: Sequence[str]) -> None:
+        """`overrides.yaml`: what was typed, a resume's words after the first start's."""
+        self._replace(OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+
+    def read_overrides(self) -> list[str]:
+        """What was typed, or an empty list."""
+        path = self.path / OVERRIDES
+        if not path.exists():
+            return []
+        return [str(word) for word in OmegaConf.load(path)]
+
+    def write_environment(self, **more: Any) -> None:
+        """`environment.json`: versions, machine and command line."""
+        environment = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "packages": {name: _version(name) for name in ("wgan-train", *_PACKAGES)},
+            **more,
+        }
+        self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """`status.json`, replaced atomically."""
+        self._replace(STATUS, json.dumps(status, indent=2) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """`status.json`, or an empty dict where there is none."""
+        try:
+            status = json.loads((self.path / STATUS).read_text())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def append_metrics(self, step: int, values: dict[str, float]) -> None:
+        """One line of `metrics.jsonl`."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The whole lines of `metrics.jsonl`, in order."""
+        path = self.path / METRICS
+        lines = path.read_text().splitlines() if path.exists() else []
+        points = []
+        for line in lines:
+            try:
+                points.append(json.loads(line))
+            except ValueError:
+                # A line cut by a kill is the last one.
+                break
+        return points
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines after `step`, which a resume from there writes again."""
+        kept = [json.dumps(point) + "\n" for point in self.read_metrics() if point["step"] <= step]
+        self._replace(METRICS, "".join(kept))
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text)
+        temporary.replace(self.path / name)
+
+
+def taken_message(path: Path) -> str:
+    """What to do about a folder that holds a run."""
+    return f"{path} holds a run already. Go on with it by resume={path}, or choose another hydra.run.dir."
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A saved config as plain dicts. Raises `CheckpointError` where there is none, or not one."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} holds no settings.")
+    return {str(key): value for key, value in config.items()}
+
+
+def remove_if_empty(path: Path, stop: Path) -> None:
+    """Remove an empty folder and those above it that this empties, up to and without `stop`."""
+    while path != stop and stop in path.parents:
+        try:
+            path.rmdir()
+        except OSError:
+            return
+        path = path.parent
+
+
+def now() -> str:
+    """The time as status files give it, in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,251 @@
+"""The types and ranges of every setting: one dataclass a component, and the root's.
+
+Default values stand in `configs/`, once; here are types, ranges and what each setting is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+METRICS = (
+    "critic/wasserstein_heldout",
+    "critic/lipschitz",
+    "wasserstein/exact",
+    "wasserstein/normalized",
+    "metrics/precision_pixel",
+    "metrics/recall_pixel",
+)
+
+
+def setting(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field without a default (defaults stand in YAML) and with the range it is checked against."""
+    limits = {
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "below": below,
+        "choices": choices,
+    }
+    return dataclasses.field(
+        default=MISSING, metadata={k: v for k, v in limits.items() if v is not None}
+    )
+
+
+@dataclass
+class Recommended:
+    """What a data set recommends; null where it recommends nothing."""
+
+    steps: int | None = setting(at_least=1)
+    clip: float | None = setting(above=0)
+    lr: dict[str, float] = setting(above=0)  # by the optimizer's name
+    decay: str | None = setting(choices=("none", "linear", "cosine"))
+    ema: float | None = setting(at_least=0, below=1)
+
+
+@dataclass
+class DatasetConfig:
+    """What every data set has; `size` is the training part's, where it is known beforehand."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    recommended: Recommended = dataclasses.field(default_factory=Recommended)
+
+
+@dataclass
+class TorchvisionDatasetConfig(DatasetConfig):
+    """A data set that torchvision reads from, or downloads to, a folder."""
+
+    root: str = MISSING
+    download: bool = MISSING
+
+
+@dataclass
+class GaussiansRingConfig(DatasetConfig):
+    """Gaussians on a circle in the plane."""
+
+    modes: int = setting(at_least=1, at_most=10_000)
+    radius: float = setting(above=0)
+    std: float = setting(above=0)
+
+
+@dataclass
+class PerceptronConfig:
+    """A multilayer perceptron."""
+
+    _target_: str = MISSING
+    width: int = setting(at_least=1, at_most=65_536)
+    depth: int = setting(at_least=1, at_most=100)
+
+
+@dataclass
+class DcganConfig:
+    """A convolutional network after DCGAN."""
+
+    _target_: str = MISSING
+    width: int = setting(at_least=1, at_most=4_096)
+    batch_norm: bool = MISSING
+
+
+@dataclass
+class NamedConfig:
+    """A component without settings of its own."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+
+
+@dataclass
+class GanLossConfig(NamedConfig):
+    """The GAN baseline."""
+
+    saturating: bool = MISSING
+
+
+@dataclass
+class ClippingConfig(NamedConfig):
+    """Weight clipping; its bound is the root setting `clip`."""
+
+    exempt_normalization: bool = MISSING
+
+
+@dataclass
+class RMSpropSettings:
+    """One network's RMSprop; null inherits."""
+
+    lr: float | None = setting(above=0)
+    alpha: float | None = setting(at_least=0, below=1)
+    eps: float | None = setting(above=0)
+    momentum: float | None = setting(at_least=0, below=1)
+    weight_decay: float | None = setting(at_least=0)
+
+
+@dataclass
+class RMSpropConfig(RMSpropSettings):
+    """RMSprop for both networks, each overridable for either."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    critic: RMSpropSettings = dataclasses.field(default_factory=RMSpropSettings)
+    generator: RMSpropSettings = dataclasses.field(default_factory=RMSpropSettings)
+
+
+@dataclass
+class AdamSettings:
+    """One network's Adam; null inherits."""
+
+    lr: float | None = setting(above=0)
+    betas: list[float] | None = setting(at_least=0, below=1)
+    eps: float | None = setting(above=0)
+    weight_decay: float | None = setting(at_least=0)
+
+
+@dataclass
+class AdamConfig(AdamSettings):
+    """Adam for both networks, each overridable for either."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    critic: AdamSettings = dataclasses.field(default_factory=AdamSettings)
+    generator: AdamSettings = dataclasses.field(default_factory=AdamSettings)
+
+
+@dataclass
+class SGDSettings:
+    """One network's stochastic gradient descent; null inherits."""
+
+    lr: float | None = setting(above=0)
+    momentum: float | None = setting(at_least=0, below=1)
+    weight_decay: float | None = setting(at_least=0)
+
+
+@dataclass
+class SGDConfig(SGDSettings):
+    """Stochastic gradient descent for both networks, each overridable for either."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    critic: SGDSettings = dataclasses.field(default_factory=SGDSettings)
+    generator: SGDSettings = dataclasses.field(default_factory=SGDSettings)
+
+
+@dataclass
+class CriticWarmup:
+    """More critic updates for the first `steps` generator updates and at every `every`-th."""
+
+    steps: int = setting(at_least=0)
+    n_critic: int = setting(at_least=1)
+    every: int = setting(at_least=0)
+
+
+@dataclass
+class Decay:
+    """The learning rate's decay to zero over `steps` generator updates."""
+
+    kind: str | None = setting(choices=("none", "linear", "cosine"))
+    steps: int | None = setting(at_least=1)
+
+
+@dataclass
+class TrainConfig:
+    """A run's settings: five groups as plain dicts, and the root settings of `configs/train.yaml`."""
+
+    dataset: Any = None
+    model: Any = None
+    loss: Any = None
+    constraint: Any = None
+    optimizer: Any = None
+
+    seed: int = setting(at_least=0, below=2**63)
+    device: str = MISSING
+    threads: int | None = setting(at_least=1, at_most=4096)
+    precision: str = setting(choices=("auto", "fp32", "bf16"))
+    compile: bool | None = MISSING
+
+    steps: int | None = setting(at_least=1)
+    batch_size: int = setting(at_least=1)
+    latent_dim: int = setting(at_least=1, at_most=1_000_000)
+    n_critic: int = setting(at_least=1)
+    critic_warmup: CriticWarmup = dataclasses.field(default_factory=CriticWarmup)
+    clip: float | None = setting(above=0)
+    ema: float | None = setting(at_least=0, below=1)
+    decay: Decay = dataclasses.field(default_factory=Decay)
+
+    metrics: list[str] | None = setting(choices=METRICS)
+    log_every: int = setting(at_least=1)
+    sample_every: int = setting(at_least=1)
+    checkpoint_every: int = setting(at_least=1)
+    eval_every: int = setting(at_least=1)
+    eval_samples: int | None = setting(at_least=4)
+
+    resume: str | None = MISSING
+
+
+# Options shipped here, by target. Anything else is a user's own class, checked against its signature.
+SCHEMAS: dict[str, type] = {
+    "wgan_cli.data.images.digits": DatasetConfig,
+    "wgan_cli.data.images.torchvision_images": TorchvisionDatasetConfig,
+    "wgan_cli.data.synthetic.gaussians_ring": GaussiansRingConfig,
+    "wgan_cli.models.mlp.Generator": PerceptronConfig,
+    "wgan_cli.models.mlp.Critic": PerceptronConfig,
+    "wgan_cli.models.dcgan.Generator": DcganConfig,
+    "wgan_cli.models.dcgan.Critic": DcganConfig,
+    "wgan_cli.losses.Wasserstein": NamedConfig,
+    "wgan_cli.losses.Hinge": NamedConfig,
+    "wgan_cli.losses.Gan": GanLossConfig,
+    "wgan_cli.constraints.WeightClipping": ClippingConfig,
+    "wgan_cli.constraints.Unconstrained": NamedConfig,
+    "torch.optim.RMSprop": RMSpropConfig,
+    "torch.optim.Adam": AdamConfig,
+    "torch.optim.SGD": SGDConfig,
+}

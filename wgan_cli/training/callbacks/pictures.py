@@ -1,0 +1,75 @@
+"""Sample pictures as PNG files and, through the writer, in TensorBoard."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.pictures import grid, plane, save_png, scatter, surface
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.rundir import RunFolder
+from wgan_cli.training.evaluation import evaluating, generate
+from wgan_cli.training.trainer import Callback, Point, Trainer
+
+_POINTS = 1024
+
+
+class SamplePictures(Callback):
+    """A grid of images from fixed noise, or for points of the plane a scatter over the critic.
+
+    `real` are samples as the data set keeps them. Samples that are neither images nor points of the
+    plane have no picture.
+    """
+
+    def __init__(self, folder: RunFolder, writer: SummaryWriter, real: Tensor) -> None:
+        self.folder = folder
+        self.writer = writer
+        self.real = real
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Real samples once, and the untrained generator's."""
+        if trainer.step == 0:
+            if _are_images(self.real):
+                self._show("samples/real", grid(self.real[:64]), 0)
+            self._draw(trainer)
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """Draw where due."""
+        if point.sample:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        if _are_images(self.real):
+            picture = grid(as_bytes(trainer.sample()))
+            self._show("samples/fake", picture, trainer.step)
+        elif self.real.shape[1:] == (2,):
+            picture = self._draw_plane(trainer)
+        else:
+            return
+        path = self.folder.samples / f"step_{trainer.step:08d}.png"
+        save_png(str(path), picture)
+
+    def _draw_plane(self, trainer: Trainer) -> np.ndarray:
+        real = as_floats(self.real[:_POINTS]).numpy()
+        noise = Draws(trainer.seed, Stream.SAMPLES).normal(
+            (_POINTS, trainer.latent_dim), trainer.device
+        )
+        fake = generate(trainer.generator, noise).cpu().numpy()
+        xs, ys, points = plane(real)
+        critic = trainer.updates.critic
+        with torch.no_grad(), evaluating(critic):
+            scores = critic(points.to(trainer.device)).float().cpu().numpy()
+        self._show("samples/scatter", scatter(real, fake), trainer.step)
+        picture = surface(real, fake, scores.reshape(len(ys), len(xs)), xs, ys)
+        self._show("critic/surface", picture, trainer.step)
+        return picture
+
+    def _show(self, tag: str, picture: np.ndarray, step: int) -> None:
+        self.writer.add_image(tag, picture, step, dataformats="HWC")
+
+
+def _are_images(samples: Tensor) -> bool:
+    return samples.ndim == 4 and samples.shape[1] in (1, 3)

@@ -1,0 +1,64 @@
+"""Progress on the terminal: a bar where there is one, else a line every ten seconds at most."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+from wgan_cli.training.trainer import Callback, Point, Trainer
+
+log = logging.getLogger(__name__)
+_QUIET_SECONDS = 10.0
+
+
+class Progress(Callback):
+    """Steps, time left, the Wasserstein estimate and images/s."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[None] | None = None
+        self._last_line = 0.0
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open the bar, or note the time."""
+        self._last_line = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=trainer.steps,
+                initial=trainer.step,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.05,
+                mininterval=0.2,
+            )
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """Show the newest numbers; they are read at log points alone, so nothing waits for them."""
+        if self._bar is not None:
+            if point.log:
+                self._bar.set_postfix_str(_numbers(point), refresh=False)
+            self._bar.update()
+        elif point.log:
+            if time.monotonic() - self._last_line >= _QUIET_SECONDS or point.step == trainer.steps:
+                self._last_line = time.monotonic()
+                left = (trainer.steps - point.step) * point.values.get("throughput/step_ms", 0)
+                log.info(
+                    "step %d of %d, %s, %.0f s left",
+                    point.step,
+                    trainer.steps,
+                    _numbers(point),
+                    left / 1000,
+                )
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _numbers(point: Point) -> str:
+    estimate = point.values["critic/wasserstein"]
+    speed = point.values.get("throughput/images_per_second", 0.0)
+    return f"Wasserstein estimate {estimate:.4g}, {speed:.0f} images/s"

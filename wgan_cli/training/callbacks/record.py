@@ -1,0 +1,69 @@
+"""The run's own small files: `metrics.jsonl` and `status.json`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from wgan_cli.errors import WganError
+from wgan_cli.rundir import RunFolder, now
+from wgan_cli.training.trainer import Callback, Point, Trainer
+
+
+class Record(Callback):
+    """A line of `metrics.jsonl` wherever something was measured; `status.json` follows.
+
+    `final` holds the newest value of every tag.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.final: dict[str, float] = {}
+        self._started = now()
+        self._clock = time.perf_counter()
+        self._seconds_before = 0.0
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Drop what a resume measures again; go on with the clock of an earlier start."""
+        self.folder.forget_metrics_after(trainer.step)
+        for point in self.folder.read_metrics():
+            self.final.update({tag: value for tag, value in point.items() if tag != "step"})
+        before = self.folder.read_status()
+        if trainer.step:
+            self._started = before.get("started", self._started)
+            self._seconds_before = before.get("seconds", 0.0)
+        self._clock = time.perf_counter()
+        self._write(trainer, "running")
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """Write what was measured."""
+        if point.values:
+            self.final.update(point.values)
+            self.folder.append_metrics(point.step, point.values)
+        if point.log:
+            self._write(trainer, "running")
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """The outcome."""
+        if error is None:
+            self._write(trainer, "finished", 0, "")
+        elif isinstance(error, WganError):
+            self._write(trainer, error.state, error.exit_code, str(error))
+        else:
+            self._write(trainer, "failed", 1, f"{type(error).__name__}: {error}")
+
+    def _write(
+        self, trainer: Trainer, state: str, exit_code: int | None = None, message: str = ""
+    ) -> None:
+        status: dict[str, Any] = {
+            "state": state,
+            "exit_code": exit_code,
+            "step": trainer.step,
+            "steps": trainer.steps,
+            "message": message,
+            "final": self.final,
+            "started": self._started,
+            "ended": now() if exit_code is not None else None,
+            "seconds": round(self._seconds_before + time.perf_counter() - self._clock, 3),
+        }
+        self.folder.write_status(status)

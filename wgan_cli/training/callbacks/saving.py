@@ -1,0 +1,58 @@
+"""Checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wgan_cli.rundir import RunFolder
+from wgan_cli.training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
+from wgan_cli.training.trainer import Callback, Point, Trainer
+
+KEPT = 2
+
+
+class Saving(Callback):
+    """Writes checkpoints; keeps the two newest and the best, by `wasserstein/exact`.
+
+    `facts` go into every checkpoint beside the trainer's state: the config and the sample's shape,
+    so that sampling needs neither the run folder's other files nor the data.
+    """
+
+    def __init__(self, folder: RunFolder, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.facts = facts
+        self._best: tuple[float, Path] | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Find the best of an earlier start."""
+        for point in self.folder.read_metrics():
+            if "wasserstein/exact" in point:
+                self._note_best(int(point["step"]), point["wasserstein/exact"])
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """Save where due."""
+        if point.save:
+            self.save(trainer)
+            if "wasserstein/exact" in point.values:
+                self._note_best(point.step, point.values["wasserstein/exact"])
+            also = [self._best[1]] if self._best else []
+            prune_checkpoints(self.folder.checkpoints, KEPT, also)
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """Save the last whole step."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write a checkpoint of the trainer as it is."""
+        path = self.folder.checkpoints / checkpoint_name(trainer.step)
+        versions = {"torch": str(torch.__version__)}
+        save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state()})
+        return path
+
+    def _note_best(self, step: int, distance: float) -> None:
+        path = self.folder.checkpoints / checkpoint_name(step)
+        if path.exists() and (self._best is None or distance < self._best[0]):
+            self._best = (distance, path)

@@ -1,0 +1,135 @@
+"""Writing, verifying, finding and reading checkpoints.
+
+A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of all that goes
+before the end record, because neither `torch.load` nor zip readers notice every flipped byte. It is
+written to a temporary file in the same folder and moved into place, so a name always stands for a
+whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wgan_cli.errors import CheckpointError
+
+FORMAT = 1
+_END_RECORD = b"PK\x05\x06"
+_END_RECORD_SIZE = 22
+_MARK = b"wgan-train sha256="
+_NAME = re.compile(r"step_(\d{8,})\.pt")
+
+
+def checkpoint_name(step: int) -> str:
+    """`step_00001000.pt`."""
+    return f"step_{step:08d}.pt"
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; temporary and other files are passed over."""
+    found = [path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The generator updates that a checkpoint's name states."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise CheckpointError(f"{path} is not named like a checkpoint (step_00001000.pt).")
+    return int(match[1])
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state so that `path` holds either all of it or what was there before.
+
+    Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` reads it back.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_sealed(buffer.getvalue()))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read and verify a checkpoint onto the CPU. Raises `CheckpointError` saying what is wrong."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    _verify(path, data)
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
+    return state
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+    """The newest checkpoint that verifies, its path, and a warning for each passed over.
+
+    `(None, None, [...])` where there is none.
+    """
+    warnings: list[str] = []
+    for path in reversed(find_checkpoints(folder)):
+        try:
+            return load_checkpoint(path), path, warnings
+        except CheckpointError as error:
+            warnings.append(f"{error} The one before is taken.")
+    return None, None, warnings
+
+
+def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> None:
+    """Delete all but the `keep` newest checkpoints and those in `also`."""
+    kept = set(also)
+    for path in find_checkpoints(folder)[:-keep]:
+        if path not in kept:
+            path.unlink(missing_ok=True)
+
+
+def _sealed(archive: bytes) -> bytes:
+    """The archive with the digest of everything before its end record as its zip comment."""
+    end = archive.rfind(_END_RECORD)
+    record = archive[end : end + _END_RECORD_SIZE - 2]
+    comment = _MARK + hashlib.sha256(archive[:end] + record).hexdigest().encode()
+    return archive[:end] + record + struct.pack("<H", len(comment)) + comment
+
+
+def _verify(path: Path, data: bytes) -> None:
+    comment_size = len(_MARK) + 64
+    body, comment = data[:-comment_size], data[-comment_size:]
+    length = struct.pack("<H", comment_size)
+    if not comment.startswith(_MARK) or body[-2:] != length:
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({len(data)} bytes, no checksum at its end)."
+        )
+    digest = hashlib.sha256(body[:-2]).hexdigest().encode()
+    if comment[len(_MARK) :] != digest:
+        raise CheckpointError(f"{path} is damaged: its contents do not match its checksum.")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,327 @@
+"""The training loop: critic phase, generator phase, housekeeping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wgan_cli.constraints import Constraint
+from wgan_cli.data.feeds import Feed
+from wgan_cli.errors import CheckpointError, DivergedError, WganError
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.evaluation import Evaluation, generate
+from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
+
+SAMPLE_COUNT = 64
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between log, sample, checkpoint and evaluation points; the last step is all of them."""
+
+    log: int
+    sample: int
+    checkpoint: int
+    evaluate: int
+
+    def point(self, step: int, steps: int) -> Point:
+        """What is due once `step` generator updates of `steps` are done."""
+        last = step == steps
+        return Point(
+            step=step,
+            log=last or step % self.log == 0,
+            sample=last or step % self.sample == 0,
+            save=last or step % self.checkpoint == 0,
+            evaluate=last or step % self.evaluate == 0,
+        )
+
+
+@dataclass
+class Point:
+    """What is due after a step, and the values measured there by tag."""
+
+    step: int
+    log: bool = False
+    sample: bool = False
+    save: bool = False
+    evaluate: bool = False
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def anything(self) -> bool:
+        """Whether the step is more than a step."""
+        return self.log or self.sample or self.save or self.evaluate
+
+
+class Callback:
+    """What watches a run. It never changes what is trained."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step of this process; `trainer.step` are done already."""
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """After every step, most of which have nothing due."""
+
+    def on_stop(self, trainer: Trainer) -> None:
+        """The run was asked to stop after a whole step and is going to."""
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """After the last step, or when the run ends by an error. Must not fail on a half-made run."""
+
+
+class Window:
+    """Sums of what the updates report since the last regular log point, kept on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.critic = torch.zeros(len(CRITIC_TERMS), device=device)
+        self.generator = torch.zeros(len(GENERATOR_TERMS), device=device)
+        self.critic_updates = 0
+        self.steps = 0
+
+    def means(self) -> dict[str, float]:
+        """The mean of every term; this waits for the device."""
+        critic = (self.critic / max(self.critic_updates, 1)).tolist()
+        generator = (self.generator / max(self.steps, 1)).tolist()
+        return dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
+
+    def reset(self) -> None:
+        """Start the next window."""
+        self.critic.zero_()
+        self.generator.zero_()
+        self.critic_updates = self.steps = 0
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "critic": self.critic,
+            "generator": self.generator,
+            "critic_updates": self.critic_updates,
+            "steps": self.steps,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with a checkpoint's sums."""
+        self.critic.copy_(state["critic"])
+        self.generator.copy_(state["generator"])
+        self.critic_updates, self.steps = state["critic_updates"], state["steps"]
+
+
+class Trainer:
+    """Algorithm 1 of arXiv 1701.07875 on objects that are built already.
+
+    `step` counts finished generator updates. Nothing in `fit` keeps a random state or a data
+    position: both follow from (seed, step), so `load` is all that a resume needs.
+    """
+
+    def __init__(
+        self,
+        updates: Updates,
+        feed: Feed,
+        *,
+        steps: int,
+        batch_size: int,
+        latent_dim: int,
+        seed: int,
+        schedule: CriticSchedule,
+        decay: LearningRateDecay,
+        ema: float,
+        cadence: Cadence,
+        evaluation: Evaluation,
+        callbacks: Sequence[Callback] = (),
+        signals: StopSignals | None = None,
+    ) -> None:
+        self.updates = updates
+        self.feed = feed
+        self.steps = steps
+        self.batch_size = batch_size
+        self.latent_dim = latent_dim
+        self.seed = seed
+        self.schedule = schedule
+        self.decay = decay
+        self.cadence = cadence
+        self.evaluation = evaluation
+        self.callbacks = callbacks
+        self.signals = signals
+        self.device = next(updates.critic.parameters()).device
+        self.averaged = (
+            AveragedModel(
+                updates.generator, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True
+            )
+            if ema > 0
+            else None
+        )
+        self.step = 0
+        self.window = Window(self.device)
+        self._latent_shape = (batch_size, latent_dim)
+        self._base_rates = [
+            (group, float(group["lr"]))
+            for optimizer in (updates.critic_optimizer, updates.generator_optimizer)
+            for group in optimizer.param_groups
+        ]
+        self._penalised = type(updates.constraint).penalty is not Constraint.penalty
+        self._clock = (time.perf_counter(), 0, 0)
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator that samples are drawn from: the averaged one where there is one."""
+        return self.updates.generator if self.averaged is None else self.averaged.module
+
+    def fit(self) -> None:
+        """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
+        error: BaseException | None = None
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self)
+            self._clock = (time.perf_counter(), self.step, self._critic_updates_done())
+            while self.step < self.steps:
+                self.set_learning_rates()
+                self.critic_phase()
+                self.generator_phase()
+                self.step += 1
+                self.housekeeping()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            for callback in self.callbacks:
+                callback.on_end(self, error)
+
+    def set_learning_rates(self) -> None:
+        """The decay's factor on every group's first rate."""
+        factor = self.decay.factor(self.step)
+        for group, rate in self._base_rates:
+            group["lr"] = rate * factor
+
+    def critic_phase(self) -> None:
+        """n_critic updates, each on fresh real and fake batches."""
+        first = self.schedule.updates_before(self.step)
+        for inner in range(self.schedule.updates(self.step)):
+            real = self.feed.batch(first + inner)
+            latent = self._noise(Stream.CRITIC_NOISE, inner)
+            draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
+            self.window.critic += self.updates.critic_update(real, latent, draws)
+            self.window.critic_updates += 1
+
+    def generator_phase(self) -> None:
+        """One update on fresh noise."""
+        latent = self._noise(Stream.GENERATOR_NOISE)
+        self.window.generator += self.updates.generator_update(latent)
+        self.window.steps += 1
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.updates.generator)
+
+    def housekeeping(self) -> None:
+        """Log, sample, evaluate and save where due; stop where asked to."""
+        point = self.cadence.point(self.step, self.steps)
+        if point.anything:
+            self.measure(point)
+        for callback in self.callbacks:
+            callback.on_step(self, point)
+        stop = self.signals.requested() if self.signals is not None else None
+        if stop is not None and self.step < self.steps:
+            self.stop(stop)
+
+    def measure(self, point: Point) -> None:
+        """Fill in the point's values. Raises `DivergedError` where one is NaN or infinite."""
+        means = self.window.means()
+        self.check_finite(means)
+        if point.log:
+            if not self._penalised:
+                del means["critic/penalty"]
+            point.values.update(means)
+            point.values.update(self.updates.constraint.report(self.updates.critic))
+            regular = self.step % self.cadence.log == 0
+            point.values.update(self._throughput(restart=regular))
+            if regular:
+                self.window.reset()
+        if point.evaluate:
+            point.values.update(self.evaluation(self.generator, self.updates.critic))
+
+    def check_finite(self, means: dict[str, float]) -> None:
+        """A NaN in any update since the last log point shows in its mean, and in every later one."""
+        broken = [
+            tag for tag, value in means.items() if value != value or abs(value) == float("inf")
+        ]
+        if broken:
+            raise DivergedError(
+                f"{broken[0]} became NaN or infinite in the {self.window.steps} steps up to step"
+                f" {self.step}. A lower optimizer.lr or a constraint on the critic usually helps;"
+                " the newest checkpoint is from before."
+            )
+
+    def stop(self, error: WganError) -> None:
+        """Let the callbacks save what there is and end the run by `error`."""
+        for callback in self.callbacks:
+            callback.on_stop(self)
+        raise error
+
+    def sample(self) -> Tensor:
+        """The fixed-noise samples of the pictures, (64, *sample shape), floats on the device."""
+        shape = (SAMPLE_COUNT, self.latent_dim)
+        latent = Draws(self.seed, Stream.SAMPLES).normal(shape, self.device)
+        return generate(self.generator, latent)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""
+        updates = self.updates
+        state = {
+            "step": self.step,
+            "generator": updates.generator.state_dict(),
+            "critic": updates.critic.state_dict(),
+            "generator_optimizer": updates.generator_optimizer.state_dict(),
+            "critic_optimizer": updates.critic_optimizer.state_dict(),
+            "window": self.window.state(),
+        }
+        if self.averaged is not None:
+            state["generator_ema"] = self.averaged.module.state_dict()
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state. Raises `CheckpointError` where it does not fit."""
+        updates = self.updates
+        try:
+            updates.generator.load_state_dict(state["generator"])
+            updates.critic.load_state_dict(state["critic"])
+            updates.generator_optimizer.load_state_dict(state["generator_optimizer"])
+            updates.critic_optimizer.load_state_dict(state["critic_optimizer"])
+            self.window.load(state["window"])
+            if self.averaged is not None:
+                self.averaged.module.load_state_dict(state["generator_ema"])
+                # Anything but 0, which would make the next average a plain copy.
+                self.averaged.n_averaged.fill_(state["step"])
+            self.step = int(state["step"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None
+        # Loading replaces the param groups' dicts.
+        optimizers = (updates.critic_optimizer, updates.generator_optimizer)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        rates = [rate for _, rate in self._base_rates]
+        self._base_rates = list(zip(groups, rates, strict=True))
+
+    def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
+        return Draws(self.seed, stream, self.step, inner).normal(self._latent_shape, self.device)
+
+    def _critic_updates_done(self) -> int:
+        return self.schedule.updates_before(self.step)
+
+    def _throughput(self, restart: bool) -> dict[str, float]:
+        then, step, critic_updates = self._clock
+        now, done = time.perf_counter(), self._critic_updates_done()
+        if restart:
+            self._clock = (now, self.step, done)
+        if self.step == step:
+            return {}
+        seconds = max(now - then, 1e-9)
+        return {
+            "throughput/images_per_second": (done - critic_updates) * self.batch_size / seconds,
+            "throughput/step_ms": 1000 * seconds / (self.step - step),
+        }
