@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
 from torch import nn
 
-from wgan_cli.config import as_dict, flatten
+from wgan_cli.config import as_dict
 from wgan_cli.constraints import WeightClipping, batch_norm_layers
 from wgan_cli.data.dataset import Dataset, held_out_halves
 from wgan_cli.errors import CheckpointError, ConfigError, WganError
@@ -33,6 +32,8 @@ from wgan_cli.training.trainer import Cadence, Callback, Trainer
 from wgan_cli.training.updates import Updates
 
 log = logging.getLogger(__name__)
+# Hydra logs what it raises; the exception is answered here.
+logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 # Targets under these names may come from a folder, if they are networks or optimizers at home there.
 _HOMES = ("wgan_cli", "torch.nn", "torch.optim")
@@ -131,17 +132,17 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, done: int
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
 ) -> list[Callback]:
-    """What watches a run in its folder, of which `done` steps are done already."""
+    """What watches a run of which `done` steps are done; `first` where its folder is new."""
     settings = as_dict(config)
     writer = open_writer(str(folder.tensorboard), done)
     facts = {"config": settings, "sample_shape": list(dataset.sample_shape)}
     # Saving goes last: a checkpoint stands for everything that was written up to its step.
     return [
         Record(folder),
-        TensorBoard(writer, flatten(settings), OmegaConf.to_yaml(OmegaConf.create(settings))),
-        SamplePictures(folder, writer, dataset.held_out),
+        TensorBoard(writer, settings, first=first),
+        SamplePictures(folder, writer, dataset.held_out, first=first),
         Progress(),
         Saving(folder, facts),
     ]
@@ -214,7 +215,7 @@ def _maker(path: str, node: dict[str, Any]) -> tuple[Callable[..., Any], Callabl
     try:
         made = get_object(target)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise ConfigError(f"{path}._target_={target} cannot be imported: {reason}") from error
     if not callable(made):
         raise ConfigError(f"{path}._target_={target} is neither a class nor a function.")

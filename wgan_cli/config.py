@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,9 @@ def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
         if kind in words:
             wanted = words[kind] + (" or null" if optional else "")
             limits = _limits_in_words(field.metadata)
-            return f"{path} must be {wanted}{', ' + limits if limits else ''}: {reason}."
+            given = re.search(r"[Vv]alue '(.*?)'", reason)
+            shown = f", not {given[1]}" if given else f": {reason}"
+            return f"{path} must be {wanted}{', ' + limits if limits else ''}{shown}."
     return f"{path}: {reason}."
 
 
@@ -251,7 +254,7 @@ def _limits_in_words(limits: Any) -> str:
     words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
     if "choices" in limits:
         return "one of " + ", ".join(limits["choices"])
-    return " and ".join(f"{words[key]} {value:g}" for key, value in limits.items())
+    return " and ".join(f"{words[key]} {value}" for key, value in limits.items())
 
 
 def _check_ranges(typed: Any, path: str, raw: Any) -> None:

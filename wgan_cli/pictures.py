@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 _SIDE = 32
+_REAL, _FAKE = "#e8a33d", "#d0322d"
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
@@ -40,6 +43,13 @@ def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     return _rendered(figure)
 
 
+def points(samples: np.ndarray) -> np.ndarray:
+    """Generated points of the plane alone, (n, 2), as an RGB picture (H, W, 3)."""
+    figure, axes = _axes(samples)
+    axes.scatter(*samples.T, s=6, color=_FAKE, linewidths=0)
+    return _rendered(figure)
+
+
 def surface(
     real: np.ndarray, fake: np.ndarray, scores: np.ndarray, xs: np.ndarray, ys: np.ndarray
 ) -> np.ndarray:
@@ -59,7 +69,7 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
     return xs, ys, torch.from_numpy(points)
 
 
-def save_png(path: str, picture: np.ndarray) -> None:
+def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture (H, W, 3)."""
     Image.fromarray(picture).save(path, format="PNG")
 
@@ -70,7 +80,7 @@ def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre - half, centre + half
 
 
-def _axes(real: np.ndarray):  # type: ignore[no-untyped-def]
+def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     low, high = _limits(real)
@@ -80,9 +90,9 @@ def _axes(real: np.ndarray):  # type: ignore[no-untyped-def]
     return figure, axes
 
 
-def _draw_points(axes, real: np.ndarray, fake: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    axes.scatter(*real.T, s=6, color="#e8a33d", label="real", linewidths=0)
-    axes.scatter(*fake.T, s=6, color="#d0322d", label="generated", linewidths=0)
+def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
+    axes.scatter(*real.T, s=6, color=_REAL, label="real", linewidths=0)
+    axes.scatter(*fake.T, s=6, color=_FAKE, label="generated", linewidths=0)
     axes.legend(loc="upper right", markerscale=2.5)
 
 

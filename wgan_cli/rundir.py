@@ -178,14 +178,24 @@ def read_config(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def remove_if_empty(path: Path, stop: Path) -> None:
-    """Remove an empty folder and those above it that this empties, up to and without `stop`."""
-    while path != stop and stop in path.parents:
-        try:
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises `DiskError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"The folder {path} cannot be made: {error.strerror}.") from None
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove an empty folder, and those above it that this empties within the current one."""
+    path, here = path.absolute(), Path.cwd()
+    try:
+        path.rmdir()
+        while here in path.parent.parents:
+            path = path.parent
             path.rmdir()
-        except OSError:
-            return
-        path = path.parent
+    except OSError:
+        return
 
 
 def now() -> str:

@@ -206,7 +206,7 @@ class TrainConfig:
     constraint: Any = None
     optimizer: Any = None
 
-    seed: int = setting(at_least=0, below=2**63)
+    seed: int = setting(at_least=0, at_most=2**63 - 1)
     device: str = MISSING
     threads: int | None = setting(at_least=1, at_most=4096)
     precision: str = setting(choices=("auto", "fp32", "bf16"))

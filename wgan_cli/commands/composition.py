@@ -88,6 +88,8 @@ class Composer:
                 f"{ambiguous[1]} holds several values: add -m to run them all, or write [a,b] for a"
                 " list."
             )
+        if "Config group override must be" in text:
+            return "A group takes the name of one option; wgan-train --help lists them."
         if isinstance(error, OverrideParseException):
             word = re.search(r"parsing override '(.+?)'", text)
             shown = word[1] if word else error.override

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resuming import refuse_changes, run_of
 from wgan_cli.config import as_dict, check_rules, fill, validate
 from wgan_cli.errors import (
@@ -21,7 +22,7 @@ from wgan_cli.errors import (
     PreemptedError,
     WganError,
 )
-from wgan_cli.rundir import LOG, RunFolder, now, remove_if_empty
+from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
 from wgan_cli.schema import TrainConfig
 
 log = logging.getLogger("wgan_cli")
@@ -33,16 +34,17 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     An error is said in one line, and its folder tells its story: of a single run only once training
     began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
     """
-    if sweep:
-        path = _job_folder(path, overrides)
+    path = shown(_job_folder(path, overrides) if sweep else path)
     folder = RunFolder(path)
     with _console_log():
         try:
+            if sweep:
+                log.info("\njob %s: %s", path.name, " ".join(overrides) or "(defaults)")
             return _train(composed, folder, overrides, sweep=sweep)
         except WganError as error:
             log.error("wgan-train: %s%s", error, _how_to_go_on(error, path))
             if sweep:
-                _record_failure(folder, error.state, error.exit_code, str(error))
+                _record_failure(folder, overrides, error.state, error.exit_code, str(error))
                 if isinstance(error, InterruptedRunError):
                     raise KeyboardInterrupt from None
                 if isinstance(error, PreemptedError):
@@ -52,11 +54,11 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
             summary = f"{type(error).__name__}: {error}"
             log.error("wgan-train: unexpected error: %s\n%s", summary, traceback.format_exc())
             if sweep:
-                _record_failure(folder, "failed", 1, summary)
+                _record_failure(folder, overrides, "failed", 1, summary)
             return 1
         finally:
             folder.release()
-            remove_if_empty(path.absolute(), Path.cwd())
+            remove_if_empty(path)
 
 
 def _train(
@@ -79,23 +81,22 @@ def _train(
     dataset = build_dataset(config)
     trainer = build_trainer(config, dataset, device)
     if state is not None:
-        refuse_changes(state["config"], as_dict(config), str(resume or folder.path))
+        refuse_changes(state["config"], as_dict(config), folder.path)
         trainer.load(state)
+    first = not folder.holds_run()
     folder.claim(resuming=resume is not None or sweep)
     with _file_log(folder.path / LOG):
         _announce(config, folder, notes, trainer.step)
         folder.write_config(as_dict(config))
-        typed = [word for word in overrides if not word.startswith("resume=")]
-        if sweep or not trainer.step:
-            folder.write_overrides(typed)
-        else:
-            folder.write_overrides([*folder.read_overrides(), *typed])
+        before = folder.read_overrides() if trainer.step and not sweep else []
+        folder.write_overrides([*before, *_typed(overrides)])
         folder.write_environment(device=str(device))
-        trainer.callbacks = build_callbacks(config, folder, dataset, trainer.step)
+        trainer.callbacks = build_callbacks(config, folder, dataset, done=trainer.step, first=first)
         with StopSignals() as signals:
             trainer.signals = signals
             trainer.fit()
-    print(_summary(folder, config))
+    if not sweep:
+        print(_summary(folder))
     return 0
 
 
@@ -122,12 +123,12 @@ def _state_to_go_on_from(
 
 def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """The folder of a sweep's job: the one that holds these overrides, else a free one."""
-    wanted = [word for word in overrides if not word.startswith("resume=")]
+    wanted = _typed(overrides)
     others = [RunFolder(other) for other in path.parent.iterdir() if other.is_dir()]
     for other in others:
         if other.holds_run() and other.read_overrides() == wanted:
             if other.path != path:
-                remove_if_empty(path, path.parent)
+                remove_if_empty(path)
             return other.path
     number = int(path.name) if path.name.isdigit() else 0
     while path.name.isdigit() and RunFolder(path).holds_run():
@@ -136,13 +137,21 @@ def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     return path
 
 
-def _record_failure(folder: RunFolder, state: str, exit_code: int, message: str) -> None:
+def _record_failure(
+    folder: RunFolder, overrides: Sequence[str], state: str, exit_code: int, message: str
+) -> None:
     """`status.json` of a job that failed before its run could write one."""
     if folder.read_status().get("exit_code") == exit_code:
         return
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.path)
+    folder.write_overrides(_typed(overrides))
     status = {"state": state, "exit_code": exit_code, "step": 0, "steps": None, "message": message}
     folder.write_status({**status, "final": {}, "started": now(), "ended": now(), "seconds": 0.0})
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """What says what is trained: all that was typed but where to go on."""
+    return [word for word in overrides if word.partition("=")[0].lstrip("+") != "resume"]
 
 
 def _finished(folder: RunFolder) -> bool:
@@ -167,7 +176,7 @@ def _announce(config: TrainConfig, folder: RunFolder, notes: Sequence[str], done
     log.info("run folder: %s", folder.path)
 
 
-def _summary(folder: RunFolder, config: TrainConfig) -> str:
+def _summary(folder: RunFolder) -> str:
     """The last words of a finished run."""
     status = folder.read_status()
     points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
@@ -188,21 +197,12 @@ def _summary(folder: RunFolder, config: TrainConfig) -> str:
             f" n = {final['wasserstein/exact_n']:.0f})"
         )
     if pictures:
-        lines.append(f"  last samples          {_short(pictures[-1])}")
-    logdir = (
-        "outputs" if Path("outputs").resolve() in folder.path.resolve().parents else folder.path
-    )
-    lines.append(f"  curves                tensorboard --logdir {_short(Path(logdir))}")
-    lines.append(f"  more samples          wgan-sample {_short(folder.path)}")
+        lines.append(f"  last samples          {pictures[-1]}")
+    # In the current folder, the topmost folder shows this run beside the others.
+    logdir = folder.path if folder.path.is_absolute() else folder.path.parts[0]
+    lines.append(f"  curves                tensorboard --logdir {logdir}")
+    lines.append(f"  more samples          wgan-sample {folder.path}")
     return "\n".join(lines)
-
-
-def _short(path: Path) -> str:
-    """Relative to the current folder where it lies in it."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 @contextmanager

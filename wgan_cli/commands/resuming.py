@@ -51,7 +51,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: str) -> None:
+def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
     """Raise `ConfigError` with a short diff where a resumed run would train something else."""
     old, new = flatten(saved), flatten(now)
     changed = [

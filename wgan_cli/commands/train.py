@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
 from wgan_cli.commands.help import help_text
-from wgan_cli.config import check_rules, configs_folder, fill, validate
+from wgan_cli.config import as_dict, check_rules, configs_folder, fill, validate
 from wgan_cli.errors import ConfigError, FolderInUseError, WganError
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def _run(words: list[str]) -> int:
 
     from hydra._internal.utils import get_args_parser
 
-    arguments = get_args_parser().parse_args(words)
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    arguments = parser.parse_args(words)
     if arguments.shell_completion or arguments.info or arguments.hydra_help:
         return _hand_over(words)
     return _train(arguments, trusted)
@@ -60,6 +62,8 @@ def _run(words: list[str]) -> int:
 
 def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.commands.composition import quoted, typed_value
+    from wgan_cli.commands.resuming import refuse_changes, run_of
+    from wgan_cli.rundir import CONFIG, make_folder, read_config
 
     overrides = list(arguments.overrides)
     sweep = arguments.multirun
@@ -70,6 +74,12 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
             " again with its hydra.sweep.dir."
         )
     composer = _composer(arguments, overrides, resume, trusted)
+    if resume == "auto" and not sweep:
+        own = Path(composer.compose(overrides).hydra.run.dir)
+        if any((own / "checkpoints").glob("step_*.pt")):
+            resume = str(own)
+            overrides.append(f"resume={quoted(resume)}")
+            composer = _composer(arguments, overrides, resume, trusted)
     flags = ["--config-name", composer.config_name]
     if composer.config_dir is not None:
         flags += ["--config-dir", str(composer.config_dir)]
@@ -83,6 +93,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
             composed = composer.compose(job)
             validate(_without_hydra(composed))
         folder = Path(composed.hydra.sweep.dir)
+        make_folder(folder)
         _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
         from wgan_cli.commands.sweep import summarise
 
@@ -90,8 +101,12 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
-    fill(config)
+    filled, _ = fill(config)
+    if resume not in (None, "auto"):
+        run_folder = run_of(Path(str(resume)))
+        refuse_changes(read_config(run_folder / CONFIG), as_dict(filled), run_folder)
     folder = _run_folder(composed, resume)
+    make_folder(folder)
     return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
 
 
@@ -144,6 +159,10 @@ def _run_folder(composed: DictConfig, resume: str | None) -> Path:
     if resume != "auto" and RunFolder(folder).holds_run():
         raise FolderInUseError(taken_message(folder))
     return folder
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; wgan-train --help shows what there is.")
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

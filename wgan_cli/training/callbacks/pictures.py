@@ -24,16 +24,19 @@ class SamplePictures(Callback):
     plane have no picture.
     """
 
-    def __init__(self, folder: RunFolder, writer: SummaryWriter, real: Tensor) -> None:
+    def __init__(
+        self, folder: RunFolder, writer: SummaryWriter, real: Tensor, *, first: bool
+    ) -> None:
         self.folder = folder
         self.writer = writer
         self.real = real
+        self.first = first
 
     def on_start(self, trainer: Trainer) -> None:
-        """Real samples once, and the untrained generator's."""
-        if trainer.step == 0:
+        """Real samples and the generator's as it starts, once in a folder."""
+        if self.first:
             if _are_images(self.real):
-                self._show("samples/real", grid(self.real[:64]), 0)
+                self._show("samples/real", grid(self.real[:64]), trainer.step)
             self._draw(trainer)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
@@ -50,7 +53,7 @@ class SamplePictures(Callback):
         else:
             return
         path = self.folder.samples / f"step_{trainer.step:08d}.png"
-        save_png(str(path), picture)
+        save_png(path, picture)
 
     def _draw_plane(self, trainer: Trainer) -> np.ndarray:
         real = as_floats(self.real[:_POINTS]).numpy()

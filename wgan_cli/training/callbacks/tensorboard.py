@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from wgan_cli.config import flatten
 from wgan_cli.training.trainer import Callback, Point, Trainer
 
 
 class TensorBoard(Callback):
     """Scalars at log points, critic weights at sample points, one HParams entry at the end.
 
-    `settings` are the run's settings, dotted key to value; `config_text` is shown under Text.
+    `settings` is the run's config; `first` writes it under Text.
     """
 
-    def __init__(self, writer: SummaryWriter, settings: dict[str, Any], config_text: str) -> None:
+    def __init__(self, writer: SummaryWriter, settings: dict[str, Any], *, first: bool) -> None:
         self.writer = writer
         self.settings = settings
-        self.config_text = config_text
+        self.first = first
         self._final: dict[str, float] = {}
 
     def on_start(self, trainer: Trainer) -> None:
         """The config, at the first start."""
-        if trainer.step == 0:
-            self.writer.add_text("config", f"```yaml\n{self.config_text}\n```", 0)
+        if self.first:
+            text = OmegaConf.to_yaml(OmegaConf.create(self.settings))
+            self.writer.add_text("config", f"```yaml\n{text}\n```", trainer.step)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Write what was measured."""
@@ -42,7 +45,7 @@ class TensorBoard(Callback):
         if error is None and self._final:
             plain = {
                 key: value if isinstance(value, bool | int | float | str) else str(value)
-                for key, value in self.settings.items()
+                for key, value in flatten(self.settings).items()
                 if value is not None
             }
             for summary in hparams(plain, self._final):

@@ -1,0 +1,11 @@
+"""How paths are shown to a user."""
+
+from pathlib import Path
+
+
+def shown(path: Path) -> Path:
+    """Relative to the current folder where it lies in it, else absolute."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path.absolute()

@@ -1,0 +1,151 @@
+"""`wgan-sample`: draw from a run's generator, without its data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wgan_cli.commands.paths import shown
+from wgan_cli.errors import CheckpointError, ConfigError, DiskError, WganError
+
+_CHUNK = 256
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Sample as the words say; returns the exit code."""
+    arguments = _parser().parse_args(words)
+    try:
+        path = _sample(arguments)
+    except WganError as error:
+        print(f"wgan-sample: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("wgan-sample: interrupted.", file=sys.stderr)
+        return 130
+    print(f"{arguments.n} samples: {shown(path)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wgan-sample",
+        description="Draw samples from a run's newest checkpoint: a .png is a grid, a .npy holds the"
+        " samples themselves (uint8 images of shape (n, C, H, W), or float32 points).",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    parser.add_argument("--n", type=int, default=64, help="how many (default 64)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed, the same bytes (default 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a .png or .npy file (default RUN/samples/n<n>_seed<seed>.png)"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="the trained generator itself where an averaged one is kept",
+    )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="allow the run's config to name classes under PREFIX",
+    )
+    return parser
+
+
+def _sample(arguments: argparse.Namespace) -> Path:
+    if not 1 <= arguments.n <= 10_000_000:
+        raise ConfigError(f"--n {arguments.n}: at least 1 and at most 10000000.")
+    if not 0 <= arguments.seed < 2**63:
+        raise ConfigError(f"--seed {arguments.seed}: at least 0 and below 2**63.")
+    out: Path | None = arguments.out
+    if out is not None and out.suffix not in (".png", ".npy"):
+        raise ConfigError(f"--out {out}: the name must end in .png or .npy.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}.")
+    if not arguments.run.exists():
+        raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
+
+    # From here on torch is needed, which takes seconds to import.
+    from wgan_cli.build import build_generator, check_trusted
+
+    state, run = _state(arguments.run)
+    config = state["config"]
+    check_trusted({"model": config["model"]}, arguments.trust)
+    generator = build_generator(config["model"], config["latent_dim"], state["sample_shape"])
+    averaged = "generator_ema" in state and not arguments.raw
+    try:
+        generator.load_state_dict(state["generator_ema" if averaged else "generator"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights do not fit the run's model: {str(error).splitlines()[0]}"
+        ) from None
+    samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed)
+    if out is None:
+        out = run / "samples" / f"n{arguments.n}_seed{arguments.seed}.png"
+    try:
+        _write(out, samples)
+    except OSError as error:
+        raise DiskError(f"{out} cannot be written: {error.strerror or error}.") from None
+    return out
+
+
+def _state(path: Path) -> tuple[dict[str, Any], Path]:
+    """The state of a checkpoint, or of a run's newest, and the run's folder."""
+    from wgan_cli.rundir import RunFolder
+    from wgan_cli.training.checkpoint import load_checkpoint, load_newest
+
+    if path.is_file():
+        return load_checkpoint(path), path.absolute().parent.parent
+    state, _, warnings = load_newest(RunFolder(path).checkpoints)
+    for warning in warnings:
+        print(f"wgan-sample: {warning}", file=sys.stderr)
+    if state is None:
+        raise CheckpointError(f"{path} holds no checkpoint that can be read.")
+    return state, path
+
+
+def _draw(generator: Any, latent_dim: int, count: int, seed: int) -> Any:
+    """Samples (count, *shape) in eval mode; a longer draw begins with a shorter one's noise."""
+    import torch
+
+    from wgan_cli.randomness import Draws, Stream
+    from wgan_cli.training.evaluation import generate
+
+    cpu = torch.device("cpu")
+    parts = []
+    for chunk, start in enumerate(range(0, count, _CHUNK)):
+        draws = Draws(seed, Stream.SAMPLES, step=1, inner=chunk)
+        latent = draws.normal((_CHUNK, latent_dim), cpu)[: count - start]
+        parts.append(generate(generator, latent))
+    return torch.cat(parts)
+
+
+def _write(path: Path, samples: Any) -> None:
+    import numpy as np
+
+    from wgan_cli.data.feeds import as_bytes
+    from wgan_cli.pictures import grid, points, save_png
+
+    images = samples.ndim == 4
+    if path.suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
+    elif images:
+        save_png(path, grid(as_bytes(samples), columns=max(8, int(len(samples) ** 0.5))))
+    elif samples.shape[1:] == (2,):
+        save_png(path, points(samples.numpy()))
+    else:
+        raise ConfigError(
+            f"Samples of shape {tuple(samples.shape[1:])} make no picture: name a .npy file."
+        )
