@@ -27,15 +27,17 @@ from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard, open_writer
 from wgan_cli.training.evaluation import Evaluation
+from wgan_cli.training.points import Cadence, Callback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
-from wgan_cli.training.trainer import Cadence, Callback, Trainer
+from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
 log = logging.getLogger(__name__)
 # Hydra logs what it raises; the exception is answered here.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
-# Targets under these names may come from a folder, if they are networks or optimizers at home there.
+# Targets under these names may come from a folder, if they are networks or optimizers at home
+# there.
 _HOMES = ("wgan_cli", "torch.nn", "torch.optim")
 
 

@@ -39,8 +39,8 @@ class Unconstrained(Constraint):
 class WeightClipping(Constraint):
     """Every parameter is cut to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
 
-    The bound on the weights makes f Lipschitz with some unknown K. `exempt_normalization` leaves the
-    scales and shifts of normalisation layers alone; the paper clips them too, from 1 to c.
+    The bound on the weights makes f Lipschitz with some unknown K. `exempt_normalization` leaves
+    the scales and shifts of normalisation layers alone; the paper clips them too, from 1 to c.
     """
 
     def __init__(self, clip: float, exempt_normalization: bool = False) -> None:

@@ -46,7 +46,7 @@ def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 def points(samples: np.ndarray) -> np.ndarray:
     """Generated points of the plane alone, (n, 2), as an RGB picture (H, W, 3)."""
     figure, axes = _axes(samples)
-    axes.scatter(*samples.T, s=6, color=_FAKE, linewidths=0)
+    axes.scatter(samples[:, 0], samples[:, 1], s=6, color=_FAKE, linewidths=0)
     return _rendered(figure)
 
 
@@ -91,8 +91,8 @@ def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
 
 
 def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
-    axes.scatter(*real.T, s=6, color=_REAL, label="real", linewidths=0)
-    axes.scatter(*fake.T, s=6, color=_FAKE, label="generated", linewidths=0)
+    axes.scatter(real[:, 0], real[:, 1], s=6, color=_REAL, label="real", linewidths=0)
+    axes.scatter(fake[:, 0], fake[:, 1], s=6, color=_FAKE, label="generated", linewidths=0)
     axes.legend(loc="upper right", markerscale=2.5)
 
 

@@ -60,7 +60,7 @@ class Draws:
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:
-        """Inside, torch's own CPU generator starts here (for weight initialisers); outside, as was."""
+        """Inside, torch's own CPU generator starts here (for initialisers); outside, as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._hash())
             yield

@@ -54,8 +54,8 @@ class RunFolder:
     def claim(self, *, resuming: bool) -> None:
         """Make the folder and lock it.
 
-        Raises `FolderInUseError` when another process is writing here, or when a run is here and this
-        is not a resume; `DiskError` when the folder cannot be made.
+        Raises `FolderInUseError` when another process is writing here, or when a run is here and
+        this is not a resume; `DiskError` when the folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,9 +88,9 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """`config.yaml`: every setting filled; feeding it back gives the same run."""
-        header = "# Every setting of this run. Repeat it: wgan-train --config-dir {} --config-name config\n"
-        text = header.format(self.path) + OmegaConf.to_yaml(OmegaConf.create(config))
-        self._replace(CONFIG, text)
+        again = f"wgan-train --config-dir {self.path} --config-name config"
+        text = OmegaConf.to_yaml(OmegaConf.create(config))
+        self._replace(CONFIG, f"# Every setting of this run. Repeat it: {again}\n{text}")
 
     def read_config(self) -> dict[str, Any]:
         """`config.yaml` as plain dicts."""
@@ -162,7 +162,10 @@ class RunFolder:
 
 def taken_message(path: Path) -> str:
     """What to do about a folder that holds a run."""
-    return f"{path} holds a run already. Go on with it by resume={path}, or choose another hydra.run.dir."
+    return (
+        f"{path} holds a run already. Go on with it by resume={path}, or choose another"
+        " hydra.run.dir."
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

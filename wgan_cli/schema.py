@@ -29,7 +29,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field without a default (defaults stand in YAML) and with the range it is checked against."""
+    """A field without a default (defaults stand in YAML), with the range it is checked against."""
     limits = {
         "at_least": at_least,
         "above": above,
@@ -198,7 +198,7 @@ class Decay:
 
 @dataclass
 class TrainConfig:
-    """A run's settings: five groups as plain dicts, and the root settings of `configs/train.yaml`."""
+    """A run's settings: five groups as plain dicts, and the settings of `configs/train.yaml`."""
 
     dataset: Any = None
     model: Any = None
@@ -231,7 +231,7 @@ class TrainConfig:
     resume: str | None = MISSING
 
 
-# Options shipped here, by target. Anything else is a user's own class, checked against its signature.
+# Options shipped here, by target. Anything else is a user's own, checked against its signature.
 SCHEMAS: dict[str, type] = {
     "wgan_cli.data.images.digits": DatasetConfig,
     "wgan_cli.data.images.torchvision_images": TorchvisionDatasetConfig,

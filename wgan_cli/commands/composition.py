@@ -66,7 +66,7 @@ class Composer:
                 choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
             elif override.is_sweep_override():
                 raise ConfigError(
-                    f"{override.input_line}: the basic sweeper takes lists of values, as in 0.1,0.2."
+                    f"{override.input_line}: the basic sweeper takes lists of values (0.1,0.2)."
                 )
             else:
                 choices.append([str(override.input_line)])

@@ -47,7 +47,7 @@ def help_text(configs: Path, own: Path | None = None) -> str:
         "  --config-dir RUN --config-name config    repeat a run from its own config.yaml",
         "  --trust PREFIX     allow a folder's config to name classes of your own",
         "  --version          the version",
-        '  -sc install=bash   shell completion (also zsh, fish): eval "$(wgan-train -sc install=bash)"',
+        '  -sc install=bash   completion: eval "$(wgan-train -sc install=bash)" (or zsh, fish)',
         "  --hydra-help       Hydra's own flags",
         "",
         "Examples:",

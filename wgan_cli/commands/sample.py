@@ -37,8 +37,8 @@ def run(words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wgan-sample",
-        description="Draw samples from a run's newest checkpoint: a .png is a grid, a .npy holds the"
-        " samples themselves (uint8 images of shape (n, C, H, W), or float32 points).",
+        description="Draw samples from a run's newest checkpoint: a .png is a grid, a .npy holds"
+        " the samples themselves (uint8 images of shape (n, C, H, W), or float32 points).",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
     parser.add_argument("--n", type=int, default=64, help="how many (default 64)")

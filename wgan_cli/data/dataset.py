@@ -56,7 +56,7 @@ class TensorDataset:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
             if len(samples) < 8:
                 raise DataError(
-                    f"{self.name}: the {part} part has {len(samples)} samples; at least 8 are needed."
+                    f"{self.name}: the {part} part has {len(samples)} samples; it needs 8 or more."
                 )
         if self.train.shape[1:] != self.held_out.shape[1:]:
             raise DataError(
@@ -73,7 +73,7 @@ class TensorDataset:
         """Batches in an order that (seed, epoch) alone decides."""
         if batch_size > len(self.train):
             raise DataError(
-                f"batch_size={batch_size} is larger than the training part of {self.name}, which has"
+                f"batch_size={batch_size} is larger than the training part of {self.name}:"
                 f" {len(self.train)} samples."
             )
         return ResidentFeed(self.train, batch_size, seed, device)

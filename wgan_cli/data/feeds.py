@@ -1,7 +1,7 @@
 """Feeds: the real batch of every critic update, as floats on the device.
 
-A feed keeps no position. The batch of critic update u is a function of (seed, u), so a run can go on
-from any step, mid-epoch too.
+A feed keeps no position. The batch of critic update u is a function of (seed, u), so a run can go
+on from any step, mid-epoch too.
 """
 
 from __future__ import annotations

@@ -51,14 +51,17 @@ def _read(name: str, folder: Path, train: bool, download: bool) -> Tensor:
                 " add dataset.download=false."
             )
         else:
-            advice = "Put the files there, name their folder by dataset.root, or add dataset.download=true."
+            advice = (
+                "Put the files there, name their folder by dataset.root, or add"
+                " dataset.download=true."
+            )
         raise DataError(
             f"{name} cannot be read from {folder.absolute()} ({reason}). {advice}"
         ) from error
 
 
 def _as_images(data: Any) -> Tensor:
-    """torchvision's (n, h, w) tensors and (n, h, w, c) arrays as uint8 (n, c, h, w)."""
+    """Torchvision's (n, h, w) tensors and (n, h, w, c) arrays as uint8 (n, c, h, w)."""
     images = torch.as_tensor(data)
     if images.dtype != torch.uint8 or images.ndim not in (3, 4):
         raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")

@@ -16,7 +16,7 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     """
     if first.shape != second.shape or len(first) == 0:
         raise ValueError(
-            f"two samples of one size are needed, not {tuple(first.shape)} and {tuple(second.shape)}"
+            f"two samples of one size are needed, not {list(first.shape)}, {list(second.shape)}"
         )
     costs = torch.cdist(_rows(first), _rows(second), compute_mode="donot_use_mm_for_euclid_dist")
     matrix = costs.numpy()

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons for images and points (arXiv 1701.07875, section 4.2: 4 layers, 512 wide)."""
+"""Multilayer perceptrons for images and points (arXiv 1701.07875, section 4.2: 512 wide)."""
 
 import math
 from collections.abc import Sequence

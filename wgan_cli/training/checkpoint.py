@@ -1,7 +1,7 @@
 """Writing, verifying, finding and reading checkpoints.
 
-A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of all that goes
-before the end record, because neither `torch.load` nor zip readers notice every flipped byte. It is
+A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of all that
+goes before it, because neither `torch.load` nor zip readers notice every flipped byte. It is
 written to a temporary file in the same folder and moved into place, so a name always stands for a
 whole file.
 """

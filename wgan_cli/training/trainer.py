@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,101 +15,12 @@ from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.evaluation import Evaluation, generate
 from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.training.points import Cadence, Callback, Point
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
-from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
+from wgan_cli.training.updates import Updates
+from wgan_cli.training.window import Window
 
 SAMPLE_COUNT = 64
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """Steps between log, sample, checkpoint and evaluation points; the last step is all of them."""
-
-    log: int
-    sample: int
-    checkpoint: int
-    evaluate: int
-
-    def point(self, step: int, steps: int) -> Point:
-        """What is due once `step` generator updates of `steps` are done."""
-        last = step == steps
-        return Point(
-            step=step,
-            log=last or step % self.log == 0,
-            sample=last or step % self.sample == 0,
-            save=last or step % self.checkpoint == 0,
-            evaluate=last or step % self.evaluate == 0,
-        )
-
-
-@dataclass
-class Point:
-    """What is due after a step, and the values measured there by tag."""
-
-    step: int
-    log: bool = False
-    sample: bool = False
-    save: bool = False
-    evaluate: bool = False
-    values: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def anything(self) -> bool:
-        """Whether the step is more than a step."""
-        return self.log or self.sample or self.save or self.evaluate
-
-
-class Callback:
-    """What watches a run. It never changes what is trained."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Before the first step of this process; `trainer.step` are done already."""
-
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """After every step, most of which have nothing due."""
-
-    def on_stop(self, trainer: Trainer) -> None:
-        """The run was asked to stop after a whole step and is going to."""
-
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """After the last step, or when the run ends by an error. Must not fail on a half-made run."""
-
-
-class Window:
-    """Sums of what the updates report since the last regular log point, kept on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.critic = torch.zeros(len(CRITIC_TERMS), device=device)
-        self.generator = torch.zeros(len(GENERATOR_TERMS), device=device)
-        self.critic_updates = 0
-        self.steps = 0
-
-    def means(self) -> dict[str, float]:
-        """The mean of every term; this waits for the device."""
-        critic = (self.critic / max(self.critic_updates, 1)).tolist()
-        generator = (self.generator / max(self.steps, 1)).tolist()
-        return dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
-
-    def reset(self) -> None:
-        """Start the next window."""
-        self.critic.zero_()
-        self.generator.zero_()
-        self.critic_updates = self.steps = 0
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            "critic": self.critic,
-            "generator": self.generator,
-            "critic_updates": self.critic_updates,
-            "steps": self.steps,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on with a checkpoint's sums."""
-        self.critic.copy_(state["critic"])
-        self.generator.copy_(state["generator"])
-        self.critic_updates, self.steps = state["critic_updates"], state["steps"]
 
 
 class Trainer:
@@ -246,7 +155,7 @@ class Trainer:
             point.values.update(self.evaluation(self.generator, self.updates.critic))
 
     def check_finite(self, means: dict[str, float]) -> None:
-        """A NaN in any update since the last log point shows in its mean, and in every later one."""
+        """Raise if any update since the last log point gave NaN: its mean, the sum's, shows it."""
         broken = [
             tag for tag, value in means.items() if value != value or abs(value) == float("inf")
         ]

@@ -111,7 +111,7 @@ class Updates:
             return torch.stack([term.detach().float() for term in terms])
 
     def generator_update(self, latent: Tensor) -> Tensor:
-        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic is left untouched."""
+        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched."""
         with frozen(self.critic):
             with self._precision():
                 scores = self.critic(self.generator(latent))

@@ -12,7 +12,8 @@ from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.evaluation import evaluating, generate
-from wgan_cli.training.trainer import Callback, Point, Trainer
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
 
 _POINTS = 1024
 

@@ -8,7 +8,8 @@ import time
 
 from tqdm import tqdm
 
-from wgan_cli.training.trainer import Callback, Point, Trainer
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _QUIET_SECONDS = 10.0
@@ -40,17 +41,19 @@ class Progress(Callback):
             if point.log:
                 self._bar.set_postfix_str(_numbers(point), refresh=False)
             self._bar.update()
-        elif point.log:
-            if time.monotonic() - self._last_line >= _QUIET_SECONDS or point.step == trainer.steps:
-                self._last_line = time.monotonic()
-                left = (trainer.steps - point.step) * point.values.get("throughput/step_ms", 0)
-                log.info(
-                    "step %d of %d, %s, %.0f s left",
-                    point.step,
-                    trainer.steps,
-                    _numbers(point),
-                    left / 1000,
-                )
+        elif point.log and (self._silent_long() or point.step == trainer.steps):
+            self._last_line = time.monotonic()
+            left = (trainer.steps - point.step) * point.values.get("throughput/step_ms", 0)
+            log.info(
+                "step %d of %d, %s, %.0f s left",
+                point.step,
+                trainer.steps,
+                _numbers(point),
+                left / 1000,
+            )
+
+    def _silent_long(self) -> bool:
+        return time.monotonic() - self._last_line >= _QUIET_SECONDS
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """Close the bar."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from wgan_cli.errors import WganError
 from wgan_cli.rundir import RunFolder, now
-from wgan_cli.training.trainer import Callback, Point, Trainer
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
 
 
 class Record(Callback):

@@ -9,7 +9,8 @@ import torch
 
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
-from wgan_cli.training.trainer import Callback, Point, Trainer
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
 
 KEPT = 2
 

@@ -9,7 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from wgan_cli.config import flatten
-from wgan_cli.training.trainer import Callback, Point, Trainer
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
 
 
 class TensorBoard(Callback):
