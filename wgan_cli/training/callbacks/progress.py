@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ class Progress(Callback):
     """Steps, time left, the Wasserstein estimate and images/s."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._last_line = 0.0
 
     def on_start(self, trainer: Trainer) -> None:

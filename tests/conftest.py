@@ -1,0 +1,57 @@
+"""Shared fixtures: the real commands in a subprocess, and small configs built in the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# Two steps of a narrow network: what a run writes, in the least time.
+TINY = [
+    "steps=2",
+    "batch_size=16",
+    "n_critic=2",
+    "latent_dim=4",
+    "threads=1",
+    "device=cpu",
+    "model.generator.width=8",
+    "model.critic.width=8",
+]
+
+
+@pytest.fixture
+def wgan(tmp_path: Path) -> Command:
+    """Runs `wgan-train WORDS`, or another console script, in a fresh folder."""
+
+    def run(
+        *words: str, command: str = "wgan-train", **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **more.pop("env", {})}
+        return subprocess.run(
+            [str(Path(sys.executable).with_name(command)), *words],
+            cwd=more.pop("cwd", tmp_path),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **more,
+        )
+
+    return run
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "status.json").read_text())
