@@ -253,7 +253,9 @@ def _build_optimizer(
     settings = {key: value for key, value in node.items() if key not in apart}
     own = node.get(network_name) or {}
     settings.update({key: value for key, value in own.items() if value is not None})
-    make, _ = _maker("optimizer", settings)
+    make, accepted = _maker("optimizer", settings)
+    if accepted("fused") and settings["_target_"] in SCHEMAS:
+        settings["fused"] = True
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = _call("optimizer", settings, make, parameters)
     return optimizer

@@ -205,6 +205,14 @@ def _typed(schema: type, node: dict[str, Any], path: str) -> Any:
     def at(key: str) -> str:
         return f"{path}.{key}" if path and key else path or key
 
+    for field in dataclasses.fields(schema):
+        given, group = node.get(field.name), _settings_within(field)
+        if group is not None and field.name in node:
+            if not isinstance(given, dict):
+                inner = ", ".join(f.name for f in dataclasses.fields(group))
+                raise ConfigError(f"{at(field.name)} holds settings ({inner}); {given} is none.")
+        elif str(field.type).startswith("list") and isinstance(given, str):
+            raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{given}].")
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigKeyError as error:
@@ -221,6 +229,11 @@ def _typed(schema: type, node: dict[str, Any], path: str) -> Any:
     return typed
 
 
+def _settings_within(field: dataclasses.Field[Any]) -> Any:
+    """The dataclass of a setting that holds settings, or None."""
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory
+
+
 def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
     reason = str(error).splitlines()[0].rstrip(".")
     field: Any = None
@@ -229,8 +242,7 @@ def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
         field = {f.name: f for f in dataclasses.fields(owner)}.get(part)
         if field is None:
             break
-        if field.default_factory is not dataclasses.MISSING:
-            owner = field.default_factory
+        owner = _settings_within(field) or owner
     words = {
         "int": "a whole number",
         "float": "a number",
@@ -245,7 +257,9 @@ def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
             wanted = words[kind] + (" or null" if optional else "")
             limits = _limits_in_words(field.metadata)
             given = re.search(r"[Vv]alue '(.*?)'", reason)
-            shown = f", not {given[1]}" if given else f": {reason}"
+            shown = f": {reason}"
+            if given:
+                shown = f", not {'null' if given[1] == 'None' else given[1]}"
             return f"{path} must be {wanted}{', ' + limits if limits else ''}{shown}."
     return f"{path}: {reason}."
 

@@ -245,7 +245,7 @@ SCHEMAS: dict[str, type] = {
     "wgan_cli.losses.Gan": GanLossConfig,
     "wgan_cli.constraints.WeightClipping": ClippingConfig,
     "wgan_cli.constraints.Unconstrained": NamedConfig,
-    "torch.optim.RMSprop": RMSpropConfig,
+    "wgan_cli.optimizers.RMSprop": RMSpropConfig,
     "torch.optim.Adam": AdamConfig,
     "torch.optim.SGD": SGDConfig,
 }

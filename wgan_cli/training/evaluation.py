@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.data.feeds import as_floats
+from wgan_cli.errors import DivergedError
 from wgan_cli.metrics.lipschitz import gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.metrics.wasserstein import exact_wasserstein
@@ -67,7 +68,7 @@ class Evaluation:
         fake = generate(generator, self.latent)
         values: dict[str, float] = {}
         if not fake.isfinite().all():
-            return dict.fromkeys(self.metrics, float("nan"))
+            raise DivergedError("The generator's samples became NaN or infinite.")
         estimate, steepest = self._critic_on(critic, fake)
         if "critic/wasserstein_heldout" in self.metrics:
             values["critic/wasserstein_heldout"] = estimate

@@ -14,6 +14,7 @@ from wgan_cli.data.feeds import Feed
 from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.evaluation import Evaluation, generate
+from wgan_cli.training.failures import in_plain_words
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence, Callback, Point
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
@@ -96,6 +97,11 @@ class Trainer:
                 self.generator_phase()
                 self.step += 1
                 self.housekeeping()
+        except Exception as raised:
+            error = in_plain_words(raised, self.batch_size)
+            if error is raised:
+                raise
+            raise error from raised
         except BaseException as raised:
             error = raised
             raise
@@ -142,6 +148,7 @@ class Trainer:
         """Fill in the point's values. Raises `DivergedError` where one is NaN or infinite."""
         means = self.window.means()
         self.check_finite(means)
+        self.check_finite(self._weight_norms())
         if point.log:
             if not self._penalised:
                 del means["critic/penalty"]
@@ -163,7 +170,7 @@ class Trainer:
             raise DivergedError(
                 f"{broken[0]} became NaN or infinite in the {self.window.steps} steps up to step"
                 f" {self.step}. A lower optimizer.lr or a constraint on the critic usually helps;"
-                " the newest checkpoint is from before."
+                " checkpoints are from before."
             )
 
     def stop(self, error: WganError) -> None:
@@ -218,6 +225,14 @@ class Trainer:
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         return Draws(self.seed, stream, self.step, inner).normal(self._latent_shape, self.device)
+
+    def _weight_norms(self) -> dict[str, float]:
+        """A broken last update does not show in any loss yet."""
+        networks = {"generator": self.updates.generator, "critic": self.updates.critic}
+        return {
+            f"a weight of the {name}": float(nn.utils.get_total_norm(network.parameters()))
+            for name, network in networks.items()
+        }
 
     def _critic_updates_done(self) -> int:
         return self.schedule.updates_before(self.step)

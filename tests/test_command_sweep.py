@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, metrics_of, status_of
+
+from wgan_cli.commands.train import run
+from wgan_cli.config import configs_folder
+from wgan_cli.errors import DataError
+
+GRID = ["loss=wasserstein,hinge", "clip=0.01,0.03"]
+PAIRS = [
+    ["loss=wasserstein", "clip=0.01"],
+    ["loss=wasserstein", "clip=0.03"],
+    ["loss=hinge", "clip=0.01"],
+    ["loss=hinge", "clip=0.03"],
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["wgan-train"])
+    return tmp_path
+
+
+def sweep(*words: str) -> int:
+    return run(["-m", *TINY, "hydra.sweep.dir=sweep", *words])
+
+
+def jobs_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def snapshot(sweep: Path) -> dict[Path, int]:
+    """Every file of every job. Hydra rewrites its own multirun.yaml beside them."""
+    return {path: path.stat().st_mtime_ns for path in sweep.glob("*/**/*")}
+
+
+def typed_in(job: Path) -> list[str]:
+    return [w for w in yaml.safe_load((job / "overrides.yaml").read_text()) if w not in TINY]
+
+
+def test_a_sweep_trains_every_combination_in_its_own_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*GRID) == 0
+    assert jobs_in(here / "sweep") == ["0", "1", "2", "3"]
+    for number, pair in enumerate(PAIRS):
+        job = here / "sweep" / str(number)
+        assert status_of(job)["state"] == "finished"
+        assert typed_in(job) == pair
+        config = yaml.safe_load((job / "config.yaml").read_text())
+        assert [f"loss={config['loss']['name']}", f"clip={config['clip']}"] == pair
+        assert metrics_of(job)[-1]["step"] == 2
+    rows = capsys.readouterr().out.splitlines()
+    for number, pair in enumerate(PAIRS):
+        row = next(row for row in rows if row.split()[:1] == [str(number)])
+        assert "finished" in row
+        assert all(word in row for word in pair)
+
+
+def test_sweeps_go_to_a_folder_named_by_their_start(here: Path) -> None:
+    assert run(["-m", *TINY, "seed=1,2"]) == 0
+    (folder,) = (here / "outputs" / "multirun").iterdir()
+    assert jobs_in(folder) == ["0", "1"]
+
+
+def test_an_impossible_pair_is_a_failed_row_and_the_others_finish(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model=mlp,dcgan", "dataset=gaussians_ring,digits", "eval_samples=8"]
+    assert sweep(*words) == 1
+    states = [status_of(here / "sweep" / str(number))["state"] for number in range(4)]
+    assert states == ["finished", "finished", "failed", "finished"]
+    status = status_of(here / "sweep" / "2")
+    assert status["exit_code"] == 2
+    assert "model=dcgan" in status["message"]
+    answer = capsys.readouterr()
+    row = next(row for row in answer.out.splitlines() if row.split()[:1] == ["2"])
+    assert "failed" in row
+    assert "model=dcgan" in row
+    assert "Traceback" not in answer.err
+    assert not (here / "sweep" / "status.json").exists()
+
+
+def test_settings_without_effect_together_fail_their_job_alone(here: Path) -> None:
+    assert sweep("constraint=clip,none", "clip=0.1") == 1
+    states = [status_of(here / "sweep" / str(number))["state"] for number in range(2)]
+    assert states == ["finished", "failed"]
+    assert status_of(here / "sweep" / "1")["exit_code"] == 2
+
+
+def test_missing_data_fails_its_job_alone(here: Path) -> None:
+    option = here / "mine" / "dataset" / "absent.yaml"
+    option.parent.mkdir(parents=True)
+    shipped = yaml.safe_load((configs_folder() / "dataset" / "mnist.yaml").read_text())
+    option.write_text(yaml.safe_dump({**shipped, "root": "nowhere", "download": False}))
+    assert sweep("dataset=absent,digits", "--config-dir", "mine") == 1
+    states = [status_of(here / "sweep" / str(number)) for number in range(2)]
+    assert [status["state"] for status in states] == ["failed", "finished"]
+    assert states[0]["exit_code"] == 3
+    assert str(here / "nowhere") in states[0]["message"]
+
+
+@pytest.mark.parametrize("words", [["clip=abc,0.1"], ["clip=0.1,abc"], ["loss=hinge,wassserstein"]])
+def test_a_sweep_that_does_not_compose_is_refused_whole(
+    words: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*words) == 2
+    answer = capsys.readouterr()
+    assert answer.out == ""
+    assert len(answer.err.splitlines()) == 1
+    assert list(here.iterdir()) == []
+
+
+def test_the_same_sweep_again_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*GRID) == 0
+    before = snapshot(here / "sweep")
+    capsys.readouterr()
+    assert sweep(*GRID) == 0
+    assert snapshot(here / "sweep") == before
+    assert capsys.readouterr().out.count("finished") == 4
+
+
+def test_jobs_are_matched_by_their_overrides_not_their_numbers(here: Path) -> None:
+    assert sweep("seed=1,2") == 0
+    before = snapshot(here / "sweep")
+    assert sweep("seed=3,2,1") == 0
+    assert jobs_in(here / "sweep") == ["0", "1", "2"]
+    assert [typed_in(here / "sweep" / str(number)) for number in range(3)] == [
+        ["seed=1"],
+        ["seed=2"],
+        ["seed=3"],
+    ]
+    after = snapshot(here / "sweep")
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_job_that_was_cut_short_goes_on(here: Path) -> None:
+    words = ["seed=1,2", "log_every=1", "checkpoint_every=1"]
+    assert sweep(*words) == 0
+    job = here / "sweep" / "1"
+    expected = (job / "metrics.jsonl").read_text().count("\n")
+    (job / "checkpoints" / "step_00000002.pt").unlink()
+    other = snapshot(here / "sweep" / "0")
+    assert other
+    assert sweep(*words) == 0
+    assert snapshot(here / "sweep" / "0") == other
+    assert status_of(job)["state"] == "finished"
+    assert (job / "checkpoints" / "step_00000002.pt").exists()
+    assert (job / "metrics.jsonl").read_text().count("\n") == expected
+
+
+def test_a_failed_job_is_tried_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise DataError("no digits today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.datasets.load_digits", broken)
+        assert sweep("seed=1,2") == 1
+    assert status_of(here / "sweep" / "0")["exit_code"] == 3
+    assert sweep("seed=1,2") == 0
+    assert jobs_in(here / "sweep") == ["0", "1"]
+    assert status_of(here / "sweep" / "0")["state"] == "finished"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_the_sweep_and_starts_no_further_job(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    words = [*TINY, "steps=1000000", "log_every=1", "seed=1,2,3", "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("wgan-train")), "-m", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    job = tmp_path / "sweep" / "0"
+    try:
+        until = time.monotonic() + 120
+        while not ((job / "status.json").exists() and status_of(job)["step"] >= 1):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert jobs_in(tmp_path / "sweep") == ["0"]
+    status = status_of(job)
+    assert status["exit_code"] == code
+    assert status["state"] in ("interrupted", "preempted")
+    assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()

@@ -1,0 +1,456 @@
+"""The config without a run: types, ranges, rules and what null stands for."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+from functools import cache
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from wgan_cli.commands.composition import Composer
+from wgan_cli.config import (
+    DEFAULT_STEPS,
+    GROUPS,
+    TRAINING_SIZES,
+    as_dict,
+    check_rules,
+    configs_folder,
+    fill,
+    flatten,
+    validate,
+)
+from wgan_cli.errors import ConfigError
+from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig
+
+OPTIONS = sorted(
+    path.relative_to(configs_folder()).with_suffix("").as_posix()
+    for group in GROUPS
+    for path in (configs_folder() / group).glob("*.yaml")
+)
+SILENT = {"steps": None, "clip": None, "lr": {}, "decay": None, "ema": None}
+
+
+@cache
+def _composed(*overrides: str) -> dict[str, Any]:
+    plain = OmegaConf.to_container(Composer().compose(overrides))
+    assert isinstance(plain, dict)
+    del plain["hydra"]
+    return plain
+
+
+def composed(*overrides: str, **settings: Any) -> dict[str, Any]:
+    """The composed config as plain dicts; `settings` replaces dotted keys (`__` for a dot)."""
+    plain = copy.deepcopy(_composed(*overrides))
+    for key, value in settings.items():
+        *path, last = key.split("__")
+        node = plain
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return plain
+
+
+def refusal(plain: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_rules(validate(plain))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "Error" not in message
+    return message
+
+
+def silent(*overrides: str, **settings: Any) -> TrainConfig:
+    """A checked config whose data set recommends nothing."""
+    return validate(composed(*overrides, dataset__recommended=dict(SILENT), **settings))
+
+
+def test_the_defaults_are_complete_and_valid():
+    config = validate(composed())
+    check_rules(config)
+    filled, _ = fill(config)
+    left = {key for key, value in flatten(as_dict(filled)).items() if value is None}
+    own = {key for key in left if key.startswith(("optimizer.critic.", "optimizer.generator."))}
+    advice = {key for key in left if key.startswith("dataset.recommended.")}
+    unknown_yet = {"threads", "compile", "eval_samples", "resume", "decay.steps"}
+    assert left - own - advice <= unknown_yet
+    assert "???" not in map(str, flatten(as_dict(filled)).values())
+
+
+def test_the_defaults_are_the_papers_where_nothing_is_recommended():
+    config, _ = fill(silent())
+    assert config.n_critic == 5
+    assert config.batch_size == 64
+    assert config.clip == 0.01
+    assert config.optimizer["name"] == "rmsprop"
+    assert config.optimizer["lr"] == 5e-5
+    assert config.loss["name"] == "wasserstein"
+    assert config.constraint["name"] == "clip"
+    assert config.ema == 0
+    assert config.decay.kind == "none"
+    assert config.critic_warmup.steps == config.critic_warmup.every == 0
+    assert config.model["critic"]["width"] == 512
+    assert config.model["critic"]["depth"] == 3
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_is_valid(option: str):
+    group, name = option.split("/")
+    plain = composed(f"{group}={name}")
+    config = validate(plain)
+    check_rules(config)
+    filled, _ = fill(config)
+    assert getattr(filled, group)["name"] == name
+    assert validate(as_dict(filled)) == filled
+
+
+@pytest.mark.parametrize(
+    "option",
+    sorted(
+        path.relative_to(configs_folder()).with_suffix("").as_posix()
+        for folder in ("experiment", "debug")
+        for path in (configs_folder() / folder).glob("*.yaml")
+    ),
+)
+def test_every_recipe_composes_and_is_valid(option: str):
+    group, name = option.split("/")
+    config = validate(composed(f"{group}={name}"))
+    check_rules(config)
+    fill(config)
+
+
+def test_a_composed_hydra_config_is_taken_as_it_is():
+    raw = Composer().compose(["n_critic=3", "model.generator.width=8"])
+    plain = OmegaConf.masked_copy(raw, [key for key in raw if key != "hydra"])
+    config = validate(plain)
+    assert config.n_critic == 3
+    assert config.model["generator"]["width"] == 8
+
+
+def test_a_filled_config_fed_back_is_the_same_config():
+    config, _ = fill(validate(composed("optimizer=adam", "loss=gan", "dataset=mnist")))
+    again = validate(OmegaConf.create(as_dict(config)))
+    assert again == config
+    check_rules(again)
+    assert fill(again)[0] == config
+
+
+def test_validating_and_filling_change_nothing_that_is_passed_in():
+    plain = composed()
+    before = copy.deepcopy(plain)
+    config = validate(plain)
+    kept = copy.deepcopy(config)
+    fill(config)
+    assert plain == before
+    assert config == kept
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("n_critics", 3, ["n_critics", "n_critic?"]),
+        ("batchsize", 3, ["batchsize", "batch_size"]),
+        ("critic_warmup__step", 3, ["critic_warmup.step", "critic_warmup.steps"]),
+        ("model__generator__widht", 3, ["model.generator.widht", "model.generator.width"]),
+        ("model__width", 3, ["model.width"]),
+        ("optimizer__learning_rate", 1e-3, ["optimizer.learning_rate"]),
+        ("optimizer__critic__alhpa", 0.5, ["optimizer.critic.alhpa", "optimizer.critic.alpha"]),
+        ("loss__saturating", True, ["loss.saturating"]),
+        ("constraint__clip", 0.1, ["constraint.clip"]),
+        ("dataset__root", "data", ["dataset.root"]),
+        ("dataset__recommended__momentum", 0.5, ["dataset.recommended.momentum"]),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest(key: str, value: Any, words: list[str]):
+    message = refusal(composed(**{key: value}))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", "many"),
+        ("steps", 1.5),
+        ("n_critic", "5x"),
+        ("n_critic", True),
+        ("n_critic", None),
+        ("batch_size", [64]),
+        ("clip", "small"),
+        ("clip", True),
+        ("compile", "perhaps"),
+        ("metrics", "wasserstein/exact"),
+        ("ema", "high"),
+        ("critic_warmup", 3),
+        ("critic_warmup__steps", "x"),
+        ("optimizer__lr", "fast"),
+        ("optimizer__critic__lr", "fast"),
+        ("optimizer__critic", 3),
+        ("model__critic__width", 3.5),
+        ("model__generator", "mlp"),
+        ("model", "mlp"),
+        ("constraint__exempt_normalization", "some"),
+        ("loss", None),
+        ("optimizer___target_", None),
+        ("dataset__recommended__steps", "x"),
+        ("seed", "lucky"),
+    ],
+)
+def test_wrong_types_are_refused_by_the_key(key: str, value: Any):
+    assert key.replace("__", ".").replace("._target_", "") in refusal(composed(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("seed", [-1, 2**63]),
+        ("threads", [0, -1]),
+        ("precision", ["fp16", ""]),
+        ("device", ["gpu", "cuda:", "cuda:x", "cpu:0", "tpu"]),
+        ("steps", [0, -5]),
+        ("batch_size", [0, -1]),
+        ("latent_dim", [0]),
+        ("n_critic", [0, -1]),
+        ("critic_warmup__steps", [-1]),
+        ("critic_warmup__n_critic", [0]),
+        ("critic_warmup__every", [-1]),
+        ("clip", [0, -1, float("inf"), float("nan")]),
+        ("ema", [-0.1, 1, 2, float("nan")]),
+        ("decay__kind", ["step"]),
+        ("decay__steps", [0]),
+        ("metrics", [["metrics/fid"], ["wasserstein/exact", "x"]]),
+        ("log_every", [0]),
+        ("sample_every", [0]),
+        ("checkpoint_every", [0]),
+        ("eval_every", [-1]),
+        ("eval_samples", [0, 3]),
+        ("optimizer__lr", [0, -1e-3, float("inf"), float("nan")]),
+        ("optimizer__generator__lr", [0]),
+        ("optimizer__alpha", [1, -0.1]),
+        ("optimizer__momentum", [1]),
+        ("optimizer__weight_decay", [-1]),
+        ("model__generator__depth", [0]),
+        ("model__critic__width", [0]),
+        ("dataset__recommended__ema", [1]),
+        ("dataset__recommended__lr", [{"rmsprop": 0}]),
+    ],
+)
+def test_impossible_values_are_refused_with_what_is_allowed(key: str, values: list[Any]):
+    for value in values:
+        message = refusal(composed(**{key: value}))
+        assert key.replace("__", ".") in message
+        assert "must be" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2**63 - 1),
+        ("device", "cuda:3"),
+        ("ema", 0),
+        ("ema", 0.999),
+        ("clip", 1e-9),
+        ("clip", 3),
+        ("metrics", []),
+        ("metrics", list(METRICS)),
+        ("critic_warmup__every", 0),
+        ("optimizer__critic__lr", 1),
+        ("optimizer__momentum", 0),
+    ],
+)
+def test_values_on_the_edge_are_taken(key: str, value: Any):
+    config = validate(composed(**{key: value}))
+    assert flatten(as_dict(config), "").get(key.replace("__", "."), []) == value
+
+
+def test_a_misspelt_choice_is_answered_with_the_nearest():
+    message = refusal(composed(decay__kind="lineer"))
+    assert "none, linear, cosine" in message
+    assert "Did you mean linear?" in message
+
+
+def test_betas_are_two_numbers():
+    for betas in ([0.5], [0.0, 0.9, 0.9], [0.0, 1.0], ["a", "b"], 0.9):
+        assert "optimizer.betas" in refusal(composed("optimizer=adam", optimizer__betas=betas))
+    betas = [0.5, 0.9]
+    plain = composed("optimizer=adam", optimizer__critic={"betas": [0.5]})
+    plain["optimizer"]["critic"] |= {"lr": None, "eps": None, "weight_decay": None}
+    assert "optimizer.critic.betas" in refusal(plain)
+    config = validate(composed("optimizer=adam", optimizer__betas=betas))
+    assert config.optimizer["betas"] == betas
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_missing_group_is_named(group: str):
+    plain = composed()
+    del plain[group]
+    assert group in refusal(plain)
+
+
+def test_a_missing_setting_is_named():
+    plain = composed()
+    del plain["n_critic"]
+    assert "n_critic" in refusal(plain)
+    plain = composed()
+    del plain["model"]["critic"]["width"]
+    assert "model.critic.width" in refusal(plain)
+
+
+def test_a_users_own_component_keeps_its_own_keys():
+    own = {"_target_": "mine.losses.Special", "margin": 3, "nested": {"anything": [1]}}
+    assert validate(composed(loss=own)).loss == own
+
+
+def test_a_clip_under_another_constraint_is_refused():
+    message = refusal(composed("constraint=none", clip=0.5))
+    assert "clip=0.5" in message
+    assert "constraint=none" in message
+    assert "constraint=clip" in message
+
+
+def test_a_recommended_clip_is_not_taken_under_another_constraint():
+    plain = composed("constraint=none", dataset__recommended={**SILENT, "clip": 0.5})
+    config, notes = fill(validate(plain))
+    assert config.clip is None
+    assert not [note for note in notes if note.startswith("clip")]
+
+
+def test_decay_steps_without_decay_are_refused():
+    message = refusal(composed(decay__kind="none", decay__steps=10))
+    assert "decay.steps=10" in message
+    with pytest.raises(ConfigError, match=r"decay\.steps=10"):
+        fill(silent(decay__steps=10))
+
+
+def test_a_batch_larger_than_a_known_set_is_refused_before_it_is_read():
+    for name, size in TRAINING_SIZES.items():
+        message = refusal(composed(f"dataset={name}", batch_size=size + 1))
+        assert "batch_size" in message
+        assert str(size) in message
+        check_rules(validate(composed(f"dataset={name}", batch_size=size)))
+    check_rules(validate(composed("dataset=gaussians_ring", batch_size=10**6)))
+
+
+def test_recommendations_are_taken_and_noted():
+    advice = {
+        "steps": 77,
+        "clip": 0.07,
+        "lr": {"rmsprop": 7e-3, "adam": 1.0},
+        "decay": "cosine",
+        "ema": 0.7,
+    }
+    config, notes = fill(validate(composed(dataset__recommended=advice)))
+    assert (config.steps, config.clip, config.optimizer["lr"]) == (77, 0.07, 7e-3)
+    assert (config.decay.kind, config.ema) == ("cosine", 0.7)
+    assert config.decay.steps == 77
+    for start in ("steps=77", "clip=0.07", "optimizer.lr=0.007", "ema=0.7", "decay.kind=cosine"):
+        (note,) = [note for note in notes if note.startswith(start)]
+        assert "recommended" in note
+        assert "digits" in note
+
+
+def test_typed_values_beat_recommendations_and_are_not_noted():
+    advice = {"steps": 77, "clip": 0.07, "lr": {"rmsprop": 7e-3}, "decay": "cosine", "ema": 0.7}
+    plain = composed(
+        dataset__recommended=advice,
+        steps=5,
+        clip=0.5,
+        optimizer__lr=0.1,
+        ema=0.0,
+        decay__kind="none",
+    )
+    config, notes = fill(validate(plain))
+    assert (config.steps, config.clip, config.optimizer["lr"]) == (5, 0.5, 0.1)
+    assert (config.decay.kind, config.decay.steps, config.ema) == ("none", None, 0.0)
+    assert notes == []
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("rmsprop", 5e-5), ("adam", 1e-4), ("sgd", 1e-2)])
+def test_rates_without_a_recommendation(optimizer: str, rate: float):
+    config, notes = fill(silent(f"optimizer={optimizer}"))
+    assert config.optimizer["lr"] == rate
+    (note,) = [note for note in notes if note.startswith("optimizer.lr")]
+    assert ("paper" in note) == (optimizer == "rmsprop")
+
+
+def test_a_recommended_rate_is_for_its_own_optimizer_only():
+    plain = composed("optimizer=adam", dataset__recommended={**SILENT, "lr": {"rmsprop": 7e-3}})
+    assert fill(validate(plain))[0].optimizer["lr"] == 1e-4
+
+
+def test_a_networks_own_rate_stays_beside_the_filled_one():
+    config, _ = fill(silent(optimizer__critic__lr=0.5))
+    assert config.optimizer["lr"] == 5e-5
+    assert config.optimizer["critic"]["lr"] == 0.5
+    assert config.optimizer["generator"]["lr"] is None
+
+
+def test_nulls_that_stand_for_a_choice_are_filled_and_noted():
+    config, notes = fill(silent())
+    assert config.steps == DEFAULT_STEPS
+    assert config.metrics
+    assert set(config.metrics) <= set(METRICS)
+    noted = {note.partition("=")[0] for note in notes}
+    assert noted >= {"steps", "clip", "optimizer.lr", "ema", "decay.kind"}
+    assert all("(" in note and note.endswith(")") for note in notes)
+
+
+def test_decay_runs_over_the_runs_steps_unless_given():
+    config, _ = fill(silent(decay__kind="linear", steps=40))
+    assert config.decay.steps == 40
+    config, _ = fill(silent(decay__kind="linear", decay__steps=10, steps=40))
+    assert config.decay.steps == 10
+
+
+def test_an_own_optimizer_without_a_rate_is_asked_for_one():
+    own = {"_target_": "mine.Optimizer", "name": "mine", "lr": None}
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        fill(validate(composed(optimizer=own, dataset__recommended=dict(SILENT))))
+
+
+@pytest.mark.parametrize("target", sorted(SCHEMAS))
+def test_every_target_of_a_schema_can_be_imported(target: str):
+    module, _, name = target.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_options_keys_are_its_schemas_fields(option: str):
+    def check(node: dict[str, Any], schema: type) -> None:
+        fields = {field.name: field for field in dataclasses.fields(schema)}
+        assert set(node) == set(fields)
+        for name, field in fields.items():
+            if field.default_factory is not dataclasses.MISSING:
+                check(node[name], field.default_factory)
+
+    node = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{option}.yaml"))
+    assert isinstance(node, dict)
+    parts = [node["generator"], node["critic"]] if option.startswith("model/") else [node]
+    for part in parts:
+        assert part["_target_"] in SCHEMAS
+        check(part, SCHEMAS[part["_target_"]])
+    assert node["name"] == option.split("/")[1]
+
+
+def test_every_root_setting_is_in_train_yaml_with_a_comment():
+    text = (configs_folder() / "train.yaml").read_text().splitlines()
+    roots = {field.name for field in dataclasses.fields(TrainConfig)} - set(GROUPS)
+    for name in roots:
+        (line,) = [n for n, line in enumerate(text) if line.startswith(f"{name}:")]
+        # Settings that stand together share the comment above them.
+        above = next(words for words in reversed(text[:line]) if not words[:1].isalpha())
+        assert above.startswith("#"), name
+
+
+def test_every_option_says_what_it_is():
+    for path in configs_folder().glob("*/*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if "@package" not in line]
+        assert lines[0].startswith("# "), path
+
+
+def test_flatten():
+    nested = {"a": {"b": 1, "c": {}}, "d": [1]}
+    assert flatten(nested) == {"a.b": 1, "a.c": {}, "d": [1]}

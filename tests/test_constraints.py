@@ -1,0 +1,175 @@
+"""Weight clipping: the bound, what it covers and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from wgan_cli.constraints import Unconstrained, WeightClipping, batch_norm_layers
+from wgan_cli.losses import Wasserstein
+from wgan_cli.models import dcgan, mlp
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.updates import Updates
+
+CPU = torch.device("cpu")
+IMAGE = (1, 16, 16)
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_seeded_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+def networks(model: str) -> tuple[nn.Module, nn.Module]:
+    if model == "mlp":
+        return mlp.Generator(3, IMAGE, width=8, depth=2), mlp.Critic(IMAGE, width=8, depth=2)
+    return dcgan.Generator(3, IMAGE, width=4), dcgan.Critic(IMAGE, width=4, batch_norm=True)
+
+
+def largest(parameters: list[torch.Tensor]) -> float:
+    return max(float(p.detach().abs().max()) for p in parameters)
+
+
+@pytest.mark.parametrize("model", ["mlp", "dcgan"])
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_bound_holds_after_every_critic_update(model: str, optimizer: str):
+    generator, critic = networks(model)
+    make = OPTIMIZERS[optimizer]
+    constraint = WeightClipping(0.03)
+    updates = Updates(
+        generator,
+        critic,
+        make(generator.parameters(), lr=0.5),
+        make(critic.parameters(), lr=10.0),
+        Wasserstein(),
+        constraint,
+    )
+    bound = float(torch.tensor(0.03))
+    reached = 0.0
+    for step in range(5):
+        real = Draws(1, Stream.POINTS, step).uniform((8, *IMAGE), CPU) * 2 - 1
+        latent = Draws(1, Stream.CRITIC_NOISE, step).normal((8, 3), CPU)
+        updates.critic_update(real, latent, Draws(1, Stream.PENALTY, step))
+        assert largest(list(critic.parameters())) <= bound
+        reached = max(reached, largest(list(critic.parameters())))
+        updates.generator_update(latent)
+        assert largest(list(critic.parameters())) <= bound
+    assert reached == bound
+    assert largest(list(generator.parameters())) > bound
+
+
+def test_clipping_cuts_values_outside_and_keeps_those_inside():
+    critic = nn.Linear(4, 1)
+    with torch.no_grad():
+        critic.weight.copy_(torch.tensor([[-3.0, -0.1, 0.25, 0.75]]))
+        critic.bias.fill_(-0.6)
+    WeightClipping(0.5).after_step(critic)
+    assert critic.weight.tolist() == [[-0.5, pytest.approx(-0.1), 0.25, 0.5]]
+    assert critic.bias.tolist() == [-0.5]
+
+
+def test_clipping_covers_batch_norm_and_biases_as_in_the_paper():
+    critic = dcgan.Critic(IMAGE, width=4, batch_norm=True)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1.0)
+    WeightClipping(0.01).after_step(critic)
+    assert all(bool((p == torch.tensor(0.01)).all()) for p in critic.parameters())
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm1d(6), nn.LayerNorm(6), nn.GroupNorm(2, 6)], ids=lambda m: type(m).__name__
+)
+def test_exemption_leaves_normalisation_alone_and_only_that(norm: nn.Module):
+    critic = nn.Sequential(nn.Linear(4, 6), norm, nn.ReLU(), nn.Linear(6, 1))
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1.0)
+    WeightClipping(0.01, exempt_normalization=True).after_step(critic)
+    exempt = {id(p) for p in norm.parameters()}
+    for parameter in critic.parameters():
+        expected = 1.0 if id(parameter) in exempt else torch.tensor(0.01).item()
+        assert bool((parameter == expected).all())
+
+
+def test_clipping_leaves_running_statistics_alone():
+    critic = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+    critic[1].running_mean.fill_(5.0)
+    WeightClipping(0.01).after_step(critic)
+    assert critic[1].running_mean.tolist() == [5.0] * 6
+    assert critic[1].running_var.tolist() == [1.0] * 6
+
+
+def test_one_constraint_clips_whichever_critic_it_is_given():
+    constraint = WeightClipping(0.01)
+    for _ in range(2):
+        critic = nn.Linear(3, 1)
+        nn.init.ones_(critic.weight)
+        constraint.after_step(critic)
+        assert largest(list(critic.parameters())) <= torch.tensor(0.01).item()
+
+
+def test_saturation_is_the_share_of_weights_at_99_percent_of_the_bound():
+    critic = nn.Linear(9, 1)
+    with torch.no_grad():
+        weights = [1.0, -1.0, 0.995, -0.9901, 0.98, -0.5, 0.0, 0.1, -0.2]
+        critic.weight.copy_(torch.tensor([weights]))
+        critic.bias.fill_(0.991)
+    assert WeightClipping(1.0).report(critic) == {"critic/clip_saturation": 0.5}
+
+
+def test_saturation_counts_only_clipped_weights():
+    critic = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1.0)
+        critic[0].bias.zero_()
+    exempting = WeightClipping(1.0, exempt_normalization=True)
+    assert exempting.report(critic)["critic/clip_saturation"] == pytest.approx(4 / 6)
+    assert WeightClipping(1.0).report(critic)["critic/clip_saturation"] == pytest.approx(8 / 10)
+
+
+def test_report_changes_nothing():
+    critic = nn.Linear(3, 1)
+    before = [p.detach().clone() for p in critic.parameters()]
+    WeightClipping(0.01).report(critic)
+    assert all(torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True))
+
+
+def test_unconstrained_changes_nothing():
+    critic = nn.Linear(3, 1)
+    nn.init.constant_(critic.weight, 100.0)
+    before = [p.detach().clone() for p in critic.parameters()]
+    constraint = Unconstrained()
+    assert constraint.wrap(critic) is critic
+    samples = torch.zeros(2, 3)
+    assert constraint.penalty(critic, samples, samples, Draws(0, Stream.PENALTY)) is None
+    constraint.after_step(critic)
+    assert constraint.report(critic) == {}
+    assert all(torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
+def test_a_bound_that_is_no_bound_is_refused(clip: float):
+    with pytest.raises(ValueError, match="clip"):
+        WeightClipping(clip)
+
+
+def test_batch_norm_layers_are_named():
+    assert batch_norm_layers(mlp.Critic(IMAGE, width=4)) == []
+    assert batch_norm_layers(dcgan.Critic(IMAGE, width=4)) == []
+    named = batch_norm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2)))
+    assert named == ["1"]
