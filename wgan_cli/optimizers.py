@@ -12,11 +12,11 @@ from torch import Tensor
 class RMSprop(torch.optim.RMSprop):
     """torch's RMSprop, without momentum in one fused kernel.
 
-    RMSprop is Adam with a first beta of 0 and no bias correction, and Adam's fused kernel leaves the
-    correction out once its step count is so large that alpha ** step is 0. torch's own RMSprop makes
-    six passes over every weight, which on a CPU costs as much as the matrix products of a small
-    critic. Equal to it up to rounding; state and checkpoints are torch's. With momentum, or on a
-    device without the kernel, torch's own step runs.
+    RMSprop is Adam with a first beta of 0 and no bias correction, and Adam's fused kernel leaves
+    the correction out once its step count is so large that alpha ** step is 0. torch's own RMSprop
+    makes six passes over every weight, which on a CPU costs as much as the matrix products of a
+    small critic. Equal to it up to rounding; state and checkpoints are torch's. With momentum, or
+    on a device without the kernel, torch's own step runs.
     """
 
     def __init__(
