@@ -60,3 +60,17 @@ def test_a_parameter_without_gradient_stays() -> None:
     optimizer.step()
     assert unused.equal(torch.ones(2))
     assert not used.equal(torch.ones(2))
+
+
+def test_loading_a_good_state_heals_a_nan_gradient() -> None:
+    network, _ = networks()
+    optimizer = RMSprop(network.parameters(), lr=1e-3)
+    train(network, optimizer, 2)
+    state, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    optimizer.step()
+    network.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    train(network, optimizer, 2)
+    assert all(parameter.isfinite().all() for parameter in network.parameters())

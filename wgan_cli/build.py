@@ -94,7 +94,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     config.eval_samples = len(real)
     shape = dataset.sample_shape
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
-        generator = build_generator(config.model, config.latent_dim, shape).to(device)
+        generator = build_generator(config.model, _given(config.latent_dim), shape).to(device)
     constraint = _build("constraint", config.constraint, optional={"name"}, clip=config.clip)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
         critic = _build("model.critic", config.model["critic"], sample_shape=shape).to(device)
@@ -115,7 +115,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         feed,
         steps=_given(config.steps),
         batch_size=config.batch_size,
-        latent_dim=config.latent_dim,
+        latent_dim=_given(config.latent_dim),
         seed=config.seed,
         schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
         decay=LearningRateDecay(_given(config.decay.kind), config.decay.steps),
@@ -124,7 +124,12 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
             config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
         ),
         evaluation=Evaluation(
-            _given(config.metrics), real, other_real, config.latent_dim, config.seed, device
+            _given(config.metrics),
+            real,
+            other_real,
+            _given(config.latent_dim),
+            config.seed,
+            device,
         ),
     )
     if config.compile:

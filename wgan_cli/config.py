@@ -27,6 +27,7 @@ GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 PAPER_CLIP = 0.01
 PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
+DEFAULT_LATENT_DIM = 64
 CLIPPING = "wgan_cli.constraints.WeightClipping"
 
 # Training parts whose size is a fact known before anything is read.
@@ -96,6 +97,9 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
     if config.steps is None:
         config.steps = choose("steps", advice.get("steps"), DEFAULT_STEPS, "default")
+    if config.latent_dim is None:
+        advised = advice.get("latent_dim")
+        config.latent_dim = choose("latent_dim", advised, DEFAULT_LATENT_DIM, "default")
     if config.clip is None and config.constraint["_target_"] == CLIPPING:
         config.clip = choose("clip", advice.get("clip"), PAPER_CLIP, "the paper's")
     if "lr" in config.optimizer and config.optimizer["lr"] is None:
@@ -193,7 +197,9 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
         advice = own.get("recommended") or {}
         blank = {field.name: None for field in dataclasses.fields(Recommended)}
         if not isinstance(advice, dict):
-            raise ConfigError("dataset.recommended holds steps, clip, lr, decay and ema.")
+            raise ConfigError(
+                "dataset.recommended holds steps, latent_dim, clip, lr, decay and ema."
+            )
         merged = {**blank, "lr": {}, **advice}
         own["recommended"] = dataclasses.asdict(_typed(Recommended, merged, "dataset.recommended"))
     return own

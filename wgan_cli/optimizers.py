@@ -43,6 +43,11 @@ class RMSprop(torch.optim.RMSprop):
             self._fused_step(group)
         return None
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state of this class or of torch's."""
+        super().load_state_dict(state_dict)
+        self._scratch.clear()
+
     @staticmethod
     def _fusible(group: dict[str, Any]) -> bool:
         return (
@@ -65,7 +70,8 @@ class RMSprop(torch.optim.RMSprop):
             state["step"] += 1
             if parameter not in self._scratch:
                 endless = torch.full((), 1e9, dtype=torch.float32, device=parameter.device)
-                self._scratch[parameter] = (torch.empty_like(parameter), endless)
+                # Zeros: the kernel multiplies what is here by the first beta, and 0 * NaN is NaN.
+                self._scratch[parameter] = (torch.zeros_like(parameter), endless)
         torch._fused_adam_(
             parameters,
             [p.grad for p in parameters],
