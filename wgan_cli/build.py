@@ -14,13 +14,13 @@ from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from torch import nn
 
-from wgan_cli.config import as_dict
+from wgan_cli.config import as_dict, no_pixels
 from wgan_cli.constraints import WeightClipping, batch_norm_layers
 from wgan_cli.data.dataset import Dataset, held_out_halves
 from wgan_cli.errors import CheckpointError, ConfigError, WganError
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import METRICS, PIXEL_METRICS, SCHEMAS, TrainConfig
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.record import Record
@@ -93,6 +93,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     real, other_real = held_out_halves(dataset, config.eval_samples)
     config.eval_samples = len(real)
     shape = dataset.sample_shape
+    _choose_metrics(config, images=len(shape) == 3)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape).to(device)
     constraint = _build("constraint", config.constraint, optional={"name"}, clip=config.clip)
@@ -222,7 +223,7 @@ def _maker(path: str, node: dict[str, Any]) -> tuple[Callable[..., Any], Callabl
     try:
         made = get_object(target)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = error.__cause__ or error
         raise ConfigError(f"{path}._target_={target} cannot be imported: {reason}") from error
     if not callable(made):
         raise ConfigError(f"{path}._target_={target} is neither a class nor a function.")
@@ -264,6 +265,15 @@ def _build_optimizer(
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = _call("optimizer", settings, make, parameters)
     return optimizer
+
+
+def _choose_metrics(config: TrainConfig, *, images: bool) -> None:
+    """Everything that applies where nothing is chosen; refuses pixel metrics of points."""
+    if config.metrics is None:
+        config.metrics = [tag for tag in METRICS if images or tag not in PIXEL_METRICS]
+    for tag in config.metrics:
+        if tag in PIXEL_METRICS and not images:
+            raise ConfigError(no_pixels(tag, config))
 
 
 def _mention_clipped_batch_norm(constraint: Any, critic: nn.Module) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import METRICS, SCHEMAS, Recommended, TrainConfig
+from wgan_cli.schema import PIXEL_METRICS, SCHEMAS, Recommended, TrainConfig
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
@@ -32,6 +32,9 @@ CLIPPING = "wgan_cli.constraints.WeightClipping"
 
 # Training parts whose size is a fact known before anything is read.
 TRAINING_SIZES = {"digits": 1438, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+
+# Shipped sets of points rather than images.
+POINT_SETS = ("wgan_cli.data.synthetic.gaussians_ring",)
 
 
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
@@ -67,6 +70,9 @@ def check_rules(config: TrainConfig) -> None:
             f"decay.steps={config.decay.steps} has no effect under decay.kind=none: leave it out,"
             " or type decay.kind=linear or decay.kind=cosine."
         )
+    for tag in config.metrics or ():
+        if tag in PIXEL_METRICS and config.dataset["_target_"] in POINT_SETS:
+            raise ConfigError(no_pixels(tag, config))
     name = config.dataset.get("name")
     size = TRAINING_SIZES.get(name) if config.dataset["_target_"] in SCHEMAS else None
     if size is not None and config.batch_size > size:
@@ -76,12 +82,18 @@ def check_rules(config: TrainConfig) -> None:
         )
 
 
+def no_pixels(tag: str, config: TrainConfig) -> str:
+    """Why a pixel metric is refused."""
+    name = config.dataset.get("name", "this data set")
+    return f"metrics: {tag} compares images, and {name} has none; leave it out."
+
+
 def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     """A copy in which every null that stands for a recommendation holds its value.
 
     The data set's recommendation comes first, then the paper's choice; the notes say for each what
-    was taken and why. Machine settings (device, threads, precision, compile) and `eval_samples`
-    depend on what is there and are `build`'s.
+    was taken and why. Machine settings (device, threads, precision, compile), `metrics` and
+    `eval_samples` depend on what is there and are `build`'s.
     """
     config = dataclasses.replace(
         config, optimizer=dict(config.optimizer), decay=dataclasses.replace(config.decay)
@@ -117,8 +129,6 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         check_rules(config)
     if config.decay.kind != "none" and config.decay.steps is None:
         config.decay.steps = config.steps
-    if config.metrics is None:
-        config.metrics = list(METRICS)
     return config, notes
 
 

@@ -175,7 +175,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings.")
     return {str(key): value for key, value in config.items()}

@@ -20,6 +20,8 @@ METRICS = (
     "metrics/recall_pixel",
 )
 
+PIXEL_METRICS = ("metrics/precision_pixel", "metrics/recall_pixel")
+
 
 def setting(
     *,

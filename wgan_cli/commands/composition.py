@@ -10,6 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -18,12 +19,14 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from wgan_cli.config import GROUPS, configs_folder, flatten, nearest
 from wgan_cli.errors import ConfigError
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
+ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
 class Composer:
@@ -40,13 +43,14 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The whole config, Hydra's node included. Raises `ConfigError`."""
+        self._refuse_lists(overrides)
         words = list(overrides)
         if self.config_dir is not None:
             words.append(f"hydra.searchpath=[{quoted(f'file://{self.config_dir.absolute()}')}]")
         try:
             with initialize_config_dir(str(configs_folder()), version_base="1.3"):
                 return compose(self.config_name, overrides=words, return_hydra_config=True)
-        except (CompactHydraException, OmegaConfBaseException, ValueError) as error:
+        except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
             raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
@@ -55,10 +59,7 @@ class Composer:
         Types and keys depend on one value at a time, so these stand for all combinations. A word
         without several values is in all of them.
         """
-        try:
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-        except (CompactHydraException, ValueError) as error:
-            raise ConfigError(self._plain_words(error)) from error
+        parsed = self._parsed(overrides)
         choices: list[list[str]] = []
         for override in parsed:
             if override.is_discrete_sweep():
@@ -78,8 +79,33 @@ class Composer:
         ]
         return [first, *more]
 
+    def _parsed(self, overrides: Sequence[str]) -> list[Override]:
+        try:
+            return OverridesParser.create().parse_overrides(list(overrides))
+        except (CompactHydraException, ValueError) as error:
+            raise ConfigError(self._plain_words(error)) from error
+
+    def _refuse_lists(self, overrides: Sequence[str]) -> None:
+        """Hydra lays a list of options over each other: the last would win, unseen."""
+        for override in self._parsed(overrides):
+            group = override.key_or_group
+            if group not in ONE_OPTION:
+                continue
+            value = None if override.is_sweep_override() else override.value()
+            if isinstance(value, list):
+                raise ConfigError(
+                    f"{override.input_line}: {group} takes one option; -m {group}=a,b runs each."
+                )
+            if value is None and not override.is_delete() and not override.is_sweep_override():
+                raise ConfigError(
+                    f"{override.input_line}: {group} takes the name of one option;"
+                    " wgan-train --help lists them."
+                )
+
     def _plain_words(self, error: Exception) -> str:
         text = str(error)
+        if isinstance(error, YAMLError):
+            return f"A config file cannot be read: {' '.join(text.split())}"
         if isinstance(error, MissingConfigException):
             return self._missing_option(error)
         ambiguous = re.search(r"Ambiguous value for argument '(.+?)'", text)
@@ -88,8 +114,6 @@ class Composer:
                 f"{ambiguous[1]} holds several values: add -m to run them all, or write [a,b] for a"
                 " list."
             )
-        if "Config group override must be" in text:
-            return "A group takes the name of one option; wgan-train --help lists them."
         if isinstance(error, OverrideParseException):
             word = re.search(r"parsing override '(.+?)'", text)
             shown = word[1] if word else error.override
@@ -116,7 +140,9 @@ class Composer:
                 plain = OmegaConf.to_container(compose(PRIMARY))
         except Exception:
             plain = {}
-        known = [*flatten(plain), *GROUPS, "experiment", "debug"]
+        advice = "dataset.recommended"
+        known = [name for name in flatten(plain) if not name.startswith(advice)]
+        known += [*GROUPS, "experiment", "debug"]
         return f"{key} is no setting.{nearest(key, known)} wgan-train --cfg job lists them all."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from wgan_cli.commands.resuming import refuse_changes, run_of
 from wgan_cli.config import as_dict, check_rules, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
+    FolderInUseError,
     InterruptedRunError,
     PreemptedError,
     WganError,
@@ -36,33 +38,36 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     """
     path = shown(_job_folder(path, overrides) if sweep else path)
     folder = RunFolder(path)
-    with _console_log():
+    with _console_log() as early:
         try:
             if sweep:
                 log.info("\njob %s: %s", path.name, " ".join(overrides) or "(defaults)")
-            return _train(composed, folder, overrides, sweep=sweep)
-        except WganError as error:
-            log.error("wgan-train: %s%s", error, _how_to_go_on(error, path))
-            if sweep:
-                _record_failure(folder, overrides, error.state, error.exit_code, str(error))
-                if isinstance(error, InterruptedRunError):
-                    raise KeyboardInterrupt from None
-                if isinstance(error, PreemptedError):
-                    raise SystemExit(error.exit_code) from None
-            return error.exit_code
+            return _train(composed, folder, overrides, early, sweep=sweep)
         except Exception as error:
-            summary = f"{type(error).__name__}: {error}"
-            log.error("wgan-train: unexpected error: %s\n%s", summary, traceback.format_exc())
+            failure = _in_plain_words(error, composed)
+            if isinstance(failure, WganError):
+                log.error("wgan-train: %s%s", failure, _how_to_go_on(failure, path))
+            else:
+                log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
             if sweep:
-                _record_failure(folder, overrides, "failed", 1, summary)
-            return 1
+                _record_failure(folder, overrides, failure)
+                if isinstance(failure, InterruptedRunError):
+                    raise KeyboardInterrupt from None
+                if isinstance(failure, PreemptedError):
+                    raise SystemExit(failure.exit_code) from None
+            return failure.exit_code if isinstance(failure, WganError) else 1
         finally:
             folder.release()
             remove_if_empty(path)
 
 
 def _train(
-    composed: DictConfig, folder: RunFolder, overrides: Sequence[str], *, sweep: bool
+    composed: DictConfig,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    early: logging.handlers.MemoryHandler,
+    *,
+    sweep: bool,
 ) -> int:
     config = validate(composed)
     check_rules(config)
@@ -74,6 +79,10 @@ def _train(
     from wgan_cli.training.interrupts import StopSignals
 
     device = choose_machine(config)
+    going_on = resume is not None or sweep
+    first = not folder.holds_run()
+    if going_on and not first:
+        folder.claim(resuming=True)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
     if state is not None and state["step"] >= config.steps and _finished(folder):
         log.info("%s has %d steps already: nothing to do.", folder.path, state["step"])
@@ -83,9 +92,9 @@ def _train(
     if state is not None:
         refuse_changes(state["config"], as_dict(config), folder.path)
         trainer.load(state)
-    first = not folder.holds_run()
-    folder.claim(resuming=resume is not None or sweep)
-    with _file_log(folder.path / LOG):
+    if first:
+        folder.claim(resuming=going_on)
+    with _file_log(folder.path / LOG, early):
         _announce(config, folder, notes, trainer.step)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if trainer.step and not sweep else []
@@ -121,6 +130,15 @@ def _state_to_go_on_from(
     return state
 
 
+def _in_plain_words(error: Exception, composed: DictConfig) -> Exception:
+    """What a full disk or memory means, before training too; any other error as it is."""
+    if isinstance(error, WganError):
+        return error
+    from wgan_cli.training.failures import in_plain_words
+
+    return in_plain_words(error, int(composed.batch_size))
+
+
 def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """The folder of a sweep's job: the one that holds these overrides, else a free one."""
     wanted = _typed(overrides)
@@ -137,11 +155,15 @@ def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     return path
 
 
-def _record_failure(
-    folder: RunFolder, overrides: Sequence[str], state: str, exit_code: int, message: str
-) -> None:
-    """`status.json` of a job that failed before its run could write one."""
-    if folder.read_status().get("exit_code") == exit_code:
+def _record_failure(folder: RunFolder, overrides: Sequence[str], failure: Exception) -> None:
+    """`status.json` of a sweep's job that failed before its run could write one."""
+    if isinstance(failure, WganError):
+        state, exit_code, message = failure.state, failure.exit_code, str(failure)
+    else:
+        state, exit_code, message = "failed", 1, f"{type(failure).__name__}: {failure}"
+    written = folder.read_status().get("exit_code") == exit_code
+    # A folder in use is another process's to write.
+    if written or isinstance(failure, FolderInUseError):
         return
     make_folder(folder.path)
     folder.write_overrides(_typed(overrides))
@@ -206,19 +228,27 @@ def _summary(folder: RunFolder) -> str:
 
 
 @contextmanager
-def _console_log() -> Iterator[None]:
-    """The run's messages on stderr, above a progress bar where there is one."""
+def _console_log() -> Iterator[logging.handlers.MemoryHandler]:
+    """The run's messages on stderr, above a progress bar where there is one.
+
+    Gives what keeps the messages that come before the run's own log is open.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    with _handling(handler), logging_redirect_tqdm([log]):
-        yield
+    early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+    with _handling(handler), _handling(early), logging_redirect_tqdm([log]):
+        yield early
 
 
 @contextmanager
-def _file_log(path: Path) -> Iterator[None]:
-    """The same, with times, in `train.log`."""
+def _file_log(path: Path, early: logging.handlers.MemoryHandler) -> Iterator[None]:
+    """The same, with times, in `train.log`, from the command's first message on."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    early.setTarget(handler)
+    early.flush()
+    early.setTarget(None)
+    log.removeHandler(early)
     with _handling(handler):
         yield
 

@@ -54,7 +54,7 @@ def _run(words: list[str]) -> int:
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_intermixed_args(words)
     if arguments.shell_completion or arguments.info or arguments.hydra_help:
         return _hand_over(words)
     return _train(arguments, trusted)
@@ -63,7 +63,7 @@ def _run(words: list[str]) -> int:
 def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.commands.composition import quoted, typed_value
     from wgan_cli.commands.resuming import refuse_changes, run_of
-    from wgan_cli.rundir import CONFIG, make_folder, read_config
+    from wgan_cli.rundir import CONFIG, make_folder, read_config, remove_if_empty
 
     overrides = list(arguments.overrides)
     sweep = arguments.multirun
@@ -94,7 +94,10 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
             validate(_without_hydra(composed))
         folder = Path(composed.hydra.sweep.dir)
         make_folder(folder)
-        _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+        try:
+            _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+        finally:
+            remove_if_empty(folder)
         from wgan_cli.commands.sweep import summarise
 
         return summarise(folder)
@@ -107,7 +110,10 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         refuse_changes(read_config(run_folder / CONFIG), as_dict(filled), run_folder)
     folder = _run_folder(composed, resume)
     make_folder(folder)
-    return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
+    try:
+        return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
+    finally:
+        remove_if_empty(folder)
 
 
 def task(config: DictConfig) -> None:
@@ -139,9 +145,9 @@ def _composer(
     if resume is None or resume == "auto":
         if own is None or not (own / f"{name}.yaml").is_file():
             return Composer(name, own)
-        from omegaconf import OmegaConf
+        from wgan_cli.rundir import read_config
 
-        if "defaults" in OmegaConf.load(own / f"{name}.yaml"):
+        if "defaults" in read_config(own / f"{name}.yaml"):
             return Composer(name, own)
         saved = saved_config(own / f"{name}.yaml", trusted)
     else:

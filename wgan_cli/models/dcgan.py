@@ -89,6 +89,11 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
+        if batch_norm and halvings < 2:
+            raise ConfigError(
+                f"model.critic.batch_norm=true has no effect on {side * 2}x{side * 2} images: the"
+                " critic's only convolution is its first, which is never normalised."
+            )
         layers: list[nn.Module] = []
         inner = channels
         for level in range(halvings):

@@ -44,14 +44,19 @@ class TensorBoard(Callback):
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """The HParams entry of a finished run, in this writer: `add_hparams` makes a second run."""
         if error is None and self._final:
-            plain = {
-                key: value if isinstance(value, bool | int | float | str) else str(value)
-                for key, value in flatten(self.settings).items()
-                if value is not None
-            }
-            for summary in hparams(plain, self._final):
+            for summary in hparams(_hyperparameters(self.settings), self._final):
                 self.writer._get_file_writer().add_summary(summary)
         self.writer.close()
+
+
+def _hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """What decides a result, dotted key to plain value; no cadences, no recommendations."""
+    left_out = ("_target_", "_every", "dataset.recommended.", "metrics", "eval_samples")
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in flatten(settings).items()
+        if value is not None and not key.endswith(left_out) and not key.startswith(left_out)
+    }
 
 
 def open_writer(folder: str, done: int) -> SummaryWriter:
