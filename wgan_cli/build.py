@@ -118,7 +118,9 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         batch_size=config.batch_size,
         latent_dim=_given(config.latent_dim),
         seed=config.seed,
-        schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
+        schedule=CriticSchedule(
+            _given(config.n_critic), warmup.steps, warmup.n_critic, warmup.every
+        ),
         decay=LearningRateDecay(_given(config.decay.kind), config.decay.steps),
         ema=_given(config.ema),
         cadence=Cadence(

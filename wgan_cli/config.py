@@ -22,9 +22,10 @@ from wgan_cli.schema import PIXEL_METRICS, SCHEMAS, Recommended, TrainConfig
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
-# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01. It gives no number of steps and no rate for
-# the other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
+# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and no
+# rate for other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
 PAPER_CLIP = 0.01
+PAPER_N_CRITIC = 5
 PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
 DEFAULT_LATENT_DIM = 64
@@ -112,6 +113,9 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if config.latent_dim is None:
         advised = advice.get("latent_dim")
         config.latent_dim = choose("latent_dim", advised, DEFAULT_LATENT_DIM, "default")
+    if config.n_critic is None:
+        advised = advice.get("n_critic")
+        config.n_critic = choose("n_critic", advised, PAPER_N_CRITIC, "the paper's")
     if config.clip is None and config.constraint["_target_"] == CLIPPING:
         config.clip = choose("clip", advice.get("clip"), PAPER_CLIP, "the paper's")
     if "lr" in config.optimizer and config.optimizer["lr"] is None:
@@ -207,9 +211,7 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
         advice = own.get("recommended") or {}
         blank = {field.name: None for field in dataclasses.fields(Recommended)}
         if not isinstance(advice, dict):
-            raise ConfigError(
-                "dataset.recommended holds steps, latent_dim, clip, lr, decay and ema."
-            )
+            raise ConfigError("dataset.recommended holds " + ", ".join(blank) + ".")
         merged = {**blank, "lr": {}, **advice}
         own["recommended"] = dataclasses.asdict(_typed(Recommended, merged, "dataset.recommended"))
     return own

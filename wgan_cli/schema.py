@@ -52,6 +52,7 @@ class Recommended:
     clip: float | None = setting(above=0)
     lr: dict[str, float] = setting(above=0)  # by the optimizer's name
     latent_dim: int | None = setting(at_least=1, at_most=1_000_000)
+    n_critic: int | None = setting(at_least=1)
     decay: str | None = setting(choices=("none", "linear", "cosine"))
     ema: float | None = setting(at_least=0, below=1)
 
@@ -218,7 +219,7 @@ class TrainConfig:
     steps: int | None = setting(at_least=1)
     batch_size: int = setting(at_least=1)
     latent_dim: int | None = setting(at_least=1, at_most=1_000_000)
-    n_critic: int = setting(at_least=1)
+    n_critic: int | None = setting(at_least=1)
     critic_warmup: CriticWarmup = dataclasses.field(default_factory=CriticWarmup)
     clip: float | None = setting(above=0)
     ema: float | None = setting(at_least=0, below=1)

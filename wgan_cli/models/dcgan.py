@@ -1,7 +1,7 @@
 """Convolutional networks after DCGAN (arXiv 1511.06434), for any square size divisible by 4.
 
-The image is halved while its side is even and above 4: 64, 32 and 16 come down to 4x4, 28 to 7x7,
-36 to 9x9. Convolutions are 4x4 with stride 2, so every halving is exact.
+The image is halved twice, and on while its side is even and above 4: 64, 32 and 16 come down to
+4x4, 28 to 7x7, 36 to 9x9, 8 to 2x2. Convolutions are 4x4 with stride 2, so every halving is exact.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
             " type model=mlp."
         )
     channels, height, width = sample_shape
-    if height != width or height % 4 or height < 8:
+    if height != width or height % 4:
         raise ConfigError(
-            f"model=dcgan needs square images whose side is divisible by 4 and at least 8, not"
+            f"model=dcgan needs square images whose side is divisible by 4, not"
             f" {height}x{width}: type model=mlp, or resize the data."
         )
     side, halvings = height, 0
-    while side % 2 == 0 and side > 4:
+    while side % 2 == 0 and (side > 4 or halvings < 2):
         side, halvings = side // 2, halvings + 1
     return channels, side, halvings
 
@@ -89,11 +89,6 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
-        if batch_norm and halvings < 2:
-            raise ConfigError(
-                f"model.critic.batch_norm=true has no effect on {side * 2}x{side * 2} images: the"
-                " critic's only convolution is its first, which is never normalised."
-            )
         layers: list[nn.Module] = []
         inner = channels
         for level in range(halvings):
