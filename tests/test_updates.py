@@ -13,7 +13,7 @@ from wgan_cli.constraints import Constraint, Unconstrained, WeightClipping
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates, frozen
+from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Frozen, Updates
 
 CPU = torch.device("cpu")
 IMAGE = (1, 16, 16)
@@ -387,7 +387,7 @@ def test_frozen_restores_everything_also_after_an_error():
     network.layers[-1].eval()
     modes = [module.training for module in network.modules()]
     state = snapshot(network)
-    with pytest.raises(RuntimeError), frozen(network):
+    with pytest.raises(RuntimeError), Frozen(network):
         assert not any(p.requires_grad for p in network.parameters())
         network(batch()[1])
         raise RuntimeError
@@ -403,5 +403,5 @@ def test_frozen_batch_norm_goes_on_normalising_by_the_batch():
     latent = batch()[1]
     with torch.no_grad():
         expected = copy.deepcopy(network)(latent)
-        with frozen(network):
+        with Frozen(network):
             assert torch.equal(network(latent), expected)

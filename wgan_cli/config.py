@@ -22,8 +22,8 @@ from wgan_cli.schema import PIXEL_METRICS, SCHEMAS, Recommended, TrainConfig
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
-# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and no
-# rate for other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
+# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and
+# no rate for other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
 PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
 PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}

@@ -6,8 +6,8 @@ before a log point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -29,25 +29,30 @@ CRITIC_TERMS = (
 GENERATOR_TERMS = ("generator/loss", "generator/grad_norm")
 
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, the network is not changed: no gradients to its weights, no BatchNorm statistics.
+class Frozen:
+    """Inside, a network is not changed: no gradients to its weights, no BatchNorm statistics.
 
-    BatchNorm goes on normalising by the batch in train mode.
+    BatchNorm goes on normalising by the batch in train mode. Made once for a network and entered
+    in every update, because walking a network's modules costs as much as a small layer.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for norm in norms:
-            norm.track_running_stats = True
+
+    def __init__(self, network: nn.Module) -> None:
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._norms = [
+            m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+
+    def __enter__(self) -> None:
+        self._set(trained=False)
+
+    def __exit__(self, *exception: object) -> None:
+        self._set(trained=True)
+
+    def _set(self, *, trained: bool) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(trained)
+        for norm in self._norms:
+            norm.track_running_stats = trained
 
 
 class Updates:
@@ -74,6 +79,10 @@ class Updates:
         self.loss = loss
         self.constraint = constraint
         self.bf16 = bf16
+        self._generator_parameters = list(generator.parameters())
+        self._critic_parameters = list(critic.parameters())
+        self._frozen_generator = Frozen(generator)
+        self._frozen_critic = Frozen(critic)
         self._device = next(critic.parameters()).device
         # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
         self._one_pass = not any(isinstance(m, _BatchNorm) for m in critic.modules())
@@ -83,7 +92,7 @@ class Updates:
 
         `draws` serves the penalty's random points. The generator is left untouched.
         """
-        with torch.no_grad(), frozen(self.generator), self._precision():
+        with torch.no_grad(), self._frozen_generator, self._precision():
             fake = self.generator(latent)
         fake = fake.float()
         real_scores, fake_scores = self._scores(real, fake)
@@ -92,9 +101,9 @@ class Updates:
         penalty = self.constraint.penalty(self.critic, real, fake, draws)
         if penalty is not None:
             loss = loss + penalty
-        self.critic_optimizer.zero_grad(set_to_none=True)
+        _forget_gradients(self._critic_parameters)
         loss.backward()
-        norm = _gradient_norm(self.critic)
+        norm = _gradient_norm(self._critic_parameters)
         self.critic_optimizer.step()
         self.constraint.after_step(self.critic)
         with torch.no_grad():
@@ -112,13 +121,13 @@ class Updates:
 
     def generator_update(self, latent: Tensor) -> Tensor:
         """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched."""
-        with frozen(self.critic):
+        with self._frozen_critic:
             with self._precision():
                 scores = self.critic(self.generator(latent))
             loss = self.loss.generator(scores.float())
-            self.generator_optimizer.zero_grad(set_to_none=True)
+            _forget_gradients(self._generator_parameters)
             loss.backward()
-        norm = _gradient_norm(self.generator)
+        norm = _gradient_norm(self._generator_parameters)
         self.generator_optimizer.step()
         return torch.stack([loss.detach(), norm])
 
@@ -136,7 +145,11 @@ class Updates:
         return nullcontext()
 
 
-def _gradient_norm(network: nn.Module) -> Tensor:
-    """The Euclidean norm of all the network's gradients together."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+def _forget_gradients(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
