@@ -75,7 +75,7 @@ def test_the_defaults_are_complete_and_valid():
     left = {key for key, value in flatten(as_dict(filled)).items() if value is None}
     own = {key for key in left if key.startswith(("optimizer.critic.", "optimizer.generator."))}
     advice = {key for key in left if key.startswith("dataset.recommended.")}
-    unknown_yet = {"threads", "compile", "eval_samples", "resume", "decay.steps"}
+    unknown_yet = {"threads", "compile", "metrics", "eval_samples", "resume", "decay.steps"}
     assert left - own - advice <= unknown_yet
     assert "???" not in map(str, flatten(as_dict(filled)).values())
 
