@@ -27,8 +27,8 @@ def main() -> None:
         housekeeping(trainer)
         spent["housekeeping"] += time.perf_counter() - start
 
-    Trainer.fit = timed_fit  # type: ignore[method-assign]
-    Trainer.housekeeping = timed_housekeeping  # type: ignore[method-assign]
+    Trainer.fit = timed_fit  # type: ignore[method-assign, assignment]
+    Trainer.housekeeping = timed_housekeeping  # type: ignore[method-assign, assignment]
     code = train.run(sys.argv[1:])
     if code == 0:
         share = spent["housekeeping"] / spent["all"]

@@ -177,7 +177,7 @@ def test_unknown_keys_are_named_with_the_nearest(key: str, value: Any, words: li
         ("steps", 1.5),
         ("n_critic", "5x"),
         ("n_critic", True),
-        ("n_critic", None),
+        ("batch_size", None),
         ("batch_size", [64]),
         ("clip", "small"),
         ("clip", True),

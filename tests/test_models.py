@@ -163,7 +163,7 @@ def test_every_parameter_gets_a_gradient():
             assert parameter.grad is not None
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 12), (1, 30, 30), (3, 6, 6), (1, 4, 4), (2,)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 12), (1, 30, 30), (3, 6, 6), (1, 2, 2), (2,)], ids=str)
 def test_dcgan_refuses_what_it_cannot_halve(shape: tuple[int, ...]):
     with pytest.raises(ConfigError, match="model=mlp"):
         dcgan.Generator(LATENT, shape)

@@ -209,11 +209,10 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
     own = dict(node)
     if path == "dataset":
         advice = own.get("recommended") or {}
-        blank = {field.name: None for field in dataclasses.fields(Recommended)}
         if not isinstance(advice, dict):
-            raise ConfigError("dataset.recommended holds " + ", ".join(blank) + ".")
-        merged = {**blank, "lr": {}, **advice}
-        own["recommended"] = dataclasses.asdict(_typed(Recommended, merged, "dataset.recommended"))
+            names = ", ".join(field.name for field in dataclasses.fields(Recommended))
+            raise ConfigError(f"dataset.recommended holds settings ({names}); {advice} is none.")
+        own["recommended"] = dataclasses.asdict(_typed(Recommended, advice, "dataset.recommended"))
     return own
 
 
@@ -249,7 +248,8 @@ def _typed(schema: type, node: dict[str, Any], path: str) -> Any:
 
 def _settings_within(field: dataclasses.Field[Any]) -> Any:
     """The dataclass of a setting that holds settings, or None."""
-    return None if field.default_factory is dataclasses.MISSING else field.default_factory
+    factory: Any = field.default_factory
+    return factory if dataclasses.is_dataclass(factory) else None
 
 
 def _type_message(schema: type, path: str, key: str, error: Exception) -> str:

@@ -25,13 +25,14 @@ PIXEL_METRICS = ("metrics/precision_pixel", "metrics/recall_pixel")
 
 def setting(
     *,
+    default: Any = MISSING,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field without a default (defaults stand in YAML), with the range it is checked against."""
+    """A field with its range; without a default unless given, as defaults stand in YAML."""
     limits = {
         "at_least": at_least,
         "above": above,
@@ -39,22 +40,23 @@ def setting(
         "below": below,
         "choices": choices,
     }
-    return dataclasses.field(
-        default=MISSING, metadata={k: v for k, v in limits.items() if v is not None}
-    )
+    metadata = {k: v for k, v in limits.items() if v is not None}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass
 class Recommended:
     """What a data set recommends; null where it recommends nothing."""
 
-    steps: int | None = setting(at_least=1)
-    clip: float | None = setting(above=0)
-    lr: dict[str, float] = setting(above=0)  # by the optimizer's name
-    latent_dim: int | None = setting(at_least=1, at_most=1_000_000)
-    n_critic: int | None = setting(at_least=1)
-    decay: str | None = setting(choices=("none", "linear", "cosine"))
-    ema: float | None = setting(at_least=0, below=1)
+    steps: int | None = setting(default=None, at_least=1)
+    clip: float | None = setting(default=None, above=0)
+    lr: dict[str, float] = setting(default={}, above=0)  # by the optimizer's name
+    latent_dim: int | None = setting(default=None, at_least=1, at_most=1_000_000)
+    n_critic: int | None = setting(default=None, at_least=1)
+    decay: str | None = setting(default=None, choices=("none", "linear", "cosine"))
+    ema: float | None = setting(default=None, at_least=0, below=1)
 
 
 @dataclass

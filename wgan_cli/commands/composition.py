@@ -89,6 +89,8 @@ class Composer:
         """Hydra lays a list of options over each other: the last would win, unseen."""
         for override in self._parsed(overrides):
             group = override.key_or_group
+            if not group:
+                raise ConfigError(f"{override.input_line!r} cannot be read; write KEY=VALUE.")
             if group not in ONE_OPTION:
                 continue
             value = None if override.is_sweep_override() else override.value()
