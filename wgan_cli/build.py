@@ -15,9 +15,9 @@ from hydra.utils import get_object, instantiate
 from torch import nn
 
 from wgan_cli.config import as_dict, no_pixels
-from wgan_cli.constraints import WeightClipping, batch_norm_layers
+from wgan_cli.constraints import NORMALIZATION, WeightClipping, batch_norm_layers
 from wgan_cli.data.dataset import Dataset, held_out_halves
-from wgan_cli.errors import CheckpointError, ConfigError, WganError
+from wgan_cli.errors import CheckpointError, ConfigError, DataError, WganError
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
 from wgan_cli.schema import METRICS, PIXEL_METRICS, SCHEMAS, TrainConfig
@@ -72,7 +72,11 @@ def choose_machine(config: TrainConfig) -> torch.device:
 def build_dataset(config: TrainConfig) -> Dataset:
     """The data set, read or drawn. Raises `DataError`."""
     node = {key: value for key, value in config.dataset.items() if key != "recommended"}
-    dataset: Dataset = _build("dataset", node, optional={"name"})
+    try:
+        dataset: Dataset = _build("dataset", node, optional={"name"})
+    except OSError as error:
+        name = node.get("name") or node["_target_"]
+        raise DataError(f"{name} cannot be read: {error}.") from error
     return dataset
 
 
@@ -100,6 +104,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
         critic = _build("model.critic", config.model["critic"], sample_shape=shape).to(device)
         critic = constraint.wrap(critic)
+    _refuse_idle_exemption(constraint, critic)
     _mention_clipped_batch_norm(constraint, critic)
     updates = Updates(
         generator,
@@ -276,6 +281,15 @@ def _choose_metrics(config: TrainConfig, *, images: bool) -> None:
     for tag in config.metrics:
         if tag in PIXEL_METRICS and not images:
             raise ConfigError(no_pixels(tag, config))
+
+
+def _refuse_idle_exemption(constraint: Any, critic: nn.Module) -> None:
+    exempt = isinstance(constraint, WeightClipping) and constraint.exempt_normalization
+    if exempt and not any(isinstance(module, NORMALIZATION) for module in critic.modules()):
+        raise ConfigError(
+            "constraint.exempt_normalization=true has no effect: the critic has no normalisation"
+            " layer. Leave it out, or type model.critic.batch_norm=true under model=dcgan."
+        )
 
 
 def _mention_clipped_batch_norm(constraint: Any, critic: nn.Module) -> None:

@@ -28,6 +28,7 @@ PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
 PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
+DEFAULT_WARMUP_N_CRITIC = 100
 DEFAULT_LATENT_DIM = 64
 CLIPPING = "wgan_cli.constraints.WeightClipping"
 
@@ -70,6 +71,12 @@ def check_rules(config: TrainConfig) -> None:
         raise ConfigError(
             f"decay.steps={config.decay.steps} has no effect under decay.kind=none: leave it out,"
             " or type decay.kind=linear or decay.kind=cosine."
+        )
+    warmup = config.critic_warmup
+    if warmup.n_critic != DEFAULT_WARMUP_N_CRITIC and not (warmup.steps or warmup.every):
+        raise ConfigError(
+            f"critic_warmup.n_critic={warmup.n_critic} has no effect without critic_warmup.steps or"
+            " critic_warmup.every."
         )
     for tag in config.metrics or ():
         if tag in PIXEL_METRICS and config.dataset["_target_"] in POINT_SETS:

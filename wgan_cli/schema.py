@@ -61,7 +61,7 @@ class Recommended:
 
 @dataclass
 class DatasetConfig:
-    """What every data set has; `size` is the training part's, where it is known beforehand."""
+    """What every data set has."""
 
     _target_: str = MISSING
     name: str = MISSING

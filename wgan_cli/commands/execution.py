@@ -84,7 +84,8 @@ def _train(
     if going_on and not first:
         folder.claim(resuming=True)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
-    if state is not None and state["step"] >= config.steps and _finished(folder):
+    done = state["step"] if state is not None else 0
+    if state is not None and (done > config.steps or (done == config.steps and _finished(folder))):
         log.info("%s has %d steps already: nothing to do.", folder.path, state["step"])
         return 0
     dataset = build_dataset(config)
@@ -100,7 +101,9 @@ def _train(
         before = folder.read_overrides() if trainer.step and not sweep else []
         folder.write_overrides([*before, *_typed(overrides)])
         folder.write_environment(device=str(device))
-        trainer.callbacks = build_callbacks(config, folder, dataset, done=trainer.step, first=first)
+        trainer.callbacks = build_callbacks(
+            config, folder, dataset, done=trainer.step, first=first or state is None
+        )
         with StopSignals() as signals:
             trainer.signals = signals
             trainer.fit()
@@ -167,8 +170,9 @@ def _record_failure(folder: RunFolder, overrides: Sequence[str], failure: Except
         return
     make_folder(folder.path)
     folder.write_overrides(_typed(overrides))
-    status = {"state": state, "exit_code": exit_code, "step": 0, "steps": None, "message": message}
-    folder.write_status({**status, "final": {}, "started": now(), "ended": now(), "seconds": 0.0})
+    fresh = {"step": 0, "steps": None, "final": {}, "started": now(), "seconds": 0.0}
+    outcome = {"state": state, "exit_code": exit_code, "message": message, "ended": now()}
+    folder.write_status({**fresh, **folder.read_status(), **outcome})
 
 
 def _typed(overrides: Sequence[str]) -> list[str]:
@@ -221,7 +225,8 @@ def _summary(folder: RunFolder) -> str:
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
     # In the current folder, the topmost folder shows this run beside the others.
-    logdir = folder.path if folder.path.is_absolute() else folder.path.parts[0]
+    inside = folder.path.parts and not folder.path.is_absolute()
+    logdir = folder.path.parts[0] if inside else folder.path
     lines.append(f"  curves                tensorboard --logdir {logdir}")
     lines.append(f"  more samples          wgan-sample {folder.path}")
     return "\n".join(lines)

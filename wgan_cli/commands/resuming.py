@@ -44,11 +44,21 @@ def run_of(resume: Path) -> Path:
 def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
     """A run's saved config, naming only classes that may be built from a folder."""
     config = read_config(path)
+    refuse_references(config, path)
     if _names_own_classes(config):
         from wgan_cli.build import check_trusted
 
         check_trusted(config, trusted)
     return config
+
+
+def refuse_references(node: Any, path: Path) -> None:
+    """A saved config holds values only; a reference could hide what it names from the check."""
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            refuse_references(value, path)
+    elif isinstance(node, str) and "${" in node:
+        raise CheckpointError(f"{path} holds a reference ({node}); a saved config has values only.")
 
 
 def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wgan_cli.commands.paths import shown
-from wgan_cli.errors import CheckpointError, ConfigError, DiskError, WganError
+from wgan_cli.commands.resuming import refuse_references
+from wgan_cli.errors import CheckpointError, ConfigError, DiskError, OutOfMemoryError, WganError
 
 _CHUNK = 256
 
@@ -27,6 +28,11 @@ def run(words: Sequence[str]) -> int:
     except WganError as error:
         print(f"wgan-sample: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        print(f"wgan-sample: out of memory at --n {arguments.n}; try fewer.", file=sys.stderr)
+        return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
         print("wgan-sample: interrupted.", file=sys.stderr)
         return 130
@@ -81,6 +87,7 @@ def _sample(arguments: argparse.Namespace) -> Path:
 
     state, run = _state(arguments.run)
     config = state["config"]
+    refuse_references(config, arguments.run)
     check_trusted({"model": config["model"]}, arguments.trust)
     generator = build_generator(config["model"], config["latent_dim"], state["sample_shape"])
     averaged = "generator_ema" in state and not arguments.raw
@@ -92,7 +99,8 @@ def _sample(arguments: argparse.Namespace) -> Path:
         ) from None
     samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed)
     if out is None:
-        out = run / "samples" / f"n{arguments.n}_seed{arguments.seed}.png"
+        folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
+        out = folder / f"n{arguments.n}_seed{arguments.seed}.png"
     try:
         _write(out, samples)
     except OSError as error:

@@ -55,6 +55,8 @@ def _run(words: list[str]) -> int:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     arguments = parser.parse_intermixed_args(words)
+    if arguments.config_path or arguments.experimental_rerun:
+        _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
     if arguments.shell_completion or arguments.info or arguments.hydra_help:
         return _hand_over(words)
     return _train(arguments, trusted)

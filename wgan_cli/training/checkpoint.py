@@ -94,7 +94,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[
         try:
             return load_checkpoint(path), path, warnings
         except CheckpointError as error:
-            warnings.append(f"{error} The one before is taken.")
+            warnings.append(f"{error} It is passed over.")
     return None, None, warnings
 
 

@@ -174,7 +174,9 @@ class Trainer:
             )
 
     def stop(self, error: WganError) -> None:
-        """Let the callbacks save what there is and end the run by `error`."""
+        """Let the callbacks save what there is, if it is sound, and end the run by `error`."""
+        self.check_finite(self.window.means())
+        self.check_finite(self._weight_norms())
         for callback in self.callbacks:
             callback.on_stop(self)
         raise error

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from wgan_cli.rundir import RunFolder
-from wgan_cli.training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
+from wgan_cli.training.checkpoint import (
+    checkpoint_name,
+    find_checkpoints,
+    prune_checkpoints,
+    save_checkpoint,
+    step_of,
+)
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
@@ -28,7 +34,10 @@ class Saving(Callback):
         self._best: tuple[float, Path] | None = None
 
     def on_start(self, trainer: Trainer) -> None:
-        """Find the best of an earlier start."""
+        """Find the best of an earlier start; drop later checkpoints, which were damaged."""
+        for path in find_checkpoints(self.folder.checkpoints):
+            if step_of(path) > trainer.step:
+                path.unlink()
         for point in self.folder.read_metrics():
             if "wasserstein/exact" in point:
                 self._note_best(int(point["step"]), point["wasserstein/exact"])
