@@ -84,9 +84,9 @@ def _train(
     if going_on and not first:
         folder.claim(resuming=True)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
-    done = state["step"] if state is not None else 0
-    if state is not None and (done > config.steps or (done == config.steps and _finished(folder))):
-        log.info("%s has %d steps already: nothing to do.", folder.path, state["step"])
+    done, steps = state["step"] if state is not None else 0, config.steps or 0
+    if done > steps or (done == steps and _finished(folder)):
+        log.info("%s has %d steps already: nothing to do.", folder.path, done)
         return 0
     dataset = build_dataset(config)
     trainer = build_trainer(config, dataset, device)
@@ -170,7 +170,13 @@ def _record_failure(folder: RunFolder, overrides: Sequence[str], failure: Except
         return
     make_folder(folder.path)
     folder.write_overrides(_typed(overrides))
-    fresh = {"step": 0, "steps": None, "final": {}, "started": now(), "seconds": 0.0}
+    fresh: dict[str, Any] = {
+        "step": 0,
+        "steps": None,
+        "final": {},
+        "started": now(),
+        "seconds": 0.0,
+    }
     outcome = {"state": state, "exit_code": exit_code, "message": message, "ended": now()}
     folder.write_status({**fresh, **folder.read_status(), **outcome})
 
