@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from wgan_cli.checking import flatten
 from wgan_cli.commands.composition import Composer
 from wgan_cli.config import (
     DEFAULT_STEPS,
@@ -20,7 +21,6 @@ from wgan_cli.config import (
     check_rules,
     configs_folder,
     fill,
-    flatten,
     validate,
 )
 from wgan_cli.errors import ConfigError

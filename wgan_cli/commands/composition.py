@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from wgan_cli.config import GROUPS, configs_folder, flatten, nearest
+from wgan_cli.checking import flatten, nearest
+from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
 
 PRIMARY = "train"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.config import flatten
+from wgan_cli.checking import flatten
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.rundir import CONFIG, read_config
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from wgan_cli.config import flatten
+from wgan_cli.checking import flatten
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 

@@ -1,0 +1,150 @@
+"""A plain node against a dataclass of `schema`: types, unknown keys, ranges, in a user's words."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from wgan_cli.errors import ConfigError
+
+
+def typed(schema: type, node: dict[str, Any], path: str) -> Any:
+    """`node` as an instance of the dataclass `schema`, types and ranges checked."""
+
+    def at(key: str) -> str:
+        return f"{path}.{key}" if path and key else path or key
+
+    for field in dataclasses.fields(schema):
+        given, group = node.get(field.name), _settings_within(field)
+        if group is not None and field.name in node:
+            if not isinstance(given, dict):
+                inner = ", ".join(f.name for f in dataclasses.fields(group))
+                raise ConfigError(f"{at(field.name)} holds settings ({inner}); {given} is none.")
+        elif str(field.type).startswith("list") and isinstance(given, str):
+            raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{given}].")
+    try:
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+    except ConfigKeyError as error:
+        known = [at(key) for key in flatten(OmegaConf.to_container(OmegaConf.structured(schema)))]
+        key = at(str(error.full_key))
+        raise ConfigError(f"{key} is no setting.{nearest(key, known)}") from None
+    except MissingMandatoryValue as error:
+        key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
+        raise ConfigError(f"{at(key)}: a value is needed.") from None
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        raise ConfigError(_type_message(schema, at(key), key, error)) from None
+    _check_ranges(checked, path, node)
+    return checked
+
+
+def _settings_within(field: dataclasses.Field[Any]) -> Any:
+    """The dataclass of a setting that holds settings, or None."""
+    factory: Any = field.default_factory
+    return factory if dataclasses.is_dataclass(factory) else None
+
+
+def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0].rstrip(".")
+    field: Any = None
+    owner: Any = schema
+    for part in key.split("."):
+        field = {f.name: f for f in dataclasses.fields(owner)}.get(part)
+        if field is None:
+            break
+        owner = _settings_within(field) or owner
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "list[float]": "a list of numbers",
+        "list[str]": "a list of names",
+    }
+    if field is not None:
+        kind, _, optional = str(field.type).partition(" | ")
+        if kind in words:
+            wanted = words[kind] + (" or null" if optional else "")
+            limits = _limits_in_words(field.metadata)
+            given = re.search(r"[Vv]alue '(.*?)'", reason)
+            shown = f": {reason}"
+            if given:
+                shown = f", not {'null' if given[1] == 'None' else given[1]}"
+            return f"{path} must be {wanted}{', ' + limits if limits else ''}{shown}."
+    return f"{path}: {reason}."
+
+
+def _limits_in_words(limits: Any) -> str:
+    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+    if "choices" in limits:
+        return "one of " + ", ".join(limits["choices"])
+    return " and ".join(f"{words[key]} {value}" for key, value in limits.items())
+
+
+def _check_ranges(checked: Any, path: str, raw: Any) -> None:
+    for field in dataclasses.fields(checked):
+        value = getattr(checked, field.name)
+        key = f"{path}.{field.name}" if path else field.name
+        given = raw.get(field.name) if isinstance(raw, dict) else None
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, key, given)
+            continue
+        if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
+            raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
+        if isinstance(value, dict):
+            inner = list(value.values())
+        else:
+            inner = value if isinstance(value, list) else [value]
+        for item in inner:
+            if item is not None and not _within(item, field.metadata):
+                allowed = _limits_in_words(field.metadata) or "finite"
+                hint = (
+                    nearest(item, list(field.metadata["choices"])) if isinstance(item, str) else ""
+                )
+                raise ConfigError(f"{key} must be {allowed}, not {item}.{hint}")
+        if field.name == "betas" and value is not None and len(value) != 2:
+            raise ConfigError(f"{key} must be two numbers, as in [0.0,0.9], not {value}.")
+
+
+def _within(value: Any, limits: Any) -> bool:
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return value in limits.get("choices", (value,))
+    if not isinstance(value, int | float):
+        return True
+    return (
+        math.isfinite(value)
+        and value >= limits.get("at_least", -math.inf)
+        and value > limits.get("above", -math.inf)
+        and value <= limits.get("at_most", math.inf)
+        and value < limits.get("below", math.inf)
+    )
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to leaf values: {"optimizer": {"lr": 1}} gives {"optimizer.lr": 1}."""
+    if isinstance(node, dict) and node:
+        flat: dict[str, Any] = {}
+        for key, value in node.items():
+            flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: node}
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`" Did you mean x?"` for the nearest known word, or an empty string."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        close = [
+            last[match]
+            for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.75)
+        ]
+    return f" Did you mean {close[0]}?" if close else ""
