@@ -94,13 +94,6 @@ def image_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["wgan-train"])
-    return tmp_path
-
-
-@pytest.fixture
 def with_images(here: Path, image_sets: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder whose `data` holds small stand-ins for the real files."""
     (here / "data").symlink_to(image_sets)

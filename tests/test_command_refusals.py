@@ -103,13 +103,6 @@ CONFIG_MISTAKES = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["wgan-train"])
-    return tmp_path
-
-
-@pytest.fixture
 def own_module(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = here / "modules"
     modules.mkdir()

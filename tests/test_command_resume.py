@@ -51,13 +51,6 @@ class SmallMnist:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["wgan-train"])
-    return tmp_path
-
-
-@pytest.fixture
 def own_module(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (here / "modules").mkdir()
     (here / "modules" / "own_resumed.py").write_text(OWN_MODULE)

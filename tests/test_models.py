@@ -16,14 +16,7 @@ LATENT = 5
 MakeNetwork = Callable[[], nn.Module]
 
 
-@pytest.fixture(autouse=True)
-def one_seeded_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
 def image_shapes() -> list[tuple[int, int, int]]:
