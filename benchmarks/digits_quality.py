@@ -17,12 +17,12 @@ from torch import Tensor
 from wgan_cli.build import build_generator
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.data.images import digits
+from wgan_cli.evaluation.sampling import generate
 from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.checkpoint import load_newest
-from wgan_cli.training.evaluation import generate
 
 COUNT, PAIRS, SEED = 1400, 297, 12345
 

@@ -1,7 +1,7 @@
 """A run in one picture: python -m benchmarks.figure RUN OUT.png.
 
-Left the curves of `metrics.jsonl`: the critic's estimate, and the exact distance with its floor;
-right the last sample grid.
+Left the curves of `metrics.jsonl`: the critic's estimate, the same normalised, and the exact
+distance with its floor; right the last samples.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from wgan_cli.rundir import RunFolder
+
+BLUE, RED, GREEN = "#1f6fb4", "#d0322d", "#2a8f5a"
 
 
 def main() -> None:
@@ -32,20 +34,21 @@ def draw(folder: RunFolder, out: Path) -> None:
     figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
     curves, samples = figure.subplots(1, 2, width_ratios=[1.25, 1])
     steps, estimate = _curve(points, "critic/wasserstein")
-    curves.plot(steps, estimate, color="#1f6fb4", linewidth=1.2)
+    curves.plot(steps, estimate, color=BLUE, linewidth=1.2)
     curves.set_xlabel("generator updates")
-    curves.set_ylabel("critic/wasserstein", color="#1f6fb4")
+    curves.set_ylabel("critic/wasserstein", color=BLUE)
     curves.set_ylim(bottom=0)
-    exact = curves.twinx()
+    distances = curves.twinx()
     steps, distance = _curve(points, "wasserstein/exact")
-    _, floor = _curve(points, "wasserstein/exact_real_real")
-    exact.plot(
-        steps, distance, color="#d0322d", marker="o", markersize=3, label="wasserstein/exact"
-    )
-    exact.plot(steps, floor, color="#d0322d", linestyle=":", label="real against real (the floor)")
-    exact.set_ylabel("exact W1 to held-out samples", color="#d0322d")
-    exact.set_ylim(0, 1.15 * distance.max())
-    exact.legend(loc="upper right", frameon=False)
+    distances.plot(steps, distance, color=RED, marker="o", markersize=3, label="wasserstein/exact")
+    steps, floor = _curve(points, "wasserstein/exact_real_real")
+    distances.plot(steps, floor, color=RED, linestyle=":", label="real against real (the floor)")
+    steps, normalized = _curve(points, "wasserstein/normalized")
+    label = "wasserstein/normalized"
+    distances.plot(steps, normalized, color=GREEN, marker="s", markersize=3, label=label)
+    distances.set_ylabel("distance to held-out samples, in data units")
+    distances.set_ylim(0, 1.25 * max(distance.max(), normalized.max()))
+    distances.legend(loc="upper right", frameon=False)
     picture = sorted(folder.samples.glob("step_*.png"))[-1]
     samples.imshow(np.asarray(Image.open(picture)))
     samples.set_title(f"samples after {int(picture.stem.removeprefix('step_'))} generator updates")

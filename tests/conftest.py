@@ -26,6 +26,20 @@ TINY = [
     "model.critic.width=8",
 ]
 
+# What an option cannot be without.
+COMPANIONS = {
+    "model/lipschitz_mlp": ["constraint=none"],
+    "model/parallel_lines": ["constraint=none", "dataset=parallel_lines", "latent_dim=1"],
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trained classifiers are kept for the session, and never in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 @pytest.fixture
 def wgan(tmp_path: Path) -> Command:

@@ -170,7 +170,7 @@ def test_bash_itself_completes_a_data_set(tmp_path: Path) -> None:
     scripts = Path(sys.executable).parent
     complete = (
         'eval "$(wgan-train -sc install=bash)"\n'
-        "COMP_LINE='wgan-train dataset=gau' COMP_CWORD=1\n"
+        "COMP_LINE='wgan-train dataset=gaussians_r' COMP_CWORD=1\n"
         "COMP_POINT=${#COMP_LINE}\n"
         "hydra_bash_completion\n"
         'echo "${COMPREPLY[@]}"\n'

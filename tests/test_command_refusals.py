@@ -80,6 +80,14 @@ CONFIG_MISTAKES = {
         ["dataset=gaussians_ring", "metrics=[metrics/precision_pixel]"],
         ["metrics", "metrics/precision_pixel", "gaussians_ring"],
     ),
+    "a Lipschitz critic with clipping": (
+        ["model=lipschitz_mlp"],
+        ["model=lipschitz_mlp", "clipping", "constraint=none"],
+    ),
+    "an odd Lipschitz critic": (
+        ["model=lipschitz_mlp", "constraint=none", "model.critic.width=7"],
+        ["model.critic.width", "a multiple of 2", "not 7"],
+    ),
     "clip without clipping": (["constraint=none", "clip=0.5"], ["clip=0.5", "constraint=clip"]),
     "an experiment's clip without clipping": (
         ["experiment=paper", "constraint=none"],
@@ -307,6 +315,7 @@ def test_too_few_images_are_exit_3(
 ) -> None:
     class Few:
         data = torch.zeros(count, 28, 28, dtype=torch.uint8)
+        targets = data[:, 0, 0]
 
         def __init__(self, *arguments: object, **words: object) -> None:
             pass

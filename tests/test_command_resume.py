@@ -48,6 +48,7 @@ class SmallMnist:
     def __init__(self, root: str, train: bool, download: bool) -> None:
         rng = torch.Generator().manual_seed(int(train))
         self.data = torch.randint(0, 256, (96 if train else 48, 16, 16), generator=rng).byte()
+        self.targets = torch.arange(len(self.data)) % 10
 
 
 @pytest.fixture

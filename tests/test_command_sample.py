@@ -39,6 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     class Photographs:
         data = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+        targets = np.arange(64)
 
         def __init__(self, root: str, train: bool, download: bool) -> None:
             pass

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from conftest import COMPANIONS
 from omegaconf import OmegaConf
 
 from wgan_cli.checking import flatten
@@ -75,7 +76,8 @@ def test_the_defaults_are_complete_and_valid():
     left = {key for key, value in flatten(as_dict(filled)).items() if value is None}
     own = {key for key in left if key.startswith(("optimizer.critic.", "optimizer.generator."))}
     advice = {key for key in left if key.startswith("dataset.recommended.")}
-    unknown_yet = {"threads", "compile", "metrics", "eval_samples", "resume", "decay.steps"}
+    unknown_yet = {"threads", "compile", "metrics", "eval_samples", "feature_samples"}
+    unknown_yet |= {"resume", "keep_every", "decay.steps"}
     assert left - own - advice <= unknown_yet
     assert "???" not in map(str, flatten(as_dict(filled)).values())
 
@@ -99,7 +101,7 @@ def test_the_defaults_are_the_papers_where_nothing_is_recommended():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_is_valid(option: str):
     group, name = option.split("/")
-    plain = composed(f"{group}={name}")
+    plain = composed(f"{group}={name}", *COMPANIONS.get(option, []))
     config = validate(plain)
     check_rules(config)
     filled, _ = fill(config)
@@ -309,6 +311,14 @@ def test_a_clip_under_another_constraint_is_refused():
     assert "clip=0.5" in message
     assert "constraint=none" in message
     assert "constraint=clip" in message
+
+
+@pytest.mark.parametrize("model", ["lipschitz_mlp", "parallel_lines"])
+def test_clipping_a_critic_that_is_lipschitz_already_is_refused(model: str):
+    message = refusal(composed(f"model={model}", "constraint=clip"))
+    assert f"model={model}" in message
+    assert "constraint=none" in message
+    check_rules(validate(composed(f"model={model}", "constraint=none")))
 
 
 def test_a_recommended_clip_is_not_taken_under_another_constraint():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 import torch
 import torchvision.datasets
 
+from wgan_cli.data.dataset import EndlessDataset
 from wgan_cli.data.images import digits, torchvision_images
-from wgan_cli.data.synthetic import gaussians_ring
+from wgan_cli.data.synthetic import gaussians_grid, gaussians_ring
 from wgan_cli.errors import DataError
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -183,17 +185,49 @@ def test_ring_has_equal_round_modes_at_even_angles(modes: int, radius: float, st
     assert points.dtype == np.float32
     angles = 2 * np.pi * np.arange(modes) / modes
     centres = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert_modes(ring, centres, std)
+    assert_equal_round_gaussians(points, centres, std)
+
+
+@pytest.mark.parametrize(("side", "spacing", "std"), [(5, 1.0, 0.05), (2, 3.0, 0.2), (1, 1.0, 1.0)])
+def test_grid_has_equal_round_modes_in_rows_and_columns(side: int, spacing: float, std: float):
+    grid = gaussians_grid(side=side, spacing=spacing, std=std)
+    points = grid.draw(np.random.default_rng(0), 40_000)
+    assert points.dtype == np.float32
+    line = [spacing * (place - (side - 1) / 2) for place in range(side)]
+    centres = np.array([[x, y] for x in line for y in line])
+    assert_modes(grid, centres, std)
+    assert_equal_round_gaussians(points, centres, std)
+
+
+def test_the_grid_is_the_papers_by_default():
+    grid = gaussians_grid()
+    line = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    assert grid.modes is not None
+    assert {tuple(centre) for centre in grid.modes.centres} == {(x, y) for x in line for y in line}
+    assert grid.modes.std == 0.05
+    assert grid.sample_shape == (2,)
+
+
+def assert_modes(dataset: EndlessDataset, centres: np.ndarray, std: float) -> None:
+    assert dataset.modes is not None
+    assert np.allclose(dataset.modes.centres, centres)
+    assert dataset.modes.std == std
+
+
+def assert_equal_round_gaussians(points: np.ndarray, centres: np.ndarray, std: float) -> None:
     nearest = np.linalg.norm(points[:, None] - centres[None], axis=2).argmin(axis=1)
-    for mode in range(modes):
+    for mode, centre in enumerate(centres):
         own = points[nearest == mode]
-        assert len(own) / len(points) == pytest.approx(1 / modes, rel=0.15)
-        assert np.allclose(own.mean(axis=0), centres[mode], atol=6 * std / len(own) ** 0.5)
+        assert len(own) / len(points) == pytest.approx(1 / len(centres), rel=0.15)
+        assert np.allclose(own.mean(axis=0), centre, atol=6 * std / len(own) ** 0.5)
         assert np.allclose(own.std(axis=0), std, rtol=0.08)
         assert abs(np.corrcoef(own.T)[0, 1]) < 0.1
 
 
-def test_ring_holds_out_points_of_its_own():
-    ring = gaussians_ring()
+@pytest.mark.parametrize("make", [gaussians_ring, gaussians_grid])
+def test_mixtures_hold_out_points_of_their_own(make: Callable[[], EndlessDataset]):
+    ring = make()
     held_out = ring.held_out
     assert held_out.shape == (4096, 2)
     assert held_out.dtype == torch.float32

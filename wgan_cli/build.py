@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +14,21 @@ from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from torch import nn
 
-from wgan_cli.config import as_dict, no_pixels
-from wgan_cli.constraints import NORMALIZATION, WeightClipping, batch_norm_layers
-from wgan_cli.data.dataset import Dataset, held_out_halves
-from wgan_cli.errors import CheckpointError, ConfigError, DataError, WganError
+from wgan_cli.config import as_dict, refuse_metrics_without
+from wgan_cli.constraints import NORMALIZATION, Constraint, WeightClipping, batch_norm_layers
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.errors import ConfigError, DataError, WganError
+from wgan_cli.evaluation.choice import data_kinds, usual_metrics
+from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.evaluation.samples import Reference
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
-from wgan_cli.schema import METRICS, PIXEL_METRICS, SCHEMAS, TrainConfig
+from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard, open_writer
-from wgan_cli.training.evaluation import Evaluation
 from wgan_cli.training.points import Cadence, Callback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
@@ -35,38 +37,6 @@ from wgan_cli.training.updates import Updates
 log = logging.getLogger(__name__)
 # Hydra logs what it raises; the exception is answered here.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
-
-# Targets under these names may come from a folder, if they are networks or optimizers at home
-# there.
-_HOMES = ("wgan_cli", "torch.nn", "torch.optim")
-
-
-def choose_machine(config: TrainConfig) -> torch.device:
-    """Fill in device, threads, precision and compile, and set torch up for them.
-
-    The table behind `precision=auto` and `compile=null` is fixed: fp32 and no compiling on every
-    device. fp32 never uses TF32.
-    """
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(config.device)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            there = f"there are {count}, counted from 0" if count else "none is available here"
-            raise ConfigError(f"device={config.device}: no such CUDA device; {there}.")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    config.threads = torch.get_num_threads()
-    if config.precision == "auto":
-        config.precision = "fp32"
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    if config.compile and device.type == "cpu" and not _cpp_compiler():
-        log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
-        config.compile = False
-    config.compile = bool(config.compile)
-    return device
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -91,19 +61,17 @@ def build_generator(model: dict[str, Any], latent_dim: int, shape: Sequence[int]
 def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -> Trainer:
     """Everything that trains, ready to `fit` or to `load` a checkpoint first.
 
-    Fills in `eval_samples`. Raises a `WganError` where parts do not fit together.
+    Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
+    together.
     """
     feed = dataset.feed(config.batch_size, config.seed, device)
-    real, other_real = held_out_halves(dataset, config.eval_samples)
-    config.eval_samples = len(real)
     shape = dataset.sample_shape
-    _choose_metrics(config, images=len(shape) == 3)
+    evaluation = build_evaluation(config, dataset, device)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape).to(device)
-    constraint = _build("constraint", config.constraint, optional={"name"}, clip=config.clip)
+    constraint = _build_constraint(config)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
-        critic = _build("model.critic", config.model["critic"], sample_shape=shape).to(device)
-        critic = constraint.wrap(critic)
+        critic = _build_critic(config, constraint, shape).to(device)
     _refuse_idle_exemption(constraint, critic)
     _mention_clipped_batch_norm(constraint, critic)
     updates = Updates(
@@ -131,19 +99,44 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         cadence=Cadence(
             config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
         ),
-        evaluation=Evaluation(
-            _given(config.metrics),
-            real,
-            other_real,
-            _given(config.latent_dim),
-            config.seed,
-            device,
-        ),
+        evaluation=evaluation,
     )
     if config.compile:
         generator.compile()
         critic.compile()
     return trainer
+
+
+def build_evaluation(config: TrainConfig, dataset: Dataset, device: torch.device) -> Evaluation:
+    """The evaluation of a run, its feature networks made ready.
+
+    Fills in metrics and sample counts. Raises `ConfigError` for metrics that cannot apply and for
+    more samples than there are, `DataError` where a feature network cannot be had.
+    """
+    reference = Reference(
+        dataset, device, cache_folder(), config.eval_samples, config.feature_samples
+    )
+    config.eval_samples = reference.counts.few
+    config.feature_samples = reference.counts.many
+    if config.metrics is None:
+        config.metrics = usual_metrics(dataset)
+    refuse_metrics_without(data_kinds(dataset), config)
+    evaluation = Evaluation(
+        config.metrics, reference, _given(config.latent_dim), config.seed, config.clip
+    )
+    evaluation.prepare()
+    return evaluation
+
+
+def build_critic(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
+    """The critic of a config for samples of this shape, constrained, on the CPU."""
+    return _build_critic(config, _build_constraint(config), shape)
+
+
+def cache_folder() -> Path:
+    """Where trained classifiers are kept: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "wgan-train"
 
 
 def build_callbacks(
@@ -159,53 +152,8 @@ def build_callbacks(
         TensorBoard(writer, settings, first=first),
         SamplePictures(folder, writer, dataset.held_out, first=first),
         Progress(),
-        Saving(folder, facts),
+        Saving(folder, facts, config.keep_every),
     ]
-
-
-def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
-    """Refuse targets that a folder's config may not name. Raises `CheckpointError`.
-
-    Allowed are what the shipped configs name, networks and optimizers at home in wgan_cli, torch.nn
-    or torch.optim, and whatever lies under a prefix the user trusts.
-    """
-    for target in _targets(config):
-        if target in SCHEMAS or any(_under(target, prefix) for prefix in trusted):
-            continue
-        if not _at_home(target):
-            raise CheckpointError(
-                f"The run's config names {target}, which is not part of wgan-train. If you trust"
-                f" that code, add --trust {target.rpartition('.')[0] or target}."
-            )
-
-
-def _under(target: str, prefix: str) -> bool:
-    return target == prefix or target.startswith(prefix + ".")
-
-
-def _at_home(target: str) -> bool:
-    if not any(_under(target, home) for home in _HOMES):
-        return False
-    try:
-        found = get_object(target)
-    except Exception:
-        return False
-    return (
-        inspect.isclass(found)
-        and issubclass(found, nn.Module | torch.optim.Optimizer)
-        and any(_under(found.__module__, home) for home in _HOMES)
-    )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _targets(value)
 
 
 def _build(
@@ -274,13 +222,16 @@ def _build_optimizer(
     return optimizer
 
 
-def _choose_metrics(config: TrainConfig, *, images: bool) -> None:
-    """Everything that applies where nothing is chosen; refuses pixel metrics of points."""
-    if config.metrics is None:
-        config.metrics = [tag for tag in METRICS if images or tag not in PIXEL_METRICS]
-    for tag in config.metrics:
-        if tag in PIXEL_METRICS and not images:
-            raise ConfigError(no_pixels(tag, config))
+def _build_constraint(config: TrainConfig) -> Constraint:
+    constraint: Constraint = _build(
+        "constraint", config.constraint, optional={"name"}, clip=config.clip
+    )
+    return constraint
+
+
+def _build_critic(config: TrainConfig, constraint: Constraint, shape: Sequence[int]) -> nn.Module:
+    critic: nn.Module = _build("model.critic", config.model["critic"], sample_shape=tuple(shape))
+    return constraint.wrap(critic)
 
 
 def _refuse_idle_exemption(constraint: Any, critic: nn.Module) -> None:
@@ -301,10 +252,6 @@ def _mention_clipped_batch_norm(constraint: Any, critic: nn.Module) -> None:
             ", ".join(layers),
             constraint.clip,
         )
-
-
-def _cpp_compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
 
 
 def _given(value: Any) -> Any:

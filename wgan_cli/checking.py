@@ -13,6 +13,8 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from wgan_cli.errors import ConfigError
 
+_FEW = 8
+
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     """`node` as an instance of the dataclass `schema`, types and ranges checked."""
@@ -81,9 +83,18 @@ def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
 
 
 def _limits_in_words(limits: Any) -> str:
-    words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
-    if "choices" in limits:
-        return "one of " + ", ".join(limits["choices"])
+    words = {
+        "at_least": "at least",
+        "above": "above",
+        "at_most": "at most",
+        "below": "below",
+        "multiple_of": "a multiple of",
+    }
+    choices = limits.get("choices", ())
+    if len(choices) > _FEW:
+        return f"one of {len(choices)} names ({', '.join(choices[:3])}, ...)"
+    if choices:
+        return "one of " + ", ".join(choices)
     return " and ".join(f"{words[key]} {value}" for key, value in limits.items())
 
 
@@ -125,6 +136,7 @@ def _within(value: Any, limits: Any) -> bool:
         and value > limits.get("above", -math.inf)
         and value <= limits.get("at_most", math.inf)
         and value < limits.get("below", math.inf)
+        and not value % limits.get("multiple_of", value or 1)
     )
 
 

@@ -8,6 +8,7 @@ recommendation or the paper's choice. Nothing here needs data, a device or torch
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.checking import typed
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import PIXEL_METRICS, SCHEMAS, Recommended, TrainConfig
+from wgan_cli.schema import METRICS, SCHEMAS, Recommended, TrainConfig
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
@@ -29,12 +30,22 @@ DEFAULT_STEPS = 10_000
 DEFAULT_WARMUP_N_CRITIC = 100
 DEFAULT_LATENT_DIM = 64
 CLIPPING = "wgan_cli.constraints.WeightClipping"
+LIPSCHITZ_CRITIC = "wgan_cli.models.lipschitz.Critic"
 
 # Training parts whose size is a fact known before anything is read.
 TRAINING_SIZES = {"digits": 1438, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 
-# Shipped sets of points rather than images.
-POINT_SETS = ("wgan_cli.data.synthetic.gaussians_ring",)
+# What the samples of a shipped data set have, for the metrics that need it.
+_IMAGES = frozenset({"samples", "images", "labels"})
+DATA_KINDS = {
+    "wgan_cli.data.images.digits": _IMAGES,
+    "wgan_cli.data.images.torchvision_images": _IMAGES,
+    "wgan_cli.data.synthetic.gaussians_ring": frozenset({"samples", "modes"}),
+    "wgan_cli.data.synthetic.gaussians_grid": frozenset({"samples", "modes"}),
+    "wgan_cli.data.synthetic.parallel_lines": frozenset({"samples"}),
+}
+
+_NEEDED = {"images": "images", "labels": "labelled images", "modes": "Gaussian modes"}
 
 
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
@@ -65,6 +76,12 @@ def check_rules(config: TrainConfig) -> None:
             f"clip={config.clip} has no effect under constraint={name}: leave clip out, or type"
             " constraint=clip."
         )
+    if clipping and config.model["critic"]["_target_"] == LIPSCHITZ_CRITIC:
+        name = config.model.get("name", LIPSCHITZ_CRITIC)
+        raise ConfigError(
+            f"model={name} has a critic that is 1-Lipschitz by construction, and clipping would cut"
+            " the numbers its weights are made of: type constraint=none."
+        )
     if config.decay.kind == "none" and config.decay.steps is not None:
         raise ConfigError(
             f"decay.steps={config.decay.steps} has no effect under decay.kind=none: leave it out,"
@@ -76,9 +93,14 @@ def check_rules(config: TrainConfig) -> None:
             f"critic_warmup.n_critic={warmup.n_critic} has no effect without critic_warmup.steps or"
             " critic_warmup.every."
         )
-    for tag in config.metrics or ():
-        if tag in PIXEL_METRICS and config.dataset["_target_"] in POINT_SETS:
-            raise ConfigError(no_pixels(tag, config))
+    if config.keep_every is not None and config.keep_every % config.checkpoint_every:
+        raise ConfigError(
+            f"keep_every={config.keep_every} must be a multiple of checkpoint_every="
+            f"{config.checkpoint_every}: other steps have no checkpoint."
+        )
+    kinds = DATA_KINDS.get(config.dataset["_target_"])
+    if kinds is not None:
+        refuse_metrics_without(kinds, config)
     name = config.dataset.get("name")
     size = TRAINING_SIZES.get(name) if config.dataset["_target_"] in SCHEMAS else None
     if size is not None and config.batch_size > size:
@@ -88,10 +110,14 @@ def check_rules(config: TrainConfig) -> None:
         )
 
 
-def no_pixels(tag: str, config: TrainConfig) -> str:
-    """Why a pixel metric is refused."""
-    name = config.dataset.get("name", "this data set")
-    return f"metrics: {tag} compares images, and {name} has none; leave it out."
+def refuse_metrics_without(kinds: Collection[str], config: TrainConfig) -> None:
+    """Raise `ConfigError` where a metric needs what the data have not (`schema.METRICS`)."""
+    for tag in config.metrics or ():
+        if METRICS[tag] not in kinds:
+            name = config.dataset.get("name", "this data set")
+            raise ConfigError(
+                f"metrics: {tag} needs {_NEEDED[METRICS[tag]]}, and {name} has none; leave it out."
+            )
 
 
 def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
@@ -99,7 +125,7 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
     The data set's recommendation comes first, then the paper's choice; the notes say for each what
     was taken and why. Machine settings (device, threads, precision, compile), `metrics` and
-    `eval_samples` depend on what is there and are `build`'s.
+    the evaluations' sample counts depend on what is there and are `build`'s.
     """
     config = dataclasses.replace(
         config, optimizer=dict(config.optimizer), decay=dataclasses.replace(config.decay)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +39,14 @@ def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """Points of the plane, (n, 2) each, as an RGB picture (H, W, 3)."""
     figure, axes = _axes(real)
     _draw_points(axes, real, fake)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def points(samples: np.ndarray) -> np.ndarray:
     """Generated points of the plane alone, (n, 2), as an RGB picture (H, W, 3)."""
     figure, axes = _axes(samples)
     axes.scatter(samples[:, 0], samples[:, 1], s=6, color=_FAKE, linewidths=0)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def surface(
@@ -58,7 +57,7 @@ def surface(
     contours = axes.contourf(xs, ys, scores, levels=16, cmap="viridis", alpha=0.85)
     figure.colorbar(contours, ax=axes, label="critic score f(x)")
     _draw_points(axes, real, fake)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Tensor]:
@@ -96,9 +95,8 @@ def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
     axes.legend(loc="upper right", markerscale=2.5)
 
 
-def _rendered(figure: Figure) -> np.ndarray:
+def rendered(figure: Figure) -> np.ndarray:
+    """A figure as an RGB picture (H, W, 3)."""
     canvas = FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    buffer.seek(0)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

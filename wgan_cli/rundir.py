@@ -131,6 +131,10 @@ class RunFolder:
             return {}
         return status if isinstance(status, dict) else {}
 
+    def write_evaluation(self, content: dict[str, Any]) -> None:
+        """`evaluation.json`, replaced atomically."""
+        self._replace("evaluation.json", json.dumps(content, indent=2) + "\n")
+
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl`."""
         with (self.path / METRICS).open("a") as file:

@@ -11,16 +11,31 @@ from typing import Any
 
 from omegaconf import MISSING
 
-METRICS = (
-    "critic/wasserstein_heldout",
-    "critic/lipschitz",
-    "wasserstein/exact",
-    "wasserstein/normalized",
-    "metrics/precision_pixel",
-    "metrics/recall_pixel",
-)
-
-PIXEL_METRICS = ("metrics/precision_pixel", "metrics/recall_pixel")
+# What evaluations can measure, each with what the data must have for it.
+METRICS = {
+    "critic/wasserstein_heldout": "samples",
+    "critic/lipschitz": "samples",
+    "wasserstein/exact": "samples",
+    "wasserstein/sliced": "samples",
+    "wasserstein/normalized": "samples",
+    "critic/gradient_norms": "samples",
+    "critic/weights": "samples",
+    "metrics/precision_pixel": "images",
+    "metrics/recall_pixel": "images",
+    "metrics/fid_classifier": "labels",
+    "metrics/class_kl": "labels",
+    "metrics/kid_classifier": "labels",
+    "metrics/is_classifier": "labels",
+    "metrics/precision_classifier": "labels",
+    "metrics/recall_classifier": "labels",
+    "metrics/fid_inception": "images",
+    "metrics/kid_inception": "images",
+    "metrics/is_inception": "images",
+    "metrics/precision_inception": "images",
+    "metrics/recall_inception": "images",
+    "metrics/modes_found": "modes",
+    "metrics/share_within_3sigma": "modes",
+}
 
 
 def setting(
@@ -30,6 +45,7 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    multiple_of: int | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
     """A field with its range; without a default unless given, as defaults stand in YAML."""
@@ -38,6 +54,7 @@ def setting(
         "above": above,
         "at_most": at_most,
         "below": below,
+        "multiple_of": multiple_of,
         "choices": choices,
     }
     metadata = {k: v for k, v in limits.items() if v is not None}
@@ -86,11 +103,29 @@ class GaussiansRingConfig(DatasetConfig):
 
 
 @dataclass
+class GaussiansGridConfig(DatasetConfig):
+    """Gaussians on a square grid in the plane."""
+
+    side: int = setting(at_least=1, at_most=100)
+    spacing: float = setting(above=0)
+    std: float = setting(above=0)
+
+
+@dataclass
 class PerceptronConfig:
     """A multilayer perceptron."""
 
     _target_: str = MISSING
     width: int = setting(at_least=1, at_most=65_536)
+    depth: int = setting(at_least=1, at_most=100)
+
+
+@dataclass
+class LipschitzConfig:
+    """A perceptron that is 1-Lipschitz by construction; MaxMin sorts its units in pairs."""
+
+    _target_: str = MISSING
+    width: int = setting(at_least=2, at_most=65_536, multiple_of=2)
     depth: int = setting(at_least=1, at_most=100)
 
 
@@ -101,6 +136,14 @@ class DcganConfig:
     _target_: str = MISSING
     width: int = setting(at_least=1, at_most=4_096)
     batch_norm: bool = MISSING
+
+
+@dataclass
+class ParallelLinesConfig:
+    """A generator of points on a vertical line."""
+
+    _target_: str = MISSING
+    theta: float = MISSING
 
 
 @dataclass
@@ -227,12 +270,14 @@ class TrainConfig:
     ema: float | None = setting(at_least=0, below=1)
     decay: Decay = dataclasses.field(default_factory=Decay)
 
-    metrics: list[str] | None = setting(choices=METRICS)
+    metrics: list[str] | None = setting(choices=tuple(METRICS))
     log_every: int = setting(at_least=1)
     sample_every: int = setting(at_least=1)
     checkpoint_every: int = setting(at_least=1)
+    keep_every: int | None = setting(default=None, at_least=1)
     eval_every: int = setting(at_least=1)
     eval_samples: int | None = setting(at_least=4)
+    feature_samples: int | None = setting(default=None, at_least=4)
 
     resume: str | None = MISSING
 
@@ -242,10 +287,14 @@ SCHEMAS: dict[str, type] = {
     "wgan_cli.data.images.digits": DatasetConfig,
     "wgan_cli.data.images.torchvision_images": TorchvisionDatasetConfig,
     "wgan_cli.data.synthetic.gaussians_ring": GaussiansRingConfig,
+    "wgan_cli.data.synthetic.gaussians_grid": GaussiansGridConfig,
+    "wgan_cli.data.synthetic.parallel_lines": DatasetConfig,
     "wgan_cli.models.mlp.Generator": PerceptronConfig,
     "wgan_cli.models.mlp.Critic": PerceptronConfig,
     "wgan_cli.models.dcgan.Generator": DcganConfig,
     "wgan_cli.models.dcgan.Critic": DcganConfig,
+    "wgan_cli.models.lipschitz.Critic": LipschitzConfig,
+    "wgan_cli.models.parallel_lines.Generator": ParallelLinesConfig,
     "wgan_cli.losses.Wasserstein": NamedConfig,
     "wgan_cli.losses.Hinge": NamedConfig,
     "wgan_cli.losses.Gan": GanLossConfig,

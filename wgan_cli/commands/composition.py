@@ -146,6 +146,8 @@ class Composer:
         advice = "dataset.recommended"
         known = [name for name in flatten(plain) if not name.startswith(advice)]
         known += [*GROUPS, "experiment", "debug"]
+        if key in known:
+            return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
         return f"{key} is no setting.{nearest(key, known)} wgan-train --cfg job lists them all."
 
 

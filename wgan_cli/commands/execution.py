@@ -75,7 +75,8 @@ def _train(
     config, notes = fill(config)
 
     # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_callbacks, build_dataset, build_trainer, choose_machine
+    from wgan_cli.build import build_callbacks, build_dataset, build_trainer
+    from wgan_cli.machine import choose_machine
     from wgan_cli.training.interrupts import StopSignals
 
     device = choose_machine(config)
@@ -228,6 +229,11 @@ def _summary(folder: RunFolder) -> str:
             f" (real against real {final['wasserstein/exact_real_real']:.4g},"
             f" n = {final['wasserstein/exact_n']:.0f})"
         )
+    if "wasserstein/normalized" in final:
+        lines.append(
+            f"  the critic's own W1   {final['wasserstein/normalized']:.4g}"
+            " (its estimate on the same samples over K)"
+        )
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
     # In the current folder, the topmost folder shows this run beside the others.
@@ -235,6 +241,7 @@ def _summary(folder: RunFolder) -> str:
     logdir = folder.path.parts[0] if inside else folder.path
     lines.append(f"  curves                tensorboard --logdir {logdir}")
     lines.append(f"  more samples          wgan-sample {folder.path}")
+    lines.append(f"  more numbers          wgan-eval {folder.path}")
     return "\n".join(lines)
 
 

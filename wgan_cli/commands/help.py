@@ -58,7 +58,7 @@ def help_text(configs: Path, own: Path | None = None) -> str:
     lines += [
         "",
         "Runs go to outputs/<day>/<time>/; look at them with: tensorboard --logdir outputs",
-        "Sample a finished run with: wgan-sample RUN",
+        "Sample a run with wgan-sample RUN, measure it with wgan-eval RUN",
     ]
     return "\n".join(lines)
 

@@ -18,6 +18,8 @@ MAY_DIFFER = {
     "checkpoint_every",
     "eval_every",
     "eval_samples",
+    "feature_samples",
+    "keep_every",
     "metrics",
     "device",
     "resume",
@@ -46,7 +48,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
     config = read_config(path)
     refuse_references(config, path)
     if _names_own_classes(config):
-        from wgan_cli.build import check_trusted
+        from wgan_cli.commands.trust import check_trusted
 
         check_trusted(config, trusted)
     return config

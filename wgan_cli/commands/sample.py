@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wgan_cli.commands.paths import shown
-from wgan_cli.commands.resuming import refuse_references
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, OutOfMemoryError, WganError
 
 _CHUNK = 256
@@ -83,20 +82,11 @@ def _sample(arguments: argparse.Namespace) -> Path:
         raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
 
     # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_generator, check_trusted
+    from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
 
-    state, run = _state(arguments.run)
+    state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]
-    refuse_references(config, arguments.run)
-    check_trusted({"model": config["model"]}, arguments.trust)
-    generator = build_generator(config["model"], config["latent_dim"], state["sample_shape"])
-    averaged = "generator_ema" in state and not arguments.raw
-    try:
-        generator.load_state_dict(state["generator_ema" if averaged else "generator"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights do not fit the run's model: {str(error).splitlines()[0]}"
-        ) from None
+    generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed)
     if out is None:
         folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
@@ -108,27 +98,12 @@ def _sample(arguments: argparse.Namespace) -> Path:
     return out
 
 
-def _state(path: Path) -> tuple[dict[str, Any], Path]:
-    """The state of a checkpoint, or of a run's newest, and the run's folder."""
-    from wgan_cli.rundir import RunFolder
-    from wgan_cli.training.checkpoint import load_checkpoint, load_newest
-
-    if path.is_file():
-        return load_checkpoint(path), path.absolute().parent.parent
-    state, _, warnings = load_newest(RunFolder(path).checkpoints)
-    for warning in warnings:
-        print(f"wgan-sample: {warning}", file=sys.stderr)
-    if state is None:
-        raise CheckpointError(f"{path} holds no checkpoint that can be read.")
-    return state, path
-
-
 def _draw(generator: Any, latent_dim: int, count: int, seed: int) -> Any:
     """Samples (count, *shape) in eval mode; a longer draw begins with a shorter one's noise."""
     import torch
 
+    from wgan_cli.evaluation.sampling import generate
     from wgan_cli.randomness import Draws, Stream
-    from wgan_cli.training.evaluation import generate
 
     cpu = torch.device("cpu")
     parts = []

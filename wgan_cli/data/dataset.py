@@ -22,6 +22,14 @@ from wgan_cli.randomness import Draws, Stream
 FIXED_SEED = 0
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The class of every sample, int64 from 0, in the order of the samples."""
+
+    train: Tensor
+    held_out: Tensor
+
+
 class Dataset(Protocol):
     """The interface that training and evaluation use."""
 
@@ -37,6 +45,14 @@ class Dataset(Protocol):
     def held_out(self) -> Tensor:
         """Samples that are never trained on: uint8 images or float32 points."""
 
+    @property
+    def labels(self) -> Labels | None:
+        """The samples' classes, where they have any."""
+
+    @property
+    def modes(self) -> Modes | None:
+        """The Gaussians that a mixture is made of."""
+
     def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
         """Training batches as floats on the device. Raises when a batch is larger than the data."""
 
@@ -51,6 +67,8 @@ class TensorDataset:
     name: str
     train: Tensor
     held_out: Tensor
+    labels: Labels | None = None
+    modes: Modes | None = None
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
@@ -63,6 +81,14 @@ class TensorDataset:
                 f"{self.name}: training samples have shape {tuple(self.train.shape[1:])}, held-out"
                 f" ones {tuple(self.held_out.shape[1:])}."
             )
+        for part, samples in (("training", self.train), ("held-out", self.held_out)):
+            if samples.is_floating_point() and not samples.isfinite().all():
+                raise DataError(f"{self.name}: the {part} part holds NaN or infinite values.")
+            if _all_equal(samples):
+                raise DataError(
+                    f"{self.name}: all {len(samples)} samples of the {part} part are equal, so"
+                    " there is nothing to learn or to measure."
+                )
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -83,14 +109,27 @@ class TensorDataset:
         return _first(self.train, count, self.name)
 
 
+@dataclass(frozen=True, eq=False)
+class Modes:
+    """Equally weighted round Gaussians: `centres` (k, coordinates) and the `std` of each."""
+
+    centres: np.ndarray
+    std: float
+
+
 @dataclass(frozen=True)
 class EndlessDataset:
-    """A distribution: `draw(rng, count)` gives float32 points of shape (count, coordinates)."""
+    """A distribution: `draw(rng, count)` gives float32 points of shape (count, coordinates).
+
+    `modes` are what it is made of, where that is known and can be counted.
+    """
 
     name: str
     sample_shape: tuple[int, ...]
     draw: Callable[[np.random.Generator, int], np.ndarray]
     held_out_size: int = 4096
+    modes: Modes | None = None
+    labels: Labels | None = None
 
     @property
     def held_out(self) -> Tensor:
@@ -107,11 +146,15 @@ class EndlessDataset:
         return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), count))
 
 
-def split(samples: Tensor, name: str, share: float = 0.2) -> TensorDataset:
+def split(
+    samples: Tensor, name: str, share: float = 0.2, labels: Tensor | None = None
+) -> TensorDataset:
     """Hold out a share of the samples by a fixed permutation, for sets without a test part."""
     order = torch.from_numpy(Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(len(samples)))
-    held_out = int(share * len(samples))
-    return TensorDataset(name, samples[order[held_out:]], samples[order[:held_out]])
+    count = int(share * len(samples))
+    held_out, train = order[:count], order[count:]
+    split_labels = None if labels is None else Labels(labels[train], labels[held_out])
+    return TensorDataset(name, samples[train], samples[held_out], split_labels)
 
 
 def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
@@ -125,12 +168,18 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
         count = min(1024, len(held_out) // 2)
     if 2 * count > len(held_out):
         raise ConfigError(
-            f"eval_samples={count} is too many: {dataset.name} has {len(held_out)} held-out samples"
-            f" and an evaluation needs two disjoint sets of them, so at most {len(held_out) // 2}."
+            f"eval_samples={count} (wgan-eval --n) is too many: {dataset.name} has {len(held_out)}"
+            " held-out samples and an evaluation needs two disjoint sets of them, so at most"
+            f" {len(held_out) // 2}."
         )
     order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
     first, second = order[:count], order[count : 2 * count]
     return held_out[torch.from_numpy(first)], held_out[torch.from_numpy(second)]
+
+
+def _all_equal(samples: Tensor) -> bool:
+    # A few at first: almost always they differ.
+    return all(bool((part == samples[0]).all()) for part in (samples[:64], samples[64:]))
 
 
 def _first(samples: Tensor, count: int, name: str) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.data.dataset import TensorDataset, split
+from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.errors import DataError
 
 TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -20,8 +20,10 @@ def digits(name: str = "digits") -> TensorDataset:
     from sklearn.datasets import load_digits
 
     # Values are 0 to 16.
-    images = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-    return split(torch.from_numpy(images[:, None]), name)
+    loaded = load_digits()
+    images = np.round(loaded.images * (255 / 16)).astype(np.uint8)
+    labels = torch.from_numpy(loaded.target.astype(np.int64))
+    return split(torch.from_numpy(images[:, None]), name, labels=labels)
 
 
 def torchvision_images(name: str, root: str = "data", download: bool = True) -> TensorDataset:
@@ -29,11 +31,14 @@ def torchvision_images(name: str, root: str = "data", download: bool = True) -> 
     folder = Path(root).expanduser()
     if folder.exists() and not folder.is_dir():
         raise DataError(f"dataset.root={root} is a file; a folder is needed.")
-    train, test = (_read(name, folder, part, download) for part in (True, False))
-    return TensorDataset(name, train, test)
+    (train, train_labels), (test, test_labels) = (
+        _read(name, folder, part, download) for part in (True, False)
+    )
+    return TensorDataset(name, train, test, Labels(train_labels, test_labels))
 
 
-def _read(name: str, folder: Path, train: bool, download: bool) -> Tensor:
+def _read(name: str, folder: Path, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+    """Images and labels of one part."""
     import torchvision.datasets
 
     try:
@@ -42,7 +47,8 @@ def _read(name: str, folder: Path, train: bool, download: bool) -> Tensor:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is no data set read here: {known}.") from None
     try:
-        return _as_images(kind(str(folder), train=train, download=download).data)
+        part = kind(str(folder), train=train, download=download)
+        return _as_images(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if download:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 # The faster mode by matrix products leaves equal samples a little apart.
 _EXACT = "donot_use_mm_for_euclid_dist"
+# Numbers in one array: 64 MB in float64; a few such arrays live at once.
+_AT_ONCE = 2**23
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -14,21 +16,67 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
     Each sample stands for the ball around it that reaches its k-th nearest other sample of its set.
     Precision is the share of fakes inside a real ball, recall the share of reals inside a fake one.
-    Shapes (n, ...), flattened. Raises ValueError for sets of k or fewer and for NaN or infinity.
+    Shapes (n, ...), flattened. Memory grows with n times the width, never with n squared. Raises
+    ValueError for sets of k or fewer and for NaN or infinity.
     """
     real, fake = (samples.detach().flatten(1).double().cpu() for samples in (real, fake))
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"more than k={k} samples of each kind are needed")
     if not (real.isfinite().all() and fake.isfinite().all()):
         raise ValueError("the samples hold NaN or infinite values")
-    between = torch.cdist(real, fake, compute_mode=_EXACT)
-    precision = (between <= _radii(real, k)[:, None]).any(dim=0)
-    recall = (between <= _radii(fake, k)[None, :]).any(dim=1)
+    precision = _covered(fake, real, _radii(real, k))
+    recall = _covered(real, fake, _radii(fake, k))
     return float(precision.double().mean()), float(recall.double().mean())
 
 
 def _radii(samples: Tensor, k: int) -> Tensor:
     """Each sample's distance to its k-th nearest other sample."""
-    distances = torch.cdist(samples, samples, compute_mode=_EXACT)
-    # The nearest is the sample itself, at distance 0.
-    return distances.kthvalue(k + 1, dim=1).values
+    found = []
+    count = min(4 * (k + 1), len(samples))
+    for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
+        low, high = _squared_bounds(rows, samples)
+        # The nearest is the sample itself, at distance 0.
+        nearest = low.topk(count, dim=1, largest=False)
+        chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=_EXACT)[:, 0]
+        radii = chosen.kthvalue(k + 1, dim=1).values
+        # At least k + 1 samples are this near, so none that surely lies further can matter.
+        reach = high.gather(1, nearest.indices[:, : k + 1]).amax(dim=1)
+        undecided = ~(nearest.values[:, -1] > reach)
+        if count < len(samples) and undecided.any():
+            distances = torch.cdist(rows[undecided], samples, compute_mode=_EXACT)
+            radii[undecided] = distances.kthvalue(k + 1, dim=1).values
+        found.append(radii)
+    return torch.cat(found)
+
+
+def _covered(samples: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+    """Whether each sample lies in a centre's ball, its edge included."""
+    found = []
+    squares = radii.square()
+    for rows in samples.split(_rows_at_once(len(centres))):
+        low, high = _squared_bounds(rows, centres)
+        inside = (high < squares).any(dim=1)
+        undecided = ~inside & ~(low > squares).all(dim=1)
+        if undecided.any():
+            distances = torch.cdist(rows[undecided], centres, compute_mode=_EXACT)
+            inside[undecided] = (distances <= radii).any(dim=1)
+        found.append(inside)
+    return torch.cat(found)
+
+
+def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """What every squared distance surely lies between.
+
+    By a matrix product, tens of times faster than `cdist` without one on wide features, and widened
+    by what its rounding and `cdist`'s can come to; only what stays undecided need be exact.
+    """
+    sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
+    squared = torch.addmm(sizes, rows, columns.T, alpha=-2)
+    # A sum of d products is off by at most d/2 eps times the sum of their sizes, and the sizes come
+    # to |x|^2 + |y|^2 here; 4 times that is ample.
+    slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
+    return squared - slack, squared + slack
+
+
+def _rows_at_once(numbers_a_row: int) -> int:
+    return max(1, _AT_ONCE // numbers_a_row)

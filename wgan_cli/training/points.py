@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wgan_cli.evaluation.evaluation import Findings
     from wgan_cli.training.trainer import Trainer
 
 
@@ -32,7 +33,7 @@ class Cadence:
 
 @dataclass
 class Point:
-    """What is due after a step, and the values measured there by tag."""
+    """What is due after a step, and what was measured there: curves by tag, and all findings."""
 
     step: int
     log: bool = False
@@ -40,6 +41,7 @@ class Point:
     save: bool = False
     evaluate: bool = False
     values: dict[str, float] = field(default_factory=dict)
+    findings: Findings | None = None
 
     @property
     def anything(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.feeds import Feed
 from wgan_cli.errors import CheckpointError, DivergedError, WganError
+from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.evaluation.sampling import generate
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.evaluation import Evaluation, generate
 from wgan_cli.training.failures import in_plain_words
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence, Callback, Point
@@ -154,12 +155,14 @@ class Trainer:
                 del means["critic/penalty"]
             point.values.update(means)
             point.values.update(self.updates.constraint.report(self.updates.critic))
+            point.values.update(_report(self.generator))
             regular = self.step % self.cadence.log == 0
             point.values.update(self._throughput(restart=regular))
             if regular:
                 self.window.reset()
         if point.evaluate:
-            point.values.update(self.evaluation(self.generator, self.updates.critic))
+            point.findings = self.evaluation(self.generator, self.updates.critic)
+            point.values.update(point.findings.scalars())
 
     def check_finite(self, means: dict[str, float]) -> None:
         """Raise if any update since the last log point gave NaN: its mean, the sum's, shows it."""
@@ -251,3 +254,9 @@ class Trainer:
             "throughput/images_per_second": (done - critic_updates) * self.batch_size / seconds,
             "throughput/step_ms": 1000 * seconds / (self.step - step),
         }
+
+
+def _report(generator: nn.Module) -> dict[str, float]:
+    """What a generator says of itself at a log point, by tag, if it has a `report`."""
+    report: Callable[[], dict[str, float]] | None = getattr(generator, "report", None)
+    return {} if report is None else report()

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
-from wgan_cli.training.evaluation import evaluating, generate
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 

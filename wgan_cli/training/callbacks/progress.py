@@ -9,11 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from wgan_cli.evaluation.evaluation import Findings
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _QUIET_SECONDS = 10.0
+_SHOWN = 5
 
 
 class Progress(Callback):
@@ -22,6 +24,8 @@ class Progress(Callback):
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._last_line = 0.0
+        self._costs_told = False
+        self._refused_told: set[str] = set()
 
     def on_start(self, trainer: Trainer) -> None:
         """Open the bar, or note the time."""
@@ -38,6 +42,8 @@ class Progress(Callback):
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Show the newest numbers; they are read at log points alone, so nothing waits for them."""
+        if point.findings is not None:
+            self._tell(point.findings, point.step)
         if self._bar is not None:
             if point.log:
                 self._bar.set_postfix_str(_numbers(point), refresh=False)
@@ -52,6 +58,20 @@ class Progress(Callback):
                 _numbers(point),
                 left / 1000,
             )
+
+    def _tell(self, findings: Findings, step: int) -> None:
+        """What the first evaluation cost, and why a metric gave no number, each once."""
+        if not self._costs_told:
+            self._costs_told = True
+            parts = sorted(findings.seconds.items(), key=lambda part: -part[1])
+            shown = ", ".join(f"{metric} {seconds:.2f}" for metric, seconds in parts[:_SHOWN])
+            log.info(
+                "evaluation at step %d: %.2f s (%s)", step, sum(findings.seconds.values()), shown
+            )
+        for metric, reason in findings.refused.items():
+            if metric not in self._refused_told:
+                self._refused_told.add(metric)
+                log.warning("%s has no value at step %d: %s.", metric, step, reason)
 
     def _silent_long(self) -> bool:
         return time.monotonic() - self._last_line >= _QUIET_SECONDS

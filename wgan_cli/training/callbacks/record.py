@@ -14,12 +14,13 @@ from wgan_cli.training.trainer import Trainer
 class Record(Callback):
     """A line of `metrics.jsonl` wherever something was measured; `status.json` follows.
 
-    `final` holds the newest value of every tag.
+    `final` holds the newest value of every tag, `evaluation_seconds` what each metric took in all.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.final: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
         self._started = now()
         self._clock = time.perf_counter()
         self._seconds_before = 0.0
@@ -33,11 +34,15 @@ class Record(Callback):
         if trainer.step:
             self._started = before.get("started", self._started)
             self._seconds_before = before.get("seconds", 0.0)
+            self._costs.update(before.get("evaluation_seconds", {}))
         self._clock = time.perf_counter()
         self._write(trainer, "running")
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Write what was measured."""
+        if point.findings is not None:
+            for metric, seconds in point.findings.seconds.items():
+                self._costs[metric] = self._costs.get(metric, 0.0) + seconds
         if point.values:
             self.final.update(point.values)
             self.folder.append_metrics(point.step, point.values)
@@ -65,6 +70,7 @@ class Record(Callback):
             "final": self.final,
             "started": self._started,
             "ended": now() if exit_code is not None else None,
+            "evaluation_seconds": {metric: round(s, 3) for metric, s in self._costs.items()},
             "seconds": round(self._seconds_before + time.perf_counter() - self._clock, 3),
         }
         self.folder.write_status(status)

@@ -24,13 +24,17 @@ KEPT = 2
 class Saving(Callback):
     """Writes checkpoints; keeps the two newest and the best, by `wasserstein/exact`.
 
-    `facts` go into every checkpoint beside the trainer's state: the config and the sample's shape,
-    so that sampling needs neither the run folder's other files nor the data.
+    With `keep_every`, every such step's is kept too. `facts` go into every checkpoint beside the
+    trainer's state: the config and the sample's shape, so that sampling needs neither the run
+    folder's other files nor the data.
     """
 
-    def __init__(self, folder: RunFolder, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: RunFolder, facts: dict[str, Any], keep_every: int | None = None
+    ) -> None:
         self.folder = folder
         self.facts = facts
+        self.keep_every = keep_every
         self._best: tuple[float, Path] | None = None
 
     def on_start(self, trainer: Trainer) -> None:
@@ -48,8 +52,7 @@ class Saving(Callback):
             self.save(trainer)
             if "wasserstein/exact" in point.values:
                 self._note_best(point.step, point.values["wasserstein/exact"])
-            also = [self._best[1]] if self._best else []
-            prune_checkpoints(self.folder.checkpoints, KEPT, also)
+            prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
 
     def on_stop(self, trainer: Trainer) -> None:
         """Save the last whole step."""
@@ -61,6 +64,14 @@ class Saving(Callback):
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state()})
         return path
+
+    def _kept(self) -> list[Path]:
+        """What stays beside the newest."""
+        kept = [self._best[1]] if self._best else []
+        if self.keep_every is not None:
+            found = find_checkpoints(self.folder.checkpoints)
+            kept += [path for path in found if step_of(path) % self.keep_every == 0]
+        return kept
 
     def _note_best(self, step: int, distance: float) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)

@@ -14,7 +14,7 @@ from wgan_cli.training.trainer import Trainer
 
 
 class TensorBoard(Callback):
-    """Scalars at log points, critic weights at sample points, one HParams entry at the end.
+    """Scalars and charts where measured, critic weights at sample points, one HParams entry.
 
     `settings` is the run's config; `first` writes it under Text.
     """
@@ -35,6 +35,9 @@ class TensorBoard(Callback):
         """Write what was measured."""
         for tag, value in point.values.items():
             self.writer.add_scalar(tag, value, point.step)
+        if point.findings is not None:
+            for tag, picture in point.findings.pictures.items():
+                self.writer.add_image(tag, picture, point.step, dataformats="HWC")
         self._final.update(point.values)
         if point.sample:
             for name, parameter in trainer.updates.critic.named_parameters():
@@ -51,7 +54,7 @@ class TensorBoard(Callback):
 
 def _hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
     """What decides a result, dotted key to plain value; no cadences, no recommendations."""
-    left_out = ("_target_", "_every", "dataset.recommended.", "metrics", "eval_samples")
+    left_out = ("_target_", "_every", "_samples", "dataset.recommended.", "metrics")
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(settings).items()

@@ -1,0 +1,108 @@
+"""Charts of a critic and of a run's numbers, as RGB pictures (H, W, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wgan_cli.pictures import rendered
+
+REAL, FAKE, ESTIMATE = "#e8a33d", "#d0322d", "#1f6fb4"
+_BINS = 81
+
+
+def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
+    """Gradient norms against depth, for two kinds of samples (arXiv 1704.00028, figure 1b).
+
+    Each curve is a list of (layer, norm) from the input on. A level line is a critic through which
+    gradients neither vanish nor explode.
+    """
+    figure, axes = _figure()
+    for (kind, norms), colour, marker in zip(
+        curves.items(), (REAL, FAKE, ESTIMATE), "os^", strict=False
+    ):
+        depths = range(1, len(norms) + 1)
+        axes.plot(
+            depths,
+            [norm for _, norm in norms],
+            color=colour,
+            marker=marker,
+            label=f"{kind} samples",
+        )
+    # A layer that no gradient reaches has no place on a logarithmic scale.
+    if any(norm > 0 for norms in curves.values() for _, norm in norms):
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer of the critic, 1 next to the input")
+    axes.set_ylabel("mean norm of ∂f/∂(layer's output)")
+    axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
+    """All of a critic's weights (n,), with the bounds that clipping keeps them in, if any."""
+    figure, axes = _figure()
+    reach = clip or float(np.abs(weights).max()) or 1.0
+    counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
+    axes.stairs(counts, edges, fill=True, color=ESTIMATE)
+    axes.set_xlim(-1.08 * reach, 1.08 * reach)
+    axes.set_yscale("log")
+    axes.set_xlabel("weight of the critic")
+    axes.set_ylabel("how many")
+    if clip is not None:
+        for bound in (-clip, clip):
+            axes.axvline(bound, color=FAKE, linestyle="--", linewidth=1.2)
+        share = float((np.abs(weights) >= 0.99 * clip).mean())
+        axes.set_title(f"{share:.0%} at the clip bounds ±{clip:g}", fontsize=10)
+    return rendered(figure)
+
+
+def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Shares of each class (counts, (classes,) each) in held-out data and in generated samples."""
+    figure, axes = _figure()
+    classes = np.arange(len(real))
+    axes.bar(classes - 0.2, real / real.sum(), 0.4, color=REAL, label="held-out data")
+    axes.bar(classes + 0.2, fake / fake.sum(), 0.4, color=FAKE, label="generated")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("class, by the classifier")
+    axes.set_ylabel("share")
+    axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def curves(
+    estimate: tuple[Sequence[float], Sequence[float]],
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
+) -> np.ndarray:
+    """The critic's estimate (steps, values) over training, and a panel a metric beneath it.
+
+    A panel holds steps, values, and what real samples score, if anything.
+    """
+    columns = min(3, len(panels) + 1)
+    rows = -(-(len(panels) + 1) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=100, layout="constrained")
+    places: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    places[0].plot(*estimate, color=ESTIMATE)
+    places[0].set_title("critic/wasserstein", fontsize=10)
+    for axes, (tag, (steps, values, floor)) in zip(places[1:], panels.items(), strict=False):
+        axes.plot(steps, values, color=FAKE, marker="o", markersize=3)
+        if floor is not None:
+            axes.plot(steps, floor, color=REAL, linestyle=":", label="real against real")
+            axes.legend(frameon=False, fontsize=9)
+        axes.set_title(tag, fontsize=10)
+    for axes in places[: len(panels) + 1]:
+        axes.set_xlabel("generator updates", fontsize=9)
+    for axes in places[len(panels) + 1 :]:
+        axes.axis("off")
+    return rendered(figure)
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """A small figure; its margins are fixed, because fitting them costs as much as drawing."""
+    figure = Figure(figsize=(5.2, 3.6), dpi=90)
+    axes = figure.add_axes((0.19, 0.15, 0.78, 0.75))
+    return figure, axes

@@ -1,0 +1,62 @@
+"""What `wgan-sample` and `wgan-eval` read of a run: a checkpoint, and networks from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wgan_cli.build import build_generator
+from wgan_cli.commands.resuming import refuse_references
+from wgan_cli.commands.trust import check_trusted
+from wgan_cli.errors import CheckpointError
+from wgan_cli.rundir import RunFolder
+from wgan_cli.training.checkpoint import load_checkpoint, load_newest
+
+
+def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
+    """The state of a checkpoint or of a run's newest, the checkpoint's path and the run's folder.
+
+    Raises `CheckpointError`.
+    """
+    if path.is_file():
+        return load_checkpoint(path), path, path.absolute().parent.parent
+    state, found, warnings = load_newest(RunFolder(path).checkpoints)
+    for warning in warnings:
+        print(warning, file=sys.stderr)
+    if state is None or found is None:
+        raise CheckpointError(f"{path} holds no checkpoint that can be read.")
+    return state, found, path
+
+
+def trusted_generator(
+    state: dict[str, Any], path: Path, trusted: Sequence[str], *, raw: bool
+) -> nn.Module:
+    """The generator of a checkpoint's state, averaged where there is one and not `raw`.
+
+    Raises `CheckpointError` for classes that are not trusted and for weights that do not fit.
+    """
+    config = state["config"]
+    refuse_references(config, path)
+    check_trusted({"model": config["model"]}, trusted)
+    generator = build_generator(config["model"], config["latent_dim"], state["sample_shape"])
+    load_weights(generator, state[generator_key(state, raw=raw)])
+    return generator
+
+
+def generator_key(state: dict[str, Any], *, raw: bool) -> str:
+    """Which generator of a state is meant."""
+    return "generator_ema" if "generator_ema" in state and not raw else "generator"
+
+
+def load_weights(network: nn.Module, weights: dict[str, Any]) -> None:
+    """Raises `CheckpointError` where weights are of another network."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights do not fit the run's model: {str(error).splitlines()[0]}"
+        ) from None

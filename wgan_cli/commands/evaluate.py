@@ -1,0 +1,209 @@
+"""`wgan-eval`: measure a run's checkpoints on held-out data."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from wgan_cli.checking import nearest
+from wgan_cli.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutOfMemoryError,
+    WganError,
+)
+from wgan_cli.schema import METRICS
+
+if TYPE_CHECKING:
+    from wgan_cli.commands.evaluation_report import Report
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Evaluate as the words say; returns the exit code."""
+    arguments = _parser().parse_args(words)
+    try:
+        report = _evaluate(arguments)
+    except WganError as error:
+        print(f"wgan-eval: {error}", file=sys.stderr)
+        return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        print("wgan-eval: out of memory; try smaller --n and --n-features.", file=sys.stderr)
+        return OutOfMemoryError.exit_code
+    except KeyboardInterrupt:
+        print("wgan-eval: interrupted; checkpoints done are written.", file=sys.stderr)
+        return 130
+    print(report.table())
+    return report.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wgan-eval",
+        description="Measure a run's newest checkpoint on held-out data: distances with what real"
+        " data score, the critic's constant, features, modes. Writes RUN/evaluation.json.",
+        epilog="metrics: " + ", ".join(METRICS),
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    parser.add_argument(
+        "--metrics",
+        metavar="TAG,TAG",
+        help="what to measure (default: all that applies; with --all-checkpoints what the run"
+        " itself measured)",
+    )
+    parser.add_argument(
+        "--n", type=int, help="samples of each kind for distances (default: as the run)"
+    )
+    parser.add_argument(
+        "--n-features",
+        type=int,
+        metavar="N",
+        help="samples of each kind for features and modes (default: as the run)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", metavar="FILE", help="a checkpoint's path or step")
+    which.add_argument(
+        "--all-checkpoints",
+        action="store_true",
+        help="every checkpoint: curves, and their correlation with the critic's estimate",
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="the trained generator itself where an averaged one is kept",
+    )
+    parser.add_argument("--seed", type=int, help="another noise than the run's evaluations")
+    parser.add_argument("--root", metavar="DIR", help="where the data set's files are now")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="allow the run's config to name classes under PREFIX",
+    )
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> Report:
+    chosen = None if arguments.metrics is None else _tags(arguments.metrics)
+    for flag, count in (("--n", arguments.n), ("--n-features", arguments.n_features)):
+        if count is not None and count < 4:
+            raise ConfigError(f"{flag} {count}: at least 4.")
+    if not arguments.run.exists():
+        raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
+    if arguments.run.is_file() and (arguments.checkpoint or arguments.all_checkpoints):
+        raise ConfigError(f"{arguments.run} is a checkpoint already; name its run folder instead.")
+
+    # From here on torch is needed, which takes seconds to import.
+    from wgan_cli.build import build_critic, build_dataset, build_evaluation
+    from wgan_cli.commands.checkpoints import (
+        chosen_checkpoint,
+        generator_key,
+        load_weights,
+        trusted_generator,
+    )
+    from wgan_cli.commands.evaluation_report import Report, progress
+    from wgan_cli.commands.trust import check_trusted
+    from wgan_cli.config import check_rules, validate
+    from wgan_cli.evaluation.choice import all_metrics
+    from wgan_cli.machine import choose_machine
+    from wgan_cli.rundir import RunFolder
+    from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
+
+    logging.getLogger("wgan_cli").setLevel(logging.INFO)
+    state, path, folder = chosen_checkpoint(_asked_for(arguments))
+    generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
+    check_trusted(state["config"], arguments.trust)
+    config = validate(_adapted(state["config"], arguments))
+    device = choose_machine(config)
+    try:
+        dataset = build_dataset(config)
+    except DataError as error:
+        raise DataError(f"{error} Here --root DIR names the folder.") from None
+    if list(dataset.sample_shape) != list(state["sample_shape"]):
+        raise CheckpointError(
+            f"The run's samples have shape {state['sample_shape']}, its data set's now"
+            f" {list(dataset.sample_shape)}."
+        )
+    if chosen is not None or not arguments.all_checkpoints:
+        config.metrics = chosen or all_metrics(dataset)
+    check_rules(config)
+    critic = build_critic(config, dataset.sample_shape).to(device)
+    generator.to(device)
+    paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
+    with progress(len(paths)) as bar:
+        evaluation = build_evaluation(config, dataset, device)
+        evaluation.watch = bar.show
+        report = Report(RunFolder(folder), generator_key(state, raw=arguments.raw), evaluation)
+        for path in paths:
+            if arguments.all_checkpoints:
+                state = load_checkpoint(path)
+                load_weights(generator, state[generator_key(state, raw=arguments.raw)])
+            load_weights(critic, state["critic"])
+            bar.start(path, state["step"])
+            report.add(state["step"], path, evaluation(generator, critic))
+            bar.done(path)
+    return report
+
+
+def _asked_for(arguments: argparse.Namespace) -> Path:
+    """The path that RUN and --checkpoint mean together."""
+    run: Path = arguments.run
+    named: str | None = arguments.checkpoint
+    if named is None:
+        return run
+    found = Path(named)
+    if named.isdigit():
+        found = run / "checkpoints" / f"step_{int(named):08d}.pt"
+    elif not found.is_file():
+        found = run / "checkpoints" / named
+    if not found.is_file():
+        there = ", ".join(sorted(path.name for path in (run / "checkpoints").glob("step_*.pt")))
+        raise CheckpointError(
+            f"--checkpoint {named}: {run} has no such checkpoint; it has {there or 'none'}."
+        )
+    return found
+
+
+def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The run's settings, but for the machine, sample counts, noise and where the data are."""
+    asked = {
+        "eval_samples": arguments.n,
+        "feature_samples": arguments.n_features,
+        "seed": arguments.seed,
+    }
+    machine = {"device": arguments.device, "threads": None, "compile": False}
+    given = {key: value for key, value in asked.items() if value is not None}
+    dataset = dict(saved["dataset"])
+    if arguments.root is not None:
+        if "root" not in dataset:
+            raise ConfigError(f"--root: {dataset.get('name')} is read from no folder.")
+        dataset["root"] = arguments.root
+    return {**saved, **machine, **given, "dataset": dataset}
+
+
+def _tags(text: str) -> list[str]:
+    """The metrics named, with or without what goes before the slash."""
+    short: dict[str, Any] = {tag.rpartition("/")[2]: tag for tag in METRICS}
+    tags = []
+    for word in text.split(","):
+        tag = short.get(word.strip(), word.strip())
+        if tag not in METRICS:
+            hint = nearest(tag, [*METRICS, *short])
+            raise ConfigError(
+                f"--metrics {word}: there is no such metric; --help lists them.{hint}"
+            )
+        tags.append(tag)
+    return list(dict.fromkeys(tags))

@@ -1,0 +1,263 @@
+"""What `wgan-eval` shows and writes: a table, `evaluation.json`, pictures and correlations."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import pearsonr, spearmanr
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from wgan_cli.charts import curves
+from wgan_cli.commands.paths import shown
+from wgan_cli.errors import DataError, DiskError
+from wgan_cli.evaluation.evaluation import Evaluation, Findings
+from wgan_cli.pictures import save_png
+from wgan_cli.rundir import RunFolder
+
+log = logging.getLogger("wgan_cli")
+_ESTIMATE = "critic/wasserstein"
+# Fewer points lie on a line or in order by chance.
+_POINTS = 4
+
+
+class Bar:
+    """Progress: a bar on a terminal, else a line a checkpoint."""
+
+    def __init__(self, checkpoints: int) -> None:
+        self._bar: tqdm[Any] = tqdm(
+            total=checkpoints, unit="checkpoint", disable=not sys.stderr.isatty(), leave=False
+        )
+        self._started = time.perf_counter()
+
+    def start(self, path: Path, step: int) -> None:
+        """A checkpoint's turn."""
+        self._started = time.perf_counter()
+        self._bar.set_description_str(f"step {step}")
+
+    def show(self, metric: str) -> None:
+        """A metric's turn."""
+        self._bar.set_postfix_str(metric)
+
+    def done(self, path: Path) -> None:
+        """A checkpoint is measured."""
+        self._bar.update()
+        if self._bar.disable:
+            log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
+
+    def close(self) -> None:
+        """Clear the terminal."""
+        self._bar.close()
+
+
+@contextmanager
+def progress(checkpoints: int) -> Iterator[Bar]:
+    """A bar, and the package's messages above it on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    bar = Bar(checkpoints)
+    try:
+        with logging_redirect_tqdm([log]):
+            yield bar
+    finally:
+        bar.close()
+        log.removeHandler(handler)
+
+
+class Report:
+    """The findings of one or more checkpoints of a run, written whenever one is added."""
+
+    def __init__(self, folder: RunFolder, generator: str, evaluation: Evaluation) -> None:
+        self.folder = folder
+        self.generator = "ema" if generator == "generator_ema" else "raw"
+        self.evaluation = evaluation
+        self.steps: list[int] = []
+        self.names: list[str] = []
+        self.findings: list[Findings] = []
+        self.estimates: list[float | None] = []
+        self._recorded = [p for p in folder.read_metrics() if _ESTIMATE in p]
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a metric could not be taken, else 0."""
+        return DataError.exit_code if any(found.refused for found in self.findings) else 0
+
+    def add(self, step: int, path: Path, found: Findings) -> None:
+        """One checkpoint's findings. Raises `DiskError` where they cannot be written."""
+        self.steps.append(step)
+        self.names.append(path.name)
+        self.findings.append(found)
+        before = [p[_ESTIMATE] for p in self._recorded if p["step"] <= step]
+        self.estimates.append(before[-1] if before else None)
+        try:
+            self._write()
+        except OSError as error:
+            raise DiskError(f"{self.folder.path} cannot be written: {error}.") from None
+
+    def correlations(self) -> dict[str, dict[str, float]]:
+        """Spearman's and Pearson's coefficient of each metric with the critic's estimate.
+
+        Over the checkpoints; none for fewer than four of them or for what never changes.
+        """
+        found = {}
+        for tag in self._tags():
+            pairs = [
+                (estimate, findings.values[tag])
+                for estimate, findings in zip(self.estimates, self.findings, strict=True)
+                if estimate is not None and tag in findings.values
+            ]
+            estimates, values = zip(*pairs, strict=True) if pairs else ((), ())
+            if len(pairs) >= _POINTS and len(set(estimates)) > 1 and len(set(values)) > 1:
+                found[tag] = {
+                    "spearman": float(spearmanr(estimates, values).statistic),
+                    "pearson": float(pearsonr(estimates, values).statistic),
+                    "checkpoints": len(pairs),
+                }
+        return found
+
+    def table(self) -> str:
+        """What the terminal shows."""
+        counts = self.evaluation.reference.counts
+        accuracy = self.evaluation.reference.classifier_accuracy
+        features = (
+            f"; the classifier is right on {accuracy:.1%} of held-out data" if accuracy else ""
+        )
+        head = (
+            f"{shown(self.folder.path)}, {self.generator} generator, against held-out"
+            f" {self.evaluation.reference.dataset.name}: {counts.few} samples for distances,"
+            f" {counts.many} for features{features}."
+        )
+        body = self._one() if len(self.findings) == 1 else self._many()
+        refused = {
+            metric: reason for found in self.findings for metric, reason in found.refused.items()
+        }
+        notes = [f"{metric}: no number, because {why}." for metric, why in refused.items()]
+        written = [f"Written: {path}" for path in self._files()]
+        return "\n".join([head, "", *body, "", *notes, *written])
+
+    def _one(self) -> list[str]:
+        (found,) = self.findings
+        width = max([len(tag) for tag in found.values] + [20])
+        lines = [f"{'step ' + str(self.steps[0]):<{width}}  {'value':>10}  {'real/real':>10}"]
+        for tag, value in found.values.items():
+            floor = number(found.floors[tag]) if tag in found.floors else ""
+            lines.append(f"{tag:<{width}}  {number(value):>10}  {floor:>10}".rstrip())
+        costs = sorted(found.seconds.items(), key=lambda cost: -cost[1])
+        slowest = ", ".join(f"{metric} {seconds:.1f}" for metric, seconds in costs[:4])
+        return [*lines, "", f"{sum(found.seconds.values()):.1f} s in all: {slowest}, ..."]
+
+    def _many(self) -> list[str]:
+        tags = self._tags()
+        rows = [["step", _ESTIMATE, *tags]]
+        for step, estimate, found in zip(self.steps, self.estimates, self.findings, strict=True):
+            values = [found.values.get(tag) for tag in tags]
+            rows.append([str(step), *(number(value) for value in (estimate, *values))])
+        floors = [self.findings[-1].floors.get(tag) for tag in tags]
+        rows.append(["real/real", "", *(number(floor) for floor in floors)])
+        related = self.correlations()
+        for name in ("spearman", "pearson"):
+            coefficients = [related.get(tag, {}).get(name) for tag in tags]
+            rows.append([name, "1", *(number(value) for value in coefficients)])
+        # A row a metric: metrics are many and their names long, checkpoints have short numbers.
+        columns = list(zip(*rows, strict=True))
+        widths = [max(len(cell) for cell in row) for row in rows]
+        return [
+            "  ".join(
+                f"{cell:<{wide}}" if place == 0 else f"{cell:>{wide}}"
+                for place, (cell, wide) in enumerate(zip(column, widths, strict=True))
+            ).rstrip()
+            for column in columns
+        ] + self._remark(related)
+
+    @staticmethod
+    def _remark(related: dict[str, Any]) -> list[str]:
+        if related:
+            return [
+                "",
+                "spearman, pearson: correlation with critic/wasserstein over the checkpoints.",
+            ]
+        return [
+            "",
+            f"No correlation with critic/wasserstein: it takes {_POINTS} checkpoints or more that"
+            " differ (keep_every=N keeps every N-th step's).",
+        ]
+
+    def _tags(self) -> list[str]:
+        return list(dict.fromkeys(tag for found in self.findings for tag in found.values))
+
+    def _files(self) -> list[Path]:
+        folder = shown(self.folder.path)
+        files = [folder / "evaluation.json"]
+        if len(self.findings) > 1:
+            files.append(folder / "evaluation" / "curves.png")
+        pictures = self.findings[-1].pictures
+        return [*files, *(folder / "evaluation" / _png(tag) for tag in pictures)]
+
+    def _write(self) -> None:
+        self.folder.write_evaluation(self._content())
+        folder = self.folder.path / "evaluation"
+        folder.mkdir(exist_ok=True)
+        for tag, picture in self.findings[-1].pictures.items():
+            save_png(folder / _png(tag), picture)
+        if len(self.findings) > 1:
+            save_png(folder / "curves.png", self._curves())
+
+    def _curves(self) -> Any:
+        panels = {}
+        for tag in self._tags():
+            points = [
+                (step, found.values[tag], found.floors.get(tag))
+                for step, found in zip(self.steps, self.findings, strict=True)
+                if tag in found.values
+            ]
+            steps, values, floors = zip(*points, strict=True)
+            panels[tag] = (steps, values, None if None in floors else floors)
+        recorded = [(point["step"], point[_ESTIMATE]) for point in self._recorded]
+        steps, estimates = zip(*recorded, strict=True) if recorded else ((), ())
+        return curves((steps, estimates), panels)
+
+    def _content(self) -> dict[str, Any]:
+        counts = self.evaluation.reference.counts
+        return {
+            "dataset": self.evaluation.reference.dataset.name,
+            "generator": self.generator,
+            "seed": self.evaluation.seed,
+            "samples": {"distances": counts.few, "features": counts.many},
+            "classifier_accuracy": self.evaluation.reference.classifier_accuracy,
+            "torch": str(torch.__version__),
+            "checkpoints": [
+                {
+                    "step": step,
+                    "checkpoint": name,
+                    _ESTIMATE: estimate,
+                    "values": found.values,
+                    "real_real": found.floors,
+                    "seconds": {tag: round(cost, 3) for tag, cost in found.seconds.items()},
+                    "refused": found.refused,
+                }
+                for step, name, estimate, found in zip(
+                    self.steps, self.names, self.estimates, self.findings, strict=True
+                )
+            ],
+            "correlation_with_estimate": self.correlations(),
+        }
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4g}"
+
+
+def _png(tag: str) -> str:
+    return tag.replace("/", "_") + ".png"

@@ -1,0 +1,1 @@
+"""Measuring networks on held-out data, during a run and after, without touching what is trained."""

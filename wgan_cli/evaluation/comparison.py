@@ -1,0 +1,117 @@
+"""One set of samples beside the reference: the numbers that several metrics share, each once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from wgan_cli.evaluation.samples import Reference, Samples
+from wgan_cli.evaluation.sampling import BATCH, evaluating
+from wgan_cli.metrics.lipschitz import gradient_norms
+from wgan_cli.metrics.neighbours import precision_recall
+from wgan_cli.randomness import Draws, Stream
+
+
+class Comparison:
+    """`shown` against the reference, and what `critic` makes of both.
+
+    `clip` is the bound of its weights, where there is one. `seed` decides the random points and
+    directions.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        shown: Samples,
+        critic: nn.Module,
+        *,
+        seed: int,
+        clip: float | None = None,
+    ) -> None:
+        self.reference = reference
+        self.shown = shown
+        self.critic = critic
+        self.clip = clip
+        self.seed = seed
+
+    @property
+    def real(self) -> Tensor:
+        """The few held-out samples, (n, *shape)."""
+        return self.reference.real.few
+
+    @property
+    def fake(self) -> Tensor:
+        """The few that stand against them, (n, *shape)."""
+        return self.shown.few
+
+    @cached_property
+    def estimate(self) -> float:
+        """E f(real) - E f(fake) of the critic."""
+        with evaluating(self.critic):
+            return self._mean_score(self.real) - self._mean_score(self.fake)
+
+    @cached_property
+    def steepest(self) -> float:
+        """The largest gradient norm seen between the two: a lower bound of K."""
+        pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), strict=True)
+        with evaluating(self.critic):
+            norms = [
+                gradient_norms(self.critic, real, fake, self.draws(batch)).max()
+                for batch, (real, fake) in enumerate(pairs)
+            ]
+        return float(torch.stack(norms).max())
+
+    @property
+    def normalized(self) -> float:
+        """The estimate over K, known by construction or else the steepest slope seen.
+
+        Raises ValueError where the critic is flat.
+        """
+        known: float | None = getattr(self.critic, "lipschitz_constant", None)
+        constant = self.steepest if known is None else known
+        if constant == 0:
+            raise ValueError("the critic is flat wherever it was looked at, so it has no scale")
+        return self.estimate / constant
+
+    def features(self, space: str) -> tuple[Tensor, Tensor]:
+        """Features of the many held-out samples and of those that stand against them, (m, d)."""
+        network = self.reference.network(space)
+        real, _ = self.reference.real.features(space, network)
+        shown, _ = self.shown.features(space, network)
+        return real, shown
+
+    def logits(self, space: str) -> Tensor:
+        """What the feature network takes the shown samples for, (m, classes)."""
+        return self.shown.features(space, self.reference.network(space))[1]
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """How many of the shown samples the classifier takes for each class."""
+        logits = self.logits("classifier")
+        return logits.argmax(dim=1).bincount(minlength=logits.shape[1])
+
+    @cached_property
+    def pixel_neighbours(self) -> tuple[float, float]:
+        """Precision and recall in the samples' own space."""
+        return precision_recall(self.real, self.fake)
+
+    @cached_property
+    def classifier_neighbours(self) -> tuple[float, float]:
+        """Precision and recall in the classifier's features."""
+        return precision_recall(*self.features("classifier"))
+
+    @cached_property
+    def inception_neighbours(self) -> tuple[float, float]:
+        """Precision and recall in Inception's features."""
+        return precision_recall(*self.features("inception"))
+
+    def draws(self, inner: int) -> Draws:
+        """Random numbers of this comparison; steps 0 and 2 of the stream are latent noise."""
+        return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
+
+    @torch.no_grad()
+    def _mean_score(self, samples: Tensor) -> float:
+        scores = torch.cat([self.critic(part).double() for part in samples.split(BATCH)])
+        return float(scores.mean())

@@ -1,0 +1,119 @@
+"""An evaluation: the chosen metrics of a generator and a critic, with floors and costs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from wgan_cli.evaluation.comparison import Comparison
+from wgan_cli.evaluation.samples import Reference, generated
+from wgan_cli.evaluation.table import TABLE, Metric, sized
+
+log = logging.getLogger(__name__)
+_SLOW = 5.0
+
+
+@dataclass
+class Findings:
+    """What one evaluation found.
+
+    `values` by tag; `floors` by the same tag, what other real samples score; `pictures` RGB by tag.
+    `seconds` by metric, and `samples` for drawing what is shared. `refused` says why a metric gave
+    no number.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    n: int = 0
+
+    def scalars(self) -> dict[str, float]:
+        """Everything that is a curve: values, floors, n and the evaluation's time."""
+        curves = dict(self.values)
+        curves.update({f"{tag}_real_real": floor for tag, floor in self.floors.items()})
+        if "wasserstein/exact" in self.values:
+            curves["wasserstein/exact_n"] = self.n
+        curves["throughput/evaluation_seconds"] = sum(self.seconds.values())
+        return curves
+
+
+class Evaluation:
+    """The chosen metrics, on the same held-out samples and the same noise every time.
+
+    `clip` is the bound that the picture of the critic's weights shows. `watch` is told each
+    metric's name before it starts.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        reference: Reference,
+        latent_dim: int,
+        seed: int,
+        clip: float | None = None,
+        watch: Callable[[str], None] | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.reference = reference
+        self.latent_dim = latent_dim
+        self.seed = seed
+        self.clip = clip
+        self.watch = watch
+        self._floors: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
+
+    def prepare(self) -> None:
+        """Make feature networks ready, which can take minutes. Raises `DataError`."""
+        for space in dict.fromkeys(TABLE[tag].needs for tag in self.metrics):
+            if space is not None:
+                self.reference.network(space)
+
+    def __call__(self, generator: nn.Module, critic: nn.Module) -> Findings:
+        """Measure. Raises `DivergedError` where the samples are NaN or infinite."""
+        found = Findings(n=self.reference.counts.few)
+        started = time.perf_counter()
+        reference = self.reference
+        shown = generated(generator, self.latent_dim, reference.counts, self.seed, reference.device)
+        found.seconds["samples"] = time.perf_counter() - started
+        comparison = Comparison(reference, shown, critic, seed=self.seed, clip=self.clip)
+        floor = Comparison(reference, reference.other, critic, seed=self.seed)
+        for tag in self.metrics:
+            self._announce(tag)
+            started = time.perf_counter()
+            try:
+                self._measure(tag, TABLE[tag], comparison, floor, found)
+            except ValueError as error:
+                found.refused[tag] = str(error)
+            found.seconds[tag] = self._costs[tag] = time.perf_counter() - started
+        return found
+
+    def _measure(
+        self,
+        tag: str,
+        metric: Metric,
+        comparison: Comparison,
+        real: Comparison,
+        found: Findings,
+    ) -> None:
+        name = sized(tag, metric, self.reference.counts)
+        if metric.number is not None:
+            if metric.floor and tag not in self._floors:
+                self._floors[tag] = float(metric.number(real))
+            found.values[name] = float(metric.number(comparison))
+            if metric.floor:
+                found.floors[name] = self._floors[tag]
+        if metric.picture is not None:
+            found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
+
+    def _announce(self, tag: str) -> None:
+        if self.watch is not None:
+            self.watch(tag)
+        elif self._costs.get(tag, 0.0) > _SLOW:
+            log.info("evaluating %s; it took %.0f s last time", tag, self._costs[tag])

@@ -1,0 +1,163 @@
+"""What evaluations compare: a set of samples, few for distances and many for features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wgan_cli.data.dataset import Dataset, Modes, held_out_halves
+from wgan_cli.data.feeds import as_floats
+from wgan_cli.errors import ConfigError, DivergedError
+from wgan_cli.evaluation.sampling import BATCH, generate
+from wgan_cli.metrics.classifier import extract, trained_classifier
+from wgan_cli.metrics.inception import inception
+from wgan_cli.randomness import Draws, Stream
+
+log = logging.getLogger(__name__)
+
+MANY = 10_000
+# Maps images (n, C, H, W) in [-1, 1] to features (n, d) and class logits (n, classes).
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Samples:
+    """Samples of one origin: `few` (n, *shape) on the device, and many more, batch by batch.
+
+    `many` gives the same batches of floats whenever it is called, so that they need not be kept.
+    """
+
+    def __init__(self, few: Tensor, many: Callable[[], Iterable[Tensor]]) -> None:
+        self.few = few
+        self._many = many
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def points(self) -> Tensor:
+        """All of the many at once, flattened, on the CPU: for points, which are small."""
+        return torch.cat([part.flatten(1).cpu() for part in self._many()])
+
+    def features(self, space: str, network: Network) -> tuple[Tensor, Tensor]:
+        """Features (m, d) and logits (m, classes) of the many, on the CPU, extracted once."""
+        if space not in self._features:
+            parts = [extract(network, part) for part in self._many()]
+            features, logits = (torch.cat(kind).cpu() for kind in zip(*parts, strict=True))
+            self._features[space] = features, logits
+        return self._features[space]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many samples of each kind: `few` for distances, `many` for features and modes."""
+
+    few: int
+    many: int
+
+
+class Reference:
+    """The real side of every comparison, the same samples in every evaluation.
+
+    `real` are held-out samples. `other` are real too and disjoint from them: what they score
+    against `real` is the floor that generated samples cannot be expected to go below. The few of
+    `other` are held out, the many come from the training part. Raises `ConfigError` where more
+    samples are asked for than there are.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        cache: Path,
+        few: int | None = None,
+        many: int | None = None,
+    ) -> None:
+        real, other = held_out_halves(dataset, few)
+        held_out = dataset.held_out
+        if many is None:
+            many = min(MANY, len(held_out))
+        if many > len(held_out):
+            raise ConfigError(
+                f"feature_samples={many} (wgan-eval --n-features) is too many: {dataset.name} has"
+                f" {len(held_out)} held-out samples."
+            )
+        self.dataset = dataset
+        self.device = device
+        self.counts = Counts(len(real), many)
+        self.real = Samples(as_floats(real.to(device)), lambda: self._batches(held_out[:many]))
+        self.other = Samples(as_floats(other.to(device)), self._training)
+        self._cache = cache
+        self._networks: dict[str, Network] = {}
+        self.classifier_accuracy: float | None = None
+
+    @property
+    def modes(self) -> Modes | None:
+        """The Gaussians of a mixture."""
+        return self.dataset.modes
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """How many held-out samples each class has."""
+        assert self.dataset.labels is not None
+        return self.dataset.labels.held_out.bincount()
+
+    def network(self, space: str) -> Network:
+        """The feature network, made ready once: `classifier` (of the labels) or `inception`.
+
+        Raises `DataError` where Inception's weights are not there and cannot be fetched.
+        """
+        if space not in self._networks:
+            self._networks[space] = (
+                self._classifier() if space == "classifier" else self._inception()
+            )
+        return self._networks[space]
+
+    def _classifier(self) -> Network:
+        labels, data = self.dataset.labels, self.dataset
+        assert labels is not None
+        trained = trained_classifier(
+            data.name,
+            data.training_sample(len(labels.train)),
+            labels.train,
+            data.held_out,
+            labels.held_out,
+            self._cache,
+            log.info,
+        )
+        self.classifier_accuracy = trained.accuracy
+        return trained.network.to(self.device)
+
+    def _inception(self) -> Network:
+        network = inception(fetch=True)
+        log.info("metrics: Inception works on %d images of each kind.", self.counts.many)
+        return network.to(self.device)
+
+    def _training(self) -> Iterator[Tensor]:
+        return self._batches(self.dataset.training_sample(self.counts.many))
+
+    def _batches(self, samples: Tensor) -> Iterator[Tensor]:
+        return (as_floats(part.to(self.device)) for part in samples.split(BATCH))
+
+
+def generated(
+    generator: nn.Module, latent_dim: int, counts: Counts, seed: int, device: torch.device
+) -> Samples:
+    """A generator's samples for noise that `seed` alone decides. Raises `DivergedError` for NaN."""
+
+    def draw(count: int, step: int, inner: int = 0) -> Tensor:
+        # Step 1 of the stream is the critic's.
+        draws = Draws(seed, Stream.EVALUATION, step, inner)
+        samples = generate(generator, draws.normal((count, latent_dim), device))
+        if not samples.isfinite().all():
+            raise DivergedError("The generator's samples became NaN or infinite.")
+        return samples
+
+    def many() -> Iterator[Tensor]:
+        for inner, start in enumerate(range(0, counts.many, BATCH)):
+            yield draw(min(BATCH, counts.many - start), 2, inner)
+
+    return Samples(draw(counts.few, 0), many)

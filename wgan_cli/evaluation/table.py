@@ -1,0 +1,144 @@
+"""Every metric an evaluation can take: how it is computed, and what its tag states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
+from wgan_cli.data.dataset import Modes
+from wgan_cli.evaluation.comparison import Comparison
+from wgan_cli.evaluation.samples import Counts
+from wgan_cli.evaluation.sampling import BATCH, evaluating
+from wgan_cli.metrics.features import (
+    class_divergence,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+)
+from wgan_cli.metrics.lipschitz import layer_gradient_norms
+from wgan_cli.metrics.modes import modes_found, share_within
+from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
+from wgan_cli.randomness import Draws, Stream
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number, a picture or both of one comparison.
+
+    `count` says which sample count ends the number's tag; `floor` whether the number also has a
+    meaning for real samples against real ones; `needs` names the feature network to make ready;
+    `picture_tag` is the picture's own tag where it differs.
+    """
+
+    number: Callable[[Comparison], float] | None = None
+    picture: Callable[[Comparison], np.ndarray] | None = None
+    count: Callable[[Counts], int] | None = None
+    floor: bool = False
+    needs: str | None = None
+    picture_tag: str | None = None
+
+
+def _few(counts: Counts) -> int:
+    return counts.few
+
+
+def _many(counts: Counts) -> int:
+    return counts.many
+
+
+def sized(tag: str, metric: Metric, counts: Counts) -> str:
+    """The tag with its sample count: 10,000 as 10k, 359 as 359."""
+    if metric.count is None:
+        return tag
+    count = metric.count(counts)
+    return f"{tag}_{count // 1000}k" if count % 1000 == 0 else f"{tag}_{count}"
+
+
+def _sliced(comparison: Comparison) -> float:
+    draws = Draws(comparison.seed, Stream.EVALUATION, step=3)
+    return sliced_wasserstein(comparison.fake, comparison.real, draws)
+
+
+def _layer_norms(comparison: Comparison) -> np.ndarray:
+    with evaluating(comparison.critic):
+        curves = {
+            name: layer_gradient_norms(comparison.critic, samples[:BATCH])
+            for name, samples in (("real", comparison.real), ("generated", comparison.fake))
+        }
+    return layer_norms(curves)
+
+
+def _weights(comparison: Comparison) -> np.ndarray:
+    parameters = [p.detach().float().flatten().cpu() for p in comparison.critic.parameters()]
+    return weight_histogram(torch.cat(parameters).numpy(), comparison.clip)
+
+
+def _class_kl(comparison: Comparison) -> float:
+    return class_divergence(comparison.class_counts, comparison.reference.class_counts)
+
+
+def _class_histogram(comparison: Comparison) -> np.ndarray:
+    real = comparison.reference.class_counts
+    return class_histogram(real.numpy(), comparison.class_counts.numpy())
+
+
+def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
+    modes: Modes | None = comparison.reference.modes
+    assert modes is not None
+    return comparison.shown.points, torch.from_numpy(modes.centres), modes.std
+
+
+def _of_features(space: str) -> dict[str, Metric]:
+    """The statistics of one feature network, by tag."""
+    neighbours = f"{space}_neighbours"
+    numbers: dict[str, Callable[[Comparison], float]] = {
+        "fid": lambda comparison: frechet_distance(*comparison.features(space)),
+        "kid": lambda comparison: kernel_distance(*comparison.features(space)),
+        "is": lambda comparison: inception_score(comparison.logits(space)),
+        "precision": lambda comparison: getattr(comparison, neighbours)[0],
+        "recall": lambda comparison: getattr(comparison, neighbours)[1],
+    }
+    return {
+        f"metrics/{name}_{space}": Metric(number, count=_many, floor=True, needs=space)
+        for name, number in numbers.items()
+    }
+
+
+TABLE: dict[str, Metric] = {
+    "critic/wasserstein_heldout": Metric(lambda comparison: comparison.estimate),
+    "critic/lipschitz": Metric(lambda comparison: comparison.steepest),
+    "wasserstein/exact": Metric(
+        lambda comparison: exact_wasserstein(comparison.fake, comparison.real), floor=True
+    ),
+    "wasserstein/sliced": Metric(_sliced, floor=True),
+    "wasserstein/normalized": Metric(lambda comparison: comparison.normalized),
+    "critic/gradient_norms": Metric(picture=_layer_norms),
+    "critic/weights": Metric(picture=_weights),
+    "metrics/precision_pixel": Metric(
+        lambda comparison: comparison.pixel_neighbours[0], count=_few, floor=True
+    ),
+    "metrics/recall_pixel": Metric(
+        lambda comparison: comparison.pixel_neighbours[1], count=_few, floor=True
+    ),
+    "metrics/class_kl": Metric(
+        _class_kl,
+        _class_histogram,
+        count=_many,
+        floor=True,
+        needs="classifier",
+        picture_tag="metrics/classes",
+    ),
+    **_of_features("classifier"),
+    **_of_features("inception"),
+    "metrics/modes_found": Metric(
+        lambda comparison: modes_found(*_modes(comparison)), count=_many, floor=True
+    ),
+    "metrics/share_within_3sigma": Metric(
+        lambda comparison: share_within(*_modes(comparison)), count=_many, floor=True
+    ),
+}

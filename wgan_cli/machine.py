@@ -1,0 +1,46 @@
+"""The machine a run gets: device, threads, precision and compiling, by a fixed table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import torch
+
+from wgan_cli.errors import ConfigError
+from wgan_cli.schema import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def choose_machine(config: TrainConfig) -> torch.device:
+    """Fill in device, threads, precision and compile, and set torch up for them.
+
+    The table behind `precision=auto` and `compile=null` is fixed: fp32 and no compiling on every
+    device. fp32 never uses TF32.
+    """
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(config.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            there = f"there are {count}, counted from 0" if count else "none is available here"
+            raise ConfigError(f"device={config.device}: no such CUDA device; {there}.")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config.threads = torch.get_num_threads()
+    if config.precision == "auto":
+        config.precision = "fp32"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    if config.compile and device.type == "cpu" and not _cpp_compiler():
+        log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
+        config.compile = False
+    config.compile = bool(config.compile)
+    return device
+
+
+def _cpp_compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
