@@ -55,6 +55,10 @@ def evaluation_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "evaluation.json").read_text())
 
 
+def curves_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "evaluation_curves.json").read_text())
+
+
 def row(text: str, tag: str) -> list[str]:
     (line,) = [line for line in text.splitlines() if line.startswith(tag + " ")]
     return line.split()[1:]
@@ -115,7 +119,9 @@ def test_all_checkpoints_give_curves_and_correlations(wgan: Command, run: Path):
     chosen = "exact,fid_classifier,lipschitz"
     done = wgan("run", "--all-checkpoints", "--metrics", chosen, command="wgan-eval")
     assert done.returncode == 0, done.stderr
-    found = evaluation_of(run)
+    assert not (run / "evaluation.json").exists()
+    assert "measuring metrics/fid_classifier" in done.stderr
+    found = curves_of(run)
     steps = [one["step"] for one in found["checkpoints"]]
     assert steps == list(range(1, STEPS + 1))
     recorded = {point["step"]: point for point in metrics_of(run)}
@@ -139,8 +145,50 @@ def test_two_checkpoints_are_too_few_for_a_correlation_and_it_says_so(wgan: Comm
         path.unlink()
     done = wgan("run", "--all-checkpoints", "--metrics", "exact", command="wgan-eval")
     assert done.returncode == 0, done.stderr
-    assert evaluation_of(run)["correlation_with_estimate"] == {}
+    assert curves_of(run)["correlation_with_estimate"] == {}
     assert "keep_every" in done.stdout
+
+
+def test_only_estimates_logged_at_a_checkpoints_step_are_compared(wgan: Command, run: Path):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    broken = [*lines[:2], "5", '{"no": 1}', "not json", *lines[3:]]
+    (run / "metrics.jsonl").write_text("\n".join(broken) + "\n")
+    done = wgan("run", "--all-checkpoints", "--metrics", "exact", command="wgan-eval")
+    assert done.returncode == 0, done.stderr
+    estimates = [one["critic/wasserstein"] for one in curves_of(run)["checkpoints"]]
+    assert [value is None for value in estimates] == [False, False, True, False, False, False]
+    assert curves_of(run)["correlation_with_estimate"]["wasserstein/exact"]["checkpoints"] == 5
+    assert "over 5 checkpoints" in done.stdout
+
+
+def test_a_damaged_checkpoint_of_many_is_passed_over(wgan: Command, run: Path):
+    (run / "checkpoints" / "step_00000003.pt").write_bytes(b"damaged")
+    done = wgan("run", "--all-checkpoints", "--metrics", "exact", command="wgan-eval")
+    assert done.returncode == 0, done.stderr
+    assert "passed over" in done.stderr
+    assert [one["step"] for one in curves_of(run)["checkpoints"]] == [1, 2, 4, 5, 6]
+
+
+def test_what_cannot_be_written_is_still_shown(wgan: Command, run: Path):
+    (run / "evaluation.json").mkdir()
+    done = wgan("run", "--metrics", "exact", command="wgan-eval")
+    assert done.returncode == 7
+    assert "cannot be written" in done.stderr
+    assert float(row(done.stdout, "wasserstein/exact")[0]) > 0
+
+
+def test_a_critic_gone_wild_gets_no_number(wgan: Command, run: Path):
+    from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
+
+    path = sorted((run / "checkpoints").glob("step_*.pt"))[-1]
+    state = load_checkpoint(path)
+    state["critic"] = {name: value * 1e30 for name, value in state["critic"].items()}
+    save_checkpoint(path, state)
+    done = wgan("run", "--metrics", "lipschitz,normalized,exact", command="wgan-eval")
+    assert done.returncode == 3
+    assert "NaN or infinite" in done.stdout
+    (one,) = evaluation_of(run)["checkpoints"]
+    assert set(one["values"]) == {"wasserstein/exact"}
 
 
 def test_evaluating_twice_gives_the_same_and_another_seed_another(wgan: Command, run: Path):
@@ -169,7 +217,11 @@ def test_evaluating_leaves_the_run_as_it_was(wgan: Command, run: Path):
         (["run", "--n", "180", "--metrics", "exact"], 2, "at most 179"),
         (["run", "--n-features", "360"], 2, "359 held-out"),
         (["run", "--checkpoint", "99"], 4, "step_00000001.pt"),
-        (["run", "--seed", "-1"], 2, "at least 0"),
+        (["run", "--checkpoint", "\u00b2"], 4, "step_00000001.pt"),
+        (["run", "--checkpoint", "other/step_00000003.pt"], 4, "no such checkpoint"),
+        (["other/step_00000003.pt"], 4, "run folder"),
+        (["run", "--metrics", ""], 2, "names none"),
+        (["run", "--seed=-1"], 2, "at least 0"),
         (["run", "--root", "elsewhere"], 2, "read from no folder"),
         (["run", "--device", "gpu"], 2, "device"),
         (["run", "--device", "cuda:9"], 2, "CUDA"),
@@ -181,6 +233,9 @@ def test_mistakes_are_answered_in_a_sentence(
     wgan: Command, run: Path, words: list[str], code: int, said: str
 ):
     environment = {"TORCH_HOME": str(run.parent / "hub")}
+    other = run.parent / "other"
+    other.mkdir()
+    shutil.copy(run / "checkpoints" / "step_00000003.pt", other)
     done = wgan(*words, command="wgan-eval", env=environment)
     assert done.returncode == code, done.stderr
     assert said in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, TensorDataset
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.data.synthetic import gaussians_ring
@@ -20,9 +22,12 @@ from wgan_cli.evaluation.evaluation import Evaluation, Findings
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.evaluation.table import TABLE, Metric, sized
+from wgan_cli.metrics import inception
+from wgan_cli.metrics.classifier import TrainedClassifier, trained_classifier
 from wgan_cli.metrics.features import frechet_distance
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 from wgan_cli.models import dcgan, mlp
+from wgan_cli.models.lipschitz import Critic
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
 
@@ -52,7 +57,7 @@ def labels(count: int) -> Tensor:
     return torch.arange(count) % 2
 
 
-def noise(train: int = 120, held_out: int = 60) -> TensorDataset:
+def noise(train: int = 240, held_out: int = 60) -> TensorDataset:
     return TensorDataset(
         "noise", images(train, 1), images(held_out, 2), Labels(labels(train), labels(held_out))
     )
@@ -67,7 +72,7 @@ def evaluation(
     dataset: Dataset, metrics: Sequence[str], cache: Path = Path(), **counts: Any
 ) -> Evaluation:
     reference = Reference(dataset, CPU, cache, **counts)
-    return Evaluation(metrics, reference, LATENT, seed=0, clip=0.01)
+    return Evaluation(metrics, reference, LATENT, seed=0, constraint=WeightClipping(0.01))
 
 
 class Constant(nn.Module):
@@ -137,8 +142,17 @@ def test_the_two_real_samples_are_disjoint_and_held_out():
     assert first | second == held_out
 
 
-def test_features_are_of_all_held_out_images_and_the_floor_is_of_training_ones(tmp_path: Path):
+def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     dataset = noise()
+    shown: list[Tensor] = []
+
+    def spy(name: str, train: Tensor, *others: Any) -> TrainedClassifier:
+        shown.append(train)
+        return trained_classifier(name, train, *others)
+
+    monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
     measure, (generator, critic) = evaluation(dataset, CLASSIFIED, tmp_path), networks()
     measure.prepare()
     found = measure(generator, critic)
@@ -147,7 +161,11 @@ def test_features_are_of_all_held_out_images_and_the_floor_is_of_training_ones(t
     network = measure.reference.network("classifier")
     with torch.no_grad():
         real, _ = network(as_floats(dataset.held_out))
-        train, logits = network(as_floats(dataset.train[:60]))
+        other = torch.cat(list(measure.reference.other._many()))
+        train, logits = network(other)
+    rows = [{row.tobytes() for row in part.numpy()} for part in (other, as_floats(shown[0]))]
+    assert not rows[0] & rows[1]
+    assert rows[0] | rows[1] == {row.tobytes() for row in as_floats(dataset.train).numpy()}
     floor = found.floors["metrics/fid_classifier_60"]
     assert floor == pytest.approx(frechet_distance(real, train), rel=1e-4)
     assert found.values["metrics/fid_classifier_60"] > 5 * floor
@@ -240,6 +258,23 @@ def test_a_flat_critic_has_no_scale():
     assert "flat" in found.refused["wasserstein/normalized"]
 
 
+@pytest.mark.parametrize("size", [1e12, float("inf"), float("nan")])
+def test_a_critic_gone_wild_gets_no_silent_number(size: float):
+    generator, critic = networks()
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.mul_(size)
+    critical = [tag for tag in UNLABELLED if tag.startswith("critic/")]
+    found = evaluation(noise(), [*critical, "wasserstein/exact", "wasserstein/normalized"])(
+        generator, critic
+    )
+    assert all(np.isfinite(value) for value in found.values.values())
+    assert "wasserstein/exact" in found.values
+    if size != 1e12:
+        assert "NaN or infinite" in found.refused["wasserstein/normalized"]
+        assert "NaN or infinite" in found.refused["critic/lipschitz"]
+
+
 def test_samples_that_are_not_numbers_end_the_run():
     with pytest.raises(DivergedError, match="samples"):
         evaluation(noise(), ["wasserstein/exact"])(Broken(), networks()[1])
@@ -248,14 +283,21 @@ def test_samples_that_are_not_numbers_end_the_run():
 def test_more_samples_than_there_are_are_refused():
     with pytest.raises(ConfigError, match="at most 30"):
         Reference(noise(), CPU, Path(), few=31)
-    with pytest.raises(ConfigError, match="60 held-out"):
-        Reference(noise(), CPU, Path(), many=61)
+    for dataset, most in ((noise(), 60), (noise(80), 20)):
+        with pytest.raises(ConfigError, match=f"at most {most}, .* 60 held-out"):
+            Reference(dataset, CPU, Path(), many=most + 1)
+        assert Reference(dataset, CPU, Path()).counts.many == most
 
 
 def test_data_that_are_constant_or_not_numbers_are_refused():
     with pytest.raises(DataError, match="equal"):
         TensorDataset("grey", images(20, 1), torch.full((20, *IMAGE), 128, dtype=torch.uint8))
     points = torch.randn(20, 2)
+    with pytest.raises(DataError, match="uint8"):
+        TensorDataset("floats", as_floats(images(20, 1)), as_floats(images(20, 2)))
+    for broken in (labels(19), labels(20) - 1, labels(20).float()):
+        with pytest.raises(DataError, match="label"):
+            TensorDataset("labels", images(20, 1), images(20, 2), Labels(labels(20), broken))
     with pytest.raises(DataError, match="NaN"):
         TensorDataset("points", points, torch.where(points > 1, torch.nan, points))
 
@@ -266,6 +308,13 @@ def test_what_is_measured_unless_metrics_are_chosen():
     assert data_kinds(small) == {"samples", "images", "labels"}
     assert data_kinds(plain) == {"samples", "images"}
     assert data_kinds(gaussians_ring()) == {"samples", "modes"}
+    one_class = TensorDataset(
+        "one", images(20, 1), images(20, 2), Labels(0 * labels(20), 0 * labels(20))
+    )
+    tiny = TensorDataset(
+        "tiny", images(20, 1)[..., :4], images(20, 2)[..., :4], Labels(labels(20), labels(20))
+    )
+    assert data_kinds(one_class) == data_kinds(tiny) == {"samples", "images"}
     assert "metrics/fid_classifier" not in usual_metrics(small)
     assert {"metrics/fid_classifier", "metrics/class_kl"} <= set(usual_metrics(large))
     assert set(CLASSIFIED) <= set(all_metrics(small))
@@ -276,10 +325,12 @@ def test_what_is_measured_unless_metrics_are_chosen():
 def test_inception_is_measured_afterwards_where_its_weights_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    weights = tmp_path / "weights.pth"
-    monkeypatch.setattr("wgan_cli.evaluation.choice.weights_path", lambda: weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert "metrics/fid_inception" not in all_metrics(noise())
-    weights.touch()
+    inception.weights_path().parent.mkdir(parents=True)
+    inception.weights_path().write_bytes(b"bogus")
+    assert "metrics/fid_inception" not in all_metrics(noise())
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"bogus").hexdigest())
     assert "metrics/fid_inception" in all_metrics(noise())
 
 
@@ -295,6 +346,43 @@ def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
     with caplog.at_level("INFO", logger="wgan_cli"):
         measure(*pair)
     assert any("evaluating wasserstein/exact" in message for message in caplog.messages)
+
+
+def test_what_takes_long_is_announced_from_the_first_time_on(tmp_path: Path):
+    measure = evaluation(noise(), [*UNLABELLED, *CLASSIFIED], tmp_path)
+    told: dict[str, bool] = {}
+    measure.watch = told.__setitem__
+    measure(*networks())
+    assert list(told) == [*UNLABELLED, *CLASSIFIED]
+    assert {tag for tag, slow in told.items() if slow} == set(CLASSIFIED)
+
+
+def test_the_picture_of_weights_shows_what_the_critic_multiplies_by(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    drawn: list[tuple[np.ndarray, float | None]] = []
+
+    def draw(weights: np.ndarray, clip: float | None) -> np.ndarray:
+        drawn.append((weights, clip))
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr("wgan_cli.evaluation.table.weight_histogram", draw)
+    reference = Reference(noise(), CPU, Path())
+    generator, _ = networks()
+    exempt = WeightClipping(0.01, exempt_normalization=True)
+    normalised = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.LayerNorm(2), nn.Linear(2, 1))
+    lipschitz = Critic(IMAGE, width=4, depth=1)
+    for critic, constraint in (
+        (nn.Sequential(normalised, nn.Flatten(0)), exempt),
+        (lipschitz, None),
+    ):
+        Evaluation(["critic/weights"], reference, LATENT, 0, constraint)(generator, critic)
+    (clipped, clip), (free, none) = drawn
+    assert (len(clipped), clip) == (64 * 2 + 2 + 2 + 1, 0.01)
+    assert none is None
+    layers = [module for module in lipschitz.modules() if isinstance(module, nn.Linear)]
+    expected = torch.cat([t.detach().flatten() for x in layers for t in (x.bias, x.weight)])
+    assert np.allclose(np.sort(free), expected.sort().values.numpy(), atol=1e-6)
 
 
 def test_curves_hold_floors_and_the_time():

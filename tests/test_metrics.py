@@ -246,7 +246,7 @@ def test_gradient_norm_of_a_linear_critic_is_its_weights_norm():
     real, fake = normal(9, 1, 2, 3).float(), normal(9, 1, 2, 3, seed=1).float()
     norms = gradient_norms(critic, real, fake, Draws(0, Stream.EVALUATION))
     assert norms.shape == (9,)
-    assert torch.allclose(norms, linear.weight.norm().expand(9))
+    assert torch.allclose(norms, linear.weight.double().norm().expand(9))
 
 
 def test_gradient_norms_are_taken_between_the_real_and_the_fake_sample():
@@ -264,7 +264,7 @@ def test_gradient_norms_are_taken_between_the_real_and_the_fake_sample():
     assert torch.allclose(fake + share[:, None] * (real - fake), points, atol=1e-5)
     assert -1e-5 <= float(share.min()) < 0.2
     assert 0.8 < float(share.max()) <= 1 + 1e-5
-    assert torch.allclose(norms, points.norm(dim=1))
+    assert torch.allclose(norms, points.double().norm(dim=1))
 
 
 def test_gradient_norms_leave_no_gradients_behind():

@@ -66,12 +66,12 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     """
     feed = dataset.feed(config.batch_size, config.seed, device)
     shape = dataset.sample_shape
-    evaluation = build_evaluation(config, dataset, device)
+    constraint = build_constraint(config)
+    evaluation = build_evaluation(config, dataset, constraint, device)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape).to(device)
-    constraint = _build_constraint(config)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
-        critic = _build_critic(config, constraint, shape).to(device)
+        critic = build_critic(config, constraint, shape).to(device)
     _refuse_idle_exemption(constraint, critic)
     _mention_clipped_batch_norm(constraint, critic)
     updates = Updates(
@@ -107,7 +107,9 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     return trainer
 
 
-def build_evaluation(config: TrainConfig, dataset: Dataset, device: torch.device) -> Evaluation:
+def build_evaluation(
+    config: TrainConfig, dataset: Dataset, constraint: Constraint, device: torch.device
+) -> Evaluation:
     """The evaluation of a run, its feature networks made ready.
 
     Fills in metrics and sample counts. Raises `ConfigError` for metrics that cannot apply and for
@@ -122,15 +124,24 @@ def build_evaluation(config: TrainConfig, dataset: Dataset, device: torch.device
         config.metrics = usual_metrics(dataset)
     refuse_metrics_without(data_kinds(dataset), config)
     evaluation = Evaluation(
-        config.metrics, reference, _given(config.latent_dim), config.seed, config.clip
+        config.metrics, reference, _given(config.latent_dim), config.seed, constraint
     )
     evaluation.prepare()
     return evaluation
 
 
-def build_critic(config: TrainConfig, shape: Sequence[int]) -> nn.Module:
+def build_constraint(config: TrainConfig) -> Constraint:
+    """What holds the critic."""
+    constraint: Constraint = _build(
+        "constraint", config.constraint, optional={"name"}, clip=config.clip
+    )
+    return constraint
+
+
+def build_critic(config: TrainConfig, constraint: Constraint, shape: Sequence[int]) -> nn.Module:
     """The critic of a config for samples of this shape, constrained, on the CPU."""
-    return _build_critic(config, _build_constraint(config), shape)
+    critic: nn.Module = _build("model.critic", config.model["critic"], sample_shape=tuple(shape))
+    return constraint.wrap(critic)
 
 
 def cache_folder() -> Path:
@@ -220,18 +231,6 @@ def _build_optimizer(
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = _call("optimizer", settings, make, parameters)
     return optimizer
-
-
-def _build_constraint(config: TrainConfig) -> Constraint:
-    constraint: Constraint = _build(
-        "constraint", config.constraint, optional={"name"}, clip=config.clip
-    )
-    return constraint
-
-
-def _build_critic(config: TrainConfig, constraint: Constraint, shape: Sequence[int]) -> nn.Module:
-    critic: nn.Module = _build("model.critic", config.model["critic"], sample_shape=tuple(shape))
-    return constraint.wrap(critic)
 
 
 def _refuse_idle_exemption(constraint: Any, critic: nn.Module) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from wgan_cli.pictures import rendered
 
@@ -35,7 +35,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
         )
     # A layer that no gradient reaches has no place on a logarithmic scale.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
-        axes.set_yscale("log")
+        _logarithmic(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer of the critic, 1 next to the input")
     axes.set_ylabel("mean norm of ∂f/∂(layer's output)")
@@ -50,7 +50,8 @@ def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
     counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
     axes.stairs(counts, edges, fill=True, color=ESTIMATE)
     axes.set_xlim(-1.08 * reach, 1.08 * reach)
-    axes.set_yscale("log")
+    if counts.any():
+        _logarithmic(axes)
     axes.set_xlabel("weight of the critic")
     axes.set_ylabel("how many")
     if clip is not None:
@@ -99,6 +100,13 @@ def curves(
     for axes in places[len(panels) + 1 :]:
         axes.axis("off")
     return rendered(figure)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic y axis with plain labels: typesetting 10^k takes longer than all the rest."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -45,7 +45,11 @@ DATA_KINDS = {
     "wgan_cli.data.synthetic.parallel_lines": frozenset({"samples"}),
 }
 
-_NEEDED = {"images": "images", "labels": "labelled images", "modes": "Gaussian modes"}
+_NEEDED = {
+    "images": "images",
+    "labels": "images of 8x8 or more with labels of two classes or more",
+    "modes": "Gaussian modes",
+}
 
 
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
@@ -227,7 +231,7 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
 
 def _check_device_name(name: str) -> None:
     kind, colon, index = name.partition(":")
-    if kind == "cuda" and (not colon or index.isdigit()):
+    if kind == "cuda" and (not colon or (index.isascii() and index.isdigit())):
         return
     if name not in ("auto", "cpu"):
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {name}.")

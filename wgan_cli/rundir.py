@@ -131,9 +131,9 @@ class RunFolder:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def write_evaluation(self, content: dict[str, Any]) -> None:
-        """`evaluation.json`, replaced atomically."""
-        self._replace("evaluation.json", json.dumps(content, indent=2) + "\n")
+    def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
+        """A file of `wgan-eval`'s, replaced atomically."""
+        self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl`."""
@@ -141,17 +141,10 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The whole lines of `metrics.jsonl`, in order."""
+        """The lines of `metrics.jsonl`, in order, without any that a kill or an editor broke."""
         path = self.path / METRICS
-        lines = path.read_text().splitlines() if path.exists() else []
-        points = []
-        for line in lines:
-            try:
-                points.append(json.loads(line))
-            except ValueError:
-                # A line cut by a kill is the last one.
-                break
-        return points
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return [point for point in map(_point, lines) if point is not None]
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines after `step`, which a resume from there writes again."""
@@ -162,6 +155,18 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text)
         temporary.replace(self.path / name)
+
+
+def _point(line: str) -> dict[str, float] | None:
+    """A line of `metrics.jsonl`, if it is one."""
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return None
+    sound = isinstance(point, dict) and isinstance(point.get("step"), int)
+    if not sound or not all(isinstance(value, int | float) for value in point.values()):
+        return None
+    return point
 
 
 def taken_message(path: Path) -> str:

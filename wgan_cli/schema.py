@@ -277,7 +277,7 @@ class TrainConfig:
     keep_every: int | None = setting(default=None, at_least=1)
     eval_every: int = setting(at_least=1)
     eval_samples: int | None = setting(at_least=4)
-    feature_samples: int | None = setting(default=None, at_least=4)
+    feature_samples: int | None = setting(default=None, at_least=2)
 
     resume: str | None = MISSING
 

@@ -17,6 +17,7 @@ from wgan_cli.errors import (
     OutOfMemoryError,
     WganError,
 )
+from wgan_cli.rundir import CONFIG
 from wgan_cli.schema import METRICS
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def run(words: Sequence[str]) -> int:
         print(f"wgan-eval: {error}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+        from wgan_cli.training.failures import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         print("wgan-eval: out of memory; try smaller --n and --n-features.", file=sys.stderr)
         return OutOfMemoryError.exit_code
@@ -45,6 +48,8 @@ def run(words: Sequence[str]) -> int:
         print("wgan-eval: interrupted; checkpoints done are written.", file=sys.stderr)
         return 130
     print(report.table())
+    if report.unwritten:
+        print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
     return report.exit_code
 
 
@@ -59,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics",
         metavar="TAG,TAG",
-        help="what to measure (default: all that applies; with --all-checkpoints what the run"
-        " itself measured)",
+        help="what to measure (default: all that applies; with --all-checkpoints what is quick,"
+        " and fid_classifier)",
     )
     parser.add_argument(
         "--n", type=int, help="samples of each kind for distances (default: as the run)"
@@ -103,11 +108,16 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             raise ConfigError(f"{flag} {count}: at least 4.")
     if not arguments.run.exists():
         raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
-    if arguments.run.is_file() and (arguments.checkpoint or arguments.all_checkpoints):
-        raise ConfigError(f"{arguments.run} is a checkpoint already; name its run folder instead.")
+    if arguments.run.is_file():
+        if not (arguments.run.absolute().parent.parent / CONFIG).is_file():
+            raise CheckpointError(
+                f"{arguments.run} is not a checkpoint in a run folder (RUN/checkpoints/step_N.pt)."
+            )
+        if arguments.checkpoint or arguments.all_checkpoints:
+            raise ConfigError(f"{arguments.run} is a checkpoint; name its run folder instead.")
 
     # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_critic, build_dataset, build_evaluation
+    from wgan_cli.build import build_constraint, build_critic, build_dataset, build_evaluation
     from wgan_cli.commands.checkpoints import (
         chosen_checkpoint,
         generator_key,
@@ -117,7 +127,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.commands.evaluation_report import Report, progress
     from wgan_cli.commands.trust import check_trusted
     from wgan_cli.config import check_rules, validate
-    from wgan_cli.evaluation.choice import all_metrics
+    from wgan_cli.evaluation.choice import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine
     from wgan_cli.rundir import RunFolder
     from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
@@ -137,24 +147,38 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             f"The run's samples have shape {state['sample_shape']}, its data set's now"
             f" {list(dataset.sample_shape)}."
         )
-    if chosen is not None or not arguments.all_checkpoints:
-        config.metrics = chosen or all_metrics(dataset)
+    usual = curve_metrics if arguments.all_checkpoints else all_metrics
+    config.metrics = chosen or usual(dataset)
     check_rules(config)
-    critic = build_critic(config, dataset.sample_shape).to(device)
+    constraint = build_constraint(config)
+    critic = build_critic(config, constraint, dataset.sample_shape).to(device)
     generator.to(device)
-    paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
-    with progress(len(paths)) as bar:
-        evaluation = build_evaluation(config, dataset, device)
+    with progress() as bar:
+        evaluation = build_evaluation(config, dataset, constraint, device)
         evaluation.watch = bar.show
-        report = Report(RunFolder(folder), generator_key(state, raw=arguments.raw), evaluation)
+        report = Report(
+            RunFolder(folder),
+            generator_key(state, raw=arguments.raw),
+            evaluation,
+            series=arguments.all_checkpoints,
+        )
+        # A run that goes on meanwhile adds some and drops some.
+        paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
+        bar.expect(len(paths))
         for path in paths:
             if arguments.all_checkpoints:
-                state = load_checkpoint(path)
+                try:
+                    state = load_checkpoint(path)
+                except CheckpointError as error:
+                    bar.tell(f"{error} It is passed over.")
+                    continue
                 load_weights(generator, state[generator_key(state, raw=arguments.raw)])
             load_weights(critic, state["critic"])
-            bar.start(path, state["step"])
+            bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)
+    if not report.findings:
+        raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
     return report
 
 
@@ -164,12 +188,13 @@ def _asked_for(arguments: argparse.Namespace) -> Path:
     named: str | None = arguments.checkpoint
     if named is None:
         return run
-    found = Path(named)
-    if named.isdigit():
-        found = run / "checkpoints" / f"step_{int(named):08d}.pt"
-    elif not found.is_file():
-        found = run / "checkpoints" / named
-    if not found.is_file():
+    folder = run / "checkpoints"
+    if named.isascii() and named.isdigit():
+        found = folder / f"step_{int(named):08d}.pt"
+    else:
+        found = folder / Path(named).name
+    elsewhere = Path(named).is_file() and not (found.exists() and found.samefile(named))
+    if elsewhere or not found.is_file():
         there = ", ".join(sorted(path.name for path in (run / "checkpoints").glob("step_*.pt")))
         raise CheckpointError(
             f"--checkpoint {named}: {run} has no such checkpoint; it has {there or 'none'}."
@@ -198,6 +223,8 @@ def _tags(text: str) -> list[str]:
     """The metrics named, with or without what goes before the slash."""
     short: dict[str, Any] = {tag.rpartition("/")[2]: tag for tag in METRICS}
     tags = []
+    if not text.strip():
+        raise ConfigError("--metrics names none; --help lists them.")
     for word in text.split(","):
         tag = short.get(word.strip(), word.strip())
         if tag not in METRICS:

@@ -30,22 +30,28 @@ _POINTS = 4
 
 
 class Bar:
-    """Progress: a bar on a terminal, else a line a checkpoint."""
+    """Progress: a bar on a terminal, else a line a checkpoint and one for what takes long."""
 
-    def __init__(self, checkpoints: int) -> None:
+    def __init__(self) -> None:
         self._bar: tqdm[Any] = tqdm(
-            total=checkpoints, unit="checkpoint", disable=not sys.stderr.isatty(), leave=False
+            unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1
         )
         self._started = time.perf_counter()
 
-    def start(self, path: Path, step: int) -> None:
+    def expect(self, checkpoints: int) -> None:
+        """How many checkpoints there are."""
+        self._bar.reset(checkpoints)
+
+    def start(self, step: int) -> None:
         """A checkpoint's turn."""
         self._started = time.perf_counter()
         self._bar.set_description_str(f"step {step}")
 
-    def show(self, metric: str) -> None:
+    def show(self, metric: str, slow: bool) -> None:
         """A metric's turn."""
         self._bar.set_postfix_str(metric)
+        if slow and self._bar.disable:
+            log.info("measuring %s ...", metric)
 
     def done(self, path: Path) -> None:
         """A checkpoint is measured."""
@@ -53,18 +59,22 @@ class Bar:
         if self._bar.disable:
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
 
+    def tell(self, message: str) -> None:
+        """Say something above the bar."""
+        log.warning("%s", message)
+
     def close(self) -> None:
         """Clear the terminal."""
         self._bar.close()
 
 
 @contextmanager
-def progress(checkpoints: int) -> Iterator[Bar]:
+def progress() -> Iterator[Bar]:
     """A bar, and the package's messages above it on stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    bar = Bar(checkpoints)
+    bar = Bar()
     try:
         with logging_redirect_tqdm([log]):
             yield bar
@@ -74,34 +84,42 @@ def progress(checkpoints: int) -> Iterator[Bar]:
 
 
 class Report:
-    """The findings of one or more checkpoints of a run, written whenever one is added."""
+    """The findings of one checkpoint, or of a `series`, written whenever one is added."""
 
-    def __init__(self, folder: RunFolder, generator: str, evaluation: Evaluation) -> None:
+    def __init__(
+        self, folder: RunFolder, generator: str, evaluation: Evaluation, *, series: bool
+    ) -> None:
         self.folder = folder
+        self.series = series
+        self.unwritten = ""
         self.generator = "ema" if generator == "generator_ema" else "raw"
         self.evaluation = evaluation
         self.steps: list[int] = []
         self.names: list[str] = []
         self.findings: list[Findings] = []
         self.estimates: list[float | None] = []
-        self._recorded = [p for p in folder.read_metrics() if _ESTIMATE in p]
+        recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
+        self._recorded = {step: value for step, value in recorded.items() if math.isfinite(value)}
 
     @property
     def exit_code(self) -> int:
-        """3 where a metric could not be taken, else 0."""
+        """7 where nothing could be written, 3 where a metric could not be taken, else 0."""
+        if self.unwritten:
+            return DiskError.exit_code
         return DataError.exit_code if any(found.refused for found in self.findings) else 0
 
     def add(self, step: int, path: Path, found: Findings) -> None:
-        """One checkpoint's findings. Raises `DiskError` where they cannot be written."""
+        """One checkpoint's findings."""
         self.steps.append(step)
         self.names.append(path.name)
         self.findings.append(found)
-        before = [p[_ESTIMATE] for p in self._recorded if p["step"] <= step]
-        self.estimates.append(before[-1] if before else None)
+        # An older log point would be another critic's.
+        self.estimates.append(self._recorded.get(step))
         try:
             self._write()
         except OSError as error:
-            raise DiskError(f"{self.folder.path} cannot be written: {error}.") from None
+            reason = error.strerror or str(error)
+            self.unwritten = f"{self.folder.path} cannot be written: {reason}."
 
     def correlations(self) -> dict[str, dict[str, float]]:
         """Spearman's and Pearson's coefficient of each metric with the critic's estimate.
@@ -136,12 +154,12 @@ class Report:
             f" {self.evaluation.reference.dataset.name}: {counts.few} samples for distances,"
             f" {counts.many} for features{features}."
         )
-        body = self._one() if len(self.findings) == 1 else self._many()
+        body = self._many() if self.series else self._one()
         refused = {
             metric: reason for found in self.findings for metric, reason in found.refused.items()
         }
         notes = [f"{metric}: no number, because {why}." for metric, why in refused.items()]
-        written = [f"Written: {path}" for path in self._files()]
+        written = [] if self.unwritten else [f"Written: {path}" for path in self._files()]
         return "\n".join([head, "", *body, "", *notes, *written])
 
     def _one(self) -> list[str]:
@@ -166,7 +184,7 @@ class Report:
         related = self.correlations()
         for name in ("spearman", "pearson"):
             coefficients = [related.get(tag, {}).get(name) for tag in tags]
-            rows.append([name, "1", *(number(value) for value in coefficients)])
+            rows.append([name, "", *(number(value) for value in coefficients)])
         # A row a metric: metrics are many and their names long, checkpoints have short numbers.
         columns = list(zip(*rows, strict=True))
         widths = [max(len(cell) for cell in row) for row in rows]
@@ -178,38 +196,43 @@ class Report:
             for column in columns
         ] + self._remark(related)
 
-    @staticmethod
-    def _remark(related: dict[str, Any]) -> list[str]:
+    def _remark(self, related: dict[str, Any]) -> list[str]:
+        logged = sum(estimate is not None for estimate in self.estimates)
         if related:
-            return [
-                "",
-                "spearman, pearson: correlation with critic/wasserstein over the checkpoints.",
-            ]
+            return ["", f"spearman, pearson: with critic/wasserstein, over {logged} checkpoints."]
         return [
             "",
-            f"No correlation with critic/wasserstein: it takes {_POINTS} checkpoints or more that"
-            " differ (keep_every=N keeps every N-th step's).",
+            f"No correlation with critic/wasserstein: it takes {_POINTS} checkpoints or more, at"
+            f" steps where the run logged it and with differing numbers; there are {logged}."
+            " keep_every=N keeps every N-th step's.",
         ]
+
+    @property
+    def _name(self) -> str:
+        """Apart, so that a look at one checkpoint leaves the curves as they are."""
+        return "evaluation_curves.json" if self.series else "evaluation.json"
 
     def _tags(self) -> list[str]:
         return list(dict.fromkeys(tag for found in self.findings for tag in found.values))
 
     def _files(self) -> list[Path]:
         folder = shown(self.folder.path)
-        files = [folder / "evaluation.json"]
-        if len(self.findings) > 1:
+        files = [folder / self._name]
+        if self.series:
             files.append(folder / "evaluation" / "curves.png")
         pictures = self.findings[-1].pictures
         return [*files, *(folder / "evaluation" / _png(tag) for tag in pictures)]
 
     def _write(self) -> None:
-        self.folder.write_evaluation(self._content())
+        self.folder.write_evaluation(self._name, self._content())
         folder = self.folder.path / "evaluation"
-        folder.mkdir(exist_ok=True)
-        for tag, picture in self.findings[-1].pictures.items():
-            save_png(folder / _png(tag), picture)
-        if len(self.findings) > 1:
-            save_png(folder / "curves.png", self._curves())
+        pictures = {_png(tag): picture for tag, picture in self.findings[-1].pictures.items()}
+        if self.series:
+            pictures["curves.png"] = self._curves()
+        if pictures:
+            folder.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            save_png(folder / name, picture)
 
     def _curves(self) -> Any:
         panels = {}
@@ -221,9 +244,7 @@ class Report:
             ]
             steps, values, floors = zip(*points, strict=True)
             panels[tag] = (steps, values, None if None in floors else floors)
-        recorded = [(point["step"], point[_ESTIMATE]) for point in self._recorded]
-        steps, estimates = zip(*recorded, strict=True) if recorded else ((), ())
-        return curves((steps, estimates), panels)
+        return curves((list(self._recorded), list(self._recorded.values())), panels)
 
     def _content(self) -> dict[str, Any]:
         counts = self.evaluation.reference.counts

@@ -215,7 +215,8 @@ def _summary(folder: RunFolder) -> str:
     points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
     first, last = points[0], points[-1]
     peak = max(points, key=lambda p: p["critic/wasserstein"])
-    final = status["final"]
+    # What was measured at the last step; `final` may hold an earlier start's metrics too.
+    final = points[-1]
     pictures = sorted(folder.samples.glob("step_*.png"))
     lines = [
         f"Finished {status['steps']} steps in {status['seconds']:.0f} s.",

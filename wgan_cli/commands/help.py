@@ -35,7 +35,7 @@ def help_text(configs: Path, own: Path | None = None) -> str:
         chosen = defaults.get(group)
         names = sorted(options, key=lambda name: (name != chosen, name))
         lines += ["", f"  {group}="]
-        lines += [f"    {name:<16} {options[name]}" for name in names]
+        lines += [f"    {name:<18} {options[name]}" for name in names]
     lines += ["", "Settings (wgan-train --cfg job shows them with their values):", ""]
     lines += _settings(configs / "train.yaml")
     lines += [

@@ -28,7 +28,9 @@ def run(words: Sequence[str]) -> int:
         print(f"wgan-sample: {error}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+        from wgan_cli.training.failures import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         print(f"wgan-sample: out of memory at --n {arguments.n}; try fewer.", file=sys.stderr)
         return OutOfMemoryError.exit_code

@@ -56,13 +56,20 @@ class Dataset(Protocol):
     def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
         """Training batches as floats on the device. Raises when a batch is larger than the data."""
 
+    @property
+    def training_size(self) -> int | None:
+        """How many training samples there are; None where there is no end of them."""
+
     def training_sample(self, count: int) -> Tensor:
         """The first `count` training samples in a fixed order, as `held_out` is kept."""
 
 
 @dataclass(frozen=True)
 class TensorDataset:
-    """A data set that fits in memory. Raises `DataError` when a part is empty or malformed."""
+    """A data set that fits in memory. Raises `DataError` when a part is empty or malformed.
+
+    Images are uint8 (n, c, h, w), points float32 (n, coordinates).
+    """
 
     name: str
     train: Tensor
@@ -84,11 +91,16 @@ class TensorDataset:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
             if samples.is_floating_point() and not samples.isfinite().all():
                 raise DataError(f"{self.name}: the {part} part holds NaN or infinite values.")
+            if samples.ndim == 4 and samples.dtype != torch.uint8:
+                raise DataError(f"{self.name}: images must be uint8, not {samples.dtype}.")
             if _all_equal(samples):
                 raise DataError(
                     f"{self.name}: all {len(samples)} samples of the {part} part are equal, so"
                     " there is nothing to learn or to measure."
                 )
+        if self.labels is not None:
+            _check_labels(self.name, "training", self.train, self.labels.train)
+            _check_labels(self.name, "held-out", self.held_out, self.labels.held_out)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -103,6 +115,11 @@ class TensorDataset:
                 f" {len(self.train)} samples."
             )
         return ResidentFeed(self.train, batch_size, seed, device)
+
+    @property
+    def training_size(self) -> int:
+        """The size of the training part."""
+        return len(self.train)
 
     def training_sample(self, count: int) -> Tensor:
         """The first `count` of the training part."""
@@ -141,6 +158,10 @@ class EndlessDataset:
         """Fresh points in every update."""
         return EndlessFeed(self.draw, batch_size, seed, device)
 
+    @property
+    def training_size(self) -> None:
+        """There is no end of them."""
+
     def training_sample(self, count: int) -> Tensor:
         """Points of the distribution apart from the held-out ones, the same in every run."""
         return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), count))
@@ -175,6 +196,14 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
     order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
     first, second = order[:count], order[count : 2 * count]
     return held_out[torch.from_numpy(first)], held_out[torch.from_numpy(second)]
+
+
+def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None:
+    if len(labels) != len(samples) or labels.dtype != torch.int64 or bool((labels < 0).any()):
+        raise DataError(
+            f"{name}: the {part} part needs a label for each of its {len(samples)} samples, int64"
+            " from 0 on."
+        )
 
 
 def _all_equal(samples: Tensor) -> bool:

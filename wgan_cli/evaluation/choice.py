@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.metrics.inception import weights_path
+from wgan_cli.metrics.classifier import SIDE
+from wgan_cli.metrics.inception import available
 from wgan_cli.schema import METRICS
 
 # Below so many held-out samples, features say more of their number than of the images.
@@ -17,10 +18,16 @@ def data_kinds(dataset: Dataset) -> set[str]:
     there = {
         "samples": True,
         "images": images,
-        "labels": images and dataset.labels is not None,
+        "labels": images and _can_be_classified(dataset),
         "modes": dataset.modes is not None,
     }
     return {kind for kind, found in there.items() if found}
+
+
+def _can_be_classified(dataset: Dataset) -> bool:
+    labels = dataset.labels
+    large = min(dataset.sample_shape[1:]) >= SIDE
+    return large and labels is not None and len(labels.train.unique()) > 1
 
 
 def usual_metrics(dataset: Dataset) -> list[str]:
@@ -38,8 +45,16 @@ def usual_metrics(dataset: Dataset) -> list[str]:
 def all_metrics(dataset: Dataset) -> list[str]:
     """Afterwards: all that applies; Inception's where its weights are on disk."""
     kinds = data_kinds(dataset)
-    there = METRICS.items() if weights_path().is_file() else _without_inception()
+    there = METRICS.items() if available() else _without_inception()
     return [tag for tag, kind in there if kind in kinds]
+
+
+def curve_metrics(dataset: Dataset) -> list[str]:
+    """Over all checkpoints: what is usual, and the FID wherever there are labels."""
+    chosen = usual_metrics(dataset)
+    if "labels" in data_kinds(dataset):
+        chosen.append("metrics/fid_classifier")
+    return list(dict.fromkeys(chosen))
 
 
 def _without_inception() -> list[tuple[str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.samples import Reference, Samples
 from wgan_cli.evaluation.sampling import BATCH, evaluating
 from wgan_cli.metrics.lipschitz import gradient_norms
@@ -17,8 +19,7 @@ from wgan_cli.randomness import Draws, Stream
 class Comparison:
     """`shown` against the reference, and what `critic` makes of both.
 
-    `clip` is the bound of its weights, where there is one. `seed` decides the random points and
-    directions.
+    `constraint` is what holds the critic, `seed` decides the random points and directions.
     """
 
     def __init__(
@@ -28,12 +29,12 @@ class Comparison:
         critic: nn.Module,
         *,
         seed: int,
-        clip: float | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.reference = reference
         self.shown = shown
         self.critic = critic
-        self.clip = clip
+        self.constraint = constraint
         self.seed = seed
 
     @property
@@ -48,20 +49,24 @@ class Comparison:
 
     @cached_property
     def estimate(self) -> float:
-        """E f(real) - E f(fake) of the critic."""
+        """E f(real) - E f(fake) of the critic. Raises ValueError where it is not finite."""
         with evaluating(self.critic):
-            return self._mean_score(self.real) - self._mean_score(self.fake)
+            found = self._mean_score(self.real) - self._mean_score(self.fake)
+        return _finite(found, "the critic's score")
 
     @cached_property
     def steepest(self) -> float:
-        """The largest gradient norm seen between the two: a lower bound of K."""
+        """The largest gradient norm seen between the two: a lower bound of K.
+
+        Raises ValueError where it is not finite.
+        """
         pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), strict=True)
         with evaluating(self.critic):
             norms = [
                 gradient_norms(self.critic, real, fake, self.draws(batch)).max()
                 for batch, (real, fake) in enumerate(pairs)
             ]
-        return float(torch.stack(norms).max())
+        return _finite(float(torch.stack(norms).max()), "the critic's gradient")
 
     @property
     def normalized(self) -> float:
@@ -89,8 +94,8 @@ class Comparison:
     @cached_property
     def class_counts(self) -> Tensor:
         """How many of the shown samples the classifier takes for each class."""
-        logits = self.logits("classifier")
-        return logits.argmax(dim=1).bincount(minlength=logits.shape[1])
+        classes = len(self.reference.class_counts)
+        return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
 
     @cached_property
     def pixel_neighbours(self) -> tuple[float, float]:
@@ -115,3 +120,9 @@ class Comparison:
     def _mean_score(self, samples: Tensor) -> float:
         scores = torch.cat([self.critic(part).double() for part in samples.split(BATCH)])
         return float(scores.mean())
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is NaN or infinite")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.evaluation.table import TABLE, Metric, sized
 
 log = logging.getLogger(__name__)
 _SLOW = 5.0
+# So many samples take the assignment of exact W1 over a second.
+_MANY_PAIRS = 1500
 
 
 @dataclass
@@ -47,8 +51,8 @@ class Findings:
 class Evaluation:
     """The chosen metrics, on the same held-out samples and the same noise every time.
 
-    `clip` is the bound that the picture of the critic's weights shows. `watch` is told each
-    metric's name before it starts.
+    `constraint` is what holds the critic. `watch` is told each metric before it starts, and whether
+    it takes long.
     """
 
     def __init__(
@@ -57,15 +61,15 @@ class Evaluation:
         reference: Reference,
         latent_dim: int,
         seed: int,
-        clip: float | None = None,
-        watch: Callable[[str], None] | None = None,
+        constraint: Constraint | None = None,
+        watch: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.metrics = metrics
         self.reference = reference
         self.latent_dim = latent_dim
         self.seed = seed
-        self.clip = clip
-        self.watch = watch
+        self.constraint = constraint
+        self.watch = watch or _say_if_slow
         self._floors: dict[str, float] = {}
         self._costs: dict[str, float] = {}
 
@@ -82,10 +86,12 @@ class Evaluation:
         reference = self.reference
         shown = generated(generator, self.latent_dim, reference.counts, self.seed, reference.device)
         found.seconds["samples"] = time.perf_counter() - started
-        comparison = Comparison(reference, shown, critic, seed=self.seed, clip=self.clip)
+        comparison = Comparison(
+            reference, shown, critic, seed=self.seed, constraint=self.constraint
+        )
         floor = Comparison(reference, reference.other, critic, seed=self.seed)
         for tag in self.metrics:
-            self._announce(tag)
+            self.watch(tag, self._slow(tag))
             started = time.perf_counter()
             try:
                 self._measure(tag, TABLE[tag], comparison, floor, found)
@@ -106,14 +112,24 @@ class Evaluation:
         if metric.number is not None:
             if metric.floor and tag not in self._floors:
                 self._floors[tag] = float(metric.number(real))
-            found.values[name] = float(metric.number(comparison))
+            value = float(metric.number(comparison))
+            if not math.isfinite(value):
+                raise ValueError("it is NaN or infinite")
+            found.values[name] = value
             if metric.floor:
                 found.floors[name] = self._floors[tag]
         if metric.picture is not None:
             found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
 
-    def _announce(self, tag: str) -> None:
-        if self.watch is not None:
-            self.watch(tag)
-        elif self._costs.get(tag, 0.0) > _SLOW:
-            log.info("evaluating %s; it took %.0f s last time", tag, self._costs[tag])
+    def _slow(self, tag: str) -> bool:
+        """By what it took last time; at first, by what it works on."""
+        if tag in self._costs:
+            return self._costs[tag] > _SLOW
+        return TABLE[tag].needs is not None or (
+            tag == "wasserstein/exact" and self.reference.counts.few > _MANY_PAIRS
+        )
+
+
+def _say_if_slow(metric: str, slow: bool) -> None:
+    if slow:
+        log.info("evaluating %s ...", metric)

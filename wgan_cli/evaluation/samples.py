@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.data.dataset import Dataset, Modes, held_out_halves
+from wgan_cli.data.dataset import FIXED_SEED, Dataset, Modes, held_out_halves
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.errors import ConfigError, DivergedError
 from wgan_cli.evaluation.sampling import BATCH, generate
@@ -63,9 +63,10 @@ class Reference:
     """The real side of every comparison, the same samples in every evaluation.
 
     `real` are held-out samples. `other` are real too and disjoint from them: what they score
-    against `real` is the floor that generated samples cannot be expected to go below. The few of
-    `other` are held out, the many come from the training part. Raises `ConfigError` where more
-    samples are asked for than there are.
+    against `real` is what as many samples of the truth score, the floor. The few of `other` are
+    held out too. The many are training samples, from a fixed random quarter of the training part
+    (at most 10,000) that the classifier is not trained on: features of images it has seen would
+    not be those of new ones. Raises `ConfigError` where more samples are asked for than there are.
     """
 
     def __init__(
@@ -78,12 +79,17 @@ class Reference:
     ) -> None:
         real, other = held_out_halves(dataset, few)
         held_out = dataset.held_out
+        self._order = _order(dataset)
+        most = len(held_out)
+        if self._order is not None:
+            most = min(most, len(self._order) // 4)
         if many is None:
-            many = min(MANY, len(held_out))
-        if many > len(held_out):
+            many = min(MANY, most)
+        if many > most:
             raise ConfigError(
-                f"feature_samples={many} (wgan-eval --n-features) is too many: {dataset.name} has"
-                f" {len(held_out)} held-out samples."
+                f"feature_samples={many} (wgan-eval --n-features) is too many for {dataset.name}:"
+                f" at most {most}, for there are {len(held_out)} held-out samples, and a quarter of"
+                " the training part is kept for the floor."
             )
         self.dataset = dataset
         self.device = device
@@ -102,8 +108,9 @@ class Reference:
     @cached_property
     def class_counts(self) -> Tensor:
         """How many held-out samples each class has."""
-        assert self.dataset.labels is not None
-        return self.dataset.labels.held_out.bincount()
+        labels = self.dataset.labels
+        assert labels is not None
+        return labels.held_out.bincount(minlength=int(labels.train.max()) + 1)
 
     def network(self, space: str) -> Network:
         """The feature network, made ready once: `classifier` (of the labels) or `inception`.
@@ -119,10 +126,12 @@ class Reference:
     def _classifier(self) -> Network:
         labels, data = self.dataset.labels, self.dataset
         assert labels is not None
+        assert self._order is not None
+        seen = self._order[min(MANY, len(self._order) // 4) :]
         trained = trained_classifier(
             data.name,
-            data.training_sample(len(labels.train)),
-            labels.train,
+            data.training_sample(len(labels.train))[seen],
+            labels.train[seen],
             data.held_out,
             labels.held_out,
             self._cache,
@@ -137,10 +146,21 @@ class Reference:
         return network.to(self.device)
 
     def _training(self) -> Iterator[Tensor]:
-        return self._batches(self.dataset.training_sample(self.counts.many))
+        if self._order is None:
+            return self._batches(self.dataset.training_sample(self.counts.many))
+        training = self.dataset.training_sample(len(self._order))
+        return self._batches(training[self._order[: self.counts.many]])
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (as_floats(part.to(self.device)) for part in samples.split(BATCH))
+
+
+def _order(dataset: Dataset) -> Tensor | None:
+    """A fixed random order of the training part, which may come sorted; None for endless ones."""
+    size = dataset.training_size
+    if size is None:
+        return None
+    return torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
 
 
 def generated(

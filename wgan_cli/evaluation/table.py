@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
+from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Modes
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import Counts
@@ -70,12 +74,35 @@ def _layer_norms(comparison: Comparison) -> np.ndarray:
             name: layer_gradient_norms(comparison.critic, samples[:BATCH])
             for name, samples in (("real", comparison.real), ("generated", comparison.fake))
         }
+    if not all(math.isfinite(norm) for curve in curves.values() for _, norm in curve):
+        raise ValueError("the critic's gradients are NaN or infinite")
     return layer_norms(curves)
 
 
 def _weights(comparison: Comparison) -> np.ndarray:
-    parameters = [p.detach().float().flatten().cpu() for p in comparison.critic.parameters()]
-    return weight_histogram(torch.cat(parameters).numpy(), comparison.clip)
+    constraint = comparison.constraint
+    if isinstance(constraint, WeightClipping):
+        bound, weights = constraint.clip, constraint.clipped_parameters(comparison.critic)
+    else:
+        bound, weights = None, _weights_in_use(comparison.critic)
+    values = torch.cat([weight.detach().float().flatten().cpu() for weight in weights])
+    if not values.isfinite().all():
+        raise ValueError("the critic's weights are NaN or infinite")
+    return weight_histogram(values.numpy(), bound)
+
+
+@torch.no_grad()
+def _weights_in_use(critic: nn.Module) -> list[Tensor]:
+    """All weights as the critic multiplies by them, not what parametrizations make them from."""
+    found: list[Tensor] = []
+    for module in critic.modules():
+        if isinstance(module, ParametrizationList):
+            continue
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if is_parametrized(module):
+            names += list(cast(nn.ModuleDict, module.parametrizations))
+        found += [getattr(module, name) for name in names]
+    return found
 
 
 def _class_kl(comparison: Comparison) -> float:

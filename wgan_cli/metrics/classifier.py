@@ -200,7 +200,7 @@ def _train(
     steps = _steps(images)
     one_step = _time_of_a_step(network, images, labels)
     tell(
-        f"metrics: training a classifier on {name}'s labels, once,"
+        f"metrics: training a classifier on the labels of {name}, once,"
         f" about {math.ceil(steps * one_step)} s …"
     )
     network.train()
@@ -295,7 +295,7 @@ def _read(path: Path, key: str, network: Classifier, tell: Callable[[str], None]
         if kept["sha256"] != _seal(key, weights, accuracy):
             raise ValueError("not what was written")
         network.load_state_dict(weights)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     # What a damaged or foreign file raises is anything from EOFError to UnpicklingError.
     except Exception:

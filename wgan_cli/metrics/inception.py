@@ -66,6 +66,15 @@ def weights_path() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
 
 
+def available() -> bool:
+    """Whether the published file is there, so that nothing has to be fetched."""
+    try:
+        stored = weights_path().read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(stored).hexdigest() == SHA256
+
+
 def inception(fetch: bool) -> Inception:
     """The network, on the CPU, from `weights_path()`; with `fetch` a missing file is downloaded.
 

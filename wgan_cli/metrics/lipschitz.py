@@ -21,7 +21,8 @@ def gradient_norms(critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) 
     share = draws.uniform((len(real),), real.device).reshape(-1, *[1] * (real.ndim - 1))
     points = torch.lerp(fake, real, share).requires_grad_()
     (gradients,) = torch.autograd.grad(critic(points).sum(), points)
-    return gradients.flatten(1).norm(dim=1)
+    # Squares of a steep slope overflow in float32.
+    return gradients.flatten(1).double().norm(dim=1)
 
 
 def layer_gradient_norms(critic: nn.Module, samples: Tensor) -> list[tuple[str, float]]:

@@ -20,7 +20,7 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
         if error.errno in _NO_SPACE:
             return DiskError(f"The disk is full{where}. Free some space and resume the run.")
         return DiskError(f"The run folder cannot be written{where}: {error.strerror or error}.")
-    if _is_memory(error):
+    if is_out_of_memory(error):
         smaller = max(1, batch_size // 2)
         return OutOfMemoryError(
             f"Out of memory at batch_size={batch_size}. Try batch_size={smaller}, or a smaller"
@@ -29,7 +29,8 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
     return error
 
 
-def _is_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python could not get the memory it asked for."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What torch's CPU allocator raises.

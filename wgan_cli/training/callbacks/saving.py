@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Saving(Callback):
         self.folder = folder
         self.facts = facts
         self.keep_every = keep_every
-        self._best: tuple[float, Path] | None = None
+        # The distance, of how many samples, and the checkpoint.
+        self._best: tuple[float, float, Path] | None = None
 
     def on_start(self, trainer: Trainer) -> None:
         """Find the best of an earlier start; drop later checkpoints, which were damaged."""
@@ -43,15 +45,13 @@ class Saving(Callback):
             if step_of(path) > trainer.step:
                 path.unlink()
         for point in self.folder.read_metrics():
-            if "wasserstein/exact" in point:
-                self._note_best(int(point["step"]), point["wasserstein/exact"])
+            self._note_best(int(point["step"]), point)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Save where due."""
         if point.save:
             self.save(trainer)
-            if "wasserstein/exact" in point.values:
-                self._note_best(point.step, point.values["wasserstein/exact"])
+            self._note_best(point.step, point.values)
             prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
 
     def on_stop(self, trainer: Trainer) -> None:
@@ -67,13 +67,17 @@ class Saving(Callback):
 
     def _kept(self) -> list[Path]:
         """What stays beside the newest."""
-        kept = [self._best[1]] if self._best else []
+        kept = [self._best[2]] if self._best else []
         if self.keep_every is not None:
             found = find_checkpoints(self.folder.checkpoints)
             kept += [path for path in found if step_of(path) % self.keep_every == 0]
         return kept
 
-    def _note_best(self, step: int, distance: float) -> None:
+    def _note_best(self, step: int, values: Mapping[str, float]) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)
-        if path.exists() and (self._best is None or distance < self._best[0]):
-            self._best = (distance, path)
+        if "wasserstein/exact" not in values or not path.exists():
+            return
+        distance, n = values["wasserstein/exact"], values["wasserstein/exact_n"]
+        # Distances of other numbers of samples have another floor.
+        if self._best is None or self._best[1] != n or distance < self._best[0]:
+            self._best = (distance, n, path)
