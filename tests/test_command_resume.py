@@ -284,6 +284,29 @@ def test_cadence_and_metrics_may_differ(here: Path) -> None:
     assert "critic/lipschitz" not in last
 
 
+def test_the_last_words_show_nothing_that_an_earlier_start_measured(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, "hydra.run.dir=first"]) == 0
+    assert "exact W1" in capsys.readouterr().out
+    assert run(["resume=first", "steps=4", "metrics=[critic/lipschitz]"]) == 0
+    words = capsys.readouterr().out
+    assert "Finished 4 steps" in words
+    assert "exact W1" not in words
+
+
+def test_the_best_checkpoint_is_the_best_at_one_number_of_samples(here: Path) -> None:
+    words = [*FEW, "steps=1", "eval_every=1", "checkpoint_every=1", "metrics=[wasserstein/exact]"]
+    assert run([*words, "eval_samples=4", "hydra.run.dir=first"]) == 0
+    assert run(["resume=first", "steps=5", "eval_samples=100"]) == 0
+    distances = {int(p["step"]): p["wasserstein/exact"] for p in metrics_of(here / "first")}
+    # Step 1's, of 4 samples, is lower still and does not count.
+    assert distances[1] < min(distances[step] for step in (2, 3, 4, 5))
+    comparable = {step: distance for step, distance in distances.items() if step > 1}
+    kept = {int(path.stem[5:]) for path in (here / "first" / "checkpoints").glob("step_*.pt")}
+    assert kept == {4, 5, min(comparable, key=lambda step: comparable[step])}
+
+
 def test_an_older_checkpoint_forks_into_a_new_folder(here: Path) -> None:
     words = [*FEW, "decay.kind=none", "log_every=1"]
     assert run([*words, "steps=4", "checkpoint_every=2", "hydra.run.dir=first"]) == 0

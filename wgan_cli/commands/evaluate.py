@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wgan_cli.checking import nearest
-from wgan_cli.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    OutOfMemoryError,
-    WganError,
-)
+from wgan_cli.commands.answering import add_run_arguments, answered
+from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.rundir import CONFIG
 from wgan_cli.schema import METRICS
 
@@ -32,25 +27,20 @@ def main() -> NoReturn:
 def run(words: Sequence[str]) -> int:
     """Evaluate as the words say; returns the exit code."""
     arguments = _parser().parse_args(words)
-    try:
-        report = _evaluate(arguments)
-    except WganError as error:
-        print(f"wgan-eval: {error}", file=sys.stderr)
-        return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        from wgan_cli.training.failures import is_out_of_memory
 
-        if not is_out_of_memory(error):
-            raise
-        print("wgan-eval: out of memory; try smaller --n and --n-features.", file=sys.stderr)
-        return OutOfMemoryError.exit_code
-    except KeyboardInterrupt:
-        print("wgan-eval: interrupted; checkpoints done are written.", file=sys.stderr)
-        return 130
-    print(report.table())
-    if report.unwritten:
-        print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
-    return report.exit_code
+    def work() -> int:
+        report = _evaluate(arguments)
+        print(report.table())
+        if report.unwritten:
+            print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
+        return report.exit_code
+
+    return answered(
+        "wgan-eval",
+        work,
+        smaller="; try smaller --n and --n-features.",
+        interrupted="; checkpoints done are written.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         " data score, the critic's constant, features, modes. Writes RUN/evaluation.json.",
         epilog="metrics: " + ", ".join(METRICS),
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    add_run_arguments(parser)
     parser.add_argument(
         "--metrics",
         metavar="TAG,TAG",
@@ -83,21 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="every checkpoint: curves, and their correlation with the critic's estimate",
     )
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="the trained generator itself where an averaged one is kept",
-    )
     parser.add_argument("--seed", type=int, help="another noise than the run's evaluations")
     parser.add_argument("--root", metavar="DIR", help="where the data set's files are now")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PREFIX",
-        help="allow the run's config to name classes under PREFIX",
-    )
     return parser
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from wgan_cli.commands.answering import add_run_arguments, answered
 from wgan_cli.commands.paths import shown
-from wgan_cli.errors import CheckpointError, ConfigError, DiskError, OutOfMemoryError, WganError
+from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 
 _CHUNK = 256
 
@@ -22,23 +23,15 @@ def main() -> NoReturn:
 def run(words: Sequence[str]) -> int:
     """Sample as the words say; returns the exit code."""
     arguments = _parser().parse_args(words)
-    try:
-        path = _sample(arguments)
-    except WganError as error:
-        print(f"wgan-sample: {error}", file=sys.stderr)
-        return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        from wgan_cli.training.failures import is_out_of_memory
 
-        if not is_out_of_memory(error):
-            raise
-        print(f"wgan-sample: out of memory at --n {arguments.n}; try fewer.", file=sys.stderr)
-        return OutOfMemoryError.exit_code
-    except KeyboardInterrupt:
-        print("wgan-sample: interrupted.", file=sys.stderr)
-        return 130
-    print(f"{arguments.n} samples: {shown(path)}")
-    return 0
+    def work() -> int:
+        path = _sample(arguments)
+        print(f"{arguments.n} samples: {shown(path)}")
+        return 0
+
+    return answered(
+        "wgan-sample", work, smaller=f" at --n {arguments.n}; try fewer.", interrupted="."
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,25 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw samples from a run's newest checkpoint: a .png is a grid, a .npy holds"
         " the samples themselves (uint8 images of shape (n, C, H, W), or float32 points).",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    add_run_arguments(parser)
     parser.add_argument("--n", type=int, default=64, help="how many (default 64)")
     parser.add_argument(
         "--seed", type=int, default=0, help="the same seed, the same bytes (default 0)"
     )
     parser.add_argument(
         "--out", type=Path, help="a .png or .npy file (default RUN/samples/n<n>_seed<seed>.png)"
-    )
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="the trained generator itself where an averaged one is kept",
-    )
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PREFIX",
-        help="allow the run's config to name classes under PREFIX",
     )
     return parser
 

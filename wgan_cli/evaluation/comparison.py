@@ -36,6 +36,7 @@ class Comparison:
         self.critic = critic
         self.constraint = constraint
         self.seed = seed
+        self._neighbours: dict[str, tuple[float, float]] = {}
 
     @property
     def real(self) -> Tensor:
@@ -97,20 +98,12 @@ class Comparison:
         classes = len(self.reference.class_counts)
         return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
 
-    @cached_property
-    def pixel_neighbours(self) -> tuple[float, float]:
-        """Precision and recall in the samples' own space."""
-        return precision_recall(self.real, self.fake)
-
-    @cached_property
-    def classifier_neighbours(self) -> tuple[float, float]:
-        """Precision and recall in the classifier's features."""
-        return precision_recall(*self.features("classifier"))
-
-    @cached_property
-    def inception_neighbours(self) -> tuple[float, float]:
-        """Precision and recall in Inception's features."""
-        return precision_recall(*self.features("inception"))
+    def neighbours(self, space: str) -> tuple[float, float]:
+        """Precision and recall in `pixel` space, of the few, or in a network's, of the many."""
+        if space not in self._neighbours:
+            pair = (self.real, self.fake) if space == "pixel" else self.features(space)
+            self._neighbours[space] = precision_recall(*pair)
+        return self._neighbours[space]
 
     def draws(self, inner: int) -> Draws:
         """Random numbers of this comparison; steps 0 and 2 of the stream are latent noise."""

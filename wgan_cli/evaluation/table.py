@@ -122,13 +122,12 @@ def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
 
 def _of_features(space: str) -> dict[str, Metric]:
     """The statistics of one feature network, by tag."""
-    neighbours = f"{space}_neighbours"
     numbers: dict[str, Callable[[Comparison], float]] = {
         "fid": lambda comparison: frechet_distance(*comparison.features(space)),
         "kid": lambda comparison: kernel_distance(*comparison.features(space)),
         "is": lambda comparison: inception_score(comparison.logits(space)),
-        "precision": lambda comparison: getattr(comparison, neighbours)[0],
-        "recall": lambda comparison: getattr(comparison, neighbours)[1],
+        "precision": lambda comparison: comparison.neighbours(space)[0],
+        "recall": lambda comparison: comparison.neighbours(space)[1],
     }
     return {
         f"metrics/{name}_{space}": Metric(number, count=_many, floor=True, needs=space)
@@ -147,10 +146,10 @@ TABLE: dict[str, Metric] = {
     "critic/gradient_norms": Metric(picture=_layer_norms),
     "critic/weights": Metric(picture=_weights),
     "metrics/precision_pixel": Metric(
-        lambda comparison: comparison.pixel_neighbours[0], count=_few, floor=True
+        lambda comparison: comparison.neighbours("pixel")[0], count=_few, floor=True
     ),
     "metrics/recall_pixel": Metric(
-        lambda comparison: comparison.pixel_neighbours[1], count=_few, floor=True
+        lambda comparison: comparison.neighbours("pixel")[1], count=_few, floor=True
     ),
     "metrics/class_kl": Metric(
         _class_kl,
