@@ -73,6 +73,17 @@ def test_exact_wasserstein_of_a_shifted_sample_is_the_shift():
     assert exact_wasserstein(sample, sample + shift) == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_exact_wasserstein_of_two_shifted_gaussians_is_the_shift_give_or_take_the_floor(
+    size: float,
+):
+    first, second = normal(500, 2), normal(500, 2, seed=1)
+    shift = size * torch.tensor([0.6, 0.8], dtype=torch.float64)
+    floor = exact_wasserstein(first, second)
+    assert 0 < floor < 0.3
+    assert exact_wasserstein(first, second + shift) == pytest.approx(size, abs=floor)
+
+
 def test_exact_wasserstein_is_zero_for_the_same_sample_in_another_order():
     sample = normal(40, 3)
     assert exact_wasserstein(sample, sample.flip(0)) == 0.0
