@@ -17,15 +17,15 @@ from wgan_cli.commands.composition import Composer
 from wgan_cli.config import (
     DEFAULT_STEPS,
     GROUPS,
-    TRAINING_SIZES,
     as_dict,
-    check_rules,
     configs_folder,
     fill,
     validate,
 )
 from wgan_cli.errors import ConfigError
+from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig
+from wgan_cli.schema.datasets import TRAINING_SIZES
 
 OPTIONS = sorted(
     path.relative_to(configs_folder()).with_suffix("").as_posix()

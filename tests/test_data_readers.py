@@ -233,7 +233,7 @@ def test_mixtures_hold_out_points_of_their_own(make: Callable[[], EndlessDataset
     assert held_out.dtype == torch.float32
     assert torch.equal(held_out, ring.held_out)
     for seed in (0, 1):
-        batch = ring.feed(64, seed, torch.device("cpu")).batch(0)
+        batch = ring.feed(64, seed, torch.device("cpu")).batch(0).samples
         assert not set(map(tuple, batch.tolist())) & set(map(tuple, held_out.tolist()))
-    sample = ring.training_sample(100)
+    sample = ring.training_sample(torch.arange(100))
     assert not set(map(tuple, sample.tolist())) & set(map(tuple, held_out.tolist()))

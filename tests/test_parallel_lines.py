@@ -50,11 +50,11 @@ def test_the_data_lie_on_the_axis_with_uniform_heights():
 def test_batches_are_of_their_seed_and_update_and_not_held_out():
     dataset = parallel_lines()
     feed = dataset.feed(32, 0, CPU)
-    assert torch.equal(feed.batch(3), dataset.feed(32, 0, CPU).batch(3))
-    assert not torch.equal(feed.batch(3), feed.batch(4))
-    assert not torch.equal(feed.batch(3), dataset.feed(32, 1, CPU).batch(3))
+    assert torch.equal(feed.batch(3).samples, dataset.feed(32, 0, CPU).batch(3).samples)
+    assert not torch.equal(feed.batch(3).samples, feed.batch(4).samples)
+    assert not torch.equal(feed.batch(3).samples, dataset.feed(32, 1, CPU).batch(3).samples)
     assert torch.equal(dataset.held_out, parallel_lines().held_out)
-    assert not set(feed.batch(0)[:, 1].tolist()) & set(dataset.held_out[:, 1].tolist())
+    assert not set(feed.batch(0).samples[:, 1].tolist()) & set(dataset.held_out[:, 1].tolist())
 
 
 @pytest.mark.parametrize("theta", [1.0, -0.25, 0.0])

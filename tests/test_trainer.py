@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import Constraint, WeightClipping
 from wgan_cli.data.dataset import TensorDataset
-from wgan_cli.data.feeds import Feed
+from wgan_cli.data.feeds import Batch, Feed
 from wgan_cli.errors import CheckpointError, DivergedError, PreemptedError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import Reference
@@ -93,7 +93,7 @@ class Counting:
         self.feed = feed
         self.asked: list[int] = []
 
-    def batch(self, update: int) -> Tensor:
+    def batch(self, update: int) -> Batch:
         self.asked.append(update)
         return self.feed.batch(update)
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from torch import nn
 
-from wgan_cli.config import as_dict, refuse_metrics_without
+from wgan_cli.config import as_dict
 from wgan_cli.constraints import NORMALIZATION, Constraint, WeightClipping, batch_norm_layers
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.errors import ConfigError, DataError, WganError
@@ -22,6 +22,7 @@ from wgan_cli.evaluation.choice import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.rules import refuse_metrics_without
 from wgan_cli.rundir import RunFolder
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.callbacks.pictures import SamplePictures

@@ -1,14 +1,13 @@
 """From a composed config to the settings of a run: checked, filled, and nothing left to guess.
 
-`validate` turns a composed config into typed dataclasses or raises `ConfigError`; `check_rules`
-refuses settings that cannot work together; `fill` replaces every null by the data set's
-recommendation or the paper's choice. Nothing here needs data, a device or torch.
+`validate` turns a composed config into typed dataclasses or raises `ConfigError`; `fill` replaces
+every null by the data set's recommendation or the paper's choice. Nothing here
+needs data, a device or torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.checking import typed
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import METRICS, SCHEMAS, Recommended, TrainConfig
+from wgan_cli.rules import check_rules
+from wgan_cli.schema import SCHEMAS, Recommended, TrainConfig
+from wgan_cli.schema.constraints import CLIPPING
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
@@ -27,36 +28,14 @@ PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
 PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
-DEFAULT_WARMUP_N_CRITIC = 100
 DEFAULT_LATENT_DIM = 64
-CLIPPING = "wgan_cli.constraints.WeightClipping"
-LIPSCHITZ_CRITIC = "wgan_cli.models.lipschitz.Critic"
-
-# Training parts whose size is a fact known before anything is read.
-TRAINING_SIZES = {"digits": 1438, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
-
-# What the samples of a shipped data set have, for the metrics that need it.
-_IMAGES = frozenset({"samples", "images", "labels"})
-DATA_KINDS = {
-    "wgan_cli.data.images.digits": _IMAGES,
-    "wgan_cli.data.images.torchvision_images": _IMAGES,
-    "wgan_cli.data.synthetic.gaussians_ring": frozenset({"samples", "modes"}),
-    "wgan_cli.data.synthetic.gaussians_grid": frozenset({"samples", "modes"}),
-    "wgan_cli.data.synthetic.parallel_lines": frozenset({"samples"}),
-}
-
-_NEEDED = {
-    "images": "images",
-    "labels": "images of 8x8 or more with labels of two classes or more",
-    "modes": "Gaussian modes",
-}
 
 
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
     """Check types, unknown keys and ranges of a composed config.
 
     Groups come back as plain dicts. Raises `ConfigError` naming the key, what it is and what is
-    allowed. Rules between settings are `check_rules`'s.
+    allowed. Rules between settings are `rules.check_rules`'s.
     """
     plain = _plain(composed)
     groups = {group: plain.pop(group, None) for group in GROUPS}
@@ -69,59 +48,6 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         setattr(config, group, node)
     _check_device_name(config.device)
     return config
-
-
-def check_rules(config: TrainConfig) -> None:
-    """Refuse what cannot work together and what would have no effect. Raises `ConfigError`."""
-    clipping = config.constraint["_target_"] == CLIPPING
-    if config.clip is not None and not clipping:
-        name = config.constraint.get("name", config.constraint["_target_"])
-        raise ConfigError(
-            f"clip={config.clip} has no effect under constraint={name}: leave clip out, or type"
-            " constraint=clip."
-        )
-    if clipping and config.model["critic"]["_target_"] == LIPSCHITZ_CRITIC:
-        name = config.model.get("name", LIPSCHITZ_CRITIC)
-        raise ConfigError(
-            f"model={name} has a critic that is 1-Lipschitz by construction, and clipping would cut"
-            " the numbers its weights are made of: type constraint=none."
-        )
-    if config.decay.kind == "none" and config.decay.steps is not None:
-        raise ConfigError(
-            f"decay.steps={config.decay.steps} has no effect under decay.kind=none: leave it out,"
-            " or type decay.kind=linear or decay.kind=cosine."
-        )
-    warmup = config.critic_warmup
-    if warmup.n_critic != DEFAULT_WARMUP_N_CRITIC and not (warmup.steps or warmup.every):
-        raise ConfigError(
-            f"critic_warmup.n_critic={warmup.n_critic} has no effect without critic_warmup.steps or"
-            " critic_warmup.every."
-        )
-    if config.keep_every is not None and config.keep_every % config.checkpoint_every:
-        raise ConfigError(
-            f"keep_every={config.keep_every} must be a multiple of checkpoint_every="
-            f"{config.checkpoint_every}: other steps have no checkpoint."
-        )
-    kinds = DATA_KINDS.get(config.dataset["_target_"])
-    if kinds is not None:
-        refuse_metrics_without(kinds, config)
-    name = config.dataset.get("name")
-    size = TRAINING_SIZES.get(name) if config.dataset["_target_"] in SCHEMAS else None
-    if size is not None and config.batch_size > size:
-        raise ConfigError(
-            f"batch_size={config.batch_size} is larger than the training part of dataset={name}:"
-            f" at most {size}."
-        )
-
-
-def refuse_metrics_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Raise `ConfigError` where a metric needs what the data have not (`schema.METRICS`)."""
-    for tag in config.metrics or ():
-        if METRICS[tag] not in kinds:
-            name = config.dataset.get("name", "this data set")
-            raise ConfigError(
-                f"metrics: {tag} needs {_NEEDED[METRICS[tag]]}, and {name} has none; leave it out."
-            )
 
 
 def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:

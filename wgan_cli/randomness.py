@@ -31,6 +31,8 @@ class Stream(enum.IntEnum):
     GENERATOR_WEIGHTS = 7
     CRITIC_WEIGHTS = 8
     HELD_OUT = 9
+    FLIPS = 10
+    CLASSES = 11
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,10 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     )
     from wgan_cli.commands.evaluation_report import Report, progress
     from wgan_cli.commands.trust import check_trusted
-    from wgan_cli.config import check_rules, validate
+    from wgan_cli.config import validate
     from wgan_cli.evaluation.choice import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine
+    from wgan_cli.rules import check_rules
     from wgan_cli.rundir import RunFolder
     from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
 

@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resuming import refuse_changes, run_of
-from wgan_cli.config import as_dict, check_rules, fill, validate
+from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
     FolderInUseError,
@@ -24,6 +24,7 @@ from wgan_cli.errors import (
     PreemptedError,
     WganError,
 )
+from wgan_cli.rules import check_rules
 from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
 from wgan_cli.schema import TrainConfig
 

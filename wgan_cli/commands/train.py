@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
 from wgan_cli.commands.help import help_text
-from wgan_cli.config import as_dict, check_rules, configs_folder, fill, validate
+from wgan_cli.config import as_dict, configs_folder, fill, validate
 from wgan_cli.errors import ConfigError, FolderInUseError, WganError
+from wgan_cli.rules import check_rules
 
 if TYPE_CHECKING:
     from argparse import Namespace

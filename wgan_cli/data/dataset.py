@@ -60,15 +60,19 @@ class Dataset(Protocol):
     def training_size(self) -> int | None:
         """How many training samples there are; None where there is no end of them."""
 
-    def training_sample(self, count: int) -> Tensor:
-        """The first `count` training samples in a fixed order, as `held_out` is kept."""
+    def training_sample(self, chosen: Tensor) -> Tensor:
+        """The training samples at these places (n,), as `held_out` is kept.
+
+        Of an endless set as many points, apart from the held-out ones, the same in every run.
+        """
 
 
 @dataclass(frozen=True)
 class TensorDataset:
     """A data set that fits in memory. Raises `DataError` when a part is empty or malformed.
 
-    Images are uint8 (n, c, h, w), points float32 (n, coordinates).
+    Images are uint8 (n, c, h, w), points float32 (n, coordinates). `flip` mirrors half of the
+    training images.
     """
 
     name: str
@@ -76,6 +80,7 @@ class TensorDataset:
     held_out: Tensor
     labels: Labels | None = None
     modes: Modes | None = None
+    flip: bool = False
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
@@ -114,16 +119,17 @@ class TensorDataset:
                 f"batch_size={batch_size} is larger than the training part of {self.name}:"
                 f" {len(self.train)} samples."
             )
-        return ResidentFeed(self.train, batch_size, seed, device)
+        labels = None if self.labels is None else self.labels.train
+        return ResidentFeed(self.train, batch_size, seed, device, labels=labels, flip=self.flip)
 
     @property
     def training_size(self) -> int:
         """The size of the training part."""
         return len(self.train)
 
-    def training_sample(self, count: int) -> Tensor:
-        """The first `count` of the training part."""
-        return _first(self.train, count, self.name)
+    def training_sample(self, chosen: Tensor) -> Tensor:
+        """The training samples at these places."""
+        return self.train[chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +168,9 @@ class EndlessDataset:
     def training_size(self) -> None:
         """There is no end of them."""
 
-    def training_sample(self, count: int) -> Tensor:
-        """Points of the distribution apart from the held-out ones, the same in every run."""
-        return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), count))
+    def training_sample(self, chosen: Tensor) -> Tensor:
+        """As many points as places, apart from the held-out ones, the same in every run."""
+        return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), len(chosen)))
 
 
 def split(
@@ -209,9 +215,3 @@ def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None
 def _all_equal(samples: Tensor) -> bool:
     # A few at first: almost always they differ.
     return all(bool((part == samples[0]).all()) for part in (samples[:64], samples[64:]))
-
-
-def _first(samples: Tensor, count: int, name: str) -> Tensor:
-    if count > len(samples):
-        raise DataError(f"{name}: {count} samples were asked for and there are {len(samples)}.")
-    return samples[:count]

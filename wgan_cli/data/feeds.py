@@ -7,7 +7,7 @@ on from any step, mid-epoch too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,21 @@ from torch import Tensor
 from wgan_cli.randomness import Draws, Stream
 
 
+class Batch(NamedTuple):
+    """Float samples (batch, *sample shape), images in [-1, 1], and their classes (batch,) int64.
+
+    `labels` is None where the data have none. Both are on the device.
+    """
+
+    samples: Tensor
+    labels: Tensor | None = None
+
+
 class Feed(Protocol):
     """Training batches by the number of the critic update that uses them."""
 
-    def batch(self, update: int) -> Tensor:
-        """Float samples of shape (batch, *sample shape) on the device; images lie in [-1, 1]."""
+    def batch(self, update: int) -> Batch:
+        """The batch of critic update `update`, counted from 0 over the whole run."""
 
 
 def as_floats(samples: Tensor) -> Tensor:
@@ -35,6 +45,12 @@ def as_bytes(images: Tensor) -> Tensor:
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def flipped(images: Tensor, draws: Draws) -> Tensor:
+    """Images (n, c, h, w), about half of them mirrored left to right."""
+    mirrored = draws.uniform((len(images),), images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
 class ResidentFeed:
     """A data set that lives on the device, read in a fresh permutation every epoch.
 
@@ -42,13 +58,24 @@ class ResidentFeed:
     that reaches the end of one is filled up from the next, so no sample is dropped.
     """
 
-    def __init__(self, samples: Tensor, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        samples: Tensor,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        *,
+        labels: Tensor | None = None,
+        flip: bool = False,
+    ) -> None:
         self.samples = samples.to(device)
+        self.labels = None if labels is None else labels.to(device)
         self.batch_size = batch_size
         self.seed = seed
+        self.flip = flip
         self._orders: dict[int, Tensor] = {}
 
-    def batch(self, update: int) -> Tensor:
+    def batch(self, update: int) -> Batch:
         """The batch of critic update `update`, counted from 0 over the whole run."""
         size = len(self.samples)
         epoch, start = divmod(update * self.batch_size, size)
@@ -56,7 +83,10 @@ class ResidentFeed:
         missing = self.batch_size - len(chosen)
         if missing:
             chosen = torch.cat([chosen, self._order(epoch + 1)[:missing]])
-        return as_floats(self.samples[chosen])
+        samples = self.samples[chosen]
+        if self.flip:
+            samples = flipped(samples, Draws(self.seed, Stream.FLIPS, update))
+        return Batch(as_floats(samples), None if self.labels is None else self.labels[chosen])
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
@@ -82,7 +112,7 @@ class EndlessFeed:
         self.seed = seed
         self.device = device
 
-    def batch(self, update: int) -> Tensor:
+    def batch(self, update: int) -> Batch:
         """The points of critic update `update`, counted from 0 over the whole run."""
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
-        return torch.from_numpy(self.draw(rng, self.batch_size)).to(self.device)
+        return Batch(torch.from_numpy(self.draw(rng, self.batch_size)).to(self.device))

@@ -130,7 +130,7 @@ class Reference:
         seen = self._order[min(MANY, len(self._order) // 4) :]
         trained = trained_classifier(
             data.name,
-            data.training_sample(len(labels.train))[seen],
+            data.training_sample(seen),
             labels.train[seen],
             data.held_out,
             labels.held_out,
@@ -146,10 +146,8 @@ class Reference:
         return network.to(self.device)
 
     def _training(self) -> Iterator[Tensor]:
-        if self._order is None:
-            return self._batches(self.dataset.training_sample(self.counts.many))
-        training = self.dataset.training_sample(len(self._order))
-        return self._batches(training[self._order[: self.counts.many]])
+        order = torch.arange(self.counts.many) if self._order is None else self._order
+        return self._batches(self.dataset.training_sample(order[: self.counts.many]))
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (as_floats(part.to(self.device)) for part in samples.split(BATCH))

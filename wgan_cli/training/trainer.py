@@ -120,7 +120,7 @@ class Trainer:
         """n_critic updates, each on fresh real and fake batches."""
         first = self.schedule.updates_before(self.step)
         for inner in range(self.schedule.updates(self.step)):
-            real = self.feed.batch(first + inner)
+            real = self.feed.batch(first + inner).samples
             latent = self._noise(Stream.CRITIC_NOISE, inner)
             draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
             self.window.critic += self.updates.critic_update(real, latent, draws)

@@ -1,0 +1,17 @@
+"""The types and ranges of every setting: one dataclass a component, and the root's.
+
+Default values stand in `configs/`, once; here are types, ranges and what each setting is.
+"""
+
+from wgan_cli.schema.constraints import CONSTRAINTS
+from wgan_cli.schema.datasets import DATASETS, Recommended
+from wgan_cli.schema.losses import LOSSES
+from wgan_cli.schema.metrics import METRICS
+from wgan_cli.schema.models import MODELS
+from wgan_cli.schema.optimizers import OPTIMIZERS
+from wgan_cli.schema.root import TrainConfig
+
+__all__ = ["METRICS", "SCHEMAS", "Recommended", "TrainConfig"]
+
+# Options shipped here, by target. Anything else is a user's own, checked against its signature.
+SCHEMAS: dict[str, type] = {**DATASETS, **MODELS, **LOSSES, **CONSTRAINTS, **OPTIMIZERS}

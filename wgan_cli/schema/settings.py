@@ -1,0 +1,33 @@
+"""A field of a schema with its range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def setting(
+    *,
+    default: Any = MISSING,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    multiple_of: int | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with its range; without a default unless given, as defaults stand in YAML."""
+    limits = {
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "below": below,
+        "multiple_of": multiple_of,
+        "choices": choices,
+    }
+    metadata = {k: v for k, v in limits.items() if v is not None}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
