@@ -30,6 +30,7 @@ TINY = [
 COMPANIONS = {
     "model/lipschitz_mlp": ["constraint=none"],
     "model/parallel_lines": ["constraint=none", "dataset=parallel_lines", "latent_dim=1"],
+    "model/resnet": ["dataset=mnist"],
 }
 
 

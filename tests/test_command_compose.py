@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import formats
 import numpy as np
 import pytest
 import torch
@@ -68,7 +69,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 def write_image_sets(root: Path) -> None:
     """40 + 24 random images in each of torchvision's formats."""
     rng = np.random.default_rng(0)
-    for folder in ("MNIST", "FashionMNIST"):
+    for folder in ("MNIST", "FashionMNIST", "KMNIST"):
         raw = root / folder / "raw"
         raw.mkdir(parents=True)
         for part, count in (("train", 40), ("t10k", 24)):
@@ -84,6 +85,26 @@ def write_image_sets(root: Path) -> None:
         }
         (batches / part).write_bytes(pickle.dumps(entry))
     (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": ["thing"]}))
+
+    def part(count: int, side: int, *channels: int) -> tuple[np.ndarray, np.ndarray]:
+        images = rng.integers(0, 256, (count, *channels, side, side), dtype=np.uint8)
+        return images, np.zeros(count, dtype=np.int64)
+
+    formats.write_emnist(root, "balanced", {"train": part(40, 28), "test": part(24, 28)})
+    formats.write_cifar100(root, {"train": part(40, 32, 3), "test": part(24, 32, 3)})
+    formats.write_svhn(root, {"train": part(40, 32, 3), "test": part(24, 32, 3)})
+    unlabelled = part(9, 96, 3)[0], None
+    stl10 = {"train": part(40, 96, 3), "test": part(24, 96, 3), "unlabeled": unlabelled}
+    formats.write_stl10(root, stl10)
+    np.savez(root / "array.npz", x=part(90, 8)[0])
+    photographs = rng.integers(0, 256, (64, 40, 30, 3), dtype=np.uint8)
+    formats.write_celeba(root, photographs, [0] * 40 + [2] * 24)
+    for name, some in (("train", photographs[:40]), ("val", photographs[40:])):
+        files = {f"{n:03d}": formats.encoded(pixels) for n, pixels in enumerate(some)}
+        formats.write_lsun(root / f"bedroom_{name}_lmdb", files)
+        (root / "images" / name).mkdir(parents=True)
+        for key, content in files.items():
+            (root / "images" / name / f"{key}.webp").write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +122,9 @@ def with_images(here: Path, image_sets: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+    formats.accept_any_checksum(monkeypatch)
+    monkeypatch.setattr("wgan_cli.data.stacked.TRAINING_SIZE", 40)
+    monkeypatch.setattr("wgan_cli.data.stacked.HELD_OUT_SIZE", 24)
     return here
 
 
@@ -165,6 +189,10 @@ def small_for(model: str) -> list[str]:
     return [*needed, *(word for word in small if word.partition("=")[0] not in taken)]
 
 
+def without_dataset(words: list[str]) -> list[str]:
+    return [word for word in words if not word.startswith("dataset=")]
+
+
 def model_of(option: Path) -> str:
     """The model that an option brings."""
     if option.parent.name == "model":
@@ -197,31 +225,32 @@ def test_every_shipped_option_trains_two_steps(option: Path, with_images: Path) 
 def test_every_model_trains_on_grey_and_on_colour_images(
     model: str, dataset: str, with_images: Path
 ) -> None:
-    words = [f"model={model}", f"dataset={dataset}", *small_for(model)]
+    words = [f"model={model}", f"dataset={dataset}", *without_dataset(small_for(model))]
     assert_two_finite_steps(trained(with_images / "out", *words))
 
 
-@pytest.mark.parametrize("in_critic", [True, False])
-@pytest.mark.parametrize("in_generator", [True, False])
-def test_dcgan_trains_with_and_without_batch_norm_in_either(
-    in_generator: bool, in_critic: bool, with_images: Path
+@pytest.mark.parametrize("model", ["dcgan", "resnet"])
+@pytest.mark.parametrize(
+    ("in_generator", "in_critic"),
+    [("batch", "none"), ("none", "batch"), ("layer", "group"), ("group", "layer")],
+)
+def test_images_train_with_every_norm_in_either_network(
+    in_generator: str, in_critic: str, model: str, with_images: Path
 ) -> None:
-    choice = [
-        f"model.generator.batch_norm={in_generator}",
-        f"model.critic.batch_norm={in_critic}",
-    ]
-    words = ["dataset=mnist", "model=dcgan", *small_for("dcgan"), *choice]
+    choice = [f"model.generator.norm={in_generator}", f"model.critic.norm={in_critic}"]
+    words = ["dataset=mnist", f"model={model}", *without_dataset(small_for(model)), *choice]
     folder = trained(with_images / "out", *words)
     assert_two_finite_steps(folder)
     names = list(weights_of(folder))
     for network, chosen in (("generator", in_generator), ("critic", in_critic)):
-        assert any(n.startswith(network) and "running_mean" in n for n in names) == chosen
+        has_statistics = any(n.startswith(network) and "running_mean" in n for n in names)
+        assert has_statistics == (chosen == "batch")
 
 
 def test_clipped_batch_norm_in_the_critic_is_said_once(
     with_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["dataset=mnist", "model=dcgan", "model.critic.batch_norm=true", *small_for("dcgan")]
+    words = ["dataset=mnist", "model=dcgan", "model.critic.norm=batch", *small_for("dcgan")]
     folder = trained(with_images / "said", *words)
     said = capsys.readouterr().err, (folder / "train.log").read_text()
     assert [text.count("constraint.exempt_normalization=true") for text in said] == [1, 1]

@@ -97,7 +97,8 @@ def test_chosen_metrics_more_samples_and_the_raw_generator(wgan: Command, run: P
     assert found["generator"] == "raw"
     (one,) = found["checkpoints"]
     assert set(one["values"]) == {"wasserstein/exact", "wasserstein/sliced"}
-    real, other = (as_floats(half) for half in held_out_halves(digits(), 40))
+    held_out = digits().held_out
+    real, other = (as_floats(held_out[half]) for half in held_out_halves(digits(), 40))
     assert one["real_real"]["wasserstein/exact"] == pytest.approx(exact_wasserstein(other, real))
 
 

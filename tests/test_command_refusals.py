@@ -49,7 +49,11 @@ CONFIG_MISTAKES = {
     "text for a number": (["optimizer.lr=fast"], ["optimizer.lr", "number", "fast"]),
     "text for a number, one network": (["optimizer.critic.lr=fast"], ["optimizer.critic.lr"]),
     "text for a width": (["model.generator.width=wide"], ["model.generator.width"]),
-    "text for a truth": (["model=dcgan", "model.critic.batch_norm=perhaps"], ["true or false"]),
+    "text for a truth": (["constraint.exempt_normalization=perhaps"], ["true or false"]),
+    "unknown norm": (
+        ["model=dcgan", "model.critic.norm=bach"],
+        ["none, batch, layer, group", "Did you mean batch?"],
+    ),
     "number for a list": (["metrics=3"], ["metrics", "list"]),
     "null where a value is needed": (["batch_size=null"], ["batch_size"]),
     "node for a number": (["clip={a:1}"], ["clip", "number"]),

@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "plain": ["ema=0", "checkpoint_every=1", "clip=0.5", "optimizer.lr=3e-3"],
             "averaged": ["ema=0.9", "clip=0.5", "optimizer.lr=3e-3"],
             "points": ["dataset=gaussians_ring"],
-            "colour": ["dataset=cifar10", "model=dcgan", "model.generator.batch_norm=true"],
+            "colour": ["dataset=cifar10", "model=dcgan", "model.generator.norm=batch"],
         }.items():
             assert train([*quick, *words, f"hydra.run.dir={name}"]) == 0
     yield here

@@ -78,6 +78,7 @@ def test_the_defaults_are_complete_and_valid():
     advice = {key for key in left if key.startswith("dataset.recommended.")}
     unknown_yet = {"threads", "compile", "metrics", "eval_samples", "feature_samples"}
     unknown_yet |= {"resume", "keep_every", "decay.steps"}
+    unknown_yet |= {"grad_clip.critic", "grad_clip.generator"}
     assert left - own - advice <= unknown_yet
     assert "???" not in map(str, flatten(as_dict(filled)).values())
 
@@ -313,12 +314,40 @@ def test_a_clip_under_another_constraint_is_refused():
     assert "constraint=clip" in message
 
 
+@pytest.mark.parametrize("constraint", ["clip", "spectral_norm", "orthogonal"])
 @pytest.mark.parametrize("model", ["lipschitz_mlp", "parallel_lines"])
-def test_clipping_a_critic_that_is_lipschitz_already_is_refused(model: str):
-    message = refusal(composed(f"model={model}", "constraint=clip"))
+def test_holding_the_weights_of_a_critic_that_is_lipschitz_already_is_refused(
+    model: str, constraint: str
+):
+    message = refusal(composed(f"model={model}", f"constraint={constraint}"))
     assert f"model={model}" in message
     assert "constraint=none" in message
-    check_rules(validate(composed(f"model={model}", "constraint=none")))
+    for other in ("none", "gradient_penalty"):
+        check_rules(validate(composed(f"model={model}", f"constraint={other}")))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "refused"),
+    [("gradient_penalty", ["batch"]), ("spectral_norm", ["batch", "layer", "group"])],
+)
+def test_normalisation_that_undoes_a_constraint_is_refused(constraint: str, refused: list[str]):
+    for norm in ("none", "batch", "layer", "group"):
+        words = ("model=dcgan", "dataset=mnist", f"constraint={constraint}")
+        plain = composed(*words, model__critic__norm=norm)
+        if norm not in refused:
+            check_rules(validate(plain))
+            continue
+        message = refusal(plain)
+        assert f"constraint={constraint}" in message
+        assert f"model.critic.norm={norm}" in message
+        assert "type model.critic.norm=" in message
+
+
+def test_the_gradient_penalty_is_not_compiled():
+    assert "compile=false" in refusal(composed("constraint=gradient_penalty", compile=True))
+    for value in (None, False):
+        check_rules(validate(composed("constraint=gradient_penalty", compile=value)))
+    check_rules(validate(composed("constraint=spectral_norm", compile=True)))
 
 
 def test_a_recommended_clip_is_not_taken_under_another_constraint():
@@ -466,3 +495,10 @@ def test_every_option_says_what_it_is():
 def test_flatten():
     nested = {"a": {"b": 1, "c": {}}, "d": [1]}
     assert flatten(nested) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_what_an_earlier_version_called_otherwise_is_named():
+    plain = composed("model=dcgan", model__critic__batch_norm=True)
+    message = refusal(plain)
+    assert "model.critic.batch_norm is no setting" in message
+    assert "norm=batch" in message

@@ -1,4 +1,4 @@
-"""Weight clipping: the bound, what it covers and what it reports."""
+"""Weight clipping: the bound, what it covers and reports; which critic which constraint holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from wgan_cli.constraints import Unconstrained, WeightClipping, batch_norm_layers
+from wgan_cli.constraints import (
+    Constraint,
+    GradientPenalty,
+    OrthogonalRegularization,
+    SpectralNorm,
+    Unconstrained,
+    WeightClipping,
+    batch_norm_layers,
+    refuse_unfit,
+)
+from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
@@ -29,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 def networks(model: str) -> tuple[nn.Module, nn.Module]:
     if model == "mlp":
         return mlp.Generator(3, IMAGE, width=8, depth=2), mlp.Critic(IMAGE, width=8, depth=2)
-    return dcgan.Generator(3, IMAGE, width=4), dcgan.Critic(IMAGE, width=4, batch_norm=True)
+    return dcgan.Generator(3, IMAGE, width=4), dcgan.Critic(IMAGE, width=4, norm="batch")
 
 
 def largest(parameters: list[torch.Tensor]) -> float:
@@ -75,7 +85,7 @@ def test_clipping_cuts_values_outside_and_keeps_those_inside():
 
 
 def test_clipping_covers_batch_norm_and_biases_as_in_the_paper():
-    critic = dcgan.Critic(IMAGE, width=4, batch_norm=True)
+    critic = dcgan.Critic(IMAGE, width=4, norm="batch")
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.fill_(1.0)
@@ -159,6 +169,38 @@ def test_unconstrained_changes_nothing():
 def test_a_bound_that_is_no_bound_is_refused(clip: float):
     with pytest.raises(ValueError, match="clip"):
         WeightClipping(clip)
+
+
+class Bounded(nn.Linear):
+    lipschitz_constant = 1.0
+
+
+PLAIN = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+BATCH = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+LAYER = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 1))
+BOUNDED = Bounded(2, 1)
+PAIRS: dict[str, tuple[Constraint, list[nn.Module], list[nn.Module]]] = {
+    "none": (Unconstrained(), [PLAIN, BATCH, LAYER, BOUNDED], []),
+    "clip": (WeightClipping(0.01), [PLAIN, BATCH, LAYER], [BOUNDED]),
+    "gradient_penalty": (GradientPenalty(), [PLAIN, LAYER, BOUNDED], [BATCH]),
+    "spectral_norm": (SpectralNorm(), [PLAIN], [BATCH, LAYER, BOUNDED, nn.Identity()]),
+    "orthogonal": (
+        OrthogonalRegularization(),
+        [PLAIN, BATCH, LAYER],
+        [BOUNDED, nn.Identity()],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRS))
+def test_a_critic_that_a_constraint_cannot_hold_is_refused_once_built(name: str):
+    constraint, held, refused = PAIRS[name]
+    for critic in held:
+        refuse_unfit(constraint, critic)
+    for critic in refused:
+        with pytest.raises(ConfigError, match=r"^The .*\.$") as caught:
+            refuse_unfit(constraint, critic)
+        assert "\n" not in str(caught.value)
 
 
 def test_batch_norm_layers_are_named():

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from scipy.stats import ks_2samp
+from sklearn.datasets import make_swiss_roll
 
 from wgan_cli.data.dataset import EndlessDataset
 from wgan_cli.data.images import digits, torchvision_images
-from wgan_cli.data.synthetic import gaussians_grid, gaussians_ring
+from wgan_cli.data.synthetic import gaussians_grid, gaussians_ring, swiss_roll
 from wgan_cli.errors import DataError
 
-FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 TRAIN, TEST = 12, 9
 
 
@@ -98,7 +100,7 @@ def test_a_root_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(torchvision_images("mnist", "~/sets", download=False).train) == TRAIN
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", [*FOLDERS, "cifar10", "cifar100"])
 def test_missing_files_are_answered_with_the_path_and_what_to_do(tmp_path: Path, name: str):
     with pytest.raises(DataError) as caught:
         torchvision_images(name, str(tmp_path / "nothing"), download=False)
@@ -209,6 +211,27 @@ def test_the_grid_is_the_papers_by_default():
     assert grid.sample_shape == (2,)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+def test_the_swiss_roll_is_that_of_the_papers_code(noise: float):
+    n = 20_000
+    points = swiss_roll(noise=noise).draw(np.random.default_rng(0), n)
+    assert points.shape == (n, 2)
+    assert points.dtype == np.float32
+    # arXiv 1704.00028's gan_toy.py.
+    theirs = make_swiss_roll(n_samples=n, noise=noise, random_state=0)[0]
+    theirs = theirs.astype("float32")[:, [0, 2]] / 7.5
+    for angle in (0.0, 0.7, 1.6, 2.9):
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        assert ks_2samp(points @ direction, theirs @ direction).statistic < 0.02
+    radius = np.linalg.norm(points, axis=1)
+    assert ks_2samp(radius, np.linalg.norm(theirs, axis=1)).statistic < 0.02
+    if noise == 0:
+        t = 7.5 * radius
+        assert np.allclose(
+            7.5 * points, t[:, None] * np.stack([np.cos(t), np.sin(t)], 1), atol=1e-3
+        )
+
+
 def assert_modes(dataset: EndlessDataset, centres: np.ndarray, std: float) -> None:
     assert dataset.modes is not None
     assert np.allclose(dataset.modes.centres, centres)
@@ -225,8 +248,8 @@ def assert_equal_round_gaussians(points: np.ndarray, centres: np.ndarray, std: f
         assert abs(np.corrcoef(own.T)[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("make", [gaussians_ring, gaussians_grid])
-def test_mixtures_hold_out_points_of_their_own(make: Callable[[], EndlessDataset]):
+@pytest.mark.parametrize("make", [gaussians_ring, gaussians_grid, swiss_roll])
+def test_endless_sets_hold_out_points_of_their_own(make: Callable[[], EndlessDataset]):
     ring = make()
     held_out = ring.held_out
     assert held_out.shape == (4096, 2)

@@ -23,7 +23,7 @@ from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.evaluation.table import TABLE, Metric, sized
 from wgan_cli.metrics import inception
-from wgan_cli.metrics.classifier import TrainedClassifier, trained_classifier
+from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 from wgan_cli.metrics.features import frechet_distance
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 from wgan_cli.models import dcgan, mlp
@@ -175,6 +175,26 @@ def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept
         float((counts / 60 * (counts / 30).log()).sum()), abs=1e-6
     )
     assert found.pictures["metrics/classes"].ndim == 3
+
+
+def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[Tensor] = []
+
+    def spy(name: str, train: Tensor, *_: Any) -> TrainedClassifier:
+        shown.append(train)
+        raise DataError("seen enough")
+
+    monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
+    monkeypatch.setattr("wgan_cli.evaluation.samples.MANY", 20)
+    reference = Reference(noise(240, 60), CPU, tmp_path, many=50)
+    with pytest.raises(DataError, match="seen enough"):
+        reference.network("classifier")
+    floor = torch.cat(list(reference.other._many()))
+    rows = [{row.tobytes() for row in part.numpy()} for part in (floor, as_floats(shown[0]))]
+    assert [len(part) for part in rows] == [50, 190]
+    assert not rows[0] & rows[1]
 
 
 @pytest.mark.parametrize(("count", "name"), [(10_000, "10k"), (359, "359"), (1024, "1024")])
@@ -405,3 +425,21 @@ def test_an_endless_set_says_what_its_modes_are():
     assert isinstance(modes, Modes)
     assert np.allclose(np.linalg.norm(modes.centres, axis=1), 2.0)
     assert EndlessDataset("plain", (2,), gaussians_ring().draw).modes is None
+
+
+def test_the_raw_generator_is_measured_beside_its_average_where_that_is_cheap():
+    measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
+    torch.manual_seed(1)
+    raw, _ = networks()
+    both = measure(generator, critic, raw)
+    alone = measure(raw, critic)
+    beside = {
+        "wasserstein/exact",
+        "wasserstein/sliced",
+        "metrics/precision_pixel_30",
+        "metrics/recall_pixel_30",
+    }
+    assert both.raw == {tag: alone.values[tag] for tag in beside}
+    assert both.values == measure(generator, critic).values
+    assert both.scalars()["wasserstein/exact_raw"] == alone.values["wasserstein/exact"]
+    assert not alone.raw

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from wgan_cli.errors import DataError
-from wgan_cli.metrics import classifier as module
-from wgan_cli.metrics.classifier import (
-    Classifier,
-    TrainedClassifier,
-    extract,
-    trained_classifier,
-)
+from wgan_cli.metrics import classifier_training as module
+from wgan_cli.metrics.classifier import Classifier, extract
+from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 
 
 def stripes(

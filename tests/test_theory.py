@@ -448,7 +448,7 @@ def test_samples_at_the_centre_score_below_the_floor():
 
 def test_the_mean_digit_scores_above_the_floor():
     dataset = digits()
-    real, other = (as_floats(part) for part in held_out_halves(dataset, None))
+    real, other = (as_floats(dataset.held_out[half]) for half in held_out_halves(dataset, None))
     mean = as_floats(dataset.train).mean(dim=0, keepdim=True)
     floor, score = stated("on the digits the floor is #, and the mean digit alone scores #.")
     assert exact_wasserstein(other, real) == pytest.approx(floor, abs=0.006)

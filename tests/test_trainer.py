@@ -184,8 +184,8 @@ def record_terms(trainer: Trainer) -> tuple[list[list[Tensor]], list[Tensor]]:
         critic[-1].append(terms.clone())
         return terms
 
-    def noting_generator(latent: Tensor) -> Tensor:
-        terms = generator_update(latent)
+    def noting_generator(*arguments: Any) -> Tensor:
+        terms = generator_update(*arguments)
         generator.append(terms.clone())
         critic.append([])
         return terms
@@ -225,7 +225,9 @@ def test_a_log_point_averages_every_update_since_the_one_before():
 
 def test_a_penalty_is_logged_where_there_is_one():
     class Constant(Constraint):
-        def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
+        def penalty(
+            self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, labels: None
+        ) -> Tensor:
             return torch.tensor(0.5) + 0 * next(critic.parameters()).sum()
 
     recorder = Recorder()
@@ -311,14 +313,14 @@ def test_every_update_gets_noise_of_its_own():
         trainer.updates.generator_update,
     )
 
-    def noting_critic(real: Tensor, latent: Tensor, draws: Draws) -> Tensor:
+    def noting_critic(real: Tensor, latent: Tensor, draws: Draws, labels: None) -> Tensor:
         seen.append(latent)
         draws_seen.append(draws)
-        return critic_update(real, latent, draws)
+        return critic_update(real, latent, draws, labels)
 
-    def noting_generator(latent: Tensor) -> Tensor:
+    def noting_generator(latent: Tensor, labels: None) -> Tensor:
         seen.append(latent)
-        return generator_update(latent)
+        return generator_update(latent, labels)
 
     trainer.updates.critic_update = noting_critic
     trainer.updates.generator_update = noting_generator
@@ -416,7 +418,7 @@ class Meddler(Callback):
     def on_step(self, trainer: Trainer, point: Point) -> None:
         torch.rand(3)
         np.random.random(3)
-        trainer.sample()
+        trainer.sample(trainer.generator)
         trainer.state()
         trainer.evaluation(trainer.generator, trainer.updates.critic)
         trainer.updates.constraint.report(trainer.updates.critic)
@@ -526,9 +528,9 @@ def test_moving_average_changes_nothing_that_is_trained():
 def test_samples_are_of_the_average_and_always_of_the_same_noise():
     trainer = make_trainer(3, ema=0.9, lr=0.05)
     trainer.fit()
-    first = trainer.sample()
+    first = trainer.sample(trainer.generator)
     assert first.shape == (64, *IMAGE)
-    assert torch.equal(first, trainer.sample())
+    assert torch.equal(first, trainer.sample(trainer.generator))
     latent = Draws(0, Stream.SAMPLES).normal((64, LATENT), CPU)
     assert torch.equal(first, generate(trainer.averaged.module, latent))
     assert not torch.equal(first, generate(trainer.updates.generator, latent))
@@ -553,10 +555,10 @@ def test_learning_rates_follow_the_decay():
     )
     generator_update = trainer.updates.generator_update
 
-    def noting(latent: Tensor) -> Tensor:
+    def noting(latent: Tensor, labels: None) -> Tensor:
         optimizers = (trainer.updates.critic_optimizer, trainer.updates.generator_optimizer)
         rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
-        return generator_update(latent)
+        return generator_update(latent, labels)
 
     trainer.updates.generator_update = noting
     trainer.fit()

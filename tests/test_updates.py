@@ -26,13 +26,13 @@ Make = Callable[..., torch.optim.Optimizer]
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
-def networks(model: str, *, batch_norm: bool = True) -> tuple[nn.Module, nn.Module]:
+def networks(model: str, *, norm: str = "batch") -> tuple[nn.Module, nn.Module]:
     with Draws(0, Stream.GENERATOR_WEIGHTS).global_seed():
         if model == "mlp":
             return mlp.Generator(LATENT, IMAGE, width=16, depth=2), mlp.Critic(IMAGE, 16, 2)
         return (
-            dcgan.Generator(LATENT, IMAGE, width=4, batch_norm=batch_norm),
-            dcgan.Critic(IMAGE, width=4, batch_norm=batch_norm),
+            dcgan.Generator(LATENT, IMAGE, width=4, norm=norm),
+            dcgan.Critic(IMAGE, width=4, norm=norm),
         )
 
 
@@ -50,6 +50,7 @@ def updates_of(
     make: Make = torch.optim.SGD,
     lr: float = 0.1,
     bf16: bool = False,
+    grad_clip: tuple[float | None, float | None] = (None, None),
 ) -> Updates:
     return Updates(
         generator,
@@ -59,6 +60,7 @@ def updates_of(
         loss or Wasserstein(),
         constraint or Unconstrained(),
         bf16=bf16,
+        grad_clip=grad_clip,
     )
 
 
@@ -99,7 +101,9 @@ class Quadratic(Constraint):
         self.weight = weight
         self.seen: list[tuple[Tensor, Tensor, Draws]] = []
 
-    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
+    def penalty(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, labels: None
+    ) -> Tensor:
         self.seen.append((real, fake, draws))
         return self.weight * sum((p**2).sum() for p in critic.parameters())
 
@@ -173,7 +177,7 @@ def test_batch_norm_statistics_follow_each_networks_own_updates():
 @pytest.mark.parametrize("loss", [Wasserstein(), Hinge(), Gan()])
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
 def test_one_pass_through_the_critic_equals_two(model: str, loss: Loss):
-    generator, critic = networks(model, batch_norm=False)
+    generator, critic = networks(model, norm="none")
     twin = copy.deepcopy(critic)
     real, latent = batch()
     fake = generator(latent).detach()
@@ -398,3 +402,45 @@ def test_frozen_batch_norm_goes_on_normalising_by_the_batch():
         expected = copy.deepcopy(network)(latent)
         with Frozen(network):
             assert torch.equal(network(latent), expected)
+
+
+def moved(before: dict[str, Tensor], network: nn.Module) -> Tensor:
+    """How far one update carried all the weights, as one vector."""
+    after = network.state_dict()
+    return torch.cat([(after[name] - before[name]).flatten() for name in before])
+
+
+@pytest.mark.parametrize("trained", ["critic", "generator"])
+def test_a_long_gradient_is_cut_in_length_and_keeps_its_direction(trained: str):
+    real, latent = batch()
+    steps, norms = [], []
+    for longest in (None, 1e-3, 1e6):
+        generator, critic = networks("mlp")
+        limits = (longest, None) if trained == "critic" else (None, longest)
+        updates = updates_of(generator, critic, lr=1.0, grad_clip=limits)
+        network = critic if trained == "critic" else generator
+        before = snapshot(network)
+        terms = (
+            updates.critic_update(real, latent, DRAWS)
+            if trained == "critic"
+            else updates.generator_update(latent)
+        )
+        norms.append(named(terms)[f"{trained}/grad_norm"])
+        steps.append(moved(before, network))
+    plain, cut, loose = steps
+    # What is logged is the gradient as it came.
+    assert norms[0] == norms[1] == norms[2] > 1e-2
+    assert float(cut.norm()) == pytest.approx(1e-3, rel=1e-2)
+    torch.testing.assert_close(cut / cut.norm(), plain / plain.norm(), atol=1e-3, rtol=0)
+    assert torch.equal(loose, plain)
+
+
+def test_gradients_are_cut_before_the_clipping_of_weights():
+    real, latent = batch()
+    generator, critic = networks("mlp")
+    constraint = WeightClipping(0.01)
+    updates = updates_of(generator, critic, lr=1e-3, constraint=constraint, grad_clip=(1e-6, None))
+    constraint.after_step(critic)
+    before = snapshot(critic)
+    updates.critic_update(real, latent, DRAWS)
+    assert 0 < float(moved(before, critic).norm()) < 1e-8

@@ -15,6 +15,9 @@ from wgan_cli.errors import ConfigError
 
 _FEW = 8
 
+# What configs of earlier versions hold, and what it is now.
+RENAMED = {"batch_norm": "It is norm now: batch_norm=true is norm=batch, false is norm=none."}
+
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     """`node` as an instance of the dataclass `schema`, types and ranges checked."""
@@ -35,7 +38,9 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     except ConfigKeyError as error:
         known = [at(key) for key in flatten(OmegaConf.to_container(OmegaConf.structured(schema)))]
         key = at(str(error.full_key))
-        raise ConfigError(f"{key} is no setting.{nearest(key, known)}") from None
+        renamed = RENAMED.get(key.rpartition(".")[2])
+        hint = f" {renamed}" if renamed else nearest(key, known)
+        raise ConfigError(f"{key} is no setting.{hint}") from None
     except MissingMandatoryValue as error:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
         raise ConfigError(f"{at(key)}: a value is needed.") from None

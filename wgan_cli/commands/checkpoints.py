@@ -42,7 +42,9 @@ def trusted_generator(
     config = state["config"]
     refuse_references(config, path)
     check_trusted({"model": config["model"]}, trusted)
-    generator = build_generator(config["model"], config["latent_dim"], state["sample_shape"])
+    generator = build_generator(
+        config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
+    )
     load_weights(generator, state[generator_key(state, raw=raw)])
     return generator
 

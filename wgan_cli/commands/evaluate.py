@@ -130,7 +130,8 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     config.metrics = chosen or usual(dataset)
     check_rules(config)
     constraint = build_constraint(config)
-    critic = build_critic(config, constraint, dataset.sample_shape).to(device)
+    classes = state.get("classes")
+    critic = build_critic(config, constraint, dataset.sample_shape, classes).to(device)
     generator.to(device)
     with progress() as bar:
         evaluation = build_evaluation(config, dataset, constraint, device)

@@ -69,7 +69,10 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
     changed = [
         f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
         for key in {**old, **new}
-        if _setting(key) not in MAY_DIFFER and old.get(key) != new.get(key)
+        if _setting(key) not in MAY_DIFFER
+        and old.get(key) != new.get(key)
+        # A setting that a later version added, switched off.
+        and not (key not in old and new[key] in (None, False))
     ]
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""

@@ -13,6 +13,7 @@ from wgan_cli.commands.paths import shown
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 
 _CHUNK = 256
+_COLUMNS = 8
 
 
 def main() -> NoReturn:
@@ -46,6 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="the same seed, the same bytes (default 0)"
     )
     parser.add_argument(
+        "--class",
+        dest="label",
+        type=int,
+        metavar="K",
+        help="of a conditional run, only this class, counted from 0 (default: eight of each in"
+        " turn, so that a grid has a row a class)",
+    )
+    parser.add_argument(
         "--out", type=Path, help="a .png or .npy file (default RUN/samples/n<n>_seed<seed>.png)"
     )
     return parser
@@ -70,18 +79,32 @@ def _sample(arguments: argparse.Namespace) -> Path:
     state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
-    samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed)
+    labels = _labels(state.get("classes"), arguments.label, arguments.n)
+    samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed, labels)
     if out is None:
         folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
         out = folder / f"n{arguments.n}_seed{arguments.seed}.png"
     try:
-        _write(out, samples)
+        _write(out, samples, columns=None if labels is None else _COLUMNS)
     except OSError as error:
         raise DiskError(f"{out} cannot be written: {error.strerror or error}.") from None
     return out
 
 
-def _draw(generator: Any, latent_dim: int, count: int, seed: int) -> Any:
+def _labels(classes: int | None, chosen: int | None, count: int) -> Any:
+    """The classes (count,) to draw, or None where the run knows none. Raises `ConfigError`."""
+    import torch
+
+    if chosen is None:
+        return None if classes is None else torch.arange(count) // _COLUMNS % classes
+    if classes is None:
+        raise ConfigError(f"--class {chosen}: the run is not conditional; leave it out.")
+    if not 0 <= chosen < classes:
+        raise ConfigError(f"--class {chosen}: the run's classes are 0 to {classes - 1}.")
+    return torch.full((count,), chosen)
+
+
+def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
     """Samples (count, *shape) in eval mode; a longer draw begins with a shorter one's noise."""
     import torch
 
@@ -93,11 +116,12 @@ def _draw(generator: Any, latent_dim: int, count: int, seed: int) -> Any:
     for chunk, start in enumerate(range(0, count, _CHUNK)):
         draws = Draws(seed, Stream.SAMPLES, step=1, inner=chunk)
         latent = draws.normal((_CHUNK, latent_dim), cpu)[: count - start]
-        parts.append(generate(generator, latent))
+        classes = None if labels is None else labels[start : start + _CHUNK]
+        parts.append(generate(generator, latent, classes))
     return torch.cat(parts)
 
 
-def _write(path: Path, samples: Any) -> None:
+def _write(path: Path, samples: Any, columns: int | None) -> None:
     import numpy as np
 
     from wgan_cli.data.feeds import as_bytes
@@ -108,7 +132,8 @@ def _write(path: Path, samples: Any) -> None:
         with path.open("wb") as file:
             np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
     elif images:
-        save_png(path, grid(as_bytes(samples), columns=max(8, int(len(samples) ** 0.5))))
+        columns = columns or max(_COLUMNS, int(len(samples) ** 0.5))
+        save_png(path, grid(as_bytes(samples), columns=columns))
     elif samples.shape[1:] == (2,):
         save_png(path, points(samples.numpy()))
     else:

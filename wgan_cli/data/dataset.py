@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.feeds import EndlessFeed, Feed, ResidentFeed
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.randomness import Draws, Stream
@@ -24,10 +25,15 @@ FIXED_SEED = 0
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of every sample, int64 from 0, in the order of the samples."""
+    """The class of every sample, int64 from 0, in the order of the samples.
+
+    With `channel_classes`, every channel of an image has a class of its own, one of so many, and a
+    label is the number that they are the digits of, the first channel's first.
+    """
 
     train: Tensor
     held_out: Tensor
+    channel_classes: int | None = None
 
 
 class Dataset(Protocol):
@@ -84,25 +90,14 @@ class TensorDataset:
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
-            if len(samples) < 8:
-                raise DataError(
-                    f"{self.name}: the {part} part has {len(samples)} samples; it needs 8 or more."
-                )
+            check_count(self.name, part, len(samples))
         if self.train.shape[1:] != self.held_out.shape[1:]:
             raise DataError(
                 f"{self.name}: training samples have shape {tuple(self.train.shape[1:])}, held-out"
                 f" ones {tuple(self.held_out.shape[1:])}."
             )
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
-            if samples.is_floating_point() and not samples.isfinite().all():
-                raise DataError(f"{self.name}: the {part} part holds NaN or infinite values.")
-            if samples.ndim == 4 and samples.dtype != torch.uint8:
-                raise DataError(f"{self.name}: images must be uint8, not {samples.dtype}.")
-            if _all_equal(samples):
-                raise DataError(
-                    f"{self.name}: all {len(samples)} samples of the {part} part are equal, so"
-                    " there is nothing to learn or to measure."
-                )
+            check_samples(self.name, part, samples)
         if self.labels is not None:
             _check_labels(self.name, "training", self.train, self.labels.train)
             _check_labels(self.name, "held-out", self.held_out, self.labels.held_out)
@@ -114,11 +109,7 @@ class TensorDataset:
 
     def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
         """Batches in an order that (seed, epoch) alone decides."""
-        if batch_size > len(self.train):
-            raise DataError(
-                f"batch_size={batch_size} is larger than the training part of {self.name}:"
-                f" {len(self.train)} samples."
-            )
+        check_batch_size(self.name, batch_size, len(self.train))
         labels = None if self.labels is None else self.labels.train
         return ResidentFeed(self.train, batch_size, seed, device, labels=labels, flip=self.flip)
 
@@ -185,7 +176,7 @@ def split(
 
 
 def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
-    """Two disjoint held-out samples of equal size, in a fixed random order.
+    """The places of two disjoint held-out samples of equal size, in a fixed random order.
 
     `count` null gives the smaller of 1024 and half the held-out part. Raises `ConfigError` when the
     held-out part has not 2 * count samples.
@@ -200,8 +191,8 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
             f" {len(held_out) // 2}."
         )
     order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
-    first, second = order[:count], order[count : 2 * count]
-    return held_out[torch.from_numpy(first)], held_out[torch.from_numpy(second)]
+    first, second = torch.from_numpy(order[: 2 * count]).chunk(2)
+    return first, second
 
 
 def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None:
@@ -210,8 +201,3 @@ def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None
             f"{name}: the {part} part needs a label for each of its {len(samples)} samples, int64"
             " from 0 on."
         )
-
-
-def _all_equal(samples: Tensor) -> bool:
-    # A few at first: almost always they differ.
-    return all(bool((part == samples[0]).all()) for part in (samples[:64], samples[64:]))

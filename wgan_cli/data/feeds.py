@@ -51,12 +51,38 @@ def flipped(images: Tensor, draws: Draws) -> Tensor:
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-class ResidentFeed:
-    """A data set that lives on the device, read in a fresh permutation every epoch.
+class EpochOrder:
+    """Which samples each critic update gets: a fresh permutation every epoch, (seed, epoch)'s.
 
-    The permutation is a function of (seed, epoch). Epochs follow each other without a gap: a batch
-    that reaches the end of one is filled up from the next, so no sample is dropped.
+    Epochs follow each other without a gap: a batch that reaches the end of one is filled up from
+    the next, so no sample is dropped.
     """
+
+    def __init__(self, size: int, batch_size: int, seed: int, device: torch.device) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+        self._orders: dict[int, Tensor] = {}
+
+    def indices(self, update: int) -> Tensor:
+        """The samples of critic update `update`, counted from 0 over the whole run: (batch,)."""
+        epoch, start = divmod(update * self.batch_size, self.size)
+        chosen = self._order(epoch)[start : start + self.batch_size]
+        missing = self.batch_size - len(chosen)
+        return torch.cat([chosen, self._order(epoch + 1)[:missing]]) if missing else chosen
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            draws = Draws(self.seed, Stream.DATA_ORDER, epoch)
+            order = torch.from_numpy(draws.numpy().permutation(self.size))
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = order.to(self.device)
+        return self._orders[epoch]
+
+
+class ResidentFeed:
+    """A data set that lives on the device, read in an `EpochOrder`."""
 
     def __init__(
         self,
@@ -70,31 +96,17 @@ class ResidentFeed:
     ) -> None:
         self.samples = samples.to(device)
         self.labels = None if labels is None else labels.to(device)
-        self.batch_size = batch_size
+        self.order = EpochOrder(len(samples), batch_size, seed, device)
         self.seed = seed
         self.flip = flip
-        self._orders: dict[int, Tensor] = {}
 
     def batch(self, update: int) -> Batch:
         """The batch of critic update `update`, counted from 0 over the whole run."""
-        size = len(self.samples)
-        epoch, start = divmod(update * self.batch_size, size)
-        chosen = self._order(epoch)[start : start + self.batch_size]
-        missing = self.batch_size - len(chosen)
-        if missing:
-            chosen = torch.cat([chosen, self._order(epoch + 1)[:missing]])
+        chosen = self.order.indices(update)
         samples = self.samples[chosen]
         if self.flip:
             samples = flipped(samples, Draws(self.seed, Stream.FLIPS, update))
         return Batch(as_floats(samples), None if self.labels is None else self.labels[chosen])
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            draws = Draws(self.seed, Stream.DATA_ORDER, epoch)
-            order = torch.from_numpy(draws.numpy().permutation(len(self.samples)))
-            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = order.to(self.samples.device)
-        return self._orders[epoch]
 
 
 class EndlessFeed:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wgan_cli.data.dataset import Labels, TensorDataset, split
+from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.data.torchvision_files import read_part
 from wgan_cli.errors import DataError
 
-TORCHVISION_CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+TORCHVISION_CLASSES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
 
 
 def digits(name: str = "digits") -> TensorDataset:
@@ -26,50 +32,100 @@ def digits(name: str = "digits") -> TensorDataset:
     return split(torch.from_numpy(images[:, None]), name, labels=labels)
 
 
-def torchvision_images(name: str, root: str = "data", download: bool = True) -> TensorDataset:
+def torchvision_images(
+    name: str, root: str = "data", download: bool = True, flip: bool = False
+) -> TensorDataset:
     """One of `TORCHVISION_CLASSES`; held out is its test split. Raises `DataError`."""
-    folder = Path(root).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"dataset.root={root} is a file; a folder is needed.")
-    (train, train_labels), (test, test_labels) = (
-        _read(name, folder, part, download) for part in (True, False)
-    )
-    return TensorDataset(name, train, test, Labels(train_labels, test_labels))
-
-
-def _read(name: str, folder: Path, train: bool, download: bool) -> tuple[Tensor, Tensor]:
-    """Images and labels of one part."""
-    import torchvision.datasets
-
-    try:
-        kind: Any = getattr(torchvision.datasets, TORCHVISION_CLASSES[name])
-    except KeyError:
+    if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
-        raise DataError(f"dataset.name={name} is no data set read here: {known}.") from None
-    try:
-        part = kind(str(folder), train=train, download=download)
-        return _as_images(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if download:
-            advice = (
-                "It could not be downloaded; check the network, or put the files there by hand and"
-                " add dataset.download=false."
-            )
-        else:
-            advice = (
-                "Put the files there, name their folder by dataset.root, or add"
-                " dataset.download=true."
-            )
-        raise DataError(
-            f"{name} cannot be read from {folder.absolute()} ({reason}). {advice}"
-        ) from error
+        raise DataError(f"dataset.name={name} is no data set read here: {known}.")
+    parts = (
+        read_part(name, TORCHVISION_CLASSES[name], root, download, train=train)
+        for train in (True, False)
+    )
+    (train, train_labels), (test, test_labels) = parts
+    labels = Labels(train_labels, test_labels)
+    return TensorDataset(name, train.contiguous(), test.contiguous(), labels, flip=flip)
 
 
-def _as_images(data: Any) -> Tensor:
-    """Torchvision's (n, h, w) tensors and (n, h, w, c) arrays as uint8 (n, c, h, w)."""
-    images = torch.as_tensor(data)
-    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
-        raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")
-    images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    return images.contiguous()
+def flippable_images(
+    name: str, root: str = "data", download: bool = True, flip: bool = False
+) -> TensorDataset:
+    """`torchvision_images` of things that are still themselves in a mirror, as writing is not."""
+    return torchvision_images(name, root, download, flip)
+
+
+def emnist(
+    name: str = "emnist", root: str = "data", download: bool = True, split: str = "balanced"
+) -> TensorDataset:
+    """Handwritten letters and digits in one of EMNIST's six splits (arXiv 1702.05373, table II).
+
+    Labels count from 0 in every split. Held out is the split's test part. Raises `DataError`.
+    """
+    (train, train_labels), (test, test_labels) = (
+        read_part(name, "EMNIST", root, download, split=split, train=train)
+        for train in (True, False)
+    )
+    # In the files the letters count from 1, and all images lie on their side, mirrored.
+    first = 1 if split == "letters" else 0
+    return TensorDataset(
+        name,
+        train.mT.contiguous(),
+        test.mT.contiguous(),
+        Labels(train_labels - first, test_labels - first),
+    )
+
+
+def svhn(
+    name: str = "svhn", root: str = "data", download: bool = True, extra: bool = False
+) -> TensorDataset:
+    """House numbers cropped to one digit; `extra` adds the easier extra part to the training part.
+
+    Held out is the test part. Raises `DataError`.
+    """
+    parts = [
+        read_part(name, "SVHN", root, download, split=part)
+        for part in ("train", *(["extra"] if extra else []), "test")
+    ]
+    *training, (test, test_labels) = parts
+    images, labels = (torch.cat(kind) for kind in zip(*training, strict=True))
+    return TensorDataset(name, images.contiguous(), test.contiguous(), Labels(labels, test_labels))
+
+
+def stl10(
+    name: str = "stl10",
+    root: str = "data",
+    download: bool = True,
+    size: int = 64,
+    unlabeled: bool = True,
+    flip: bool = False,
+) -> TensorDataset:
+    """Photographs of ten kinds, made `size` x `size` from 96x96.
+
+    With `unlabeled`, the 100,000 pictures without a class belong to the training part too, and the
+    data set has no labels. Held out is the test part. Raises `DataError`.
+    """
+
+    def read(part: str) -> tuple[Tensor, Tensor]:
+        images, labels = read_part(name, "STL10", root, download, split=part)
+        return resized(images, size), labels
+
+    (train, train_labels), (test, test_labels) = read("train"), read("test")
+    if unlabeled:
+        train = torch.cat([train, read("unlabeled")[0]])
+    labels = None if unlabeled else Labels(train_labels, test_labels)
+    return TensorDataset(name, train, test, labels, flip=flip)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images uint8 (n, c, h, w) at `size` x `size`, bilinear and antialiased."""
+    if images.shape[2:] == (size, size):
+        return images.contiguous()
+    made = images.new_empty((*images.shape[:2], size, size))
+    # Floats of all of a large set at once would need four times its memory, and more.
+    for some, place in zip(images.split(1024), made.split(1024), strict=True):
+        smaller = functional.interpolate(
+            as_floats(some), (size, size), mode="bilinear", antialias=True
+        )
+        place.copy_(as_bytes(smaller))
+    return made

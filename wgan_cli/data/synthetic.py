@@ -1,4 +1,4 @@
-"""Distributions of points in the plane: endless, with modes that can be counted."""
+"""Distributions of points in the plane: endless, the mixtures with modes that can be counted."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def parallel_lines(name: str = "parallel_lines") -> EndlessDataset:
 
     def draw(rng: np.random.Generator, count: int) -> np.ndarray:
         return np.stack([np.zeros(count), rng.random(count)], axis=1).astype(np.float32)
+
+    return EndlessDataset(name, (2,), draw)
+
+
+def swiss_roll(name: str = "swiss_roll", noise: float = 0.25) -> EndlessDataset:
+    """A spiral of one and a half turns (arXiv 1704.00028, figures 1 and 2).
+
+    (t cos t, t sin t) with t uniform on [1.5 pi, 4.5 pi], and normal `noise` in both coordinates;
+    all of it over 7.5, as in the paper's code: about its standard deviation.
+    """
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        t = rng.uniform(1.5 * np.pi, 4.5 * np.pi, size=count)
+        roll = np.stack([t * np.cos(t), t * np.sin(t)], axis=1)
+        return ((roll + noise * rng.standard_normal((count, 2))) / 7.5).astype(np.float32)
 
     return EndlessDataset(name, (2,), draw)
 

@@ -9,7 +9,7 @@ from wgan_cli.schema import METRICS
 
 # Below so many held-out samples, features say more of their number than of the images.
 _FEATURES_FROM = 2000
-_USUAL_WITH_LABELS = ("metrics/fid_classifier", "metrics/class_kl")
+_USUAL_WITH_LABELS = ("metrics/fid_classifier", "metrics/class_kl", "metrics/classes_found")
 
 
 def data_kinds(dataset: Dataset) -> set[str]:
@@ -33,7 +33,7 @@ def _can_be_classified(dataset: Dataset) -> bool:
 def usual_metrics(dataset: Dataset) -> list[str]:
     """While training: all that applies and is quick.
 
-    Of features the FID and the class histogram, where there are enough held-out images for them.
+    Of features the FID and what the classes tell, where there are enough held-out images for them.
     """
     kinds = data_kinds(dataset)
     chosen = [tag for tag, kind in _without_inception() if kind in kinds - {"labels"}]

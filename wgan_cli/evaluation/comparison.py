@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.samples import Reference, Samples
-from wgan_cli.evaluation.sampling import BATCH, evaluating
+from wgan_cli.evaluation.sampling import BATCH, evaluating, given, parts
 from wgan_cli.metrics.lipschitz import gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.randomness import Draws, Stream
@@ -52,20 +52,22 @@ class Comparison:
     def estimate(self) -> float:
         """E f(real) - E f(fake) of the critic. Raises ValueError where it is not finite."""
         with evaluating(self.critic):
-            found = self._mean_score(self.real) - self._mean_score(self.fake)
+            found = self._mean_score(self.reference.real) - self._mean_score(self.shown)
         return _finite(found, "the critic's score")
 
     @cached_property
     def steepest(self) -> float:
         """The largest gradient norm seen between the two: a lower bound of K.
 
-        Raises ValueError where it is not finite.
+        A conditional critic has one for each class, and a pair is of one class. Raises ValueError
+        where it is not finite.
         """
-        pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), strict=True)
+        classes = parts(self.reference.real.labels, len(self.real))
+        pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), classes, strict=True)
         with evaluating(self.critic):
             norms = [
-                gradient_norms(self.critic, real, fake, self.draws(batch)).max()
-                for batch, (real, fake) in enumerate(pairs)
+                gradient_norms(given(self.critic, labels), real, fake, self.draws(batch)).max()
+                for batch, (real, fake, labels) in enumerate(pairs)
             ]
         return _finite(float(torch.stack(norms).max()), "the critic's gradient")
 
@@ -110,9 +112,10 @@ class Comparison:
         return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
 
     @torch.no_grad()
-    def _mean_score(self, samples: Tensor) -> float:
-        scores = torch.cat([self.critic(part).double() for part in samples.split(BATCH)])
-        return float(scores.mean())
+    def _mean_score(self, samples: Samples) -> float:
+        pieces = zip(samples.few.split(BATCH), parts(samples.labels, len(samples.few)), strict=True)
+        scores = [given(self.critic, labels)(part).double() for part, labels in pieces]
+        return float(torch.cat(scores).mean())
 
 
 def _finite(value: float, what: str) -> float:

@@ -26,12 +26,13 @@ _MANY_PAIRS = 1500
 class Findings:
     """What one evaluation found.
 
-    `values` by tag; `floors` by the same tag, what other real samples score; `pictures` RGB by tag.
-    `seconds` by metric, and `samples` for drawing what is shared. `refused` says why a metric gave
-    no number.
+    `values` by tag; `raw` the same of the generator beside its average, where there is one and the
+    metric is cheap; `floors` what other real samples score; `pictures` RGB by tag. `seconds` by
+    metric, and `samples` for drawing what is shared. `refused` says why a metric gave no number.
     """
 
     values: dict[str, float] = field(default_factory=dict)
+    raw: dict[str, float] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Findings:
     def scalars(self) -> dict[str, float]:
         """Everything that is a curve: values, floors, n and the evaluation's time."""
         curves = dict(self.values)
+        curves.update({f"{tag}_raw": value for tag, value in self.raw.items()})
         curves.update({f"{tag}_real_real": floor for tag, floor in self.floors.items()})
         if "wasserstein/exact" in self.values:
             curves["wasserstein/exact_n"] = self.n
@@ -79,22 +81,26 @@ class Evaluation:
             if space is not None:
                 self.reference.network(space)
 
-    def __call__(self, generator: nn.Module, critic: nn.Module) -> Findings:
-        """Measure. Raises `DivergedError` where the samples are NaN or infinite."""
+    def __call__(
+        self, generator: nn.Module, critic: nn.Module, raw: nn.Module | None = None
+    ) -> Findings:
+        """Measure `generator`, and `raw` beside it by what needs no critic and no feature network.
+
+        Raises `DivergedError` where the samples are NaN or infinite.
+        """
         found = Findings(n=self.reference.counts.few)
         started = time.perf_counter()
-        reference = self.reference
-        shown = generated(generator, self.latent_dim, reference.counts, self.seed, reference.device)
+        comparison = self._compared(generator, critic)
+        beside = None if raw is None else self._compared(raw, critic)
         found.seconds["samples"] = time.perf_counter() - started
-        comparison = Comparison(
-            reference, shown, critic, seed=self.seed, constraint=self.constraint
-        )
-        floor = Comparison(reference, reference.other, critic, seed=self.seed)
+        floor = Comparison(self.reference, self.reference.other, critic, seed=self.seed)
         for tag in self.metrics:
             self.watch(tag, self._slow(tag))
             started = time.perf_counter()
             try:
                 self._measure(tag, TABLE[tag], comparison, floor, found)
+                if beside is not None and _looks_at_samples_alone(TABLE[tag]):
+                    self._measure_beside(tag, TABLE[tag], beside, found)
             except ValueError as error:
                 found.refused[tag] = str(error)
             found.seconds[tag] = self._costs[tag] = time.perf_counter() - started
@@ -112,14 +118,21 @@ class Evaluation:
         if metric.number is not None:
             if metric.floor and tag not in self._floors:
                 self._floors[tag] = float(metric.number(real))
-            value = float(metric.number(comparison))
-            if not math.isfinite(value):
-                raise ValueError("it is NaN or infinite")
-            found.values[name] = value
+            found.values[name] = _finite(metric.number(comparison))
             if metric.floor:
                 found.floors[name] = self._floors[tag]
         if metric.picture is not None:
             found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
+
+    def _measure_beside(
+        self, tag: str, metric: Metric, beside: Comparison, found: Findings
+    ) -> None:
+        assert metric.number is not None
+        found.raw[sized(tag, metric, self.reference.counts)] = _finite(metric.number(beside))
+
+    def _compared(self, generator: nn.Module, critic: nn.Module) -> Comparison:
+        shown = generated(generator, self.latent_dim, self.reference, self.seed)
+        return Comparison(self.reference, shown, critic, seed=self.seed, constraint=self.constraint)
 
     def _slow(self, tag: str) -> bool:
         """By what it took last time; at first, by what it works on."""
@@ -128,6 +141,17 @@ class Evaluation:
         return TABLE[tag].needs is not None or (
             tag == "wasserstein/exact" and self.reference.counts.few > _MANY_PAIRS
         )
+
+
+def _looks_at_samples_alone(metric: Metric) -> bool:
+    """Not at the critic, which has no floor, nor through a feature network, which takes long."""
+    return metric.number is not None and metric.floor and metric.needs is None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("it is NaN or infinite")
+    return float(value)
 
 
 def _say_if_slow(metric: str, slow: bool) -> None:

@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from wgan_cli.data.dataset import FIXED_SEED, Dataset, Modes, held_out_halves
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.errors import ConfigError, DivergedError
-from wgan_cli.evaluation.sampling import BATCH, generate
-from wgan_cli.metrics.classifier import extract, trained_classifier
+from wgan_cli.evaluation.sampling import BATCH, generate, parts
+from wgan_cli.metrics.channel_classifier import trained_channel_classifier
+from wgan_cli.metrics.classifier import extract
+from wgan_cli.metrics.classifier_training import trained_classifier
 from wgan_cli.metrics.inception import inception
 from wgan_cli.randomness import Draws, Stream
 
 log = logging.getLogger(__name__)
 
 MANY = 10_000
+# As many training images as the classifier gets at most: its training has no time for many more.
+_SEEN = 60_000
 # Maps images (n, C, H, W) in [-1, 1] to features (n, d) and class logits (n, classes).
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -30,10 +34,17 @@ class Samples:
     """Samples of one origin: `few` (n, *shape) on the device, and many more, batch by batch.
 
     `many` gives the same batches of floats whenever it is called, so that they need not be kept.
+    `labels` (n,) are the classes of the few, for a critic that is conditional.
     """
 
-    def __init__(self, few: Tensor, many: Callable[[], Iterable[Tensor]]) -> None:
+    def __init__(
+        self,
+        few: Tensor,
+        many: Callable[[], Iterable[Tensor]],
+        labels: Tensor | None = None,
+    ) -> None:
         self.few = few
+        self.labels = labels
         self._many = many
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -66,7 +77,8 @@ class Reference:
     against `real` is what as many samples of the truth score, the floor. The few of `other` are
     held out too. The many are training samples, from a fixed random quarter of the training part
     (at most 10,000) that the classifier is not trained on: features of images it has seen would
-    not be those of new ones. Raises `ConfigError` where more samples are asked for than there are.
+    not be those of new ones. With `conditional`, samples come with their classes. Raises
+    `ConfigError` where more samples are asked for than there are.
     """
 
     def __init__(
@@ -76,9 +88,12 @@ class Reference:
         cache: Path,
         few: int | None = None,
         many: int | None = None,
+        *,
+        conditional: bool = False,
     ) -> None:
-        real, other = held_out_halves(dataset, few)
         held_out = dataset.held_out
+        chosen, others = held_out_halves(dataset, few)
+        labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
         self._order = _order(dataset)
         most = len(held_out)
         if self._order is not None:
@@ -93,9 +108,14 @@ class Reference:
             )
         self.dataset = dataset
         self.device = device
-        self.counts = Counts(len(real), many)
-        self.real = Samples(as_floats(real.to(device)), lambda: self._batches(held_out[:many]))
-        self.other = Samples(as_floats(other.to(device)), self._training)
+        self.counts = Counts(len(chosen), many)
+        self.real = Samples(
+            as_floats(held_out[chosen].to(device)),
+            lambda: self._batches(held_out[:many]),
+            None if labels is None else labels[chosen].to(device),
+        )
+        self.many_labels = None if labels is None else labels[:many].to(device)
+        self.other = Samples(as_floats(held_out[others].to(device)), self._training)
         self._cache = cache
         self._networks: dict[str, Network] = {}
         self.classifier_accuracy: float | None = None
@@ -127,16 +147,15 @@ class Reference:
         labels, data = self.dataset.labels, self.dataset
         assert labels is not None
         assert self._order is not None
-        seen = self._order[min(MANY, len(self._order) // 4) :]
-        trained = trained_classifier(
-            data.name,
-            data.training_sample(seen),
-            labels.train[seen],
-            data.held_out,
-            labels.held_out,
-            self._cache,
-            log.info,
-        )
+        kept = max(self.counts.many, min(MANY, len(self._order) // 4))
+        seen = self._order[kept : kept + _SEEN]
+        shown = data.training_sample(seen), labels.train[seen], data.held_out, labels.held_out
+        if labels.channel_classes is None:
+            trained = trained_classifier(data.name, *shown, self._cache, log.info)
+        else:
+            trained = trained_channel_classifier(
+                data.name, *shown, labels.channel_classes, self._cache, log.info
+            )
         self.classifier_accuracy = trained.accuracy
         return trained.network.to(self.device)
 
@@ -162,20 +181,26 @@ def _order(dataset: Dataset) -> Tensor | None:
 
 
 def generated(
-    generator: nn.Module, latent_dim: int, counts: Counts, seed: int, device: torch.device
+    generator: nn.Module, latent_dim: int, reference: Reference, seed: int
 ) -> Samples:
-    """A generator's samples for noise that `seed` alone decides. Raises `DivergedError` for NaN."""
+    """As many samples of a generator as the reference's, for noise that `seed` alone decides.
 
-    def draw(count: int, step: int, inner: int = 0) -> Tensor:
+    In a conditional run they are of the classes of the held-out samples that they stand against.
+    Raises `DivergedError` for NaN.
+    """
+    labels, many = reference.real.labels, reference.counts.many
+
+    def draw(count: int, classes: Tensor | None, step: int, inner: int = 0) -> Tensor:
         # Step 1 of the stream is the critic's.
         draws = Draws(seed, Stream.EVALUATION, step, inner)
-        samples = generate(generator, draws.normal((count, latent_dim), device))
+        latent = draws.normal((count, latent_dim), reference.device)
+        samples = generate(generator, latent, classes)
         if not samples.isfinite().all():
             raise DivergedError("The generator's samples became NaN or infinite.")
         return samples
 
-    def many() -> Iterator[Tensor]:
-        for inner, start in enumerate(range(0, counts.many, BATCH)):
-            yield draw(min(BATCH, counts.many - start), 2, inner)
+    def batches() -> Iterator[Tensor]:
+        for inner, classes in enumerate(parts(reference.many_labels, many)):
+            yield draw(min(BATCH, many - inner * BATCH), classes, 2, inner)
 
-    return Samples(draw(counts.few, 0), many)
+    return Samples(draw(reference.counts.few, labels, 0), batches, labels)

@@ -16,7 +16,7 @@ from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
 from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Modes
 from wgan_cli.evaluation.comparison import Comparison
-from wgan_cli.evaluation.samples import Counts
+from wgan_cli.evaluation.samples import Counts, Samples
 from wgan_cli.evaluation.sampling import BATCH, evaluating
 from wgan_cli.metrics.features import (
     class_divergence,
@@ -71,12 +71,20 @@ def _sliced(comparison: Comparison) -> float:
 def _layer_norms(comparison: Comparison) -> np.ndarray:
     with evaluating(comparison.critic):
         curves = {
-            name: layer_gradient_norms(comparison.critic, samples[:BATCH])
-            for name, samples in (("real", comparison.real), ("generated", comparison.fake))
+            name: layer_gradient_norms(comparison.critic, *_first_batch(samples))
+            for name, samples in (
+                ("real", comparison.reference.real),
+                ("generated", comparison.shown),
+            )
         }
     if not all(math.isfinite(norm) for curve in curves.values() for _, norm in curve):
         raise ValueError("the critic's gradients are NaN or infinite")
     return layer_norms(curves)
+
+
+def _first_batch(samples: Samples) -> tuple[Tensor, Tensor | None]:
+    labels = samples.labels
+    return samples.few[:BATCH], None if labels is None else labels[:BATCH]
 
 
 def _weights(comparison: Comparison) -> np.ndarray:
@@ -158,6 +166,12 @@ TABLE: dict[str, Metric] = {
         floor=True,
         needs="classifier",
         picture_tag="metrics/classes",
+    ),
+    "metrics/classes_found": Metric(
+        lambda comparison: int((comparison.class_counts > 0).sum()),
+        count=_many,
+        floor=True,
+        needs="classifier",
     ),
     **_of_features("classifier"),
     **_of_features("inception"),

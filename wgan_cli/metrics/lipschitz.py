@@ -12,7 +12,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from wgan_cli.randomness import Draws
 
 
-def gradient_norms(critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
+def gradient_norms(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: Draws
+) -> Tensor:
     """The norm of the critic's gradient at one random point between each real and fake sample.
 
     Shapes (n, ...) to (n,). The largest is a lower bound of the critic's Lipschitz constant. The
@@ -25,15 +27,17 @@ def gradient_norms(critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) 
     return gradients.flatten(1).double().norm(dim=1)
 
 
-def layer_gradient_norms(critic: nn.Module, samples: Tensor) -> list[tuple[str, float]]:
+def layer_gradient_norms(
+    critic: nn.Module, samples: Tensor, labels: Tensor | None = None
+) -> list[tuple[str, float]]:
     """The mean over samples of |d f / d output| of each layer, in forward order.
 
     As in arXiv 1704.00028, figure 1b: norms that shrink or grow from layer to layer are vanishing
     or exploding gradients. Layers are those with a weight of two or more dimensions (linear,
     convolution, also parametrised), named by their path in the critic; one that runs twice is
-    there twice, one that the score does not depend on has norm 0. Samples (n, ...); the critic must
-    treat them independently (eval mode where it has BatchNorm), and its mode and gradients are
-    left as they are.
+    there twice, one that the score does not depend on has norm 0. Samples (n, ...), with their
+    classes (n,) for a conditional critic; it must treat them independently (eval mode where it has
+    BatchNorm), and its mode and gradients are left as they are.
     """
     outputs: list[tuple[str, Tensor]] = []
 
@@ -53,7 +57,8 @@ def layer_gradient_norms(critic: nn.Module, samples: Tensor) -> list[tuple[str, 
     try:
         with torch.enable_grad():
             # The samples ask for a gradient so that a frozen critic has one too.
-            score = critic(samples.detach().clone().requires_grad_()).sum()
+            leaf = samples.detach().clone().requires_grad_()
+            score = (critic(leaf) if labels is None else critic(leaf, labels)).sum()
     finally:
         for handle in hooks:
             handle.remove()

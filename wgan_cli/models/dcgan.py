@@ -5,10 +5,13 @@ The image is halved twice, and on while its side is even and above 4: 64, 32 and
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from wgan_cli.errors import ConfigError
+from wgan_cli.models.conditional import ClassLatent, Projection
+from wgan_cli.models.normalization import norm2d
 
 
 def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -42,10 +45,16 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def _normalised(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
+    return [layer] if norm == "none" else [layer, norm2d(norm, channels)]
+
+
 class Generator(nn.Module):
     """Latent (batch, latent_dim) to images (batch, channels, side, side) in [-1, 1].
 
     `width` is the number of channels next to the image; each layer further in has twice as many.
+    `norm` (`normalization.norm2d`) follows every layer but the last. With `classes`, a learned
+    vector of the class is appended to the latent.
     """
 
     def __init__(
@@ -53,56 +62,64 @@ class Generator(nn.Module):
         latent_dim: int,
         sample_shape: Sequence[int],
         width: int = 64,
-        batch_norm: bool = True,
+        norm: str = "batch",
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
         planes = [width * 2**level for level in reversed(range(halvings))]
-        layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent_dim, planes[0], side, bias=not batch_norm)
-        ]
-        for level, inner in enumerate(planes):
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(inner))
-            layers.append(nn.ReLU(inplace=True))
-            last = level == halvings - 1
-            outer = channels if last else planes[level + 1]
-            # BatchNorm's shift makes a bias before it redundant.
-            layers.append(nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=last or not batch_norm))
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+        # BatchNorm's shift makes a bias before it redundant.
+        bias = norm != "batch"
+        self.class_latent = ClassLatent(latent_dim, classes)
+        first = nn.ConvTranspose2d(self.class_latent.size, planes[0], side, bias=bias)
+        layers = [*_normalised(first, norm, planes[0]), nn.ReLU(inplace=True)]
+        for inner, outer in pairwise(planes):
+            layer = nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=bias)
+            layers += [*_normalised(layer, norm, outer), nn.ReLU(inplace=True)]
+        last = nn.ConvTranspose2d(planes[-1], channels, 4, 2, 1)
+        self.layers = nn.Sequential(*layers, last, nn.Tanh())
         _initialise(self)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """(batch, latent_dim) to (batch, channels, side, side)."""
-        images: Tensor = self.layers(latent[:, :, None, None])
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, latent_dim), and labels (batch,) with classes, to (batch, *sample_shape)."""
+        images: Tensor = self.layers(self.class_latent(latent, labels)[:, :, None, None])
         return images
 
 
 class Critic(nn.Module):
     """Images (batch, channels, side, side) to scores (batch,).
 
-    `batch_norm` normalises every layer but the first and the last, as DCGAN does.
+    `norm` (`normalization.norm2d`) follows every layer but the first and the last, as in DCGAN.
+    With `classes`, a score is of an image and its class (`conditional.Projection`); the features
+    are the innermost map, flattened, as the last layer sees it.
     """
 
     def __init__(
-        self, sample_shape: Sequence[int], width: int = 64, batch_norm: bool = False
+        self,
+        sample_shape: Sequence[int],
+        width: int = 64,
+        norm: str = "none",
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
-        layers: list[nn.Module] = []
-        inner = channels
-        for level in range(halvings):
-            outer = width * 2**level
-            normalised = batch_norm and level > 0
-            layers.append(nn.Conv2d(inner, outer, 4, 2, 1, bias=not normalised))
-            if normalised:
-                layers.append(nn.BatchNorm2d(outer))
-            layers.append(nn.LeakyReLU(0.2, inplace=True))
-            inner = outer
-        self.layers = nn.Sequential(*layers, nn.Conv2d(inner, 1, side))
+        planes = [width * 2**level for level in range(halvings)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), _leaky_relu()]
+        for outer, inner in pairwise(planes):
+            layer = nn.Conv2d(outer, inner, 4, 2, 1, bias=norm != "batch")
+            layers += [*_normalised(layer, norm, inner), _leaky_relu()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(planes[-1], 1, side))
+        self.projection = Projection(planes[-1] * side * side, classes)
         _initialise(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, side, side) to (batch,)."""
-        scores: Tensor = self.layers(images)
-        return scores.flatten()
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, channels, side, side), and labels (batch,) with classes, to (batch,)."""
+        *hidden, last = self.layers
+        maps = images
+        for layer in hidden:
+            maps = layer(maps)
+        return self.projection(last(maps).flatten(), maps.flatten(1), labels)
+
+
+def _leaky_relu() -> nn.Module:
+    return nn.LeakyReLU(0.2, inplace=True)

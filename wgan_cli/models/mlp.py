@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from wgan_cli.models.conditional import ClassLatent, Projection
+
 
 def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
@@ -17,15 +19,22 @@ def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
 class Generator(nn.Module):
     """Latent (batch, latent_dim) to samples (batch, *sample_shape).
 
-    Images (three axes) end in tanh, so lie in [-1, 1]; points are unbounded.
+    Images (three axes) end in tanh, so lie in [-1, 1]; points are unbounded. With `classes`, a
+    learned vector of the class is appended to the latent.
     """
 
     def __init__(
-        self, latent_dim: int, sample_shape: Sequence[int], width: int = 512, depth: int = 3
+        self,
+        latent_dim: int,
+        sample_shape: Sequence[int],
+        width: int = 512,
+        depth: int = 3,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.sample_shape = tuple(sample_shape)
-        layers = _hidden_layers(latent_dim, width, depth)
+        self.class_latent = ClassLatent(latent_dim, classes)
+        layers = _hidden_layers(self.class_latent.size, width, depth)
         layers.append(nn.Linear(width, math.prod(self.sample_shape)))
         if len(self.sample_shape) == 3:
             layers.append(nn.Tanh())
@@ -45,21 +54,34 @@ class Generator(nn.Module):
         for layer in linear:
             nn.init.zeros_(layer.bias)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """(batch, latent_dim) to (batch, *sample_shape)."""
-        samples: Tensor = self.layers(latent)
+    def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, latent_dim), and labels (batch,) with classes, to (batch, *sample_shape)."""
+        samples: Tensor = self.layers(self.class_latent(latent, labels))
         return samples.unflatten(1, self.sample_shape)
 
 
 class Critic(nn.Module):
-    """Samples (batch, *sample_shape) to scores (batch,): no sigmoid, no mean over the batch."""
+    """Samples (batch, *sample_shape) to scores (batch,): no sigmoid, no mean over the batch.
 
-    def __init__(self, sample_shape: Sequence[int], width: int = 512, depth: int = 3) -> None:
+    With `classes`, a score is of a sample and its class (`conditional.Projection`).
+    """
+
+    def __init__(
+        self,
+        sample_shape: Sequence[int],
+        width: int = 512,
+        depth: int = 3,
+        classes: int | None = None,
+    ) -> None:
         super().__init__()
         layers = _hidden_layers(math.prod(sample_shape), width, depth)
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.projection = Projection(width, classes)
 
-    def forward(self, samples: Tensor) -> Tensor:
-        """(batch, *sample_shape) to (batch,)."""
-        scores: Tensor = self.layers(samples.flatten(1))
-        return scores.squeeze(1)
+    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, *sample_shape), and labels (batch,) with classes, to (batch,)."""
+        *hidden, last = self.layers
+        features = samples.flatten(1)
+        for layer in hidden:
+            features = layer(features)
+        return self.projection(last(features).squeeze(1), features, labels)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from wgan_cli.schema.components import NamedConfig
+from wgan_cli.schema.settings import setting
 
 
 @dataclass
@@ -16,9 +17,38 @@ class ClippingConfig(NamedConfig):
     exempt_normalization: bool = MISSING
 
 
-CONSTRAINTS: dict[str, type] = {
-    "wgan_cli.constraints.WeightClipping": ClippingConfig,
-    "wgan_cli.constraints.Unconstrained": NamedConfig,
-}
+@dataclass
+class GradientPenaltyConfig(NamedConfig):
+    """The gradient penalty."""
+
+    weight: float = setting(above=0)
+    target: float = setting(at_least=0)
+    one_sided: bool = MISSING
+
+
+@dataclass
+class SpectralNormConfig(NamedConfig):
+    """Spectral normalisation."""
+
+    iterations: int = setting(at_least=1, at_most=1_000)
+
+
+@dataclass
+class OrthogonalConfig(NamedConfig):
+    """Orthogonal regularisation."""
+
+    weight: float = setting(above=0)
+
 
 CLIPPING = "wgan_cli.constraints.WeightClipping"
+GRADIENT_PENALTY = "wgan_cli.constraints.GradientPenalty"
+SPECTRAL_NORM = "wgan_cli.constraints.SpectralNorm"
+ORTHOGONAL = "wgan_cli.constraints.OrthogonalRegularization"
+
+CONSTRAINTS: dict[str, type] = {
+    "wgan_cli.constraints.Unconstrained": NamedConfig,
+    CLIPPING: ClippingConfig,
+    GRADIENT_PENALTY: GradientPenaltyConfig,
+    SPECTRAL_NORM: SpectralNormConfig,
+    ORTHOGONAL: OrthogonalConfig,
+}

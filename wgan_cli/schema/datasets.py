@@ -41,6 +41,88 @@ class TorchvisionDatasetConfig(DatasetConfig):
 
 
 @dataclass
+class FlippableDatasetConfig(TorchvisionDatasetConfig):
+    """One whose images are still themselves in a mirror."""
+
+    flip: bool = MISSING  # mirror half of the training images
+
+
+@dataclass
+class EmnistConfig(TorchvisionDatasetConfig):
+    """EMNIST in one of its splits."""
+
+    split: str = setting(choices=("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))
+
+
+@dataclass
+class SvhnConfig(TorchvisionDatasetConfig):
+    """Street View House Numbers."""
+
+    extra: bool = MISSING
+
+
+@dataclass
+class Stl10Config(FlippableDatasetConfig):
+    """STL-10."""
+
+    size: int = setting(at_least=4, at_most=96)
+    unlabeled: bool = MISSING
+
+
+@dataclass
+class ArrayConfig(DatasetConfig):
+    """A file of numpy arrays."""
+
+    path: str = MISSING
+    key: str | None = MISSING
+
+
+@dataclass
+class ImageFilesConfig(DatasetConfig):
+    """Images read from files, into memory or while training."""
+
+    root: str = MISSING
+    size: int = setting(at_least=4, at_most=1024)
+    flip: bool = MISSING  # mirror half of the training images
+    in_memory: bool | None = MISSING
+    workers: int | None = setting(at_least=0, at_most=256)
+    corrupt_limit: float = setting(at_least=0, at_most=1)  # a share of all images
+
+
+@dataclass
+class ImageFolderConfig(ImageFilesConfig):
+    """A user's own images."""
+
+    channels: int = setting(at_least=1, at_most=3)
+
+
+@dataclass
+class CelebAConfig(ImageFilesConfig):
+    """CelebA's aligned faces."""
+
+    download: bool = MISSING
+
+
+@dataclass
+class LsunConfig(ImageFilesConfig):
+    """One kind of LSUN's scenes."""
+
+    category: str = setting(
+        choices=(
+            *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),
+            *("dining_room", "kitchen", "living_room", "restaurant", "tower"),
+        )
+    )
+
+
+@dataclass
+class SwissRollConfig(DatasetConfig):
+    """A spiral in the plane."""
+
+    noise: float = setting(at_least=0)
+
+
+@dataclass
 class GaussiansRingConfig(DatasetConfig):
     """Gaussians on a circle in the plane."""
 
@@ -61,6 +143,16 @@ class GaussiansGridConfig(DatasetConfig):
 DATASETS: dict[str, type] = {
     "wgan_cli.data.images.digits": DatasetConfig,
     "wgan_cli.data.images.torchvision_images": TorchvisionDatasetConfig,
+    "wgan_cli.data.images.flippable_images": FlippableDatasetConfig,
+    "wgan_cli.data.images.emnist": EmnistConfig,
+    "wgan_cli.data.images.svhn": SvhnConfig,
+    "wgan_cli.data.images.stl10": Stl10Config,
+    "wgan_cli.data.stacked.stacked_mnist": TorchvisionDatasetConfig,
+    "wgan_cli.data.arrays.array": ArrayConfig,
+    "wgan_cli.data.folders.image_folder": ImageFolderConfig,
+    "wgan_cli.data.celeba.celeba": CelebAConfig,
+    "wgan_cli.data.lsun.lsun": LsunConfig,
+    "wgan_cli.data.synthetic.swiss_roll": SwissRollConfig,
     "wgan_cli.data.synthetic.gaussians_ring": GaussiansRingConfig,
     "wgan_cli.data.synthetic.gaussians_grid": GaussiansGridConfig,
     "wgan_cli.data.synthetic.parallel_lines": DatasetConfig,
@@ -71,10 +163,26 @@ _IMAGES = frozenset({"samples", "images", "labels"})
 DATA_KINDS = {
     "wgan_cli.data.images.digits": _IMAGES,
     "wgan_cli.data.images.torchvision_images": _IMAGES,
+    "wgan_cli.data.images.flippable_images": _IMAGES,
+    "wgan_cli.data.images.emnist": _IMAGES,
+    "wgan_cli.data.images.svhn": _IMAGES,
+    "wgan_cli.data.stacked.stacked_mnist": _IMAGES,
+    "wgan_cli.data.celeba.celeba": frozenset({"samples", "images"}),
+    "wgan_cli.data.lsun.lsun": frozenset({"samples", "images"}),
+    "wgan_cli.data.synthetic.swiss_roll": frozenset({"samples"}),
     "wgan_cli.data.synthetic.gaussians_ring": frozenset({"samples", "modes"}),
     "wgan_cli.data.synthetic.gaussians_grid": frozenset({"samples", "modes"}),
     "wgan_cli.data.synthetic.parallel_lines": frozenset({"samples"}),
 }
 
 # Training parts whose size is a fact known before anything is read, by name.
-TRAINING_SIZES = {"digits": 1438, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+TRAINING_SIZES = {
+    "digits": 1438,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "kmnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "stacked_mnist": 128_000,
+    "celeba": 162_770,
+}

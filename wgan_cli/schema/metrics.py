@@ -13,6 +13,7 @@ METRICS = {
     "metrics/recall_pixel": "images",
     "metrics/fid_classifier": "labels",
     "metrics/class_kl": "labels",
+    "metrics/classes_found": "labels",
     "metrics/kid_classifier": "labels",
     "metrics/is_classifier": "labels",
     "metrics/precision_classifier": "labels",

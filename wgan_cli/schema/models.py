@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from wgan_cli.schema.settings import setting
 
+NORMS = ("none", "batch", "layer", "group")
+
 
 @dataclass
 class PerceptronConfig:
@@ -33,7 +35,16 @@ class DcganConfig:
 
     _target_: str = MISSING
     width: int = setting(at_least=1, at_most=4_096)
-    batch_norm: bool = MISSING
+    norm: str = setting(choices=NORMS)
+
+
+@dataclass
+class ResnetConfig:
+    """A residual network after the gradient penalty's paper; large images halve the width."""
+
+    _target_: str = MISSING
+    width: int = setting(at_least=2, at_most=4_096)
+    norm: str = setting(choices=NORMS)
 
 
 @dataclass
@@ -49,6 +60,8 @@ MODELS: dict[str, type] = {
     "wgan_cli.models.mlp.Critic": PerceptronConfig,
     "wgan_cli.models.dcgan.Generator": DcganConfig,
     "wgan_cli.models.dcgan.Critic": DcganConfig,
+    "wgan_cli.models.resnet.Generator": ResnetConfig,
+    "wgan_cli.models.resnet.Critic": ResnetConfig,
     "wgan_cli.models.lipschitz.Critic": LipschitzConfig,
     "wgan_cli.models.parallel_lines.Generator": ParallelLinesConfig,
 }

@@ -22,6 +22,14 @@ class CriticWarmup:
 
 
 @dataclass
+class GradientClipping:
+    """The longest gradient of each network, over all its weights; null: any length."""
+
+    critic: float | None = setting(default=None, above=0)
+    generator: float | None = setting(default=None, above=0)
+
+
+@dataclass
 class Decay:
     """The learning rate's decay to zero over `steps` generator updates."""
 
@@ -53,6 +61,8 @@ class TrainConfig:
     clip: float | None = setting(above=0)
     ema: float | None = setting(at_least=0, below=1)
     decay: Decay = dataclasses.field(default_factory=Decay)
+    grad_clip: GradientClipping = dataclasses.field(default_factory=GradientClipping)
+    conditional: bool = False
 
     metrics: list[str] | None = setting(choices=tuple(METRICS))
     log_every: int = setting(at_least=1)

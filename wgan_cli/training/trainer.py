@@ -15,6 +15,7 @@ from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.classes import Classes
 from wgan_cli.training.failures import in_plain_words
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence, Callback, Point
@@ -22,14 +23,17 @@ from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.updates import Updates
 from wgan_cli.training.window import Window
 
-SAMPLE_COUNT = 64
+COLUMNS = 8
+SAMPLE_COUNT = 8 * COLUMNS
+CLASS_ROWS = 20
 
 
 class Trainer:
     """Algorithm 1 of arXiv 1701.07875 on objects that are built already.
 
     `step` counts finished generator updates. Nothing in `fit` keeps a random state or a data
-    position: both follow from (seed, step), so `load` is all that a resume needs.
+    position: both follow from (seed, step), so `load` is all that a resume needs. `classes` makes
+    the networks conditional.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Trainer:
         ema: float,
         cadence: Cadence,
         evaluation: Evaluation,
+        classes: Classes | None = None,
         callbacks: Sequence[Callback] = (),
         signals: StopSignals | None = None,
     ) -> None:
@@ -59,6 +64,7 @@ class Trainer:
         self.decay = decay
         self.cadence = cadence
         self.evaluation = evaluation
+        self.classes = classes
         self.callbacks = callbacks
         self.signals = signals
         self.device = next(updates.critic.parameters()).device
@@ -84,6 +90,11 @@ class Trainer:
     def generator(self) -> nn.Module:
         """The generator that samples are drawn from: the averaged one where there is one."""
         return self.updates.generator if self.averaged is None else self.averaged.module
+
+    @property
+    def raw_generator(self) -> nn.Module | None:
+        """The generator as it is trained, where samples are drawn from its average."""
+        return None if self.averaged is None else self.updates.generator
 
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
@@ -120,16 +131,21 @@ class Trainer:
         """n_critic updates, each on fresh real and fake batches."""
         first = self.schedule.updates_before(self.step)
         for inner in range(self.schedule.updates(self.step)):
-            real = self.feed.batch(first + inner).samples
+            real, labels = self.feed.batch(first + inner)
             latent = self._noise(Stream.CRITIC_NOISE, inner)
             draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
-            self.window.critic += self.updates.critic_update(real, latent, draws)
+            classes = None if self.classes is None else labels
+            self.window.critic += self.updates.critic_update(real, latent, draws, classes)
             self.window.critic_updates += 1
 
     def generator_phase(self) -> None:
         """One update on fresh noise."""
         latent = self._noise(Stream.GENERATOR_NOISE)
-        self.window.generator += self.updates.generator_update(latent)
+        labels = None
+        if self.classes is not None:
+            draws = Draws(self.seed, Stream.CLASSES, self.step)
+            labels = self.classes.draw(self.batch_size, draws)
+        self.window.generator += self.updates.generator_update(latent, labels)
         self.window.steps += 1
         if self.averaged is not None:
             self.averaged.update_parameters(self.updates.generator)
@@ -161,7 +177,9 @@ class Trainer:
             if regular:
                 self.window.reset()
         if point.evaluate:
-            point.findings = self.evaluation(self.generator, self.updates.critic)
+            point.findings = self.evaluation(
+                self.generator, self.updates.critic, self.raw_generator
+            )
             point.values.update(point.findings.scalars())
 
     def check_finite(self, means: dict[str, float]) -> None:
@@ -184,11 +202,17 @@ class Trainer:
             callback.on_stop(self)
         raise error
 
-    def sample(self) -> Tensor:
-        """The fixed-noise samples of the pictures, (64, *sample shape), floats on the device."""
-        shape = (SAMPLE_COUNT, self.latent_dim)
-        latent = Draws(self.seed, Stream.SAMPLES).normal(shape, self.device)
-        return generate(self.generator, latent)
+    def sample(self, generator: nn.Module) -> Tensor:
+        """The fixed-noise samples of the pictures, (64, *sample shape), floats on the device.
+
+        With classes a row of eight for each of the first 20, from the same noise in every row.
+        """
+        draws = Draws(self.seed, Stream.SAMPLES)
+        if self.classes is None:
+            return generate(generator, draws.normal((SAMPLE_COUNT, self.latent_dim), self.device))
+        labels = self.classes.rows(CLASS_ROWS, COLUMNS)
+        latent = draws.normal((COLUMNS, self.latent_dim), self.device)
+        return generate(generator, latent.repeat(len(labels) // COLUMNS, 1), labels)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.constraints import Constraint
+from wgan_cli.evaluation.sampling import given
 from wgan_cli.losses import Loss
 from wgan_cli.randomness import Draws
 
@@ -59,6 +60,7 @@ class Updates:
     """The two updates of a WGAN on its networks and optimizers.
 
     `bf16` runs the networks in bfloat16; losses, penalties and optimizers stay in float32.
+    `grad_clip` holds the longest gradient of the critic and of the generator, if there is one.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Updates:
         constraint: Constraint,
         *,
         bf16: bool = False,
+        grad_clip: tuple[float | None, float | None] = (None, None),
     ) -> None:
         self.generator = generator
         self.critic = critic
@@ -79,6 +82,7 @@ class Updates:
         self.loss = loss
         self.constraint = constraint
         self.bf16 = bf16
+        self.critic_clip, self.generator_clip = grad_clip
         self._generator_parameters = list(generator.parameters())
         self._critic_parameters = list(critic.parameters())
         self._frozen_generator = Frozen(generator)
@@ -87,23 +91,27 @@ class Updates:
         # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
         self._one_pass = not any(isinstance(m, _BatchNorm) for m in critic.modules())
 
-    def critic_update(self, real: Tensor, latent: Tensor, draws: Draws) -> Tensor:
+    def critic_update(
+        self, real: Tensor, latent: Tensor, draws: Draws, labels: Tensor | None = None
+    ) -> Tensor:
         """One critic step on a real batch and as many fakes; returns `CRITIC_TERMS`, shape (6,).
 
-        `draws` serves the penalty's random points. The generator is left untouched.
+        `draws` serves the penalty's random points. `labels` (batch,) are the real samples' classes
+        where the networks are conditional; the fakes are drawn for the same. The generator is left
+        untouched.
         """
         with torch.no_grad(), self._frozen_generator, self._precision():
-            fake = self.generator(latent)
+            fake = given(self.generator, labels)(latent)
         fake = fake.float()
-        real_scores, fake_scores = self._scores(real, fake)
+        real_scores, fake_scores = self._scores(real, fake, labels)
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
-        penalty = self.constraint.penalty(self.critic, real, fake, draws)
+        penalty = self.constraint.penalty(self.critic, real, fake, draws, labels)
         if penalty is not None:
             loss = loss + penalty
         _forget_gradients(self._critic_parameters)
         loss.backward()
-        norm = _gradient_norm(self._critic_parameters)
+        norm = _clip_gradients(self._critic_parameters, self.critic_clip)
         self.critic_optimizer.step()
         self.constraint.after_step(self.critic)
         with torch.no_grad():
@@ -119,24 +127,31 @@ class Updates:
             )
             return torch.stack([term.detach().float() for term in terms])
 
-    def generator_update(self, latent: Tensor) -> Tensor:
-        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched."""
+    def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
+
+        `labels` (batch,) are the classes to draw where the networks are conditional.
+        """
         with self._frozen_critic:
             with self._precision():
-                scores = self.critic(self.generator(latent))
+                fake = given(self.generator, labels)(latent)
+                scores = given(self.critic, labels)(fake)
             loss = self.loss.generator(scores.float())
             _forget_gradients(self._generator_parameters)
             loss.backward()
-        norm = _gradient_norm(self._generator_parameters)
+        norm = _clip_gradients(self._generator_parameters, self.generator_clip)
         self.generator_optimizer.step()
         return torch.stack([loss.detach(), norm])
 
-    def _scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self._precision():
             if self._one_pass:
-                real_scores, fake_scores = self.critic(torch.cat([real, fake])).chunk(2)
+                twice = None if labels is None else torch.cat([labels, labels])
+                scores = given(self.critic, twice)(torch.cat([real, fake]))
+                real_scores, fake_scores = scores.chunk(2)
             else:
-                real_scores, fake_scores = self.critic(real), self.critic(fake)
+                critic = given(self.critic, labels)
+                real_scores, fake_scores = critic(real), critic(fake)
         return real_scores.float(), fake_scores.float()
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -150,6 +165,9 @@ def _forget_gradients(parameters: Sequence[Tensor]) -> None:
         parameter.grad = None
 
 
-def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of all gradients together."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+def _clip_gradients(parameters: Sequence[Tensor], longest: float | None) -> Tensor:
+    """The Euclidean norm of all gradients together, before they are cut to `longest`."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if longest is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+    return norm

@@ -13,7 +13,7 @@ from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.points import Callback, Point
-from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.trainer import CLASS_ROWS, COLUMNS, SAMPLE_COUNT, Trainer
 
 _POINTS = 1024
 
@@ -21,23 +21,32 @@ _POINTS = 1024
 class SamplePictures(Callback):
     """A grid of images from fixed noise, or for points of the plane a scatter over the critic.
 
-    `real` are samples as the data set keeps them. Samples that are neither images nor points of the
-    plane have no picture.
+    Where samples come from an average of the generator, its raw ones stand beside them. `real` are
+    samples as the data set keeps them, with their classes, if they have any: a conditional run's
+    grids have a row a class. Samples that are neither images nor points of the plane have no
+    picture.
     """
 
     def __init__(
-        self, folder: RunFolder, writer: SummaryWriter, real: Tensor, *, first: bool
+        self,
+        folder: RunFolder,
+        writer: SummaryWriter,
+        real: Tensor,
+        labels: Tensor | None,
+        *,
+        first: bool,
     ) -> None:
         self.folder = folder
         self.writer = writer
         self.real = real
+        self.labels = labels
         self.first = first
 
     def on_start(self, trainer: Trainer) -> None:
         """Real samples and the generator's as it starts, once in a folder."""
         if self.first:
             if _are_images(self.real):
-                self._show("samples/real", grid(self.real[:64]), trainer.step)
+                self._show("samples/real", grid(self._real_images(trainer)), trainer.step)
             self._draw(trainer)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
@@ -47,8 +56,11 @@ class SamplePictures(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         if _are_images(self.real):
-            picture = grid(as_bytes(trainer.sample()))
+            picture = grid(as_bytes(trainer.sample(trainer.generator)))
             self._show("samples/fake", picture, trainer.step)
+            if trainer.raw_generator is not None:
+                raw = grid(as_bytes(trainer.sample(trainer.raw_generator)))
+                self._show("samples/fake_raw", raw, trainer.step)
         elif self.real.shape[1:] == (2,):
             picture = self._draw_plane(trainer)
         else:
@@ -62,6 +74,9 @@ class SamplePictures(Callback):
             (_POINTS, trainer.latent_dim), trainer.device
         )
         fake = generate(trainer.generator, noise).cpu().numpy()
+        if trainer.raw_generator is not None:
+            raw = generate(trainer.raw_generator, noise).cpu().numpy()
+            self._show("samples/scatter_raw", scatter(real, raw), trainer.step)
         xs, ys, points = plane(real)
         critic = trainer.updates.critic
         with torch.no_grad(), evaluating(critic):
@@ -70,6 +85,15 @@ class SamplePictures(Callback):
         picture = surface(real, fake, scores.reshape(len(ys), len(xs)), xs, ys)
         self._show("critic/surface", picture, trainer.step)
         return picture
+
+    def _real_images(self, trainer: Trainer) -> Tensor:
+        if trainer.classes is None or self.labels is None:
+            return self.real[:SAMPLE_COUNT]
+        rows = trainer.classes.rows(CLASS_ROWS, 1).tolist()
+        blank = torch.full_like(self.real[:COLUMNS], 255)
+        # A class with fewer held-out images than columns leaves white ones.
+        rows_of = (torch.cat([self.real[self.labels == k][:COLUMNS], blank]) for k in rows)
+        return torch.cat([row[:COLUMNS] for row in rows_of])
 
     def _show(self, tag: str, picture: np.ndarray, step: int) -> None:
         self.writer.add_image(tag, picture, step, dataformats="HWC")

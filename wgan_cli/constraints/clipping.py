@@ -1,39 +1,12 @@
-"""What holds the critic Lipschitz: three hooks, each doing nothing unless a constraint needs it."""
+"""Weight clipping, the constraint of the first paper."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from wgan_cli.randomness import Draws
-
-NORMALIZATION = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
-
-
-class Constraint:
-    """Base of all constraints.
-
-    `wrap` runs once at build, `penalty` in every critic update before the one backward, and
-    `after_step` after every optimizer step of the critic.
-    """
-
-    def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the critic, once, before its optimizer is made."""
-        return critic
-
-    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor | None:
-        """A scalar added to the critic's loss, or None. `real`, `fake`: (batch, *sample shape)."""
-        return None
-
-    def after_step(self, critic: nn.Module) -> None:
-        """Change the critic's weights in place after its optimizer's step."""
-
-    def report(self, critic: nn.Module) -> dict[str, float]:
-        """What a log point shows of the constraint, by tag."""
-        return {}
-
-
-class Unconstrained(Constraint):
-    """Nothing holds the critic: its estimate grows without bound and is no distance."""
+from wgan_cli.constraints.base import Constraint
+from wgan_cli.constraints.layers import NORMALIZATION
 
 
 class WeightClipping(Constraint):
@@ -75,8 +48,3 @@ class WeightClipping(Constraint):
         parameters = self.clipped_parameters(critic)
         at_bound = torch.stack([(p.abs() >= 0.99 * self.clip).sum() for p in parameters]).sum()
         return {"critic/clip_saturation": float(at_bound) / sum(p.numel() for p in parameters)}
-
-
-def batch_norm_layers(critic: nn.Module) -> list[str]:
-    """Names of the layers whose output for one sample depends on the rest of its batch."""
-    return [name for name, module in critic.named_modules() if isinstance(module, _BatchNorm)]

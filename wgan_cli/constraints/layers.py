@@ -1,0 +1,16 @@
+"""Which layers a critic has, as far as constraints ask."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+NORMALIZATION = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LINEAR = (nn.Linear, _ConvNd)
+
+
+def batch_norm_layers(critic: nn.Module) -> list[str]:
+    """Names of the layers whose output for one sample depends on the rest of its batch."""
+    return [name for name, module in critic.named_modules() if isinstance(module, _BatchNorm)]
