@@ -39,6 +39,16 @@ class Generator(nn.Module):
 
     def forward(self, latent):
         return torch.tanh(self.gain * self.linear(latent)).unflatten(1, self.shape)
+
+
+class Critic(nn.Module):
+    def __init__(self, sample_shape):
+        super().__init__()
+        size = math.prod(sample_shape)
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, 1))
+
+    def forward(self, samples):
+        return self.layers(samples).squeeze(1)
 """
 OWN_MODEL = """# One layer of my own
 name: linear
@@ -275,6 +285,24 @@ def test_each_network_can_have_its_own_rate(here: Path) -> None:
     assert state["generator_optimizer"]["param_groups"][0]["lr"] == 1e-3
 
 
+@pytest.mark.parametrize(("held", "free"), [("critic", "generator"), ("generator", "critic")])
+def test_each_network_can_have_its_own_longest_gradient(held: str, free: str, here: Path) -> None:
+    words = ["optimizer=sgd", "optimizer.lr=0.1", "constraint=none", "checkpoint_every=1"]
+    folder = trained(here / "out", *words, f"grad_clip.{held}=1e-12", *SMALL)
+    first, second = (
+        torch.load(folder / "checkpoints" / f"step_0000000{step}.pt", weights_only=True)
+        for step in (1, 2)
+    )
+
+    def moved(network: str) -> float:
+        before, after = first[network], second[network]
+        return max(float((after[name] - before[name]).abs().max()) for name in before)
+
+    # Weights of 0 alone can move by so little.
+    assert moved(held) < 1e-10
+    assert moved(free) > 1e-5
+
+
 def test_the_config_is_shown_and_nothing_runs(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,6 +417,20 @@ def test_a_users_own_setting_is_overridden_like_any_other(mine: Path, here: Path
     common = [word for word in SMALL if not word.startswith("model.")]
     words = ["--config-dir", "mine", "model=linear", "model.generator.gain=0.5", *common]
     assert config_of(trained(here / "out", *words))["model"]["generator"]["gain"] == 0.5
+
+
+def test_a_users_own_critic_must_fit_the_constraint_too(
+    mine: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    critic = "critic:\n  _target_: own_networks.Critic\n"
+    text = OWN_MODEL.partition("critic:")[0] + critic
+    (mine / "model" / "normalised.yaml").write_text(text)
+    common = [word for word in SMALL if not word.startswith("model.")]
+    words = ["--config-dir", "mine", "model=normalised", *common]
+    assert run([*words, "constraint=gradient_penalty", "hydra.run.dir=refused"]) == 2
+    assert "The critic has BatchNorm (layers.1)" in capsys.readouterr().err
+    assert not (here / "refused").exists()
+    assert_two_finite_steps(trained(here / "clipped", *words, "constraint=clip"))
 
 
 def test_flags_may_stand_among_the_settings(

@@ -14,6 +14,8 @@ from conftest import TINY, Command, metrics_of
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
+from wgan_cli.commands.evaluate import run as evaluate
+from wgan_cli.commands.train import run as train
 from wgan_cli.data.dataset import held_out_halves
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.data.images import digits
@@ -243,6 +245,18 @@ def test_mistakes_are_answered_in_a_sentence(
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
     assert not (run / "evaluation.json").exists()
+
+
+def test_root_says_where_a_file_of_arrays_is_now(here: Path, capsys: pytest.CaptureFixture[str]):
+    points = np.random.default_rng(0).standard_normal((80, 2))
+    np.save(here / "points.npy", points)
+    words = [*TINY, "dataset=array", "dataset.path=points.npy", "hydra.run.dir=out"]
+    assert train([*words, "eval_samples=8"]) == 0
+    (here / "points.npy").rename(here / "moved.npy")
+    capsys.readouterr()
+    assert evaluate(["out", "--metrics", "exact"]) == 3
+    assert "Here --root PATH replaces dataset.path." in capsys.readouterr().err
+    assert evaluate(["out", "--metrics", "exact", "--root", "moved.npy"]) == 0
 
 
 def test_a_class_of_ones_own_needs_trust(wgan: Command, run: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -65,6 +67,17 @@ def test_a_run_is_the_same_in_memory_streamed_and_resumed(folder: Path):
         assert_same_weights(folder / "plain", folder / "kept")
 
 
+def test_a_run_goes_on_with_another_way_of_reading(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run([*SMALL, *KINDS["kept"], "hydra.run.dir=kept"]) == 0
+    assert run([*SMALL, *KINDS["kept"], "steps=3", "hydra.run.dir=half"]) == 0
+    assert run(["resume=half", "steps=6", "dataset.flip=false"]) == 2
+    assert "dataset.flip" in capsys.readouterr().err
+    assert run(["resume=half", "steps=6", *KINDS["by_two"]]) == 0
+    assert_same_weights(folder / "half", folder / "kept")
+
+
 def test_the_damaged_image_is_named_in_the_runs_log(folder: Path):
     assert run([*SMALL, *KINDS["by_two"], "hydra.run.dir=out"]) == 0
     said = (folder / "out" / "train.log").read_text()
@@ -77,6 +90,18 @@ def test_too_many_damaged_images_are_an_error_of_the_data(
 ):
     assert run([*SMALL, *KINDS[kind], "dataset.corrupt_limit=0", "hydra.run.dir=out"]) == 3
     assert "more than 0 of 88 images cannot be read" in capsys.readouterr().err
+
+
+def test_the_readers_of_a_run_that_diverges_end_with_it(folder: Path):
+    wild = ["constraint=none", "optimizer=sgd", "optimizer.lr=1e30", "log_every=1"]
+    words = [*SMALL, *KINDS["by_two"], *wild, "steps=20", "hydra.run.dir=out"]
+    # What holds the failed run until cycles are collected must not hold its processes.
+    gc.disable()
+    try:
+        assert run(words) == 5
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
 
 
 def test_a_missing_folder_is_an_error_of_the_data(here: Path, capsys: pytest.CaptureFixture[str]):

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command, metrics_of, status_of
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from wgan_cli.build import build_trainer
+from wgan_cli.commands.composition import Composer
+from wgan_cli.commands.evaluate import run as evaluate
 from wgan_cli.commands.train import run
+from wgan_cli.config import fill, validate
 from wgan_cli.constraints import Constraint, Unconstrained
 from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.evaluation.comparison import Comparison
@@ -142,7 +147,8 @@ def test_an_evaluation_compares_samples_of_the_held_out_samples_classes():
     # The slope of label * mean over 64 pixels.
     assert comparison.steepest == pytest.approx(6 / 8, rel=1e-5)
     many = torch.cat(list(shown._many()))
-    torch.testing.assert_close(many[:, 0, 0, 0], dataset.labels.held_out[: len(many)] / 10)
+    assert reference.many_labels is not None
+    torch.testing.assert_close(many[:, 0, 0, 0], reference.many_labels / 10)
 
 
 def test_other_runs_know_no_classes():
@@ -185,6 +191,8 @@ def test_a_conditional_run_evaluates_resumes_and_samples_a_row_a_class(
     # Of the same noise: the second row of eight is of class 1 in both.
     same = (every == single).reshape(24, -1).all(axis=1)
     assert same.tolist() == [False] * 8 + [True] * 8 + [False] * 8
+    pictured = wgan("whole", command="wgan-sample")
+    assert pictured.stdout.startswith("80 samples: whole/samples/n80_seed0.png")
     wrong = wgan("whole", "--class", "10", command="wgan-sample")
     assert wrong.returncode == 2
     assert "0 to 9" in wrong.stderr
@@ -212,3 +220,95 @@ def test_an_unconditional_run_has_no_class_to_sample(wgan: Command):
     done = wgan("plain", "--class", "1", command="wgan-sample")
     assert done.returncode == 2
     assert "not conditional" in done.stderr
+
+
+def test_labelled_points_of_the_plane_are_drawn_too(here: Path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    points = rng.standard_normal((200, 2)).astype(np.float32) + 4 * labels[:, None]
+    np.savez(here / "points.npz", x=points.astype(np.float32), y=labels)
+    words = ["dataset=array", "dataset.path=points.npz", "ema=0.5", "sample_every=1"]
+    assert run([*WORDS, *words, "hydra.run.dir=out"]) == 0
+    assert sorted(p.name for p in (here / "out" / "samples").iterdir()) == [
+        f"step_{step:08d}.png" for step in range(3)
+    ]
+
+
+def test_data_with_another_number_of_classes_are_not_evaluated(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((200, 2)).astype(np.float32)
+    np.savez(here / "points.npz", x=points, y=np.arange(200) % 2)
+    words = ["dataset=array", "dataset.path=points.npz"]
+    assert run([*WORDS, *words, "hydra.run.dir=out"]) == 0
+    np.savez(here / "points.npz", x=points, y=np.arange(200) % 3)
+    assert evaluate(["out", "--metrics", "exact"]) == 4
+    assert "know 2 classes, its data set has 3" in capsys.readouterr().err
+
+
+def test_many_samples_are_of_all_classes_where_the_held_out_part_is_sorted():
+    images = torch.randint(0, 256, (2000, *SHAPE), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(1000) // 100
+    dataset = TensorDataset(
+        "sorted", images[:1000].byte(), images[1000:].byte(), Labels(labels, labels)
+    )
+    reference = Reference(dataset, CPU, Path(), many=200, conditional=True)
+    assert reference.many_labels is not None
+    assert len(reference.many_labels.unique()) == 10
+    real = torch.cat(list(reference.real._many()))
+    expected = dataset.held_out.float() / 127.5 - 1
+    for image, label in zip(real[::20], reference.many_labels[::20], strict=True):
+        same = (expected == image).flatten(1).all(dim=1)
+        assert int(labels[same]) == label
+
+
+def test_classes_are_drawn_as_the_training_part_has_them_and_afresh_in_each_update():
+    plain = OmegaConf.to_container(Composer().compose([*WORDS, "metrics=[wasserstein/exact]"]))
+    del plain["hydra"]
+    config, _ = fill(validate(plain))
+    images = torch.randint(0, 256, (400, *SHAPE), generator=torch.Generator().manual_seed(0))
+    labels = Labels(train=torch.arange(200) % 2, held_out=torch.full((200,), 2))
+    dataset = TensorDataset("halves", images[:200].byte(), images[200:].byte(), labels)
+    trainer = build_trainer(config, dataset, CPU)
+    asked: list[Tensor] = []
+    trainer.updates.generator.register_forward_pre_hook(lambda _, args: asked.append(args[1]))
+    for trainer.step in range(3):
+        trainer.generator_phase()
+    assert torch.cat(asked).unique().tolist() == [0, 1]
+    of_training = Classes(labels.train, 3, CPU)
+    for step, classes in enumerate(asked):
+        expected = of_training.draw(config.batch_size, Draws(config.seed, Stream.CLASSES, step))
+        assert torch.equal(classes, expected)
+    assert not torch.equal(asked[0], asked[1])
+
+
+class SmallMnist:
+    def __init__(self, root: str, train: bool, download: bool) -> None:
+        rng = torch.Generator().manual_seed(int(train))
+        self.data = torch.randint(0, 256, (96 if train else 48, 28, 28), generator=rng).byte()
+        self.targets = torch.arange(len(self.data)) % 10
+
+
+@pytest.mark.parametrize("model", ["dcgan", "resnet"])
+def test_conditional_convolutions_train_and_resume(
+    model: str, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torchvision.datasets.MNIST", SmallMnist)
+    words = [*WORDS, "dataset=mnist", f"model={model}", "model.generator.norm=batch", "ema=0.5"]
+    words += ["model.generator.width=2", "model.critic.width=2", "metrics=[wasserstein/exact]"]
+    assert run([*words, "steps=4", "hydra.run.dir=whole"]) == 0
+    assert run([*words, "steps=2", "hydra.run.dir=cut"]) == 0
+    assert run(["resume=cut", "steps=4"]) == 0
+    whole, resumed, early = (
+        torch.load(here / folder / f"checkpoints/step_0000000{step}.pt", weights_only=True)
+        for folder, step in (("whole", 4), ("cut", 4), ("cut", 2))
+    )
+    for network in ("generator", "generator_ema", "critic"):
+        for name, value in whole[network].items():
+            assert value.isfinite().all()
+            assert torch.equal(value, resumed[network][name])
+        of_classes = [name for name, value in whole[network].items() if value.shape[:1] == (10,)]
+        assert of_classes
+        for name in of_classes:
+            assert not torch.equal(whole[network][name], early[network][name])

@@ -135,6 +135,18 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert array(path="~/own.npy").sample_shape == (5,)
 
 
+def test_labels_are_classes_as_many_as_samples_of_both_parts_and_not_more(tmp_path: Path):
+    parts = {"x_train": POINTS[:40], "x_test": POINTS[40:], "y_train": LABELS[:40]}
+    labels = array(path=npz(tmp_path, **parts, y_test=np.arange(40, 50))).labels
+    assert labels is not None
+    assert labels.held_out.tolist() == list(range(40, 50))
+    with pytest.raises(DataError, match="y_test goes from 41 to 50"):
+        array(path=npz(tmp_path, **parts, y_test=np.arange(41, 51)))
+    many = np.arange(70_000, dtype=np.float32)[:, None]
+    with pytest.raises(DataError, match="so here to 65535 at most"):
+        array(path=npz(tmp_path, x=many, y=np.arange(70_000)))
+
+
 BAD_POINTS = np.where(POINTS > 900, np.nan, POINTS)
 OBJECTS = np.array([{}] * 20)
 
@@ -157,7 +169,11 @@ OBJECTS = np.array([{}] * 20)
         ({"x": GREY / 2}, None, r"from 0 to 127\.5; scale them"),
         ({"x": POINTS, "y": LABELS / 2}, None, "y is float64"),
         ({"x": POINTS, "y": LABELS[:40]}, None, r"y is int64 of shape \(40,\)"),
-        ({"x": POINTS, "y": LABELS - 1}, None, "from 0 on"),
+        ({"x": POINTS, "y": LABELS - 1}, None, "from 0 on.* y goes from -1 to 2"),
+        ({"x": POINTS, "y": LABELS * 17}, None, "to 49 at most, but y goes from 0 to 51"),
+        ({"x": POINTS, "y": LABELS * 10**13}, None, "to 49 at most"),
+        ({"x": POINTS, "y": (LABELS - 1).astype(np.uint64)}, None, "to 49 at most"),
+        ({"x": np.float64(3)}, None, "allowed are"),
         ({"train": GREY, "test": GREY, "y_train": LABELS}, None, "one of its two parts"),
         ({"train": GREY, "test": COLOUR}, None, "held-out ones"),
         ({"first": GREY, "second": GREY}, None, "called first, second; name .* dataset.key"),

@@ -197,6 +197,52 @@ def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_t
     assert not rows[0] & rows[1]
 
 
+@pytest.mark.parametrize(("byte_limit", "least", "seen"), [(6400, 2, 100), (6400, 130, 130)])
+def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
+    byte_limit: int, least: int, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[Tensor] = []
+
+    def spy(name: str, train: Tensor, train_labels: Tensor, *_: Any) -> TrainedClassifier:
+        shown.extend((train, train_labels))
+        raise DataError("seen enough")
+
+    monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._SEEN_BYTES", byte_limit)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._LEAST_SEEN", least)
+    with pytest.raises(DataError, match="seen enough"):
+        Reference(noise(240, 60), CPU, tmp_path).network("classifier")
+    assert [len(part) for part in shown] == [seen, seen]
+
+
+@pytest.mark.parametrize(("shape", "seen"), [((3, 32, 32), 60_000), ((3, 256, 256), 5461)])
+def test_only_large_images_are_seen_by_fewer_than_60000(
+    shape: tuple[int, ...], seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+
+    class Large(TensorDataset):
+        """Says that it has 100,000 images of this shape to train on."""
+
+        @property
+        def sample_shape(self) -> tuple[int, ...]:
+            return shape
+
+        @property
+        def training_size(self) -> int:
+            return 100_000
+
+        def training_sample(self, chosen: Tensor) -> Tensor:
+            asked.append(len(chosen))
+            raise DataError("seen enough")
+
+    small = noise(240, 60)
+    dataset = Large("large", small.train, small.held_out, small.labels)
+    with pytest.raises(DataError, match="seen enough"):
+        Reference(dataset, CPU, tmp_path).network("classifier")
+    assert asked == [seen]
+
+
 @pytest.mark.parametrize(("count", "name"), [(10_000, "10k"), (359, "359"), (1024, "1024")])
 def test_a_tag_states_its_sample_count(count: int, name: str):
     from wgan_cli.evaluation.samples import Counts

@@ -105,6 +105,14 @@ def test_images_come_as_floats_from_minus_one_to_one():
     assert sorted(batch.flatten().tolist()) == [-1.0, 1.0]
 
 
+def test_every_update_mirrors_others():
+    samples = torch.tensor([0, 255], dtype=torch.uint8).expand(16, 1, 1, 2)
+    feed = ResidentFeed(samples, 16, 0, CPU, flip=True)
+    mirrored = {tuple((feed.batch(u).samples[:, 0, 0, 0] > 0).tolist()) for u in range(5)}
+    assert len(mirrored) == 5
+    assert all(0 < sum(pattern) < 16 for pattern in mirrored)
+
+
 def test_bytes_and_floats_are_inverse_on_all_values():
     every = torch.arange(256, dtype=torch.uint8)
     floats = as_floats(every)

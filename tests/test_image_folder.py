@@ -190,6 +190,41 @@ def test_16_bits_become_8(ending: str, tmp_path: Path):
         assert np.array_equal(as_square(image, 8, 1)[0], np.rint(values * (255 / 65535)))
 
 
+@pytest.mark.parametrize(("most", "expected"), [(255, 1), (256, 257), (65535, 257)])
+def test_whole_numbers_of_32_bits_are_bytes_or_16_bits(most: int, expected: int, tmp_path: Path):
+    numbers = RNG.integers(0, most, (8, 10)).astype(np.int32)
+    # What the largest is, the whole file says, not its middle.
+    numbers[0, 0] = most
+    Image.fromarray(numbers).save(tmp_path / "image.tif")
+    with Image.open(tmp_path / "image.tif") as image:
+        assert image.mode == "I"
+        assert np.array_equal(as_square(image, 8, 1)[0], np.rint(numbers[:, 1:9] / expected))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_a_dark_picture_of_16_bits_stays_dark(kind: str):
+    # PIL before 11 opens PNGs of 16 bits in this mode, and PGMs still.
+    image = Image.fromarray(np.full((8, 8), 200, dtype=np.int32))
+    image.format = kind
+    assert (as_square(image, 8, 1) == (200 if kind == "TIFF" else 1)).all()
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_whole_numbers_of_no_known_range_are_refused(value: int):
+    with pytest.raises(ValueError, match="beyond 16 bits"):
+        as_square(Image.fromarray(np.full((8, 8), value, dtype=np.int32)), 8, 1)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
+def test_transparency_of_other_kinds_is_laid_on_white_too(mode: str):
+    plain = {"La": "LA", "RGBa": "RGBA", "PA": "PA"}[mode]
+    image = Image.new("RGBA", (8, 8), (80, 80, 80, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    found = as_square(image.convert(plain).convert(mode), 8, 3)
+    assert (found[:, :, :4] == 255).all()
+    assert (found[:, :, 4:] == 80).all()
+
+
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
     upright = noise(10, 8)
     turned = {3: np.rot90(upright, 2), 6: np.rot90(upright), 8: np.rot90(upright, -1)}
@@ -234,7 +269,7 @@ def test_at_most_so_many_are_held_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert max(held_out) > 110
 
 
-@pytest.mark.parametrize("held_out", ["test", "val", "valid"])
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation"])
 def test_a_training_and_a_held_out_folder_are_the_parts(held_out: str, tmp_path: Path):
     many(tmp_path / "train", 20)
     many(tmp_path / held_out, 10, 100)
@@ -291,6 +326,47 @@ def test_one_folder_or_an_image_beside_the_folders_means_no_classes(tmp_path: Pa
     in_classes(tmp_path / "two", "cat", "dog")
     write(tmp_path / "two" / "beside.png", 99)
     assert read(tmp_path / "two").labels is None
+
+
+@pytest.mark.parametrize("names", [("train", "holdout"), ("cat", "Val"), ("test", "validation")])
+def test_folders_named_as_parts_are_no_classes(names: tuple[str, str], tmp_path: Path):
+    in_classes(tmp_path, *names)
+    with pytest.raises(DataError, match=r"would be taken as classes.* train and test") as caught:
+        read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert ("cat" in str(caught.value)) is False
+
+
+def test_inside_the_parts_any_name_is_a_class(tmp_path: Path):
+    in_classes(tmp_path / "train", "bus", "train")
+    in_classes(tmp_path / "test", "bus", "train")
+    assert read(tmp_path).labels is not None
+
+
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [
+        (["a", "b"], "88 training and 12 held-out images of 2 classes (all folders, split by"),
+        (["train"], "40 training and 10 held-out images without classes (all folders, split by"),
+        (
+            ["train/a", "train/b", "train/c", "valid/b"],
+            "150 training and 12 held-out images of 3 classes (train and valid)",
+        ),
+    ],
+)
+def test_what_was_found_is_said(
+    folders: list[str],
+    line: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("wgan_cli.data.folders.MOST_HELD_OUT", 12)
+    monkeypatch.setattr("wgan_cli.data.streaming.MOST_HELD_OUT", 12)
+    in_classes(tmp_path, *folders, each=50)
+    with caplog.at_level(logging.INFO, logger="wgan_cli"):
+        read(tmp_path)
+    assert f"image_folder: {line}" in caplog.text
 
 
 def test_flip_is_passed_on(tmp_path: Path):
@@ -397,6 +473,26 @@ def test_a_damaged_image_is_named_and_the_next_takes_its_place(
     assert len(caplog.records) == 1
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_a_file_of_another_format_is_never_opened_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from PIL import EpsImagePlugin
+
+    opened: list[str] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: opened.append("gs"))
+    many(tmp_path / "train", 20)
+    many(tmp_path / "test", 10, 100)
+    (tmp_path / "train" / "019.png").rename(tmp_path / "train" / "019.jpg")
+    (tmp_path / "train" / "018.png").write_bytes(POSTSCRIPT)
+    # A wrong ending of a known format does not matter.
+    assert values(read(tmp_path).train) == [*range(18), 19, 19]
+    assert "018.png cannot be read (not an image)" in caplog.text
+    assert opened == []
+
+
 def test_a_file_that_may_not_be_read_is_one_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -404,10 +500,10 @@ def test_a_file_that_may_not_be_read_is_one_of_them(
     many(tmp_path / "test", 10, 100)
     opening = Image.open
 
-    def forbidding(path: Path) -> Image.Image:
+    def forbidding(path: Path, **settings: Any) -> Image.Image:
         if path.name == "105.png":
             raise PermissionError(13, "Permission denied", str(path))
-        return opening(path)
+        return opening(path, **settings)
 
     monkeypatch.setattr(Image, "open", forbidding)
     held_out = values(read(tmp_path).held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import sys
 from pathlib import Path
@@ -10,16 +11,19 @@ import formats
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wgan_cli.data.celeba import celeba
 from wgan_cli.data.dataset import TensorDataset
 from wgan_cli.data.decoding import as_square
+from wgan_cli.data.encoded import ImagePart
 from wgan_cli.data.lsun import Database, lsun
 from wgan_cli.data.streaming import StreamedDataset
 from wgan_cli.errors import DataError
 
 CPU = torch.device("cpu")
+# Of a database on this machine.
+PAGE = mmap.PAGESIZE
 PARTS = [0] * 12 + [1] * 5 + [2] * 9
 
 
@@ -146,6 +150,49 @@ def test_missing_and_damaged_lsun_are_answered(tmp_path: Path, towers: list[np.n
     (tmp_path / "tower_val_lmdb" / "data.mdb").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match=r"tower_val_lmdb is no LMDB database"):
         lsun(root=str(tmp_path), category="tower")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_truncated_database_is_answered(tmp_path: Path, towers: list[np.ndarray], kept: float):
+    file = tmp_path / "tower_train_lmdb" / "data.mdb"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(DataError, match=rf"data\.mdb is cut short: .* of {len(whole)} bytes"):
+        lsun(root=str(tmp_path), category="tower", workers=0)
+
+
+def overwritten_pages(file: Path) -> None:
+    """The database without what lies behind its two first pages, which describe it."""
+    with file.open("r+b") as pages:
+        pages.seek(2 * PAGE)
+        pages.write(b"\xff" * (file.stat().st_size - 2 * PAGE))
+
+
+def test_a_database_whose_keys_are_damaged_is_answered(tmp_path: Path, towers: list[np.ndarray]):
+    overwritten_pages(tmp_path / "tower_train_lmdb" / "data.mdb")
+    with pytest.raises(DataError, match=r"tower_train_lmdb is no LMDB database, or a damaged one"):
+        lsun(root=str(tmp_path), category="tower", workers=0)
+
+
+def test_a_record_damaged_later_is_an_image_that_cannot_be_read(
+    tmp_path: Path, towers: list[np.ndarray]
+):
+    database = Database(tmp_path / "tower_train_lmdb")
+    part = ImagePart(database, np.arange(12), 16, 3, 0)
+    overwritten_pages(tmp_path / "tower_train_lmdb" / "data.mdb")
+    images, faults, whole = part[[4]]
+    assert not whole
+    assert len(images) == 0
+    ((name, reason),) = faults
+    assert name == database.name(4)
+    assert "CORRUPTED" in reason
+
+
+def test_a_record_of_another_format_is_an_image_that_cannot_be_read(tmp_path: Path):
+    files = {str(key): b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n" for key in range(2)}
+    formats.write_lsun(tmp_path / "db", files)
+    with pytest.raises(UnidentifiedImageError):
+        Database(tmp_path / "db").open(1)
 
 
 def test_without_lmdb_the_answer_is_what_to_install(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from wgan_cli.errors import DataError
 from wgan_cli.metrics import classifier_training as module
@@ -51,6 +52,25 @@ def weights(found: TrainedClassifier) -> dict[str, Tensor]:
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+class Largest(TorchFunctionMode):
+    """Notes how large the tensors of truth values were."""
+
+    numbers = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.bool:
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+def test_equal_images_are_found_without_as_much_memory_again(tmp_path: Path):
+    images, labels = torch.full((2000, 1, 8, 8), 7, dtype=torch.uint8), torch.arange(2000) % 2
+    with Largest() as largest, pytest.raises(DataError, match="all its images are equal"):
+        train(tmp_path, print, train=images, train_labels=labels)
+    assert 0 < largest.numbers < images.numel() / 2
 
 
 @pytest.fixture

@@ -227,11 +227,36 @@ class Curious(Numbers):
         return Image.new("L", (8, 8), torch.get_num_threads())
 
 
-def feed_of(source: Numbers, workers: int) -> StreamingFeed:
+class Lopsided(Numbers):
+    """White on the left."""
+
+    def open(self, place: int) -> Image.Image:
+        image = Image.new("L", (8, 8))
+        image.paste(255, (0, 0, 4, 8))
+        return image
+
+
+def feed_of(source: Numbers, workers: int, **settings: Any) -> StreamingFeed:
     part = ImagePart(source, np.arange(TRAINING), 8, 1, 3)
-    return StreamingFeed(
-        part, BATCH, 0, CPU, faults=Faults("numbers", TRAINING, 0.2), workers=workers
-    )
+    given = {"batch_size": BATCH, "faults": Faults("numbers", TRAINING, 0.2), **settings}
+    return StreamingFeed(part, seed=0, device=CPU, workers=workers, **given)
+
+
+def test_every_update_mirrors_others():
+    feed = feed_of(Lopsided(), 0, batch_size=16, flip=True)
+    mirrored = {tuple((feed.batch(u).samples[:, 0, 0, 0] < 0).tolist()) for u in range(5)}
+    assert len(mirrored) == 5
+    assert all(0 < sum(pattern) < 16 for pattern in mirrored)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_closed_feed_has_no_processes_and_can_go_on(workers: int):
+    feed = feed_of(Numbers(), workers)
+    feed.close()
+    first = feed.batch(0).samples
+    feed.close()
+    assert multiprocessing.active_children() == []
+    assert torch.equal(feed.batch(0).samples, first)
 
 
 def test_images_come_in_the_order_that_is_shared_with_the_feed_in_memory():

@@ -97,6 +97,9 @@ class Counting:
         self.asked.append(update)
         return self.feed.batch(update)
 
+    def close(self) -> None:
+        self.feed.close()
+
 
 def make_trainer(
     steps: int = 5,
@@ -225,9 +228,7 @@ def test_a_log_point_averages_every_update_since_the_one_before():
 
 def test_a_penalty_is_logged_where_there_is_one():
     class Constant(Constraint):
-        def penalty(
-            self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, labels: None
-        ) -> Tensor:
+        def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
             return torch.tensor(0.5) + 0 * next(critic.parameters()).sum()
 
     recorder = Recorder()

@@ -101,9 +101,7 @@ class Quadratic(Constraint):
         self.weight = weight
         self.seen: list[tuple[Tensor, Tensor, Draws]] = []
 
-    def penalty(
-        self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, labels: None
-    ) -> Tensor:
+    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
         self.seen.append((real, fake, draws))
         return self.weight * sum((p**2).sum() for p in critic.parameters())
 
@@ -402,6 +400,16 @@ def test_frozen_batch_norm_goes_on_normalising_by_the_batch():
         expected = copy.deepcopy(network)(latent)
         with Frozen(network):
             assert torch.equal(network(latent), expected)
+
+
+def test_frozen_batch_norm_without_weights_keeps_its_statistics():
+    norm = nn.BatchNorm2d(IMAGE[0], affine=False)
+    before = snapshot(norm)
+    with Frozen(norm):
+        norm(batch()[0])
+    assert same(before, snapshot(norm))
+    norm(batch()[0])
+    assert not same(before, snapshot(norm))
 
 
 def moved(before: dict[str, Tensor], network: nn.Module) -> Tensor:

@@ -12,11 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.errors import ConfigError
+from wgan_cli.migration import RENAMED
 
 _FEW = 8
-
-# What configs of earlier versions hold, and what it is now.
-RENAMED = {"batch_norm": "It is norm now: batch_norm=true is norm=batch, false is norm=none."}
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
@@ -37,10 +35,7 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigKeyError as error:
         known = [at(key) for key in flatten(OmegaConf.to_container(OmegaConf.structured(schema)))]
-        key = at(str(error.full_key))
-        renamed = RENAMED.get(key.rpartition(".")[2])
-        hint = f" {renamed}" if renamed else nearest(key, known)
-        raise ConfigError(f"{key} is no setting.{hint}") from None
+        raise ConfigError(no_setting(at(str(error.full_key)), known)) from None
     except MissingMandatoryValue as error:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
         raise ConfigError(f"{at(key)}: a value is needed.") from None
@@ -153,6 +148,12 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
             flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
         return flat
     return {prefix: node}
+
+
+def no_setting(key: str, known: list[str]) -> str:
+    """That there is no setting `key`, and which of the known ones may be meant."""
+    renamed = RENAMED.get(key.rpartition(".")[2])
+    return f"{key} is no setting.{f' {renamed}' if renamed else nearest(key, known)}"
 
 
 def nearest(word: str, known: list[str]) -> str:

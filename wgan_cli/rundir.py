@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
+from wgan_cli.migration import migrated
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -178,7 +179,10 @@ def taken_message(path: Path) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A saved config as plain dicts. Raises `CheckpointError` where there is none, or not one."""
+    """A saved config as plain dicts, in today's words whichever version saved it.
+
+    Raises `CheckpointError` where there is none, `ConfigError` where it is not one.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
     try:
@@ -187,7 +191,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings.")
-    return {str(key): value for key, value in config.items()}
+    return migrated({str(key): value for key, value in config.items()})
 
 
 def make_folder(path: Path) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from wgan_cli.checking import flatten, nearest
+from wgan_cli.checking import flatten, nearest, no_setting
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
 
@@ -148,14 +148,15 @@ class Composer:
         known += [*GROUPS, "experiment", "debug"]
         if key in known:
             return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
-        return f"{key} is no setting.{nearest(key, known)} wgan-train --cfg job lists them all."
+        return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
     """Make a run's saved config composable, with every override and shipped option on top.
 
     The saved nodes stand in for the groups' options; a group that is chosen anew drops its saved
-    node. Returns the config's name.
+    node. A root setting that an earlier version did not save is the shipped one. Returns the
+    config's name.
     """
     for word in overrides:
         key = word.partition("=")[0].lstrip("+~")
@@ -173,8 +174,8 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
         if isinstance(entry, dict) and next(iter(entry)).startswith("override ")
     ]
     node = {
+        **train,
         "defaults": [*({group: None} for group in GROUPS), "_self_", *hydra_choices],
-        "hydra": train["hydra"],
         **{key: value for key, value in config.items() if key not in chosen & set(GROUPS)},
     }
     ConfigStore.instance().store(name=_SAVED, node=node)

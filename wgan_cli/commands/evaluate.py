@@ -74,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         help="every checkpoint: curves, and their correlation with the critic's estimate",
     )
     parser.add_argument("--seed", type=int, help="another noise than the run's evaluations")
-    parser.add_argument("--root", metavar="DIR", help="where the data set's files are now")
+    parser.add_argument(
+        "--root",
+        metavar="PATH",
+        help="where the data set's files are now: instead of its dataset.root, or dataset.path",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 
@@ -95,7 +99,13 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             raise ConfigError(f"{arguments.run} is a checkpoint; name its run folder instead.")
 
     # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_constraint, build_critic, build_dataset, build_evaluation
+    from wgan_cli.build import (
+        build_constraint,
+        build_critic,
+        build_dataset,
+        build_evaluation,
+        classes_of,
+    )
     from wgan_cli.commands.checkpoints import (
         chosen_checkpoint,
         generator_key,
@@ -120,7 +130,9 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     try:
         dataset = build_dataset(config)
     except DataError as error:
-        raise DataError(f"{error} Here --root DIR names the folder.") from None
+        place = _place(config.dataset)
+        hint = "" if place is None else f" Here --root PATH replaces dataset.{place}."
+        raise DataError(f"{error}{hint}") from None
     if list(dataset.sample_shape) != list(state["sample_shape"]):
         raise CheckpointError(
             f"The run's samples have shape {state['sample_shape']}, its data set's now"
@@ -130,7 +142,12 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     config.metrics = chosen or usual(dataset)
     check_rules(config)
     constraint = build_constraint(config)
-    classes = state.get("classes")
+    classes = classes_of(config, dataset)
+    if classes != state.get("classes"):
+        raise CheckpointError(
+            f"The run's networks know {state.get('classes')} classes, its data set has {classes}"
+            " now."
+        )
     critic = build_critic(config, constraint, dataset.sample_shape, classes).to(device)
     generator.to(device)
     with progress() as bar:
@@ -193,10 +210,16 @@ def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
     given = {key: value for key, value in asked.items() if value is not None}
     dataset = dict(saved["dataset"])
     if arguments.root is not None:
-        if "root" not in dataset:
-            raise ConfigError(f"--root: {dataset.get('name')} is read from no folder.")
-        dataset["root"] = arguments.root
+        place = _place(dataset)
+        if place is None:
+            raise ConfigError(f"--root: {dataset.get('name')} is read from no folder or file.")
+        dataset[place] = arguments.root
     return {**saved, **machine, **given, "dataset": dataset}
+
+
+def _place(dataset: dict[str, Any]) -> str | None:
+    """The setting that says where a data set's files are."""
+    return next((key for key in ("root", "path") if key in dataset), None)
 
 
 def _tags(text: str) -> list[str]:

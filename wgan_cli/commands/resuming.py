@@ -23,6 +23,9 @@ MAY_DIFFER = {
     "metrics",
     "device",
     "resume",
+    # How images come in, not which.
+    "dataset.in_memory",
+    "dataset.workers",
 }
 _SHOWN = 5
 
@@ -69,22 +72,18 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
     changed = [
         f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
         for key in {**old, **new}
-        if _setting(key) not in MAY_DIFFER
+        if not {key, key.partition(".")[0]} & MAY_DIFFER
         and old.get(key) != new.get(key)
-        # A setting that a later version added, switched off.
-        and not (key not in old and new[key] in (None, False))
+        # A setting that a later version added, switched off; 0 may be anything but off.
+        and not (key not in old and (new[key] is None or new[key] is False))
     ]
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
-            " them as they were, or start a new run; only steps, the cadences, metrics and device"
-            " may differ."
+            " them as they were, or start a new run; only steps, the cadences, metrics, device"
+            " and the way images are read may differ."
         )
-
-
-def _setting(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def _names_own_classes(node: Any) -> bool:

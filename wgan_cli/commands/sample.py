@@ -14,6 +14,7 @@ from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 
 _CHUNK = 256
 _COLUMNS = 8
+_USUAL = 8 * _COLUMNS
 
 
 def main() -> NoReturn:
@@ -26,13 +27,11 @@ def run(words: Sequence[str]) -> int:
     arguments = _parser().parse_args(words)
 
     def work() -> int:
-        path = _sample(arguments)
-        print(f"{arguments.n} samples: {shown(path)}")
+        count, path = _sample(arguments)
+        print(f"{count} samples: {shown(path)}")
         return 0
 
-    return answered(
-        "wgan-sample", work, smaller=f" at --n {arguments.n}; try fewer.", interrupted="."
-    )
+    return answered("wgan-sample", work, smaller="; try a smaller --n.", interrupted=".")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         " the samples themselves (uint8 images of shape (n, C, H, W), or float32 points).",
     )
     add_run_arguments(parser)
-    parser.add_argument("--n", type=int, default=64, help="how many (default 64)")
+    parser.add_argument(
+        "--n", type=int, help="how many (default 64; of a conditional run eight of each class)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="the same seed, the same bytes (default 0)"
     )
@@ -60,8 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sample(arguments: argparse.Namespace) -> Path:
-    if not 1 <= arguments.n <= 10_000_000:
+def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
+    """How many samples were written, and where."""
+    if arguments.n is not None and not 1 <= arguments.n <= 10_000_000:
         raise ConfigError(f"--n {arguments.n}: at least 1 and at most 10000000.")
     if not 0 <= arguments.seed < 2**63:
         raise ConfigError(f"--seed {arguments.seed}: at least 0 and below 2**63.")
@@ -79,25 +81,30 @@ def _sample(arguments: argparse.Namespace) -> Path:
     state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
-    labels = _labels(state.get("classes"), arguments.label, arguments.n)
-    samples = _draw(generator, config["latent_dim"], arguments.n, arguments.seed, labels)
+    chosen: int | None = arguments.label
+    classes: int = state.get("classes") or 0
+    rows_of_classes = classes > 0 and chosen is None
+    count = arguments.n or (_COLUMNS * classes if rows_of_classes else _USUAL)
+    labels = _labels(classes, chosen, count)
+    samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
     if out is None:
         folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
-        out = folder / f"n{arguments.n}_seed{arguments.seed}.png"
+        of_class = "" if chosen is None else f"_class{chosen}"
+        out = folder / f"n{count}_seed{arguments.seed}{of_class}.png"
     try:
-        _write(out, samples, columns=None if labels is None else _COLUMNS)
+        _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
     except OSError as error:
         raise DiskError(f"{out} cannot be written: {error.strerror or error}.") from None
-    return out
+    return count, out
 
 
-def _labels(classes: int | None, chosen: int | None, count: int) -> Any:
-    """The classes (count,) to draw, or None where the run knows none. Raises `ConfigError`."""
+def _labels(classes: int, chosen: int | None, count: int) -> Any:
+    """The classes (count,) to draw, or None where the run knows 0. Raises `ConfigError`."""
     import torch
 
     if chosen is None:
-        return None if classes is None else torch.arange(count) // _COLUMNS % classes
-    if classes is None:
+        return torch.arange(count) // _COLUMNS % classes if classes else None
+    if not classes:
         raise ConfigError(f"--class {chosen}: the run is not conditional; leave it out.")
     if not 0 <= chosen < classes:
         raise ConfigError(f"--class {chosen}: the run's classes are 0 to {classes - 1}.")

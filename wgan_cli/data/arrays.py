@@ -19,6 +19,7 @@ PARTS = {"x_train": "x_test", "train": "test"}
 WHOLE = ("x", "images", "data", "samples")
 LABELS = ("y", "labels")
 LABELS_OF = {"x_train": "y_train", "train": "y_train", "x_test": "y_test", "test": "y_test"}
+MOST_CLASSES = 65_536
 
 SHAPES = (
     "allowed are float points (n, d), and images, uint8 or float, of shape (n, h, w), (n, h, w, c)"
@@ -41,9 +42,9 @@ def array(
         with _opened(Path(path).expanduser()) as arrays:
             train, test = _chosen(arrays, key)
             parts = [train] if test is None else [train, test]
-            samples = [arrays[part] for part in parts]
+            samples = [np.atleast_1d(arrays[part]) for part in parts]
             labels = [
-                _labels(arrays, part, len(part_samples))
+                _labels(arrays, part, len(part_samples), sum(map(len, samples)))
                 for part, part_samples in zip(parts, samples, strict=True)
             ]
         signed = any(_is_float(part) and bool((part < 0).any()) for part in samples)
@@ -130,7 +131,8 @@ def _chosen(arrays: Mapping[str, np.ndarray], key: str | None) -> tuple[str, str
     )
 
 
-def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int) -> Tensor | None:
+def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int, most: int) -> Tensor | None:
+    """The labels of a part's `count` samples, if there are any; `most` are all samples."""
     names = (LABELS_OF[part],) if part in LABELS_OF else LABELS
     for name in names:
         if name in arrays and name != part:
@@ -142,8 +144,20 @@ def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int) -> Tensor |
                     f"labels of {count} samples must be integers of shape ({count},), but {name} is"
                     f" {found.dtype} of shape {found.shape}"
                 )
+            _check_classes(name, found, most)
             return torch.from_numpy(found.astype(np.int64))
     return None
+
+
+def _check_classes(name: str, labels: np.ndarray, most: int) -> None:
+    """A number that means something else, as an identity, would make as many classes."""
+    classes = min(most, MOST_CLASSES)
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"labels count the classes from 0 on, below the number of samples and {MOST_CLASSES:,},"
+            f" so here to {classes - 1} at most, but {name} goes from {labels.min()} to"
+            f" {labels.max()}"
+        )
 
 
 def _is_float(values: np.ndarray) -> bool:

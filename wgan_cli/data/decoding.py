@@ -7,6 +7,10 @@ from PIL import Image, ImageOps
 
 GREY = 1
 COLOUR = 3
+# What PIL may take a file for, whatever its name: for others it would run programs (Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Formats whose whole numbers of more than 8 bits are always 16 bits, also where PIL calls them I.
+_SIXTEEN_BIT = ("PNG", "PPM")
 
 
 def as_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -15,10 +19,12 @@ def as_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     Turned as its EXIF says, cut to a centred square of its shorter side, laid on white where it is
     transparent, turned to RGB, for `GREY` further to its luma (ITU-R 601-2), and resized by
     Lanczos, antialiased. What has the size already keeps its pixels. 16 bits become 8 by 255/65535;
-    of an animation the first picture is taken. Raises whatever PIL raises for a damaged image.
+    so do the 32 bits of a TIFF, but where none is above 255 they are bytes already. Of an animation
+    the first picture is taken. Raises ValueError for pixels of no known range, which floats and
+    other 32 bits are, and whatever PIL raises for a damaged image.
     """
     ImageOps.exif_transpose(image, in_place=True)
-    image = _on_white(_eight_bit(_middle(image)))
+    image = _on_white(_middle(_eight_bit(image)))
     if channels == GREY and image.mode != "L":
         image = image.convert("RGB").convert("L")
     elif channels == COLOUR:
@@ -40,14 +46,20 @@ def _middle(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose range is not known")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).clip(0, 65535) / 257
-        return Image.fromarray(np.rint(values).astype(np.uint8))
-    return image
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 65535:
+        raise ValueError(f"its pixels are whole numbers from {least} to {most}, beyond 16 bits")
+    if image.mode != "I" or image.format in _SIXTEEN_BIT or most > 255:
+        values = np.rint(values / 257)
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.getbands()[-1] not in ("A", "a") and "transparency" not in image.info:
         return image
-    pixels = image.convert("RGBA")
+    # PIL turns La, grey with alpha multiplied in, into LA alone.
+    pixels = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")

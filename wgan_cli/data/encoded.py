@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from wgan_cli.data.decoding import as_square
+from wgan_cli.data.decoding import FORMATS, as_square
 from wgan_cli.errors import DataError, WganError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Files:
 
     def open(self, place: int) -> Image.Image:
         """The image of a file."""
-        return Image.open(self._path(place))
+        return Image.open(self._path(place), formats=FORMATS)
 
     def _path(self, place: int) -> Path:
         return self.folder / os.fsdecode(self._names[place])

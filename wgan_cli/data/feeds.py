@@ -32,6 +32,9 @@ class Feed(Protocol):
     def batch(self, update: int) -> Batch:
         """The batch of critic update `update`, counted from 0 over the whole run."""
 
+    def close(self) -> None:
+        """Let go of what reads for it, as processes: no more batches are asked for."""
+
 
 def as_floats(samples: Tensor) -> Tensor:
     """What the networks see: uint8 images become float32 in [-1, 1], points stay as they are."""
@@ -108,6 +111,9 @@ class ResidentFeed:
             samples = flipped(samples, Draws(self.seed, Stream.FLIPS, update))
         return Batch(as_floats(samples), None if self.labels is None else self.labels[chosen])
 
+    def close(self) -> None:
+        """Nothing reads for it."""
+
 
 class EndlessFeed:
     """Fresh points of a distribution in every update, a function of (seed, update)."""
@@ -128,3 +134,6 @@ class EndlessFeed:
         """The points of critic update `update`, counted from 0 over the whole run."""
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
         return Batch(torch.from_numpy(self.draw(rng, self.batch_size)).to(self.device))
+
+    def close(self) -> None:
+        """Nothing reads for it."""

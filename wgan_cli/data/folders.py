@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 
 from wgan_cli.data.dataset import FIXED_SEED, Dataset
 from wgan_cli.data.decoding import COLOUR, GREY
-from wgan_cli.data.encoded import Faults, Files, ImagePart, log
+from wgan_cli.data.encoded import Faults, Files, ImagePart
 from wgan_cli.data.streaming import MOST_HELD_OUT, encoded_images
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.randomness import Draws, Stream
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -21,7 +24,7 @@ ENDINGS = (
 )
 TRAINING = "train"
 # The first of these that is there beside TRAINING.
-HELD_OUT = ("test", "val", "valid")
+HELD_OUT = ("test", "val", "valid", "validation")
 _SHARE = 0.2
 
 
@@ -65,6 +68,16 @@ def image_folder(
         )
     training, held_out = _split([len(paths) for paths in listed])
     classes = _classes([path for paths in listed for path in paths], training, held_out, name)
+    if len(parts) == 1 and classes is not None:
+        _refuse_parts_as_classes(name, folder, {path[0] for path in listed[0]})
+    log.info(
+        "%s: %d training and %d held-out images %s (%s)",
+        name,
+        len(training),
+        min(len(held_out), MOST_HELD_OUT),
+        "without classes" if classes is None else f"of {len(np.unique(classes))} classes",
+        " and ".join(parts) if len(parts) == 2 else "all folders, split by chance",
+    )
     source, faults = Files(folder, names), Faults(name, len(names), corrupt_limit)
     train, kept = (
         ImagePart(
@@ -87,6 +100,17 @@ def _parts(root: Path) -> list[str]:
     folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
     held_out = [name for name in HELD_OUT if name in folders]
     return [TRAINING, held_out[0]] if TRAINING in folders and held_out else [""]
+
+
+def _refuse_parts_as_classes(name: str, folder: Path, classes: set[str]) -> None:
+    """Raise `DataError` where folders that are taken as classes are named as parts are."""
+    parts = sorted(each for each in classes if each.lower() in (TRAINING, *HELD_OUT))
+    if parts:
+        raise DataError(
+            f"{name}: in {folder.absolute()}, {' and '.join(parts)} would be taken as classes. Name"
+            f" the folders of the two parts {TRAINING} and {HELD_OUT[0]}, with folders as classes"
+            " inside each or none, or rename these."
+        )
 
 
 def _images(root: Path) -> list[tuple[str, ...]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decoding import COLOUR
+from wgan_cli.data.decoding import COLOUR, FORMATS
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.streaming import encoded_images
 from wgan_cli.errors import DataError
@@ -57,7 +59,7 @@ class Database:
         self.folder = folder
         self._environment: Any = None
         self._process: int | None = None
-        with self._transaction() as transaction:
+        with self._transaction() as transaction, _answered(folder):
             # An array, as a list of so many keys would be copied in every process that reads it.
             self._keys = np.array(list(transaction.cursor().iternext(values=False)))
 
@@ -71,7 +73,7 @@ class Database:
     def open(self, place: int) -> Image.Image:
         """The image under a key."""
         with self._transaction() as transaction:
-            return Image.open(io.BytesIO(transaction.get(self._keys[place])))
+            return Image.open(io.BytesIO(transaction.get(self._keys[place])), formats=FORMATS)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None, "_process": None}
@@ -83,14 +85,35 @@ class Database:
             # LMDB forbids using a database that was opened before a fork.
             if self._environment is not None:
                 self._environment.close()
-            try:
+            with _answered(self.folder):
                 self._environment = lmdb.open(
                     str(self.folder), readonly=True, lock=False, readahead=False, meminit=False
                 )
-            except lmdb.Error as error:
-                raise DataError(f"{self.folder} is no LMDB database ({error}).") from error
+            self._refuse_truncated()
             self._process = os.getpid()
         return self._environment.begin()
+
+    def _refuse_truncated(self) -> None:
+        # The file is mapped into memory: reading beyond its end would kill the process.
+        file = self.folder / "data.mdb"
+        pages, page = self._environment.info()["last_pgno"] + 1, self._environment.stat()["psize"]
+        there, needed = file.stat().st_size, pages * page
+        if there < needed:
+            raise DataError(
+                f"{file} is cut short: it has {there} of {needed} bytes. Fetch or unpack it again."
+            )
+
+
+@contextmanager
+def _answered(folder: Path) -> Iterator[None]:
+    import lmdb
+
+    try:
+        yield
+    except lmdb.Error as error:
+        raise DataError(
+            f"{folder} is no LMDB database, or a damaged one ({error}). Fetch or unpack it again."
+        ) from error
 
 
 def _opened(name: str, folder: Path) -> Database:

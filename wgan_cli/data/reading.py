@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -19,8 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wgan_cli.data.encoded import Faults, ImagePart, Read, log
+from wgan_cli.data.encoded import Faults, ImagePart, Read
 from wgan_cli.errors import DataError
+
+log = logging.getLogger(__name__)
 
 # How many sets of images each process reads ahead.
 AHEAD = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.dataset import FIXED_SEED, Dataset, Labels, TensorDataset
-from wgan_cli.data.encoded import Faults, ImagePart, log
+from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, Feed, as_floats, flipped
 from wgan_cli.data.reading import Reads, load, usual_workers
 from wgan_cli.randomness import Draws, Stream
+
+log = logging.getLogger(__name__)
 
 # Up to so many GiB a decoded training part is held in memory where nothing is said.
 IN_MEMORY_GIB = 2
@@ -25,7 +28,8 @@ MOST_HELD_OUT = 10_000
 class StreamingFeed:
     """The batches that a `ResidentFeed` of the same images gives, read ahead by processes.
 
-    Asked for any update but the next, it starts reading there. The processes end with the feed.
+    Asked for any update but the next, it starts reading there. The processes end with `close`, or
+    with the feed.
     """
 
     def __init__(
@@ -64,9 +68,14 @@ class StreamingFeed:
         labels = self.labels[self.order.indices(update)]
         return Batch(as_floats(samples), labels.to(self.device, non_blocking=True))
 
-    def _start(self, update: int) -> None:
+    def close(self) -> None:
+        """End the processes. A batch asked for later starts others."""
         if self._reads is not None:
             self._reads.close()
+            self._reads = None
+
+    def _start(self, update: int) -> None:
+        self.close()
         pin = self.device.type == "cuda"
         self._reads = Reads(
             self.part, _from(self.order, update), self.faults, self.workers, pin=pin

@@ -91,7 +91,8 @@ class Evaluation:
         found = Findings(n=self.reference.counts.few)
         started = time.perf_counter()
         comparison = self._compared(generator, critic)
-        beside = None if raw is None else self._compared(raw, critic)
+        alone = [tag for tag in self.metrics if _looks_at_samples_alone(TABLE[tag])]
+        beside = None if raw is None or not alone else self._compared(raw, critic)
         found.seconds["samples"] = time.perf_counter() - started
         floor = Comparison(self.reference, self.reference.other, critic, seed=self.seed)
         for tag in self.metrics:
@@ -99,10 +100,10 @@ class Evaluation:
             started = time.perf_counter()
             try:
                 self._measure(tag, TABLE[tag], comparison, floor, found)
-                if beside is not None and _looks_at_samples_alone(TABLE[tag]):
-                    self._measure_beside(tag, TABLE[tag], beside, found)
             except ValueError as error:
                 found.refused[tag] = str(error)
+            if beside is not None and tag in alone:
+                self._measure_beside(tag, TABLE[tag], beside, found)
             found.seconds[tag] = self._costs[tag] = time.perf_counter() - started
         return found
 
@@ -128,7 +129,10 @@ class Evaluation:
         self, tag: str, metric: Metric, beside: Comparison, found: Findings
     ) -> None:
         assert metric.number is not None
-        found.raw[sized(tag, metric, self.reference.counts)] = _finite(metric.number(beside))
+        try:
+            found.raw[sized(tag, metric, self.reference.counts)] = _finite(metric.number(beside))
+        except ValueError as error:
+            found.refused[f"{tag}_raw"] = str(error)
 
     def _compared(self, generator: nn.Module, critic: nn.Module) -> Comparison:
         shown = generated(generator, self.latent_dim, self.reference, self.seed)

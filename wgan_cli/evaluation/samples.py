@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,11 @@ from wgan_cli.randomness import Draws, Stream
 log = logging.getLogger(__name__)
 
 MANY = 10_000
-# As many training images as the classifier gets at most: its training has no time for many more.
+# As many training images as the classifier gets at most: its training has no time for many more,
+# and they are decoded into one tensor. Of large images only so many bytes, but at least a few.
 _SEEN = 60_000
+_SEEN_BYTES = 2**30
+_LEAST_SEEN = 2_000
 # Maps images (n, C, H, W) in [-1, 1] to features (n, d) and class logits (n, classes).
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -109,12 +113,15 @@ class Reference:
         self.dataset = dataset
         self.device = device
         self.counts = Counts(len(chosen), many)
+        # The held-out part may come sorted by class.
+        order = Draws(FIXED_SEED, Stream.EVALUATION, 4).numpy().permutation(len(held_out))
+        places = torch.from_numpy(order[:many]).sort().values
         self.real = Samples(
             as_floats(held_out[chosen].to(device)),
-            lambda: self._batches(held_out[:many]),
+            lambda: self._batches(held_out[places]),
             None if labels is None else labels[chosen].to(device),
         )
-        self.many_labels = None if labels is None else labels[:many].to(device)
+        self.many_labels = None if labels is None else labels[places].to(device)
         self.other = Samples(as_floats(held_out[others].to(device)), self._training)
         self._cache = cache
         self._networks: dict[str, Network] = {}
@@ -148,7 +155,8 @@ class Reference:
         assert labels is not None
         assert self._order is not None
         kept = max(self.counts.many, min(MANY, len(self._order) // 4))
-        seen = self._order[kept : kept + _SEEN]
+        fitting = max(_SEEN_BYTES // math.prod(data.sample_shape), _LEAST_SEEN)
+        seen = self._order[kept : kept + min(_SEEN, fitting)]
         shown = data.training_sample(seen), labels.train[seen], data.held_out, labels.held_out
         if labels.channel_classes is None:
             trained = trained_classifier(data.name, *shown, self._cache, log.info)
@@ -180,9 +188,7 @@ def _order(dataset: Dataset) -> Tensor | None:
     return torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
 
 
-def generated(
-    generator: nn.Module, latent_dim: int, reference: Reference, seed: int
-) -> Samples:
+def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:
     """As many samples of a generator as the reference's, for noise that `seed` alone decides.
 
     In a conditional run they are of the classes of the held-out samples that they stand against.

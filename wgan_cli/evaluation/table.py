@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch import Tensor
 
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
 from wgan_cli.constraints import WeightClipping
@@ -27,6 +25,7 @@ from wgan_cli.metrics.features import (
 from wgan_cli.metrics.lipschitz import layer_gradient_norms
 from wgan_cli.metrics.modes import modes_found, share_within
 from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.randomness import Draws, Stream
 
 
@@ -92,25 +91,11 @@ def _weights(comparison: Comparison) -> np.ndarray:
     if isinstance(constraint, WeightClipping):
         bound, weights = constraint.clip, constraint.clipped_parameters(comparison.critic)
     else:
-        bound, weights = None, _weights_in_use(comparison.critic)
+        bound, weights = None, list(weights_in_use(comparison.critic).values())
     values = torch.cat([weight.detach().float().flatten().cpu() for weight in weights])
     if not values.isfinite().all():
         raise ValueError("the critic's weights are NaN or infinite")
     return weight_histogram(values.numpy(), bound)
-
-
-@torch.no_grad()
-def _weights_in_use(critic: nn.Module) -> list[Tensor]:
-    """All weights as the critic multiplies by them, not what parametrizations make them from."""
-    found: list[Tensor] = []
-    for module in critic.modules():
-        if isinstance(module, ParametrizationList):
-            continue
-        names = [name for name, _ in module.named_parameters(recurse=False)]
-        if is_parametrized(module):
-            names += list(cast(nn.ModuleDict, module.parametrizations))
-        found += [getattr(module, name) for name in names]
-    return found
 
 
 def _class_kl(comparison: Comparison) -> float:

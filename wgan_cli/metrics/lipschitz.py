@@ -72,10 +72,11 @@ def layer_gradient_norms(
 
 
 def _is_layer(module: nn.Module) -> bool:
-    if isinstance(module, nn.LayerNorm):
+    # The rows of an embedding are looked up, and no layer's output.
+    if isinstance(module, nn.LayerNorm | nn.Embedding):
         return False
     if is_parametrized(module, "weight"):
-        # Reading the weight itself would compute it, and spectral normalisation count a step.
+        # Reading the weight itself would compute it.
         parametrization = cast(nn.ModuleDict, module.parametrizations)["weight"]
         return max(p.ndim for p in parametrization.parameters()) >= 2
     weight = getattr(module, "weight", None)

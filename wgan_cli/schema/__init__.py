@@ -1,6 +1,7 @@
 """The types and ranges of every setting: one dataclass a component, and the root's.
 
-Default values stand in `configs/`, once; here are types, ranges and what each setting is.
+Default values stand in `configs/`, once; here are types, ranges and what each setting is. A setting
+with a default here is one that saved configs of earlier versions do not have.
 """
 
 from wgan_cli.schema.constraints import CONSTRAINTS

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from wgan_cli.errors import CheckpointError
+from wgan_cli.migration import migrated
 
 FORMAT = 1
 _END_RECORD = b"PK\x05\x06"
@@ -68,7 +69,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint onto the CPU. Raises `CheckpointError` saying what is wrong."""
+    """Read and verify a checkpoint onto the CPU, its config in today's words.
+
+    Raises `CheckpointError` saying what is wrong.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -81,6 +85,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
+    if isinstance(state.get("config"), dict):
+        state["config"] = migrated(state["config"])
     return state
 
 

@@ -11,13 +11,14 @@ from wgan_cli.randomness import Draws
 class Classes:
     """The classes of the training data, drawn as often as they occur there.
 
-    `labels` (n,) are the training samples' classes; `count` is how many classes the networks know.
+    `labels` (n,) are the training samples' classes; `count` is how many classes the networks know,
+    and `shares` (count,) how large a part of the data each is.
     """
 
     def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
         self.count = count
-        shares = labels.bincount(minlength=count).double() / len(labels)
-        self._bounds = shares.cumsum(0).to(device)
+        self.shares = (labels.bincount(minlength=count).double() / len(labels)).to(device)
+        self._bounds = self.shares.cumsum(0)
 
     def draw(self, count: int, draws: Draws) -> Tensor:
         """Classes (count,) int64 on the device."""

@@ -118,8 +118,12 @@ class Trainer:
             error = raised
             raise
         finally:
-            for callback in self.callbacks:
-                callback.on_end(self, error)
+            try:
+                for callback in self.callbacks:
+                    callback.on_end(self, error)
+            finally:
+                # The next run of a sweep is in the same process.
+                self.feed.close()
 
     def set_learning_rates(self) -> None:
         """The decay's factor on every group's first rate."""

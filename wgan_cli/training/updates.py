@@ -106,7 +106,8 @@ class Updates:
         real_scores, fake_scores = self._scores(real, fake, labels)
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
-        penalty = self.constraint.penalty(self.critic, real, fake, draws, labels)
+        classes = () if labels is None else (labels,)
+        penalty = self.constraint.penalty(self.critic, real, fake, draws, *classes)
         if penalty is not None:
             loss = loss + penalty
         _forget_gradients(self._critic_parameters)

@@ -73,14 +73,15 @@ class SamplePictures(Callback):
         noise = Draws(trainer.seed, Stream.SAMPLES).normal(
             (_POINTS, trainer.latent_dim), trainer.device
         )
-        fake = generate(trainer.generator, noise).cpu().numpy()
+        classes = trainer.classes
+        draws = Draws(trainer.seed, Stream.CLASSES)
+        labels = None if classes is None else classes.draw(_POINTS, draws)
+        fake = generate(trainer.generator, noise, labels).cpu().numpy()
         if trainer.raw_generator is not None:
-            raw = generate(trainer.raw_generator, noise).cpu().numpy()
+            raw = generate(trainer.raw_generator, noise, labels).cpu().numpy()
             self._show("samples/scatter_raw", scatter(real, raw), trainer.step)
         xs, ys, points = plane(real)
-        critic = trainer.updates.critic
-        with torch.no_grad(), evaluating(critic):
-            scores = critic(points.to(trainer.device)).float().cpu().numpy()
+        scores = _scores(trainer, points.to(trainer.device)).cpu().numpy()
         self._show("samples/scatter", scatter(real, fake), trainer.step)
         picture = surface(real, fake, scores.reshape(len(ys), len(xs)), xs, ys)
         self._show("critic/surface", picture, trainer.step)
@@ -97,6 +98,20 @@ class SamplePictures(Callback):
 
     def _show(self, tag: str, picture: np.ndarray, step: int) -> None:
         self.writer.add_image(tag, picture, step, dataformats="HWC")
+
+
+@torch.no_grad()
+def _scores(trainer: Trainer, points: Tensor) -> Tensor:
+    """The critic's scores (n,); of a conditional critic their mean over the data's classes."""
+    critic, classes = trainer.updates.critic, trainer.classes
+    with evaluating(critic):
+        if classes is None:
+            return critic(points).float()
+        scores = torch.zeros(len(points), device=points.device)
+        for label, share in enumerate(classes.shares.tolist()):
+            labels = torch.full((len(points),), label, device=points.device)
+            scores += share * critic(points, labels).float()
+        return scores
 
 
 def _are_images(samples: Tensor) -> bool:

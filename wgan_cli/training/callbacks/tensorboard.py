@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from wgan_cli.checking import flatten
+from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
@@ -40,8 +41,8 @@ class TensorBoard(Callback):
                 self.writer.add_image(tag, picture, point.step, dataformats="HWC")
         self._final.update(point.values)
         if point.sample:
-            for name, parameter in trainer.updates.critic.named_parameters():
-                values = parameter.detach().float().cpu()
+            for name, weight in weights_in_use(trainer.updates.critic).items():
+                values = weight.detach().float().cpu()
                 self.writer.add_histogram(f"critic_weights/{name}", values, point.step)
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
