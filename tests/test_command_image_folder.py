@@ -78,6 +78,18 @@ def test_a_run_goes_on_with_another_way_of_reading(
     assert_same_weights(folder / "half", folder / "kept")
 
 
+def test_a_folder_that_has_changed_is_not_gone_on_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run([*SMALL, *KINDS["kept"], "steps=2", "hydra.run.dir=half"]) == 0
+    added = folder / "data" / "images" / "train" / "new.png"
+    Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(added)
+    assert run(["resume=half", "steps=6"]) == 3
+    assert "from 64 + 24 samples to 65 + 24 samples" in capsys.readouterr().err
+    added.unlink()
+    assert run(["resume=half", "steps=3", "dataset.corrupt_limit=0.5"]) == 0
+
+
 def test_the_damaged_image_is_named_in_the_runs_log(folder: Path):
     assert run([*SMALL, *KINDS["by_two"], "hydra.run.dir=out"]) == 0
     said = (folder / "out" / "train.log").read_text()

@@ -111,6 +111,15 @@ def test_the_two_parts_by_name(tmp_path: Path, names: tuple[str, str]):
     assert labelled.held_out.tolist() == LABELS[30:].tolist()
 
 
+def test_a_class_of_the_test_part_alone_is_refused(tmp_path: Path):
+    labels = np.where(np.arange(len(GREY)) < 30, 0, 1)
+    path = npz(
+        tmp_path, x_train=GREY[:30], x_test=GREY[30:], y_train=labels[:30], y_test=labels[30:]
+    )
+    with pytest.raises(DataError, match="its test part has labels that its training part has not"):
+        array(path=path)
+
+
 @pytest.mark.parametrize("name", ["x", "images", "data", "samples", "anything"])
 def test_all_samples_in_one_array_by_name(tmp_path: Path, name: str):
     assert rows(all_of(array(path=npz(tmp_path, **{name: POINTS})))) == rows(
@@ -136,12 +145,13 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_labels_are_classes_as_many_as_samples_of_both_parts_and_not_more(tmp_path: Path):
-    parts = {"x_train": POINTS[:40], "x_test": POINTS[40:], "y_train": LABELS[:40]}
-    labels = array(path=npz(tmp_path, **parts, y_test=np.arange(40, 50))).labels
+    parts = {"x_train": POINTS[:40], "x_test": POINTS[40:]}
+    most = {"y_train": np.arange(10, 50), "y_test": np.arange(40, 50)}
+    labels = array(path=npz(tmp_path, **parts, **most)).labels
     assert labels is not None
     assert labels.held_out.tolist() == list(range(40, 50))
-    with pytest.raises(DataError, match="y_test goes from 41 to 50"):
-        array(path=npz(tmp_path, **parts, y_test=np.arange(41, 51)))
+    with pytest.raises(DataError, match="y_train goes from 11 to 50"):
+        array(path=npz(tmp_path, **parts, **{name: each + 1 for name, each in most.items()}))
     many = np.arange(70_000, dtype=np.float32)[:, None]
     with pytest.raises(DataError, match="so here to 65535 at most"):
         array(path=npz(tmp_path, x=many, y=np.arange(70_000)))

@@ -74,6 +74,8 @@ def test_every_image_anywhere_below_is_found_and_nothing_else(tmp_path: Path):
         write(tmp_path / "root" / name, 200)
     (tmp_path / "root" / "notes.txt").write_text("not an image")
     (tmp_path / "root" / "folder.png").mkdir()
+    # Opening it would wait for a writer.
+    os.mkfifo(tmp_path / "root" / "pipe.png")
     dataset = read(tmp_path / "root")
     assert every(dataset) == [*range(44), *range(100, 107), 120]
     assert dataset.name == "image_folder"
@@ -474,6 +476,14 @@ def test_a_damaged_image_is_named_and_the_next_takes_its_place(
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    many(tmp_path)
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path)
+    assert "itself.png cannot be read" in caplog.text
 
 
 def test_a_file_of_another_format_is_never_opened_as_such(

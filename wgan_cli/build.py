@@ -172,6 +172,15 @@ def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
     return 1 + int(max(labels.train.max(), labels.held_out.max()))
 
 
+def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
+    """What a checkpoint knows a data set by, so that another is noticed when a run goes on."""
+    return {
+        "training": dataset.training_size,
+        "held_out": len(dataset.held_out),
+        "classes": classes_of(config, dataset),
+    }
+
+
 def cache_folder() -> Path:
     """Where trained classifiers are kept: the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -188,6 +197,7 @@ def build_callbacks(
         "config": settings,
         "sample_shape": list(dataset.sample_shape),
         "classes": classes_of(config, dataset),
+        "data": data_facts(config, dataset),
     }
     labels = dataset.labels
     # Saving goes last: a checkpoint stands for everything that was written up to its step.

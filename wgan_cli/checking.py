@@ -34,7 +34,9 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     try:
         checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigKeyError as error:
-        known = [at(key) for key in flatten(OmegaConf.to_container(OmegaConf.structured(schema)))]
+        plain = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
+        # What nobody types is no suggestion.
+        known = [at(key) for key in plain if key not in ("_target_", "name")]
         raise ConfigError(no_setting(at(str(error.full_key)), known)) from None
     except MissingMandatoryValue as error:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]

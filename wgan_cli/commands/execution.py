@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.commands.paths import shown
-from wgan_cli.commands.resuming import refuse_changes, run_of
+from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
@@ -76,7 +76,7 @@ def _train(
     config, notes = fill(config)
 
     # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_callbacks, build_dataset, build_trainer
+    from wgan_cli.build import build_callbacks, build_dataset, build_trainer, data_facts
     from wgan_cli.machine import choose_machine
     from wgan_cli.training.interrupts import StopSignals
 
@@ -94,6 +94,7 @@ def _train(
     trainer = build_trainer(config, dataset, device)
     if state is not None:
         refuse_changes(state["config"], as_dict(config), folder.path)
+        refuse_other_data(state.get("data"), data_facts(config, dataset))
         trainer.load(state)
     if first:
         folder.claim(resuming=going_on)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wgan_cli.checking import flatten
-from wgan_cli.errors import CheckpointError, ConfigError
+from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.rundir import CONFIG, read_config
 
 # What changes neither the weights at a step nor how they are computed.
@@ -26,6 +26,7 @@ MAY_DIFFER = {
     # How images come in, not which.
     "dataset.in_memory",
     "dataset.workers",
+    "dataset.corrupt_limit",
 }
 _SHOWN = 5
 
@@ -83,6 +84,23 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
             " them as they were, or start a new run; only steps, the cadences, metrics, device"
             " and the way images are read may differ."
+        )
+
+
+def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Raise `DataError` where a data set has changed since the run's checkpoint.
+
+    `saved` and `now` are `build.data_facts`; runs of earlier versions have none.
+    """
+    if saved is not None and saved != now:
+        then, there = (
+            f"{facts['training']} + {facts['held_out']} samples"
+            + (f" of {facts['classes']} classes" if facts["classes"] else "")
+            for facts in (saved, now)
+        )
+        raise DataError(
+            f"The data have changed since the run's checkpoint, from {then} to {there}, so held-out"
+            " samples might be trained on: bring the old files back, or start a new run."
         )
 
 

@@ -54,6 +54,8 @@ def array(
         if (labels[0] is None) != (labels[1] is None):
             raise ValueError("one of its two parts has labels and the other has none")
         both = None if labels[0] is None or labels[1] is None else Labels(labels[0], labels[1])
+        if both is not None and set(both.held_out.tolist()) - set(both.train.tolist()):
+            raise ValueError("its test part has labels that its training part has not")
         return TensorDataset(name, tensors[0], tensors[1], both)
     except (DataError, ValueError) as error:
         raise DataError(f"dataset.path={path}: {str(error).rstrip('.')}.") from error

@@ -129,9 +129,11 @@ def _walk(
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from _walk(folder / entry.name, (*path, entry.name), (*above, real))
-            else:
+            place, link = folder / entry.name, entry.is_symlink()
+            if place.is_dir() if link else entry.is_dir():
+                yield from _walk(place, (*path, entry.name), (*above, real))
+            # A link that leads nowhere counts as unreadable; a pipe would never end.
+            elif place.is_file() or not place.exists() if link else entry.is_file():
                 yield (*path, entry.name)
 
 
