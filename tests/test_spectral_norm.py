@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import SpectralNorm
 from wgan_cli.errors import ConfigError
-from wgan_cli.evaluation.table import _weights_in_use
 from wgan_cli.losses import Wasserstein
 from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
+from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.updates import Updates
@@ -170,7 +170,7 @@ def test_weights_in_use_are_the_normalised_ones():
         for layer in (m for m in critic.modules() if isinstance(m, nn.Linear)):
             layer.weight.mul_(100)
     SpectralNorm().wrap(critic)
-    matrices = [weight for weight in _weights_in_use(critic) if weight.ndim == 2]
+    matrices = [weight for weight in weights_in_use(critic).values() if weight.ndim == 2]
     assert [tuple(m.shape) for m in matrices] == [(8, 4), (1, 8)]
     assert all(float(torch.linalg.matrix_norm(m, 2)) == pytest.approx(1) for m in matrices)
     assert [name for name, _ in layer_gradient_norms(critic, torch.randn(3, 4))] == [
