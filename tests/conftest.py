@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# Tests run side by side, and threads of two processes on one core wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # Two steps of a narrow network: what a run writes, in the least time.
