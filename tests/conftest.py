@@ -82,6 +82,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def adam_updates(generator: Any, critic: Any, constraint: Any) -> Any:
+    """`Updates` under the Wasserstein loss and Adam without momentum, the critic's rate higher."""
+    import torch
+
+    from wgan_cli.losses import Wasserstein
+    from wgan_cli.training.updates import Updates
+
+    return Updates(
+        generator,
+        critic,
+        torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.0, 0.9)),
+        torch.optim.Adam(critic.parameters(), lr=3e-3, betas=(0.0, 0.9)),
+        Wasserstein(),
+        constraint,
+    )
+
+
 @pytest.fixture
 def one_seeded_thread() -> Iterator[None]:
     import torch

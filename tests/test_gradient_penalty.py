@@ -6,13 +6,12 @@ import copy
 
 import pytest
 import torch
+from conftest import adam_updates
 from torch import Tensor, nn
 
 from wgan_cli.constraints import GradientPenalty
-from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.updates import Updates
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
@@ -191,14 +190,7 @@ def test_it_pulls_slopes_to_its_target(model: str):
     critic = make((4,), width=16, depth=2)
     generator = mlp.Generator(3, (4,), width=16, depth=2)
     constraint = GradientPenalty(10.0)
-    updates = Updates(
-        generator,
-        critic,
-        torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.0, 0.9)),
-        torch.optim.Adam(critic.parameters(), lr=3e-3, betas=(0.0, 0.9)),
-        Wasserstein(),
-        constraint,
-    )
+    updates = adam_updates(generator, critic, constraint)
     penalties = []
     for step in range(150):
         real = Draws(1, Stream.POINTS, step).normal((32, 4), CPU) + 3

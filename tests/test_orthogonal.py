@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import adam_updates
 from torch import Tensor, nn
 
 from wgan_cli.constraints import OrthogonalRegularization
-from wgan_cli.losses import Wasserstein
 from wgan_cli.metrics.lipschitz import gradient_norms
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.updates import Updates
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
@@ -63,14 +62,7 @@ def test_the_deviation_falls_under_it(model: str):
     generator = mlp.Generator(3, IMAGE, width=8)
     critic = {"mlp": mlp.Critic, "dcgan": dcgan.Critic}[model](IMAGE, width=16)
     constraint = OrthogonalRegularization(10.0)
-    updates = Updates(
-        generator,
-        critic,
-        torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.0, 0.9)),
-        torch.optim.Adam(critic.parameters(), lr=3e-3, betas=(0.0, 0.9)),
-        Wasserstein(),
-        constraint,
-    )
+    updates = adam_updates(generator, critic, constraint)
     seen = [constraint.report(critic)["critic/orthogonality"]]
     for step in range(200):
         real = Draws(1, Stream.POINTS, step).uniform((8, *IMAGE), CPU) - 1
