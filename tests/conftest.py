@@ -67,12 +67,103 @@ def wgan(tmp_path: Path) -> Command:
     return run
 
 
+def composed(words: list[str]) -> Any:
+    """What Hydra hands to a run: composing takes longer than a run of two steps."""
+    from omegaconf import open_dict
+
+    from wgan_cli.commands.composition import Composer
+
+    config = Composer().compose(words)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def trained(config: Any, folder: Path, resume: str | None = None) -> int:
+    """The exit code of a run in `folder` from what `composed` gives."""
+    from wgan_cli.commands.execution import execute
+
+    config.resume = resume
+    return execute(config, folder, [], sweep=False)
+
+
 def metrics_of(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def status_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "status.json").read_text())
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("step_*.pt"))
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(checkpoints_of(folder)[-1], weights_only=True)
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(node, dict):
+        pairs = [(str(key), value) for key, value in node.items()]
+    elif isinstance(node, list | tuple):
+        pairs = [(str(index), value) for index, value in enumerate(node)]
+    else:
+        return {path: node}
+    return {
+        key: leaf for name, value in pairs for key, leaf in leaves(value, f"{path}/{name}").items()
+    }
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """All that the newest checkpoints of two runs hold is equal, tensors bit for bit."""
+    import torch
+
+    first, second = leaves(state_of(one)), leaves(state_of(other))
+    assert first.keys() == second.keys()
+    tensors = 0
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            tensors += 1
+            assert value.dtype == second[name].dtype
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+    assert tensors > 10
+
+
+def curves_of(run: Path) -> dict[str, list[int]]:
+    """The steps of every curve and picture, as `tensorboard --load_fast=false` reads event files.
+
+    HParams have no step.
+    """
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    all_of = dict.fromkeys(("scalars", "images", "histograms", "text"), 0)
+    events = EventAccumulator(str(run / "tensorboard"), tensor_size_guidance=all_of).Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
+
+
+def assert_same_curves(one: Path, other: Path) -> None:
+    """Equal numbers at equal steps in metrics.jsonl and event files, and each step once."""
+
+    def timeless(run: Path) -> list[dict[str, float]]:
+        return [
+            {tag: value for tag, value in line.items() if not tag.startswith("throughput")}
+            for line in metrics_of(run)
+        ]
+
+    lines = timeless(one)
+    assert lines == timeless(other)
+    curves = curves_of(one)
+    assert curves == curves_of(other)
+    for tag, steps in curves.items():
+        assert steps == sorted(set(steps)), tag
+    for tag in lines[-1].keys() - {"step"}:
+        assert curves[tag] == [line["step"] for line in lines if tag in line]
 
 
 @pytest.fixture

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
+import shutil
+import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import TINY, checkpoints_of, composed, trained
 from torch import nn
 
-import wgan_cli
+from wgan_cli.commands import evaluate, sample
+from wgan_cli.commands.train import run
 from wgan_cli.errors import CheckpointError, WganError
 from wgan_cli.training.checkpoint import (
     checkpoint_name,
@@ -250,18 +257,204 @@ def test_prune_keeps_the_newest_and_what_it_is_told(tmp_path: Path):
     assert [step_of(path) for path in find_checkpoints(tmp_path)] == [3, 5, 6]
 
 
-def test_every_torch_load_in_the_source_is_literally_safe():
-    calls = []
-    for path in Path(wgan_cli.__file__).parent.rglob("*.py"):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if "torch.load(" in line:
-                calls.append(f"{path.name}:{number}")
-                assert "weights_only=True" in line, calls[-1]
-    assert calls
+def sections(data: bytes) -> dict[str, range]:
+    """Where the parts of a checkpoint lie: the zip's members, their directory and the seal."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+    starts = [member.header_offset for member in members] + [data.index(b"PK\x01\x02")]
+    found = {
+        f"{part} of {member.filename}": range(*bounds)
+        for member, start, after in zip(members, starts, starts[1:], strict=False)
+        for part, bounds in {
+            "header": (start, start + 30),
+            "contents": (after - member.compress_size - 1, after),
+        }.items()
+        if member.compress_size
+    }
+    end = data.rindex(b"PK\x05\x06")
+    return {
+        **found,
+        "the directory": range(starts[-1], end),
+        "the end record": range(end, end + 22),
+        "the seal's name": range(end + 22, end + 40),
+        "the checksum": range(end + 40, len(data)),
+    }
 
 
-def test_nothing_in_the_source_unpickles_by_itself():
-    for path in Path(wgan_cli.__file__).parent.rglob("*.py"):
-        text = path.read_text()
-        for word in ("import pickle", "pickle.load", "allow_pickle=True", "weights_only=False"):
-            assert word not in text, path
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint of each step."""
+    here = tmp_path_factory.mktemp("three_steps")
+    words = [*TINY, "steps=3", "checkpoint_every=1", "keep_every=1", "decay.kind=none"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(sys, "argv", ["wgan-train"])
+        assert run([*words, f"hydra.run.dir={here / 'run'}"]) == 0
+    return here / "run"
+
+
+@pytest.fixture
+def damaged(three_steps: Path, here: Path) -> Path:
+    """A copy of it, to be damaged, that its own words go on with to step 4."""
+    return shutil.copytree(three_steps, here / "run")
+
+
+@pytest.fixture(scope="module")
+def four_steps() -> Any:
+    return composed([*TINY, "steps=4", "checkpoint_every=1", "keep_every=1", "decay.kind=none"])
+
+
+def test_damage_anywhere_in_a_runs_checkpoint_is_found(damaged: Path):
+    path, rng = checkpoints_of(damaged)[-1], random.Random(20171)
+    data = path.read_bytes()
+    places = [rng.randrange(len(data)) for _ in range(100)]
+    for place in [*places, *(rng.choice(section) for section in sections(data).values())]:
+        broken = bytearray(data)
+        broken[place] ^= rng.randrange(1, 256)
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=path.name):
+            load_checkpoint(path)
+    path.write_bytes(data)
+    assert load_checkpoint(path)["step"] == 3
+
+
+def test_a_runs_checkpoint_that_is_cut_short_is_refused_by_every_command(
+    damaged: Path, four_steps: Any, capsys: pytest.CaptureFixture[str]
+):
+    path, rng = checkpoints_of(damaged)[-1], random.Random(20171)
+    data = path.read_bytes()
+    within = [rng.choice(section) for section in sections(data).values()]
+    offsets = [0, 1, len(data) - 1, *rng.sample(within[:-4], 12), *within[-4:], len(data) // 2]
+    assert len(set(offsets)) == 20
+    for kept in offsets:
+        path.write_bytes(data[:kept])
+        capsys.readouterr()
+        assert trained(four_steps, damaged.with_name("fork"), resume=str(path)) == 4
+        assert sample.run([str(path), "--out", "samples.png"]) == 4
+        assert evaluate.run([str(path)]) == 4
+        said = capsys.readouterr().err.splitlines()
+        reason = f"is cut short or damaged ({kept} bytes, no checksum at its end)."
+        assert [line.endswith(f"{path.name} {reason}") for line in said] == [True] * 3
+    assert [path.name for path in damaged.parent.iterdir()] == ["run"]
+    assert run([f"resume={path}", "steps=4", "hydra.run.dir=fork"]) == 4
+    assert "cut short" in capsys.readouterr().err
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zeroed(path: Path) -> None:
+    """As a power failure leaves a file whose length was on the disk before its contents."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "more").mkdir(parents=True)
+
+
+def a_dead_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut short": lambda path: os.truncate(path, 1000),
+    "empty": lambda path: os.truncate(path, 0),
+    "flipped": flipped,
+    "zeroed": zeroed,
+    "of another format": lambda path: path.write_bytes(b"hello"),
+    "a pipe": a_pipe,
+    "a folder": a_folder,
+    "a dead link": a_dead_link,
+}
+FILES = {"cut short", "empty", "flipped", "zeroed", "of another format"}
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """What waits for a pipe fails instead."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    damage: str,
+    count: int,
+    damaged: Path,
+    three_steps: Path,
+    four_steps: Any,
+    capsys: pytest.CaptureFixture[str],
+):
+    bad = checkpoints_of(damaged)[-count:]
+    for path in bad:
+        DAMAGES[damage](path)
+    capsys.readouterr()
+    assert sample.run([str(damaged), "--n", "4", "--out", "samples.png"]) == 0
+    assert [path.name in capsys.readouterr().err for path in bad[:1]] == [damage in FILES]
+    for path in bad:
+        for code in (
+            trained(four_steps, damaged.with_name("fork"), resume=str(path)),
+            sample.run([str(path), "--n", "4"]),
+            evaluate.run([str(path)]),
+        ):
+            assert code == 4
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    code = trained(four_steps, damaged, resume="auto")
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    if damage == "a folder":
+        # A file cannot take its place, and what the folder holds is not ours to delete.
+        assert code == 7
+        assert f"run/checkpoints/{bad[0].name}" in said
+        return
+    assert code == 0
+    assert f"Going on from run/checkpoints/step_{3 - count:08d}.pt" in said
+    warned = [line for line in said.splitlines() if line.endswith("It is passed over.")]
+    assert len(warned) == (count if damage in FILES else 0)
+    assert [step_of(path) for path in find_checkpoints(damaged / "checkpoints")] == [1, 2, 3, 4]
+    whole = load_checkpoint(checkpoints_of(three_steps)[-1])
+    again = load_checkpoint(checkpoints_of(damaged)[-2])
+    assert all(torch.equal(again["critic"][name], value) for name, value in whole["critic"].items())
+
+
+def test_nothing_is_begun_anew_where_every_checkpoint_is_damaged(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+):
+    for path in checkpoints_of(damaged):
+        flipped(path)
+    before = sorted(damaged.rglob("*"))
+    words = [*TINY, "steps=4", "decay.kind=none", "hydra.run.dir=run", "resume=auto"]
+    assert run(words) == 4
+    assert "there is no checkpoint that can be read" in capsys.readouterr().err
+    assert sorted(damaged.rglob("*")) == before
+
+
+def test_too_little_memory_is_no_damage(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_room(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        )
+
+    monkeypatch.setattr(torch, "load", no_room)
+    with pytest.raises(RuntimeError, match="allocate"):
+        load_newest(saved.parent)

@@ -7,12 +7,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import TINY, metrics_of, status_of
+from conftest import (
+    TINY,
+    assert_same_state,
+    checkpoints_of,
+    metrics_of,
+    state_of,
+    status_of,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
@@ -59,40 +65,6 @@ def own_module(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("own_resumed", None)
     yield
     sys.modules.pop("own_resumed", None)
-
-
-def checkpoints_of(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("step_*.pt"))
-
-
-def state_of(folder: Path) -> dict[str, Any]:
-    return torch.load(checkpoints_of(folder)[-1], weights_only=True)
-
-
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(node, dict):
-        pairs = [(str(key), value) for key, value in node.items()]
-    elif isinstance(node, list | tuple):
-        pairs = [(str(index), value) for index, value in enumerate(node)]
-    else:
-        return {path: node}
-    return {
-        key: leaf for name, value in pairs for key, leaf in leaves(value, f"{path}/{name}").items()
-    }
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    first, second = leaves(state_of(one)), leaves(state_of(other))
-    assert first.keys() == second.keys()
-    tensors = 0
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor):
-            tensors += 1
-            assert value.dtype == second[name].dtype
-            assert torch.equal(value, second[name]), name
-        else:
-            assert value == second[name], name
-    assert tensors > 10
 
 
 def assert_resumed_equals_uninterrupted(here: Path, words: list[str], steps: int) -> None:

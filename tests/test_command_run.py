@@ -148,7 +148,7 @@ def test_status_tells_how_the_run_ended(digits: Finished) -> None:
     status = status_of(digits.folder)
     assert set(status) == {
         *("state", "exit_code", "step", "steps", "message"),
-        *("final", "started", "ended", "seconds", "evaluation_seconds"),
+        *("final", "started", "ended", "seconds", "evaluation_seconds", "returns"),
     }
     assert status["state"] == "finished"
     assert status["state"] in STATES

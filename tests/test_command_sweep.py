@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
 
 from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.errors import DataError
+from wgan_cli.losses import Gan, Hinge
 
 GRID = ["loss=wasserstein,hinge", "clip=0.01,0.03"]
 PAIRS = [
@@ -38,9 +42,15 @@ def jobs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def snapshot(sweep: Path) -> dict[Path, int]:
-    """Every file of every job. Hydra rewrites its own multirun.yaml beside them."""
-    return {path: path.stat().st_mtime_ns for path in sweep.glob("*/**/*")}
+def snapshot(sweep: Path, job: str = "*") -> dict[Path, tuple[int, str]]:
+    """Every file of every job, or of one. Hydra rewrites its own multirun.yaml beside them."""
+    return {
+        path: (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in sweep.glob(f"{job}/**/*")
+    }
 
 
 def typed_in(job: Path) -> list[str]:
@@ -70,6 +80,73 @@ def test_sweeps_go_to_a_folder_named_by_their_start(here: Path) -> None:
     assert run(["-m", *TINY, "seed=1,2"]) == 0
     (folder,) = (here / "outputs" / "multirun").iterdir()
     assert jobs_in(folder) == ["0", "1"]
+
+
+def test_each_failed_job_tells_its_own_story_and_a_rerun_mends_it_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN, missing data, an impossible pair and a defect beside a job that finishes."""
+    option = here / "mine" / "dataset" / "mine.yaml"
+    option.parent.mkdir(parents=True)
+    shipped = yaml.safe_load((configs_folder() / "dataset" / "array.yaml").read_text())
+    option.write_text(yaml.safe_dump({**shipped, "path": "mine.npz"}))
+    pair = here / "mine" / "constraint" / "pair.yaml"
+    pair.parent.mkdir()
+    pair.write_text("_target_: wgan_cli.constraints.Unconstrained\nname: pair\n")
+    words = ["--config-dir", "mine", "loss=wasserstein,hinge,gan", "dataset=digits,mine"]
+    words += ["constraint=clip,pair", "clip=0.1", "log_every=1", "metrics=[wasserstein/exact]"]
+
+    def nan(self: Hinge, fake_scores: torch.Tensor) -> torch.Tensor:
+        return fake_scores.mean() * float("nan")
+
+    def defect(self: Gan, fake_scores: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Hinge, "generator", nan)
+        broken.setattr(Gan, "generator", defect)
+        assert sweep(*words) == 1
+    jobs = {" ".join(typed_in(job)[:3]): job for job in (here / "sweep").iterdir() if job.is_dir()}
+    assert len(jobs) == 12
+    answer = capsys.readouterr()
+    rows = answer.out.splitlines()
+    before = {}
+    for typed, job in jobs.items():
+        status, log = status_of(job), (job / "train.log").read_text()
+        expected = ("finished", 0, "run folder")
+        if "loss=hinge" in typed:
+            expected = ("diverged", 5, "became NaN")
+        if "loss=gan" in typed:
+            expected = ("failed", 1, "a defect")
+        if "dataset=mine" in typed:
+            expected = ("failed", 3, "there is no such file")
+        if "constraint=pair" in typed:
+            expected = ("failed", 2, "clip=0.1 has no effect")
+        assert (status["state"], status["exit_code"]) == expected[:2], typed
+        assert expected[2] in log
+        assert f"job {job.name}: " in log
+        assert ("Traceback" in log) == (status["exit_code"] == 1)
+        if status["exit_code"]:
+            assert expected[2] in status["message"]
+            assert status["message"].removeprefix("ZeroDivisionError: ") in log
+        row = next(row for row in rows if row.split()[:1] == [job.name])
+        assert expected[0] in row
+        assert status["message"] in row
+        if status["state"] == "finished":
+            before[job] = snapshot(job.parent, job.name)
+    assert len(before) == 1
+
+    # The causes mended, in the files: what was typed says which job is which.
+    np.savez(here / "mine.npz", x=np.random.default_rng(0).standard_normal((100, 4)))
+    pair.write_text((configs_folder() / "constraint" / "clip.yaml").read_text())
+    assert sweep(*words) == 0
+    assert len(jobs_in(here / "sweep")) == 12
+    for job in jobs.values():
+        status = status_of(job)
+        assert (status["state"], status["exit_code"], status["message"]) == ("finished", 0, "")
+        assert metrics_of(job)[-1]["step"] == 2
+    for job, files in before.items():
+        assert snapshot(job.parent, job.name) == files
 
 
 def test_an_impossible_pair_is_a_failed_row_and_the_others_finish(

@@ -22,10 +22,14 @@ from wgan_cli.config import (
     fill,
     validate,
 )
+from wgan_cli.data.images import digits
+from wgan_cli.data.synthetic import gaussians_grid, gaussians_ring, parallel_lines, swiss_roll
 from wgan_cli.errors import ConfigError
+from wgan_cli.models import resnet
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig
-from wgan_cli.schema.datasets import TRAINING_SIZES
+from wgan_cli.schema.datasets import HELD_OUT_SIZES, TRAINING_SIZES, known_side
+from wgan_cli.schema.models import RESNET_SIDES
 
 OPTIONS = sorted(
     path.relative_to(configs_folder()).with_suffix("").as_posix()
@@ -319,11 +323,12 @@ def test_a_clip_under_another_constraint_is_refused():
 def test_holding_the_weights_of_a_critic_that_is_lipschitz_already_is_refused(
     model: str, constraint: str
 ):
-    message = refusal(composed(f"model={model}", f"constraint={constraint}"))
+    words = [f"model={model}", *(["dataset=parallel_lines"] if model == "parallel_lines" else [])]
+    message = refusal(composed(*words, f"constraint={constraint}"))
     assert f"model={model}" in message
     assert "constraint=none" in message
     for other in ("none", "gradient_penalty"):
-        check_rules(validate(composed(f"model={model}", f"constraint={other}")))
+        check_rules(validate(composed(*words, f"constraint={other}")))
 
 
 @pytest.mark.parametrize(
@@ -371,6 +376,77 @@ def test_a_batch_larger_than_a_known_set_is_refused_before_it_is_read():
         assert str(size) in message
         check_rules(validate(composed(f"dataset={name}", batch_size=size)))
     check_rules(validate(composed("dataset=gaussians_ring", batch_size=10**6)))
+
+
+def test_more_to_evaluate_than_a_known_set_holds_out_is_refused():
+    for name, size in HELD_OUT_SIZES.items():
+        words = [f"dataset={name}"]
+        message = refusal(composed(*words, eval_samples=size // 2 + 1))
+        assert f"at most {size // 2}" in message
+        check_rules(validate(composed(*words, eval_samples=size // 2)))
+
+
+def test_what_is_said_of_data_sets_is_true():
+    for made in (digits(), gaussians_ring(), gaussians_grid(), swiss_roll(), parallel_lines()):
+        node = composed(f"dataset={made.name}")["dataset"]
+        assert HELD_OUT_SIZES[made.name] == len(made.held_out)
+        assert known_side(node) == (made.sample_shape[1] if len(made.sample_shape) == 3 else 0)
+    assert known_side(composed("dataset=celeba", dataset__size=32)["dataset"]) == 32
+    assert known_side(composed("dataset=array")["dataset"]) is None
+    assert known_side({"_target_": "mine.data"}) is None
+
+
+def test_networks_for_images_are_refused_for_others_as_the_networks_do():
+    assert tuple(resnet._SIDES) == RESNET_SIDES
+    for side in (*RESNET_SIDES, 8, 30, 33, 100):
+        words = ["dataset=image_folder", "model=resnet"]
+        plain = composed(*words, dataset__size=side)
+        if side in RESNET_SIDES:
+            check_rules(validate(plain))
+        else:
+            assert f"{side}x{side}" in refusal(plain)
+    for model in ("dcgan", "mlp_dcgan"):
+        check_rules(validate(composed(f"model={model}", "dataset=digits")))
+        assert "divisible by 4" in refusal(
+            composed(f"model={model}", "dataset=image_folder", dataset__size=30)
+        )
+        assert "has points" in refusal(composed(f"model={model}", "dataset=swiss_roll"))
+
+
+def test_what_gradient_descent_decays_beyond_zero_is_refused():
+    for settings in (
+        {"optimizer__lr": 0.5, "optimizer__weight_decay": 2},
+        {"optimizer__critic__lr": 2, "optimizer__critic__weight_decay": 0.5},
+        {"optimizer__generator__weight_decay": 1000, "optimizer__lr": 1e-3},
+    ):
+        assert "optimizer.weight_decay" in refusal(composed("optimizer=sgd", **settings))
+    check_rules(validate(composed("optimizer=sgd", optimizer__lr=0.5, optimizer__weight_decay=1.9)))
+    # What the rate is shows when it is filled in: 1e-2.
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.01"):
+        fill(validate(composed("optimizer=sgd", optimizer__weight_decay=100)))
+    # Others divide by the gradients' size, decay's included.
+    check_rules(validate(composed(optimizer__lr=0.5, optimizer__weight_decay=2)))
+
+
+def test_a_rate_that_both_networks_override_is_neither_taken_nor_filled_in():
+    own = {"optimizer__critic__lr": 1e-3, "optimizer__generator__lr": 1e-4}
+    assert "optimizer.lr=0.5 has no effect" in refusal(composed(**own, optimizer__lr=0.5))
+    config, notes = fill(validate(composed(**own)))
+    assert config.optimizer["lr"] is None
+    assert not any(note.startswith("optimizer.lr") for note in notes)
+    del own["optimizer__critic__lr"]
+    check_rules(validate(composed(**own, optimizer__lr=0.5)))
+
+
+def test_what_is_made_for_one_group_is_refused_in_another():
+    assert "another group than loss" in refusal(
+        composed(loss___target_="wgan_cli.constraints.Unconstrained")
+    )
+
+
+@pytest.mark.parametrize("value", [2, 1, 0, 0.5, -1])
+def test_numbers_are_no_truths(value: float):
+    assert f"true or false, not {value}" in refusal(composed(conditional=value))
 
 
 def test_recommendations_are_taken_and_noted():

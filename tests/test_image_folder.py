@@ -288,6 +288,19 @@ def test_a_training_folder_alone_is_like_any_other(tmp_path: Path):
     assert len(read(tmp_path).train) == 40
 
 
+def test_folders_in_a_training_folder_alone_are_no_classes_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    in_classes(tmp_path / "train", "cat", "dog")
+    with caplog.at_level(logging.WARNING):
+        assert read(tmp_path).labels is None
+    assert f"dataset.root={tmp_path / 'train'}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert read(tmp_path / "train").labels is not None
+    assert not caplog.text
+
+
 def in_classes(root: Path, *names: str, each: int = 30) -> None:
     for number, name in enumerate(names):
         many(root / name, each, number * each)

@@ -22,6 +22,8 @@ from wgan_cli.losses import Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
+from wgan_cli.training.callbacks.pictures import fixed_samples
+from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence, Callback, Point
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
@@ -334,7 +336,7 @@ def test_every_update_gets_noise_of_its_own():
 
 def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch):
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("wgan_cli.training.trainer.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("wgan_cli.training.pace.time.perf_counter", lambda: next(clock))
     recorder = Recorder()
     make_trainer(5, log=2, schedule=CriticSchedule(3), callbacks=[recorder]).fit()
     for step, done in ((2, 2), (4, 2), (5, 1)):
@@ -344,8 +346,10 @@ def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
-@pytest.mark.parametrize("network", ["generator", "critic"])
-def test_a_nan_weight_ends_the_run_at_the_next_point(model: str, network: str):
+@pytest.mark.parametrize(
+    ("network", "term"), [("generator", "critic/loss_fake"), ("critic", "critic/loss_real")]
+)
+def test_a_nan_weight_ends_the_run_at_the_next_point(model: str, network: str, term: str):
     class Poison(Callback):
         def on_step(self, trainer: Trainer, point: Point) -> None:
             if trainer.step == 3:
@@ -355,7 +359,7 @@ def test_a_nan_weight_ends_the_run_at_the_next_point(model: str, network: str):
 
     recorder = Recorder()
     trainer = make_trainer(20, model=model, log=5, checkpoint=1, callbacks=[recorder, Poison()])
-    with pytest.raises(DivergedError, match="critic/wasserstein became NaN or infinite"):
+    with pytest.raises(DivergedError, match=f"{term} became NaN in step 4"):
         trainer.fit()
     assert trainer.step == 4
     assert [point.step for point in recorder.points if point.save] == [1, 2, 3]
@@ -369,7 +373,7 @@ def test_divergence_names_the_term(broken: float):
         def generator(self, fake_scores: Tensor) -> Tensor:
             return -fake_scores.mean() + broken
 
-    with pytest.raises(DivergedError, match="generator/loss became NaN or infinite"):
+    with pytest.raises(DivergedError, match=r"generator/loss became (NaN|infinite) in step 1"):
         make_trainer(5, loss=Broken()).fit()
 
 
@@ -383,9 +387,8 @@ def test_divergence_in_any_update_of_a_window_is_seen():
             # A constant has no gradient, so only this one number is broken.
             return loss + float("nan") if self.calls == 2 else loss
 
-    with pytest.raises(DivergedError, match="generator/loss") as caught:
+    with pytest.raises(DivergedError, match="generator/loss became NaN in step 2"):
         make_trainer(10, log=10, loss=Once()).fit()
-    assert "step 10" in str(caught.value)
 
 
 def test_weights_that_the_last_update_made_infinite_are_no_finished_run():
@@ -419,7 +422,7 @@ class Meddler(Callback):
     def on_step(self, trainer: Trainer, point: Point) -> None:
         torch.rand(3)
         np.random.random(3)
-        trainer.sample(trainer.generator)
+        fixed_samples(trainer, trainer.generator)
         trainer.state()
         trainer.evaluation(trainer.generator, trainer.updates.critic)
         trainer.updates.constraint.report(trainer.updates.critic)
@@ -529,9 +532,9 @@ def test_moving_average_changes_nothing_that_is_trained():
 def test_samples_are_of_the_average_and_always_of_the_same_noise():
     trainer = make_trainer(3, ema=0.9, lr=0.05)
     trainer.fit()
-    first = trainer.sample(trainer.generator)
+    first = fixed_samples(trainer, trainer.generator)
     assert first.shape == (64, *IMAGE)
-    assert torch.equal(first, trainer.sample(trainer.generator))
+    assert torch.equal(first, fixed_samples(trainer, trainer.generator))
     latent = Draws(0, Stream.SAMPLES).normal((64, LATENT), CPU)
     assert torch.equal(first, generate(trainer.averaged.module, latent))
     assert not torch.equal(first, generate(trainer.updates.generator, latent))
@@ -568,9 +571,8 @@ def test_learning_rates_follow_the_decay():
 
 
 def test_a_stop_is_after_a_whole_step_with_a_chance_to_save():
-    class Signals:
-        def __init__(self) -> None:
-            self.asked = 0
+    class Signals(StopSignals):
+        asked = 0
 
         def requested(self) -> PreemptedError | None:
             self.asked += 1
@@ -585,10 +587,13 @@ def test_a_stop_is_after_a_whole_step_with_a_chance_to_save():
     assert recorder.calls[-3:] == ["step 3", "stop 3", "end 3"]
 
 
-def test_a_stop_at_the_last_step_is_a_finish():
-    class Signals:
-        def requested(self) -> PreemptedError:
-            return PreemptedError("stop")
+def test_a_stop_after_the_last_evaluation_is_a_finish():
+    class Signals(StopSignals):
+        asked = 0
+
+        def requested(self) -> PreemptedError | None:
+            self.asked += 1
+            return PreemptedError("stop") if self.asked > 1 else None
 
     recorder = Recorder()
     trainer = make_trainer(1, callbacks=[recorder])

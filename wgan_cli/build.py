@@ -19,6 +19,7 @@ from wgan_cli.evaluation.choice import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.instantiation import built, called, maker
+from wgan_cli.models.fit import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.rundir import RunFolder
@@ -30,6 +31,7 @@ from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard, open_writer
 from wgan_cli.training.classes import Classes
 from wgan_cli.training.points import Cadence, Callback
+from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
@@ -74,6 +76,8 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     generator.to(device)
     critic.to(device)
     refuse_unfit(constraint, critic)
+    if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
+        refuse_misfit(generator, critic, _given(config.latent_dim), shape, classes)
     _mention_clipped_batch_norm(constraint, critic)
     updates = Updates(
         generator,
@@ -172,6 +176,13 @@ def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
     return 1 + int(max(labels.train.max(), labels.held_out.max()))
 
 
+def build_rollback(config: TrainConfig, folder: RunFolder) -> Rollback | None:
+    """What goes back to a run's newest checkpoint where it diverges, if it shall."""
+    if config.on_divergence == "stop":
+        return None
+    return Rollback(folder.checkpoints, config.rollback.times, config.rollback.lr_factor)
+
+
 def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
     """What a checkpoint knows a data set by, so that another is noticed when a run goes on."""
     return {
@@ -192,7 +203,7 @@ def build_callbacks(
 ) -> list[Callback]:
     """What watches a run of which `done` steps are done; `first` where its folder is new."""
     settings = as_dict(config)
-    writer = open_writer(str(folder.tensorboard), done)
+    writer = open_writer(folder.tensorboard, done)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),
@@ -212,7 +223,7 @@ def build_callbacks(
             first=first,
         ),
         Progress(),
-        Saving(folder, facts, config.keep_every),
+        Saving(folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"),
     ]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from wgan_cli.pictures import rendered
+
+# Where something is drawn, not before: a command that ends with a refusal needs no matplotlib.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 REAL, FAKE, ESTIMATE = "#e8a33d", "#d0322d", "#1f6fb4"
 _BINS = 81
@@ -37,7 +40,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
     # A layer that no gradient reaches has no place on a logarithmic scale.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
         _logarithmic(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_numbers(axes)
     axes.set_xlabel("layer of the critic, 1 next to the input")
     axes.set_ylabel("mean norm of ∂f/∂(layer's output)")
     axes.legend(frameon=False)
@@ -84,7 +87,7 @@ def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
         for side, (share, colour, label) in zip((-0.2, 0.2), shares, strict=True):
             axes.bar(np.arange(len(share)) + side, share, 0.4, color=colour, label=label)
         axes.set_xlabel("class, by the classifier")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_numbers(axes)
     axes.set_ylabel("share")
     axes.legend(frameon=False)
     return rendered(figure)
@@ -100,6 +103,8 @@ def curves(
     """
     columns = min(3, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=100, layout="constrained")
     places: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     places[0].plot(*estimate, color=ESTIMATE)
@@ -117,8 +122,17 @@ def curves(
     return rendered(figure)
 
 
+def _whole_numbers(axes: Axes) -> None:
+    """Ticks of the x axis at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def _logarithmic(axes: Axes) -> None:
     """A logarithmic y axis with plain labels: typesetting 10^k takes longer than all the rest."""
+    from matplotlib.ticker import LogFormatter
+
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
@@ -126,6 +140,8 @@ def _logarithmic(axes: Axes) -> None:
 
 def _figure() -> tuple[Figure, Axes]:
     """A small figure; its margins are fixed, because fitting them costs as much as drawing."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.2, 3.6), dpi=90)
     axes = figure.add_axes((0.19, 0.15, 0.78, 0.75))
     return figure, axes

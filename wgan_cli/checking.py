@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
+import textwrap
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,6 +15,7 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.migration import RENAMED
 
 _FEW = 8
+_LONGEST = 80
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
@@ -28,9 +29,11 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         if group is not None and field.name in node:
             if not isinstance(given, dict):
                 inner = ", ".join(f.name for f in dataclasses.fields(group))
-                raise ConfigError(f"{at(field.name)} holds settings ({inner}); {given} is none.")
+                raise ConfigError(
+                    f"{at(field.name)} holds settings ({inner}); {_shown(given)} is none."
+                )
         elif str(field.type).startswith("list") and isinstance(given, str):
-            raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{given}].")
+            raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{_shown(given)}].")
     try:
         checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigKeyError as error:
@@ -42,8 +45,10 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
         raise ConfigError(f"{at(key)}: a value is needed.") from None
     except OmegaConfBaseException as error:
-        key = str(error.full_key or "")
-        raise ConfigError(_type_message(schema, at(key), key, error)) from None
+        # Of a list's item, as betas[0], the list.
+        key = str(error.full_key or "").partition("[")[0]
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(_type_message(schema, node, at(key), key, reason)) from None
     _check_ranges(checked, path, node)
     return checked
 
@@ -54,15 +59,19 @@ def _settings_within(field: dataclasses.Field[Any]) -> Any:
     return factory if dataclasses.is_dataclass(factory) else None
 
 
-def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0].rstrip(".")
+def _type_message(schema: type, node: Any, path: str, key: str, reason: str) -> str:
     field: Any = None
     owner: Any = schema
-    for part in key.split("."):
+    given = node
+    for depth, part in enumerate(key.split(".")):
         field = {f.name: f for f in dataclasses.fields(owner)}.get(part)
         if field is None:
-            break
+            return f"{path}: {reason}."
+        given = given.get(part) if isinstance(given, dict) else None
         owner = _settings_within(field) or owner
+        if str(field.type) == "dict[str, float]":
+            path = path.rsplit(".", key.count(".") - depth)[0]
+            break
     words = {
         "int": "a whole number",
         "float": "a number",
@@ -70,18 +79,24 @@ def _type_message(schema: type, path: str, key: str, error: Exception) -> str:
         "str": "text",
         "list[float]": "a list of numbers",
         "list[str]": "a list of names",
+        "dict[str, float]": "a number for each name",
     }
-    if field is not None:
-        kind, _, optional = str(field.type).partition(" | ")
-        if kind in words:
-            wanted = words[kind] + (" or null" if optional else "")
-            limits = _limits_in_words(field.metadata)
-            given = re.search(r"[Vv]alue '(.*?)'", reason)
-            shown = f": {reason}"
-            if given:
-                shown = f", not {'null' if given[1] == 'None' else given[1]}"
-            return f"{path} must be {wanted}{', ' + limits if limits else ''}{shown}."
-    return f"{path}: {reason}."
+    kind, _, optional = str(field.type).partition(" | ")
+    if kind not in words:
+        return f"{path}: {reason}."
+    wanted = words[kind] + (" or null" if optional else "")
+    limits = _limits_in_words(field.metadata)
+    return f"{path} must be {wanted}{', ' + limits if limits else ''}, not {_shown(given)}."
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed, and not more of it than a message has room for."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
+    return textwrap.shorten(text or str(value), _LONGEST, placeholder=" ...") or "blank"
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def _limits_in_words(limits: Any) -> str:
@@ -96,8 +111,8 @@ def _limits_in_words(limits: Any) -> str:
     if len(choices) > _FEW:
         return f"one of {len(choices)} names ({', '.join(choices[:3])}, ...)"
     if choices:
-        return "one of " + ", ".join(choices)
-    return " and ".join(f"{words[key]} {value}" for key, value in limits.items())
+        return "one of " + ", ".join(map(str, choices))
+    return " and ".join(f"{words[key]} {value}" for key, value in limits.items() if key in words)
 
 
 def _check_ranges(checked: Any, path: str, raw: Any) -> None:
@@ -110,30 +125,43 @@ def _check_ranges(checked: Any, path: str, raw: Any) -> None:
             continue
         if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
             raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
+        # omegaconf takes any number but 0 as true.
+        if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
+            raise ConfigError(f"{key} must be true or false, not {given}.")
         if isinstance(value, dict):
             inner = list(value.values())
         else:
             inner = value if isinstance(value, list) else [value]
         for item in inner:
+            if isinstance(item, list | dict):
+                raise ConfigError(f"{key} must hold single values, not {_shown(item)}.")
             if item is not None and not _within(item, field.metadata):
-                allowed = _limits_in_words(field.metadata) or "finite"
-                hint = (
-                    nearest(item, list(field.metadata["choices"])) if isinstance(item, str) else ""
-                )
-                raise ConfigError(f"{key} must be {allowed}, not {item}.{hint}")
+                raise ConfigError(_range_message(key, item, field.metadata))
         if field.name == "betas" and value is not None and len(value) != 2:
             raise ConfigError(f"{key} must be two numbers, as in [0.0,0.9], not {value}.")
+
+
+def _range_message(key: str, value: Any, limits: Any) -> str:
+    allowed, hint = _limits_in_words(limits), ""
+    if value == "":
+        return f"{key} must be {allowed or 'text'}, not empty."
+    if isinstance(value, str):
+        hint = nearest(value, list(limits["choices"]))
+    elif isinstance(value, float) and not math.isfinite(value):
+        allowed = f"a finite number {allowed}".rstrip()
+    return f"{key} must be {allowed}, not {_shown(value)}.{hint}"
 
 
 def _within(value: Any, limits: Any) -> bool:
     if isinstance(value, bool):
         return True
     if isinstance(value, str):
-        return value in limits.get("choices", (value,))
+        return value != "" and value in limits.get("choices", (value,))
     if not isinstance(value, int | float):
         return True
     return (
-        math.isfinite(value)
+        value in limits.get("choices", (value,))
+        and math.isfinite(value)
         and value >= limits.get("at_least", -math.inf)
         and value > limits.get("above", -math.inf)
         and value <= limits.get("at_most", math.inf)

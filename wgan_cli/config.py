@@ -8,6 +8,7 @@ needs data, a device or torch.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.checking import typed
 from wgan_cli.errors import ConfigError
-from wgan_cli.rules import check_rules
-from wgan_cli.schema import SCHEMAS, Recommended, TrainConfig
+from wgan_cli.rules import check_rules, own_rates
+from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig
 from wgan_cli.schema.constraints import CLIPPING
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
@@ -79,7 +80,7 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         config.n_critic = choose("n_critic", advised, PAPER_N_CRITIC, "the paper's")
     if config.clip is None and config.constraint["_target_"] == CLIPPING:
         config.clip = choose("clip", advice.get("clip"), PAPER_CLIP, "the paper's")
-    if "lr" in config.optimizer and config.optimizer["lr"] is None:
+    if "lr" in config.optimizer and config.optimizer["lr"] is None and not own_rates(config):
         name = config.optimizer.get("name", "")
         rate = (advice.get("lr") or {}).get(name)
         if rate is None and name not in PAPER_LEARNING_RATE:
@@ -91,10 +92,27 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         config.ema = choose("ema", advice.get("ema"), 0.0, "the paper's")
     if config.decay.kind is None:
         config.decay.kind = choose("decay.kind", advice.get("decay"), "none", "the paper's")
-        check_rules(config)
+    # What was filled in may have no effect, or go badly, with what was typed.
+    check_rules(config)
     if config.decay.kind != "none" and config.decay.steps is None:
         config.decay.steps = config.steps
     return config, notes
+
+
+def refuse_missing_packages(config: TrainConfig) -> None:
+    """Raise `ConfigError` for a target of no installed package, before anything is imported.
+
+    What is wrong within a package shows when it is.
+    """
+    nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
+    nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
+    for path, node in nodes.items():
+        package = node["_target_"].partition(".")[0]
+        if not package.isidentifier() or importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{path}._target_={node['_target_']} cannot be imported: there is no package"
+                f" {package!r}."
+            )
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
@@ -131,11 +149,16 @@ def _checked_group(group: str, node: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"model.{key} is no setting: a model has a name, a generator and a critic."
             )
-    checked = {"name": node.get("name", "")}
+    name = node.get("name", "")
+    if isinstance(name, dict | list | None) or (name == "" and "name" in node):
+        raise ConfigError(f"model.name must be text, not {name or 'empty'}.")
+    checked: dict[str, Any] = {"name": str(name)}
     for network in ("generator", "critic"):
         if not isinstance(node.get(network), dict):
             raise ConfigError(f"model.{network}: a network with a _target_ is needed.")
         checked[network] = _checked_component(f"model.{network}", node[network])
+    # A user's own model may have none.
+    checked["name"] = checked["name"] or checked["generator"]["_target_"]
     return checked
 
 
@@ -143,6 +166,9 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
     target = node.get("_target_")
     if not isinstance(target, str) or not target:
         raise ConfigError(f"{path}._target_: the class or function to build is needed.")
+    group = path.partition(".")[0]
+    if target in SCHEMAS and target not in SCHEMAS_OF[group]:
+        raise ConfigError(f"{path}._target_={target} is made for another group than {group}.")
     if target in SCHEMAS:
         return dataclasses.asdict(typed(SCHEMAS[target], node, path))
     own = dict(node)

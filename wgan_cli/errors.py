@@ -31,10 +31,15 @@ class CheckpointError(WganError):
 
 
 class DivergedError(WganError):
-    """A loss, gradient or weight became NaN or infinite."""
+    """A loss, gradient or weight became NaN or infinite: `what`, and advice."""
 
     exit_code = 5
     state = "diverged"
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what} {advice}".strip())
+        self.what = what
+        self.advice = advice
 
 
 class OutOfMemoryError(WganError):

@@ -18,7 +18,7 @@ def choose_machine(config: TrainConfig) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
     The table behind `precision=auto` and `compile=null` is fixed: fp32 and no compiling on every
-    device. fp32 never uses TF32.
+    device. fp32 never uses TF32. `deterministic` concerns CUDA alone.
     """
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,6 +33,11 @@ def choose_machine(config: TrainConfig) -> torch.device:
     config.threads = torch.get_num_threads()
     if config.precision == "auto":
         config.precision = "fp32"
+    if device.type == "cuda":
+        if config.deterministic:
+            # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     if config.compile and device.type == "cpu" and not _cpp_compiler():

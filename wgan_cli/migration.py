@@ -14,12 +14,21 @@ RENAMED = {"batch_norm": "It is norm now: batch_norm=true is norm=batch, false i
 def migrated(config: dict[str, Any]) -> dict[str, Any]:
     """A saved config as this version would have saved it; another's settings stay as they are.
 
-    DCGAN's networks had `batch_norm`, true or false, where they have `norm`.
+    DCGAN's networks had `batch_norm`, true or false, where they have `norm`. The optimizer's `lr`
+    was filled in where both networks had their own, and had no effect.
     """
-    model = config.get("model")
-    if not isinstance(model, dict):
-        return config
-    return {**config, "model": {key: _migrated_network(node) for key, node in model.items()}}
+    model, optimizer = config.get("model"), config.get("optimizer")
+    if isinstance(model, dict):
+        networks = {key: _migrated_network(node) for key, node in model.items()}
+        config = {**config, "model": networks}
+    if isinstance(optimizer, dict) and optimizer.get("lr") is not None and _own_rates(optimizer):
+        config = {**config, "optimizer": {**optimizer, "lr": None}}
+    return config
+
+
+def _own_rates(optimizer: dict[str, Any]) -> bool:
+    nodes = [optimizer.get(network) for network in ("critic", "generator")]
+    return all(isinstance(node, dict) and node.get("lr") is not None for node in nodes)
 
 
 def _migrated_network(node: Any) -> Any:

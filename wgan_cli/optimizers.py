@@ -43,6 +43,11 @@ class RMSprop(torch.optim.RMSprop):
             self._fused_step(group)
         return None
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `step` leaves everything as it is where `found_inf` is 1, as torch's fused do."""
+        return all(self._fusible(group) for group in self.param_groups)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state of this class or of torch's."""
         super().load_state_dict(state_dict)
@@ -86,4 +91,5 @@ class RMSprop(torch.optim.RMSprop):
             eps=group["eps"],
             amsgrad=False,
             maximize=group["maximize"],
+            found_inf=getattr(self, "found_inf", None),
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+from wgan_cli.files import write_whole
+
+# Where something is drawn, not before: a command that ends with a refusal needs no matplotlib.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIDE = 32
 _REAL, _FAKE = "#e8a33d", "#d0322d"
@@ -69,8 +75,10 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3)."""
-    Image.fromarray(picture).save(path, format="PNG")
+    """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    write_whole(path, file.getbuffer(), durable=False)
 
 
 def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +88,8 @@ def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     low, high = _limits(real)
@@ -97,6 +107,8 @@ def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
 
 def rendered(figure: Figure) -> np.ndarray:
     """A figure as an RGB picture (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

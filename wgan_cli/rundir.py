@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
+from wgan_cli.files import Growing, disk_error, write_over, write_whole
 from wgan_cli.migration import migrated
 
 CONFIG = "config.yaml"
@@ -23,6 +25,8 @@ OVERRIDES = "overrides.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 LOG = "train.log"
+ENVIRONMENT = "environment.json"
+_SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
 
@@ -55,16 +59,16 @@ class RunFolder:
     def claim(self, *, resuming: bool) -> None:
         """Make the folder and lock it.
 
-        Raises `FolderInUseError` when another process is writing here, or when a run is here and
-        this is not a resume; `DiskError` when the folder cannot be made.
+        What a killed process left half written is removed. Raises `FolderInUseError` when another
+        process is writing here, or when a run is here and this is not a resume; `DiskError` when
+        the folder cannot be made; `CheckpointError` where a file would be written elsewhere.
         """
+        make_folder(self.path)
+        self._refuse_links()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a")
         except OSError as error:
-            raise DiskError(
-                f"The run folder {self.path} cannot be made: {error.strerror}."
-            ) from None
+            raise disk_error(error, self.path / ".lock") from None
         try:
             # The kernel drops the lock with the process, so a dead run never holds it.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +83,19 @@ class RunFolder:
             raise FolderInUseError(taken_message(self.path))
         self._lock = lock
         for folder in (self.checkpoints, self.samples, self.tensorboard):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
+        self._remove_leftovers()
+
+    def abandon(self) -> None:
+        """Where no run has begun, remove what was written for it: the folder is free again."""
+        begun = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
+        if self._lock is None or begun:
+            return
+        _remove(self.path / name for name in (*_SMALL, LOG, ".lock"))
+        _remove(self.tensorboard.glob("events.*"))
+        for folder in (self.checkpoints, self.samples, self.tensorboard):
+            with suppress(OSError):
+                folder.rmdir()
 
     def release(self) -> None:
         """Let another process write here."""
@@ -118,11 +134,21 @@ class RunFolder:
             "packages": {name: _version(name) for name in ("wgan-train", *_PACKAGES)},
             **more,
         }
-        self._replace("environment.json", json.dumps(environment, indent=2) + "\n")
+        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def write_status(self, status: dict[str, Any]) -> None:
-        """`status.json`, replaced atomically."""
-        self._replace(STATUS, json.dumps(status, indent=2) + "\n")
+        """`status.json`, replaced atomically.
+
+        How a run ended is said wherever a byte can be written: where the disk has no room for a
+        second file, over the first one.
+        """
+        ended = status.get("exit_code") is not None
+        try:
+            self._replace(STATUS, json.dumps(status, indent=2) + "\n", durable=ended)
+        except DiskError:
+            short = json.dumps(status).encode() + b"\n"
+            if not (ended and write_over(self.path / STATUS, short)):
+                raise
 
     def read_status(self) -> dict[str, Any]:
         """`status.json`, or an empty dict where there is none."""
@@ -134,12 +160,14 @@ class RunFolder:
 
     def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
         """A file of `wgan-eval`'s, replaced atomically."""
-        self._replace(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        refuse_link(self.path / name)
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        self._replace(name, text, durable=False)
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl`."""
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        with Growing(self.path / METRICS) as file:
+            file.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The lines of `metrics.jsonl`, in order, without any that a kill or an editor broke."""
@@ -152,10 +180,22 @@ class RunFolder:
         kept = [json.dumps(point) + "\n" for point in self.read_metrics() if point["step"] <= step]
         self._replace(METRICS, "".join(kept))
 
-    def _replace(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text)
-        temporary.replace(self.path / name)
+    def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
+        write_whole(self.path / name, text.encode(), durable=durable)
+
+    def _refuse_links(self) -> None:
+        for name in (".lock", LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):
+            refuse_link(self.path / name)
+        for folder in (self.checkpoints, self.samples):
+            for path in folder.glob("step_*"):
+                refuse_link(path)
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of the trainer's; wgan-eval and wgan-sample write without the lock."""
+        for name in _SMALL:
+            _remove(self.path.glob(f".{name}.*tmp"))
+        _remove(self.samples.glob(".step_*.tmp"))
+        _remove(self.checkpoints.glob("*.tmp"))
 
 
 def _point(line: str) -> dict[str, float] | None:
@@ -199,7 +239,27 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(f"The folder {path} cannot be made: {error.strerror}.") from None
+        raise disk_error(error, path, done="made") from None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `CheckpointError` for a link to a file of another folder.
+
+    Somebody else may have packed the run, and what is written to it must not go elsewhere.
+    """
+    if not path.is_symlink() or path.is_char_device():
+        return
+    place = path.resolve()
+    if not place.is_relative_to(path.parent.resolve()):
+        raise CheckpointError(
+            f"{path} is a link to {place}, and a run writes to its own folder alone: put a copy of"
+            " the file in the link's place, or remove the link."
+        )
 
 
 def remove_if_empty(path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from wgan_cli.errors import OutOfMemoryError, WganError
+from wgan_cli.errors import DiskError, OutOfMemoryError, WganError
+from wgan_cli.files import disk_error, is_full
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +39,38 @@ def answered(command: str, work: Callable[[], int], *, smaller: str, interrupted
     try:
         return work()
     except WganError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        complain(f"{command}: {error}")
         return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        from wgan_cli.training.failures import is_out_of_memory
+    except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and is_full(error):
+            complain(f"{command}: {disk_error(error)}")
+            return DiskError.exit_code
+
+        from wgan_cli.training.failures import is_out_of_memory, memory_used
 
         if not is_out_of_memory(error):
             raise
-        print(f"{command}: out of memory{smaller}", file=sys.stderr)
+        complain(f"{command}: out of memory: {memory_used(error)}{smaller}")
         return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
-        print(f"{command}: interrupted{interrupted}", file=sys.stderr)
+        complain(f"{command}: interrupted{interrupted}")
         return 130
+
+
+def complain(message: str) -> None:
+    """Say it on stderr, if that can be written."""
+    with suppress(OSError):
+        print(message, file=sys.stderr)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this code, also where stdout or stderr is a file on a full disk."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Python tries again at its end, and would then exit with 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if is_full(error):
+                code = code or DiskError.exit_code
+    sys.exit(code)

@@ -12,9 +12,10 @@ from torch import nn
 from wgan_cli.build import build_generator
 from wgan_cli.commands.resuming import refuse_references
 from wgan_cli.commands.trust import check_trusted
+from wgan_cli.config import validate
 from wgan_cli.errors import CheckpointError
 from wgan_cli.rundir import RunFolder
-from wgan_cli.training.checkpoint import load_checkpoint, load_newest
+from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
 
 
 def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
@@ -23,13 +24,16 @@ def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
     Raises `CheckpointError`.
     """
     if path.is_file():
-        return load_checkpoint(path), path, path.absolute().parent.parent
-    state, found, warnings = load_newest(RunFolder(path).checkpoints)
+        state = load_checkpoint(path)
+        check_whole(state, path)
+        return state, path, path.absolute().parent.parent
+    newest, found, warnings = load_newest(RunFolder(path).checkpoints)
     for warning in warnings:
         print(warning, file=sys.stderr)
-    if state is None or found is None:
+    if newest is None or found is None:
         raise CheckpointError(f"{path} holds no checkpoint that can be read.")
-    return state, found, path
+    check_whole(newest, found)
+    return newest, found, path
 
 
 def trusted_generator(
@@ -39,9 +43,10 @@ def trusted_generator(
 
     Raises `CheckpointError` for classes that are not trusted and for weights that do not fit.
     """
-    config = state["config"]
+    config: dict[str, Any] = state["config"]
     refuse_references(config, path)
-    check_trusted({"model": config["model"]}, trusted)
+    check_trusted({"model": config.get("model")}, trusted)
+    validate(config)
     generator = build_generator(
         config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
     )
@@ -58,7 +63,7 @@ def load_weights(network: nn.Module, weights: dict[str, Any]) -> None:
     """Raises `CheckpointError` where weights are of another network."""
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"The weights do not fit the run's model: {str(error).splitlines()[0]}"
         ) from None

@@ -52,7 +52,8 @@ class Composer:
             with initialize_config_dir(str(configs_folder()), version_base="1.3"):
                 return compose(self.config_name, overrides=words, return_hydra_config=True)
         except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
-            raise ConfigError(self._plain_words(error)) from error
+            # What was typed may hold the oddest characters that break a line.
+            raise ConfigError(" ".join(self._plain_words(error).split())) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
         """Every value of a sweep in at least one job's overrides, others at their first.
@@ -121,6 +122,9 @@ class Composer:
             word = re.search(r"parsing override '(.+?)'", text)
             shown = word[1] if word else error.override
             return f"{shown!r} cannot be read; write KEY=VALUE, and quote special characters."
+        merging = re.match("Error merging override (.+)", text)
+        if merging and error.__cause__ is not None:
+            return f"{merging[1]}: {str(error.__cause__).splitlines()[0].rstrip('.')}."
         override = re.search(r"Could not (?:override|append to config) '(.+?)'", text)
         if override and isinstance(error, ConfigCompositionException):
             key = override[1]
@@ -129,9 +133,10 @@ class Composer:
         return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def _missing_option(self, error: MissingConfigException) -> str:
-        missing = re.search(r"Could not find '(.+?)/([^/']+)'", str(error))
+        missing = re.search(r"Could not find '(.+?)/([^/']*)'", str(error))
         if not missing:
-            return f"{str(error).splitlines()[0]}"
+            name = error.missing_cfg_file
+            return f"--config-name {name}: there is no {name}.yaml in --config-dir."
         group, name = missing[1], missing[2]
         options = [str(option) for option in error.options or []]
         known = f"; {group} is one of {', '.join(options)}" if options else ""

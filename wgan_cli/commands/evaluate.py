@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wgan_cli.checking import nearest
-from wgan_cli.commands.answering import add_run_arguments, answered
+from wgan_cli.commands.answering import add_run_arguments, answered, leave
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.rundir import CONFIG
 from wgan_cli.schema import METRICS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:
@@ -119,7 +119,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.machine import choose_machine
     from wgan_cli.rules import check_rules
     from wgan_cli.rundir import RunFolder
-    from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
+    from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
     logging.getLogger("wgan_cli").setLevel(logging.INFO)
     state, path, folder = chosen_checkpoint(_asked_for(arguments))
@@ -166,6 +166,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             if arguments.all_checkpoints:
                 try:
                     state = load_checkpoint(path)
+                    check_whole(state, path)
                 except CheckpointError as error:
                     bar.tell(f"{error} It is passed over.")
                     continue

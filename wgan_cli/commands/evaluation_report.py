@@ -21,7 +21,7 @@ from wgan_cli.commands.paths import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, Findings
 from wgan_cli.pictures import save_png
-from wgan_cli.rundir import RunFolder
+from wgan_cli.rundir import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
 _ESTIMATE = "critic/wasserstein"
@@ -117,9 +117,8 @@ class Report:
         self.estimates.append(self._recorded.get(step))
         try:
             self._write()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self.unwritten = f"{self.folder.path} cannot be written: {reason}."
+        except DiskError as error:
+            self.unwritten = str(error)
 
     def correlations(self) -> dict[str, dict[str, float]]:
         """Spearman's and Pearson's coefficient of each metric with the critic's estimate.
@@ -230,7 +229,7 @@ class Report:
         if self.series:
             pictures["curves.png"] = self._curves()
         if pictures:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
         for name, picture in pictures.items():
             save_png(folder / name, picture)
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
-import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from tqdm.contrib.logging import logging_redirect_tqdm
 
+from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
+    DiskError,
+    DivergedError,
     FolderInUseError,
     InterruptedRunError,
+    OutOfMemoryError,
     PreemptedError,
     WganError,
 )
 from wgan_cli.rules import check_rules
 from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
 from wgan_cli.schema import TrainConfig
-
-log = logging.getLogger("wgan_cli")
 
 
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
@@ -39,7 +38,7 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     """
     path = shown(_job_folder(path, overrides) if sweep else path)
     folder = RunFolder(path)
-    with _console_log() as early:
+    with console_log() as early:
         try:
             if sweep:
                 log.info("\njob %s: %s", path.name, " ".join(overrides) or "(defaults)")
@@ -47,17 +46,19 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
         except Exception as error:
             failure = _in_plain_words(error, composed)
             if isinstance(failure, WganError):
-                log.error("wgan-train: %s%s", failure, _how_to_go_on(failure, path))
+                log.error("wgan-train: %s%s", failure, _how_to_go_on(failure, path, composed))
             else:
                 log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
             if sweep:
-                _record_failure(folder, overrides, failure)
+                with suppress(DiskError):
+                    _record_failure(folder, overrides, failure, early)
                 if isinstance(failure, InterruptedRunError):
                     raise KeyboardInterrupt from None
                 if isinstance(failure, PreemptedError):
                     raise SystemExit(failure.exit_code) from None
             return failure.exit_code if isinstance(failure, WganError) else 1
         finally:
+            folder.abandon()
             folder.release()
             remove_if_empty(path)
 
@@ -66,7 +67,7 @@ def _train(
     composed: DictConfig,
     folder: RunFolder,
     overrides: Sequence[str],
-    early: logging.handlers.MemoryHandler,
+    early: MemoryHandler,
     *,
     sweep: bool,
 ) -> int:
@@ -75,16 +76,26 @@ def _train(
     resume, config.resume = config.resume, None
     config, notes = fill(config)
 
-    # From here on torch is needed, which takes seconds to import.
-    from wgan_cli.build import build_callbacks, build_dataset, build_trainer, data_facts
+    # From here on torch is needed, which takes seconds to import, and all that builds on it one.
     from wgan_cli.machine import choose_machine
-    from wgan_cli.training.interrupts import StopSignals
 
     device = choose_machine(config)
+
+    from wgan_cli.build import (
+        build_callbacks,
+        build_dataset,
+        build_rollback,
+        build_trainer,
+        data_facts,
+    )
+    from wgan_cli.training.callbacks.log import LogWatch
+    from wgan_cli.training.interrupts import StopSignals
+
     going_on = resume is not None or sweep
     first = not folder.holds_run()
-    if going_on and not first:
-        folder.claim(resuming=True)
+    if not first:
+        # Refused for a fresh start: another took the folder since this one looked.
+        folder.claim(resuming=going_on)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
     done, steps = state["step"] if state is not None else 0, config.steps or 0
     if done > steps or (done == steps and _finished(folder)):
@@ -98,15 +109,19 @@ def _train(
         trainer.load(state)
     if first:
         folder.claim(resuming=going_on)
-    with _file_log(folder.path / LOG, early):
+    with file_log(folder.path / LOG, early) as written:
         _announce(config, folder, notes, trainer.step)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if trainer.step and not sweep else []
         folder.write_overrides([*before, *_typed(overrides)])
         folder.write_environment(device=str(device))
-        trainer.callbacks = build_callbacks(
-            config, folder, dataset, done=trainer.step, first=first or state is None
-        )
+        trainer.rollback = build_rollback(config, folder)
+        trainer.callbacks = [
+            *build_callbacks(
+                config, folder, dataset, done=trainer.recorded, first=first or state is None
+            ),
+            LogWatch(written),
+        ]
         with StopSignals() as signals:
             trainer.signals = signals
             trainer.fit()
@@ -121,17 +136,20 @@ def _state_to_go_on_from(
     """The checkpoint's state that `resume` means, or None for a fresh start."""
     if resume is None:
         return None
-    from wgan_cli.training.checkpoint import load_checkpoint, load_newest
+    from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
 
     if resume != "auto" and Path(resume).is_file():
         run_of(Path(resume))
-        return load_checkpoint(Path(resume))
+        chosen = load_checkpoint(Path(resume))
+        check_whole(chosen, Path(resume))
+        return chosen
     state, path, warnings = load_newest(folder.checkpoints)
     for warning in warnings:
         log.warning("%s", warning)
     if state is None and resume != "auto":
         raise CheckpointError(f"resume={resume}: there is no checkpoint that can be read.")
-    if path is not None:
+    if state is not None and path is not None:
+        check_whole(state, path)
         log.info("Going on from %s.", path)
     return state
 
@@ -161,17 +179,24 @@ def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     return path
 
 
-def _record_failure(folder: RunFolder, overrides: Sequence[str], failure: Exception) -> None:
-    """`status.json` of a sweep's job that failed before its run could write one."""
+def _record_failure(
+    folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
+) -> None:
+    """`status.json` of a sweep's job that failed, and `train.log` where it had not begun.
+
+    `early` keeps what the job has said until then.
+    """
+    # A folder in use is another process's to write.
+    if isinstance(failure, FolderInUseError):
+        return
     if isinstance(failure, WganError):
         state, exit_code, message = failure.state, failure.exit_code, str(failure)
     else:
         state, exit_code, message = "failed", 1, f"{type(failure).__name__}: {failure}"
-    written = folder.read_status().get("exit_code") == exit_code
-    # A folder in use is another process's to write.
-    if written or isinstance(failure, FolderInUseError):
-        return
     make_folder(folder.path)
+    if early.buffer:
+        with file_log(folder.path / LOG, early):
+            pass
     folder.write_overrides(_typed(overrides))
     fresh: dict[str, Any] = {
         "step": 0,
@@ -193,9 +218,17 @@ def _finished(folder: RunFolder) -> bool:
     return folder.read_status().get("state") == "finished"
 
 
-def _how_to_go_on(error: WganError, path: Path) -> str:
+def _how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: wgan-train resume={path}"
+    kept = any((path / "checkpoints").glob("step_*.pt"))
+    if isinstance(error, DiskError) and kept:
+        return f" Then go on with: wgan-train resume={path}"
+    if isinstance(error, DivergedError) and kept and composed.on_divergence == "stop":
+        lower = f"wgan-train resume={path} on_divergence=rollback"
+        return f" Back to the last checkpoint at a lower rate: {lower}"
+    if isinstance(error, OutOfMemoryError) and kept:
+        return f" Where more memory is free, the run goes on with: wgan-train resume={path}"
     return ""
 
 
@@ -246,41 +279,3 @@ def _summary(folder: RunFolder) -> str:
     lines.append(f"  more samples          wgan-sample {folder.path}")
     lines.append(f"  more numbers          wgan-eval {folder.path}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _console_log() -> Iterator[logging.handlers.MemoryHandler]:
-    """The run's messages on stderr, above a progress bar where there is one.
-
-    Gives what keeps the messages that come before the run's own log is open.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
-    with _handling(handler), _handling(early), logging_redirect_tqdm([log]):
-        yield early
-
-
-@contextmanager
-def _file_log(path: Path, early: logging.handlers.MemoryHandler) -> Iterator[None]:
-    """The same, with times, in `train.log`, from the command's first message on."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    early.setTarget(handler)
-    early.flush()
-    early.setTarget(None)
-    log.removeHandler(early)
-    with _handling(handler):
-        yield
-
-
-@contextmanager
-def _handling(handler: logging.Handler) -> Iterator[None]:
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()

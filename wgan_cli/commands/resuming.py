@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.checking import flatten
+from wgan_cli.checking import flatten, no_setting
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.rundir import CONFIG, read_config
+from wgan_cli.schema import SCHEMAS, TrainConfig
 
 # What changes neither the weights at a step nor how they are computed.
 MAY_DIFFER = {
@@ -23,6 +25,9 @@ MAY_DIFFER = {
     "metrics",
     "device",
     "resume",
+    # What happens where training cannot go on anyway.
+    "on_divergence",
+    "rollback",
     # How images come in, not which.
     "dataset.in_memory",
     "dataset.workers",
@@ -50,12 +55,27 @@ def run_of(resume: Path) -> Path:
 def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
     """A run's saved config, naming only classes that may be built from a folder."""
     config = read_config(path)
+    for key in ("defaults", "hydra"):
+        if key in config:
+            raise CheckpointError(
+                f"{path} has {key!r}, which no saved config has and which may name code: take it"
+                " out. What you need of it goes on the command line, as hydra.run.dir=FOLDER does."
+            )
+    _refuse_unknown(config, path)
     refuse_references(config, path)
     if _names_own_classes(config):
         from wgan_cli.commands.trust import check_trusted
 
         check_trusted(config, trusted)
     return config
+
+
+def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
+    """A setting that this version has not, or not any more, nobody typed: its file is named."""
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{path}: {no_setting(key, known)}")
 
 
 def refuse_references(node: Any, path: Path) -> None:
@@ -65,6 +85,9 @@ def refuse_references(node: Any, path: Path) -> None:
             refuse_references(value, path)
     elif isinstance(node, str) and "${" in node:
         raise CheckpointError(f"{path} holds a reference ({node}); a saved config has values only.")
+    elif not isinstance(node, str | int | float | None):
+        kind = type(node).__name__
+        raise CheckpointError(f"{path} holds a {kind} in its config, which has plain values only.")
 
 
 def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
@@ -82,8 +105,8 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
-            " them as they were, or start a new run; only steps, the cadences, metrics, device"
-            " and the way images are read may differ."
+            " them as they were, or start a new run; only steps, the cadences, metrics, device,"
+            " on_divergence and the way images are read may differ."
         )
 
 
@@ -106,11 +129,9 @@ def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None
 
 def _names_own_classes(node: Any) -> bool:
     """Whether any target is not one of the shipped options; spares importing torch otherwise."""
-    from wgan_cli.schema import SCHEMAS
-
     if isinstance(node, dict):
         target = node.get("_target_")
-        if target is not None and target not in SCHEMAS:
+        if target is not None and not (isinstance(target, str) and target in SCHEMAS):
             return True
         return any(_names_own_classes(value) for value in node.values())
     if isinstance(node, list):

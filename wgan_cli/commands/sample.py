@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgan_cli.commands.answering import add_run_arguments, answered
+from wgan_cli.commands.answering import add_run_arguments, answered, leave
 from wgan_cli.commands.paths import shown
-from wgan_cli.errors import CheckpointError, ConfigError, DiskError
+from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
 _COLUMNS = 8
@@ -19,7 +20,7 @@ _USUAL = 8 * _COLUMNS
 
 def main() -> NoReturn:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:
@@ -77,6 +78,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
 
     # From here on torch is needed, which takes seconds to import.
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
+    from wgan_cli.rundir import refuse_link
 
     state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]
@@ -91,10 +93,8 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
         folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
         of_class = "" if chosen is None else f"_class{chosen}"
         out = folder / f"n{count}_seed{arguments.seed}{of_class}.png"
-    try:
-        _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
-    except OSError as error:
-        raise DiskError(f"{out} cannot be written: {error.strerror or error}.") from None
+        refuse_link(out)
+    _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
     return count, out
 
 
@@ -132,12 +132,14 @@ def _write(path: Path, samples: Any, columns: int | None) -> None:
     import numpy as np
 
     from wgan_cli.data.feeds import as_bytes
+    from wgan_cli.files import write_whole
     from wgan_cli.pictures import grid, points, save_png
 
     images = samples.ndim == 4
     if path.suffix == ".npy":
-        with path.open("wb") as file:
-            np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
+        file = io.BytesIO()
+        np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
+        write_whole(path, file.getbuffer())
     elif images:
         columns = columns or max(_COLUMNS, int(len(samples) ** 0.5))
         save_png(path, grid(as_bytes(samples), columns=columns))

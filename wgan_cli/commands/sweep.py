@@ -7,8 +7,11 @@ from pathlib import Path
 from wgan_cli.rundir import RunFolder
 
 
-def summarise(sweep: Path) -> int:
-    """Print a line for each job of a sweep's folder; returns 1 where one did not finish, else 0."""
+def summarise(sweep: Path, count: int) -> int:
+    """Print a line for each job of a sweep's folder; returns 1 where one did not finish, else 0.
+
+    Of `count` jobs some may have left nothing, where the disk was full.
+    """
     jobs = [RunFolder(path) for path in sweep.iterdir() if (path / "status.json").is_file()]
     jobs.sort(key=lambda job: (not job.path.name.isdigit(), job.path.name.zfill(9)))
     failed = 0
@@ -21,4 +24,7 @@ def summarise(sweep: Path) -> int:
         result = f"exact W1 {distance:.4g}" if distance is not None else status.get("message", "")
         words = " ".join(job.read_overrides()) or "(defaults)"
         print(f"  {job.path.name:>3}  {state:<11}  {words}  {result}".rstrip())
-    return 1 if failed else 0
+    lost = max(0, count - len(jobs))
+    if lost:
+        print(f"  and {lost} of which nothing could be written")
+    return 1 if failed or lost else 0

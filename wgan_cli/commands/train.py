@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
+from wgan_cli.commands.answering import complain, leave
 from wgan_cli.commands.help import help_text
-from wgan_cli.config import as_dict, configs_folder, fill, validate
-from wgan_cli.errors import ConfigError, FolderInUseError, WganError
+from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
+from wgan_cli.errors import ConfigError, DiskError, FolderInUseError, PreemptedError, WganError
+from wgan_cli.files import disk_error, is_full
 from wgan_cli.rules import check_rules
+from wgan_cli.training.interrupts import Terminated, leaving_when_asked
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -26,19 +30,28 @@ _exit_code = 0
 
 def main() -> NoReturn:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:
     """Run the command line; returns the exit code. A user's mistake is one sentence on stderr."""
     try:
-        return _run(list(words))
+        with leaving_when_asked():
+            return _run(list(words))
     except WganError as error:
-        print(f"wgan-train: {error}", file=sys.stderr)
+        complain(f"wgan-train: {error}")
         return error.exit_code
+    except OSError as error:
+        if not is_full(error):
+            raise
+        complain(f"wgan-train: {disk_error(error)}")
+        return DiskError.exit_code
     except KeyboardInterrupt:
-        print("wgan-train: interrupted.", file=sys.stderr)
+        complain("wgan-train: interrupted.")
         return 130
+    except Terminated:
+        complain("wgan-train: asked to stop while nothing was training.")
+        return PreemptedError.exit_code
 
 
 def _run(words: list[str]) -> int:
@@ -66,7 +79,7 @@ def _run(words: list[str]) -> int:
 def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.commands.composition import quoted, typed_value
     from wgan_cli.commands.resuming import refuse_changes, run_of
-    from wgan_cli.rundir import CONFIG, make_folder, read_config, remove_if_empty
+    from wgan_cli.rundir import CONFIG, read_config, remove_if_empty
 
     overrides = list(arguments.overrides)
     sweep = arguments.multirun
@@ -78,7 +91,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         )
     composer = _composer(arguments, overrides, resume, trusted)
     if resume == "auto" and not sweep:
-        own = Path(composer.compose(overrides).hydra.run.dir)
+        own = _named_folder(composer.compose(overrides), "run")
         if any((own / "checkpoints").glob("step_*.pt")):
             resume = str(own)
             overrides.append(f"resume={quoted(resume)}")
@@ -92,27 +105,31 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         package = ["--package", arguments.package] if arguments.package else []
         return _hand_over([*overrides, *flags, *shown, *package])
     if sweep:
-        for job in composer.jobs(overrides):
+        jobs = composer.jobs(overrides)
+        for job in jobs:
             composed = composer.compose(job)
             validate(_without_hydra(composed))
-        folder = Path(composed.hydra.sweep.dir)
-        make_folder(folder)
+        folder = _new_folder(composed, "sweep", overrides)
+        # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+        except OSError as error:
+            raise disk_error(error, folder / "multirun.yaml") from None
         finally:
             remove_if_empty(folder)
         from wgan_cli.commands.sweep import summarise
 
-        return summarise(folder)
+        return summarise(folder, len(jobs))
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
+    refuse_missing_packages(config)
     filled, _ = fill(config)
     if resume not in (None, "auto"):
         run_folder = run_of(Path(str(resume)))
         refuse_changes(read_config(run_folder / CONFIG), as_dict(filled), run_folder)
-    folder = _run_folder(composed, resume)
-    make_folder(folder)
+    folder = _run_folder(composed, overrides, resume)
     try:
         return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
     finally:
@@ -150,7 +167,7 @@ def _composer(
             return Composer(name, own)
         from wgan_cli.rundir import read_config
 
-        if "defaults" in read_config(own / f"{name}.yaml"):
+        if arguments.config_name is None and "defaults" in read_config(own / f"{name}.yaml"):
             return Composer(name, own)
         saved = saved_config(own / f"{name}.yaml", trusted)
     else:
@@ -158,15 +175,49 @@ def _composer(
     return Composer(register_saved(saved, overrides), own)
 
 
-def _run_folder(composed: DictConfig, resume: str | None) -> Path:
-    """Where the run goes: its own folder, or the one it goes on in. Refuses one that is taken."""
-    from wgan_cli.rundir import RunFolder, taken_message
+def _run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
+    """Where the run goes, made: its own folder, or the one it goes on in."""
+    from wgan_cli.rundir import make_folder
 
-    if resume is not None and resume != "auto" and Path(resume).is_dir():
-        return Path(resume)
-    folder = Path(composed.hydra.run.dir)
-    if resume != "auto" and RunFolder(folder).holds_run():
+    if resume == "auto":
+        folder = _named_folder(composed, "run")
+    elif resume is not None and Path(resume).is_dir():
+        folder = Path(resume)
+    else:
+        return _new_folder(composed, "run", overrides)
+    make_folder(folder)
+    return folder
+
+
+def _named_folder(composed: DictConfig, mode: str) -> Path:
+    """What hydra.run.dir or hydra.sweep.dir says."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        name = composed.hydra[mode].dir
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.{mode}.dir: {str(error).splitlines()[0]}.") from None
+    if not name:
+        raise ConfigError(f"hydra.{mode}.dir must name a folder.")
+    return Path(name)
+
+
+def _new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Path:
+    """The same, made: where the clock names it, one that no other start has."""
+    from omegaconf import OmegaConf
+
+    from wgan_cli.commands.composition import typed_value
+    from wgan_cli.commands.paths import reserved
+    from wgan_cli.rundir import RunFolder, make_folder, taken_message
+
+    folder = _named_folder(composed, mode)
+    pattern = OmegaConf.to_container(composed.hydra[mode])
+    assert isinstance(pattern, dict)
+    if "${now:" in pattern["dir"] and typed_value(overrides, f"hydra.{mode}.dir") is None:
+        return reserved(folder)
+    if mode == "run" and RunFolder(folder).holds_run():
         raise FolderInUseError(taken_message(folder))
+    make_folder(folder)
     return folder
 
 

@@ -29,6 +29,8 @@ def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
     or torch.optim, and whatever lies under a prefix the user trusts.
     """
     for target in _targets(config):
+        if not isinstance(target, str):
+            raise CheckpointError(f"The run's config has {target!r} where a class's name goes.")
         if target in SCHEMAS or any(_under(target, prefix) for prefix in trusted):
             continue
         if not _at_home(target):
@@ -56,10 +58,10 @@ def _at_home(target: str) -> bool:
     )
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _targets(node: Any) -> Iterator[Any]:
     if isinstance(node, dict):
         if "_target_" in node:
-            yield str(node["_target_"])
+            yield node["_target_"]
         for value in node.values():
             yield from _targets(value)
     elif isinstance(node, list | tuple):

@@ -28,12 +28,10 @@ def celeba(
 
     Held out are 10,000 of the 19,962 of the test part. Raises `DataError`.
     """
-    import torchvision.datasets
-
-    with answered(name, root, download) as base:
+    with answered(name, root, download) as (datasets, base):
         # Without targets; torchvision is asked to fetch the files and to check them.
-        torchvision.datasets.CelebA(str(base), split="all", target_type=[], download=download)
-        folder = base / torchvision.datasets.CelebA.base_folder
+        datasets.CelebA(str(base), split="all", target_type=[], download=download)
+        folder = base / datasets.CelebA.base_folder
         words = (folder / "list_eval_partition.txt").read_text().split()
     files, part = words[::2], np.array(words[1::2])
     source = Files(folder / "img_align_celeba", files)

@@ -68,8 +68,19 @@ def image_folder(
         )
     training, held_out = _split([len(paths) for paths in listed])
     classes = _classes([path for paths in listed for path in paths], training, held_out, name)
-    if len(parts) == 1 and classes is not None:
-        _refuse_parts_as_classes(name, folder, {path[0] for path in listed[0]})
+    if len(parts) == 1:
+        tops = {path[0] for path in listed[0]}
+        if classes is not None:
+            _refuse_parts_as_classes(name, folder, tops)
+        elif tops == {TRAINING} and all(len(path) > 2 for path in listed[0]):
+            log.warning(
+                "%s: %s holds one folder, %s, so the folders inside it are not taken as classes;"
+                " dataset.root=%s takes them.",
+                name,
+                folder,
+                TRAINING,
+                folder / TRAINING,
+            )
     log.info(
         "%s: %d training and %d held-out images %s (%s)",
         name,

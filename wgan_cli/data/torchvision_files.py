@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from wgan_cli.errors import DataError
+
+_LONGEST = 250
 
 
 def read_part(
@@ -21,38 +24,52 @@ def read_part(
     `kind` is a class of torchvision.datasets and `which` chooses the part, in that class's own
     words; `name` is for messages. The images may be a view. Raises `DataError`.
     """
-    import torchvision.datasets
-
-    with answered(name, root, download) as folder:
-        part: Any = getattr(torchvision.datasets, kind)(str(folder), download=download, **which)
+    with answered(name, root, download) as (datasets, folder):
+        part: Any = getattr(datasets, kind)(str(folder), download=download, **which)
         labels = part.targets if hasattr(part, "targets") else part.labels
         return _as_images(part.data), torch.as_tensor(labels, dtype=torch.int64)
 
 
 @contextmanager
-def answered(name: str, root: str, download: bool) -> Iterator[Path]:
-    """Gives the folder that `root` means; what fails inside becomes a `DataError` with advice."""
+def answered(name: str, root: str, download: bool) -> Iterator[tuple[Any, Path]]:
+    """Gives torchvision.datasets and the folder that `root` means.
+
+    What fails inside becomes a `DataError` with advice.
+    """
     folder = Path(root).expanduser()
     if folder.exists() and not folder.is_dir():
         raise DataError(f"dataset.root={root} is a file; a folder is needed.")
+    advice = "Put the files there, name their folder by dataset.root, or add dataset.download=true."
+    if not download and not folder.exists():
+        raise DataError(f"{name} cannot be read: no folder {folder.absolute()}. {advice}")
+    # Takes seconds, so not before there may be something to read.
+    import torchvision.datasets
+
+    was_there = folder.exists()
     try:
-        yield folder
+        yield torchvision.datasets, folder
     # What a damaged file raises is anything from struct.error to UnpicklingError.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not was_there:
+            _remove_empty(folder)
+        # What was tried and why it failed stand in the lines after the first.
+        reason = textwrap.shorten(str(error), _LONGEST, placeholder=" ...") or type(error).__name__
         if download:
             advice = (
                 "It could not be downloaded; check the network, or put the files there by hand and"
                 " add dataset.download=false."
             )
-        else:
-            advice = (
-                "Put the files there, name their folder by dataset.root, or add"
-                " dataset.download=true."
-            )
         raise DataError(
             f"{name} cannot be read from {folder.absolute()} ({reason}). {advice}"
         ) from error
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders that a download made and put nothing into."""
+    made = [path for path in folder.rglob("*") if path.is_dir()]
+    for path in (*sorted(made, reverse=True), folder):
+        with suppress(OSError):
+            path.rmdir()
 
 
 def _as_images(data: Any) -> Tensor:

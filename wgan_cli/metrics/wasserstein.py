@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wgan_cli.randomness import Draws
@@ -17,6 +16,8 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     computed in float64. Shapes (n, ...), flattened. Raises ValueError for unequal sizes and for
     NaN or infinite values.
     """
+    from scipy.optimize import linear_sum_assignment
+
     first, second = _pair(first, second)
     costs = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
     matrix = costs.numpy()

@@ -12,7 +12,15 @@ from wgan_cli.schema.models import MODELS
 from wgan_cli.schema.optimizers import OPTIMIZERS
 from wgan_cli.schema.root import TrainConfig
 
-__all__ = ["METRICS", "SCHEMAS", "Recommended", "TrainConfig"]
+__all__ = ["METRICS", "SCHEMAS", "SCHEMAS_OF", "Recommended", "TrainConfig"]
 
-# Options shipped here, by target. Anything else is a user's own, checked against its signature.
-SCHEMAS: dict[str, type] = {**DATASETS, **MODELS, **LOSSES, **CONSTRAINTS, **OPTIMIZERS}
+# Options shipped here, by group and target. Anything else is a user's own, checked against its
+# signature.
+SCHEMAS_OF: dict[str, dict[str, type]] = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "loss": LOSSES,
+    "constraint": CONSTRAINTS,
+    "optimizer": OPTIMIZERS,
+}
+SCHEMAS = {target: schema for group in SCHEMAS_OF.values() for target, schema in group.items()}

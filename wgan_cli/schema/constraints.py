@@ -21,8 +21,8 @@ class ClippingConfig(NamedConfig):
 class GradientPenaltyConfig(NamedConfig):
     """The gradient penalty."""
 
-    weight: float = setting(above=0)
-    target: float = setting(at_least=0)
+    weight: float = setting(above=0, at_most=1_000_000)
+    target: float = setting(at_least=0, at_most=1_000_000)
     one_sided: bool = MISSING
 
 
@@ -37,7 +37,7 @@ class SpectralNormConfig(NamedConfig):
 class OrthogonalConfig(NamedConfig):
     """Orthogonal regularisation."""
 
-    weight: float = setting(above=0)
+    weight: float = setting(above=0, at_most=1_000_000)
 
 
 CLIPPING = "wgan_cli.constraints.WeightClipping"

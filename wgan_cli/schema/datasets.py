@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
+from wgan_cli.schema.optimizers import MOST_LR
 from wgan_cli.schema.settings import setting
 
 
@@ -14,11 +16,11 @@ from wgan_cli.schema.settings import setting
 class Recommended:
     """What a data set recommends; null where it recommends nothing."""
 
-    steps: int | None = setting(default=None, at_least=1)
-    clip: float | None = setting(default=None, above=0)
-    lr: dict[str, float] = setting(default={}, above=0)  # by the optimizer's name
+    steps: int | None = setting(default=None, at_least=1, at_most=1_000_000_000)
+    clip: float | None = setting(default=None, above=0, at_most=1_000_000)
+    lr: dict[str, float] = setting(default={}, above=0, at_most=MOST_LR)  # by the optimizer's name
     latent_dim: int | None = setting(default=None, at_least=1, at_most=1_000_000)
-    n_critic: int | None = setting(default=None, at_least=1)
+    n_critic: int | None = setting(default=None, at_least=1, at_most=1_000_000)
     decay: str | None = setting(default=None, choices=("none", "linear", "cosine"))
     ema: float | None = setting(default=None, at_least=0, below=1)
 
@@ -93,7 +95,7 @@ class ImageFilesConfig(DatasetConfig):
 class ImageFolderConfig(ImageFilesConfig):
     """A user's own images."""
 
-    channels: int = setting(at_least=1, at_most=3)
+    channels: int = setting(choices=(1, 3))  # grey or colour
 
 
 @dataclass
@@ -119,7 +121,7 @@ class LsunConfig(ImageFilesConfig):
 class SwissRollConfig(DatasetConfig):
     """A spiral in the plane."""
 
-    noise: float = setting(at_least=0)
+    noise: float = setting(at_least=0, at_most=1_000_000)
 
 
 @dataclass
@@ -127,8 +129,8 @@ class GaussiansRingConfig(DatasetConfig):
     """Gaussians on a circle in the plane."""
 
     modes: int = setting(at_least=1, at_most=10_000)
-    radius: float = setting(above=0)
-    std: float = setting(above=0)
+    radius: float = setting(above=0, at_most=1_000_000)
+    std: float = setting(above=0, at_most=1_000_000)
 
 
 @dataclass
@@ -136,8 +138,8 @@ class GaussiansGridConfig(DatasetConfig):
     """Gaussians on a square grid in the plane."""
 
     side: int = setting(at_least=1, at_most=100)
-    spacing: float = setting(above=0)
-    std: float = setting(above=0)
+    spacing: float = setting(above=0, at_most=1_000_000)
+    std: float = setting(above=0, at_most=1_000_000)
 
 
 DATASETS: dict[str, type] = {
@@ -186,3 +188,28 @@ TRAINING_SIZES = {
     "stacked_mnist": 128_000,
     "celeba": 162_770,
 }
+
+# The same of held-out parts.
+HELD_OUT_SIZES = {
+    "digits": 359,
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "celeba"), 10_000),
+    "stacked_mnist": 26_000,
+    **dict.fromkeys(("swiss_roll", "gaussians_ring", "gaussians_grid", "parallel_lines"), 4096),
+}
+
+# The side of square images that have no setting `size`.
+_SIDES = {
+    "digits": 8,
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist", "stacked_mnist"), 28),
+    **dict.fromkeys(("cifar10", "cifar100", "svhn"), 32),
+}
+
+
+def known_side(node: dict[str, Any]) -> int | None:
+    """The side of a data set's images, 0 for points of the plane; None where files tell."""
+    if node["_target_"] not in DATASETS:
+        return None
+    if node["_target_"].startswith("wgan_cli.data.synthetic."):
+        return 0
+    side: int | None = node.get("size", _SIDES.get(node["name"]))
+    return side

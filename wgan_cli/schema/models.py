@@ -52,7 +52,7 @@ class ParallelLinesConfig:
     """A generator of points on a vertical line."""
 
     _target_: str = MISSING
-    theta: float = MISSING
+    theta: float = setting(at_least=-1_000_000, at_most=1_000_000)
 
 
 MODELS: dict[str, type] = {
@@ -68,3 +68,8 @@ MODELS: dict[str, type] = {
 
 # 1-Lipschitz by construction.
 LIPSCHITZ_CRITIC = "wgan_cli.models.lipschitz.Critic"
+LINES_GENERATOR = "wgan_cli.models.parallel_lines.Generator"
+CLASSLESS = (LIPSCHITZ_CRITIC, LINES_GENERATOR)
+
+# The images of the residual networks.
+RESNET_SIDES = (28, 32, 40, 48, 56, 64, 80, 96, 112, 128)

@@ -17,7 +17,7 @@ class CriticWarmup:
     """More critic updates for the first `steps` generator updates and at every `every`-th."""
 
     steps: int = setting(at_least=0)
-    n_critic: int = setting(at_least=1)
+    n_critic: int = setting(at_least=1, at_most=1_000_000)
     every: int = setting(at_least=0)
 
 
@@ -25,8 +25,8 @@ class CriticWarmup:
 class GradientClipping:
     """The longest gradient of each network, over all its weights; null: any length."""
 
-    critic: float | None = setting(default=None, above=0)
-    generator: float | None = setting(default=None, above=0)
+    critic: float | None = setting(default=None, above=0, at_most=1e30)
+    generator: float | None = setting(default=None, above=0, at_most=1e30)
 
 
 @dataclass
@@ -35,6 +35,14 @@ class Decay:
 
     kind: str | None = setting(choices=("none", "linear", "cosine"))
     steps: int | None = setting(at_least=1)
+
+
+@dataclass
+class RollbackConfig:
+    """How often a run that diverges goes back, and by how much its learning rates fall then."""
+
+    times: int = setting(at_least=1)
+    lr_factor: float = setting(above=0, below=1)
 
 
 @dataclass
@@ -51,18 +59,21 @@ class TrainConfig:
     device: str = MISSING
     threads: int | None = setting(at_least=1, at_most=4096)
     precision: str = setting(choices=("auto", "fp32", "bf16"))
+    deterministic: bool = False
     compile: bool | None = MISSING
 
-    steps: int | None = setting(at_least=1)
-    batch_size: int = setting(at_least=1)
+    steps: int | None = setting(at_least=1, at_most=1_000_000_000)
+    batch_size: int = setting(at_least=1, at_most=1_000_000)
     latent_dim: int | None = setting(at_least=1, at_most=1_000_000)
-    n_critic: int | None = setting(at_least=1)
+    n_critic: int | None = setting(at_least=1, at_most=1_000_000)
     critic_warmup: CriticWarmup = dataclasses.field(default_factory=CriticWarmup)
-    clip: float | None = setting(above=0)
+    clip: float | None = setting(above=0, at_most=1_000_000)
     ema: float | None = setting(at_least=0, below=1)
     decay: Decay = dataclasses.field(default_factory=Decay)
     grad_clip: GradientClipping = dataclasses.field(default_factory=GradientClipping)
     conditional: bool = False
+    on_divergence: str = setting(choices=("stop", "rollback"))
+    rollback: RollbackConfig = dataclasses.field(default_factory=RollbackConfig)
 
     metrics: list[str] | None = setting(choices=tuple(METRICS))
     log_every: int = setting(at_least=1)

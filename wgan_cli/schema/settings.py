@@ -16,7 +16,7 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
     multiple_of: int | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str, ...] | tuple[int, ...] | None = None,
 ) -> Any:
     """A field with its range; without a default unless given, as defaults stand in YAML."""
     limits = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import struct
 from collections.abc import Iterable
@@ -20,13 +19,17 @@ from typing import Any
 import torch
 
 from wgan_cli.errors import CheckpointError
+from wgan_cli.files import write_whole
 from wgan_cli.migration import migrated
+from wgan_cli.training.failures import is_out_of_memory
 
 FORMAT = 1
 _END_RECORD = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _MARK = b"wgan-train sha256="
 _NAME = re.compile(r"step_(\d{8,})\.pt")
+# What every run's checkpoint has beside numbers, each a dict.
+_PARTS = ("config", "generator", "critic", "generator_optimizer", "critic_optimizer", "window")
 
 
 def checkpoint_name(step: int) -> str:
@@ -35,8 +38,12 @@ def checkpoint_name(step: int) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first; temporary and other files are passed over."""
-    found = [path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name)]
+    """The checkpoints in a folder, oldest first; temporary and other files are passed over.
+
+    So are folders and pipes, whatever their names.
+    """
+    named = (path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
+    found = [path for path in named if path.is_file()]
     return sorted(found, key=step_of)
 
 
@@ -52,28 +59,23 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write the state so that `path` holds either all of it or what was there before.
 
     Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` reads it back.
+    Raises `DiskError`.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_sealed(buffer.getvalue()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_whole(path, _sealed(buffer.getvalue()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint onto the CPU, its config in today's words.
 
-    Raises `CheckpointError` saying what is wrong.
+    Raises `CheckpointError` saying what is wrong with it; too little memory to load it is no fault
+    of the file and stays an error of its own.
     """
     try:
+        # A pipe would be waited for.
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} cannot be read: it is no file.")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
@@ -81,7 +83,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
@@ -90,13 +94,41 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+def check_whole(state: dict[str, Any], path: Path) -> None:
+    """Raise `CheckpointError` where a state lacks what every run's has, or has another kind of it.
+
+    What seals a file is no secret, so a sealed one need not be this program's.
+    """
+
+    def is_count(value: Any, least: int = 1) -> bool:
+        return isinstance(value, int) and value >= least
+
+    shape, classes = state.get("sample_shape"), state.get("classes")
+    sound = {
+        "step": is_count(state.get("step"), least=0),
+        "sample_shape": isinstance(shape, list) and bool(shape) and all(map(is_count, shape)),
+        "classes": classes is None or is_count(classes),
+        "data": isinstance(state.get("data"), dict | None),
+        **{part: isinstance(state.get(part), dict) for part in _PARTS},
+    }
+    for entry, right in sound.items():
+        if not right:
+            raise CheckpointError(
+                f"{path} is no checkpoint of a run: its {entry} is missing or makes no sense."
+            )
+
+
+def load_newest(
+    folder: Path, before: int | None = None
+) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
     """The newest checkpoint that verifies, its path, and a warning for each passed over.
 
-    `(None, None, [...])` where there is none.
+    Of those before a step, where one is given. `(None, None, [...])` where there is none.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):
+        if before is not None and step_of(path) >= before:
+            continue
         try:
             return load_checkpoint(path), path, warnings
         except CheckpointError as error:
@@ -131,11 +163,3 @@ def _verify(path: Path, data: bytes) -> None:
     digest = hashlib.sha256(body[:-2]).hexdigest().encode()
     if comment[len(_MARK) :] != digest:
         raise CheckpointError(f"{path} is damaged: its contents do not match its checksum.")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

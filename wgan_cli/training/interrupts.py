@@ -1,45 +1,116 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and say how to go on."""
+"""Ctrl-C and requests to end: finish the step, save, and say how to go on."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 
+# Seconds that a signal waits for the end of a step. Schedulers kill after 30, some after 20.
+PATIENCE = 5.0
+
+
+class StopNow(BaseException):
+    """A signal came where work can be dropped. `error` is what the run ends by."""
+
+    def __init__(self, error: WganError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Terminated(BaseException):
+    """The command was asked to end while no training was under way."""
+
 
 class StopSignals:
     """Inside the context a first signal is only noted; a second Ctrl-C ends the process at once.
 
-    In any thread but the main one, where Python allows no handlers, it notes nothing.
+    SIGTERM asks a run to end, and so does SIGHUP, a closed terminal, unless nohup has it ignored.
+    In any thread but the main one, where Python allows no handlers, nothing is noted.
     """
 
     def __init__(self) -> None:
         self._seen: int | None = None
+        self._since = float("inf")
+        self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self._before = _handle((signal.SIGINT, *_requests_to_end()), self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+        _restore(self._before)
 
     def requested(self) -> WganError | None:
         """The error to end the run by, or None."""
         if self._seen is None:
             return None
-        if self._seen == signal.SIGTERM:
-            return PreemptedError("The run was asked to stop.")
-        return InterruptedRunError("Interrupted.")
+        if self._seen == signal.SIGINT:
+            return InterruptedRunError("Interrupted.")
+        return PreemptedError("The run was asked to stop.")
+
+    def overdue(self) -> WganError | None:
+        """The same, once the signal has waited as long as a step may take."""
+        return self.requested() if time.monotonic() - self._since > PATIENCE else None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises `StopNow` wherever the code is."""
+        self._at_once = True
+        try:
+            self._leave()
+            yield
+        finally:
+            self._at_once = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._seen = number
+        self._since = time.monotonic()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._at_once:
+            self._leave()
+
+    def _leave(self) -> None:
+        error = self.requested()
+        if error is not None:
+            raise StopNow(error)
+
+
+@contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """Inside, a request to end raises `Terminated`; a run's own `StopSignals` go before it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = _handle(_requests_to_end(), leave)
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _requests_to_end() -> tuple[int, ...]:
+    heard = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGHUP) if heard else (signal.SIGTERM,)
+
+
+def _handle(numbers: tuple[int, ...], handler: Any) -> dict[int, Any]:
+    """Set the handler; returns those that were there. Other threads than the main one have none."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    before.clear()

@@ -58,6 +58,9 @@ class Callback:
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """After every step, most of which have nothing due."""
 
+    def on_return(self, trainer: Trainer) -> None:
+        """The run has diverged and gone back to the checkpoint of `trainer.step`."""
+
     def on_stop(self, trainer: Trainer) -> None:
         """The run was asked to stop after a whole step and is going to."""
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,20 @@ class LearningRateDecay:
         if self.kind == "linear":
             return 1.0 - progress
         return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class LearningRates:
+    """Every parameter group's first rate, and what it is now."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self._optimizers = optimizers
+        self._first = [float(group["lr"]) for group in self._groups()]
+
+    def set(self, factor: float) -> None:
+        """Every group's rate, as a share of its first."""
+        for group, first in zip(self._groups(), self._first, strict=True):
+            group["lr"] = first * factor
+
+    def _groups(self) -> list[dict[str, Any]]:
+        # Asked for each time: loading an optimizer's state replaces them.
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]

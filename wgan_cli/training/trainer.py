@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -13,27 +13,25 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.data.feeds import Feed
 from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.sampling import generate
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.classes import Classes
-from wgan_cli.training.failures import in_plain_words
-from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.training.failures import in_plain_words, tell_of_end
+from wgan_cli.training.interrupts import StopNow, StopSignals
+from wgan_cli.training.pace import Pace
 from wgan_cli.training.points import Cadence, Callback, Point
-from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.rollback import Returns, Rollback
+from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
+from wgan_cli.training.soundness import check_sound
 from wgan_cli.training.updates import Updates
 from wgan_cli.training.window import Window
-
-COLUMNS = 8
-SAMPLE_COUNT = 8 * COLUMNS
-CLASS_ROWS = 20
 
 
 class Trainer:
     """Algorithm 1 of arXiv 1701.07875 on objects that are built already.
 
-    `step` counts finished generator updates. Nothing in `fit` keeps a random state or a data
-    position: both follow from (seed, step), so `load` is all that a resume needs. `classes` makes
-    the networks conditional.
+    `step` counts finished generator updates, `inner` the critic updates since. Nothing in `fit`
+    keeps a random state or a data position: both follow from (seed, step, inner), so `load` is all
+    that a resume needs. `classes` makes the networks conditional.
     """
 
     def __init__(
@@ -75,16 +73,22 @@ class Trainer:
             if ema > 0
             else None
         )
+        self.rollback: Rollback | None = None
         self.step = 0
+        self.inner = 0
+        self.unmeasured = False
+        self.returns = Returns()
         self.window = Window(self.device)
+        self.pace = Pace(batch_size)
         self._latent_shape = (batch_size, latent_dim)
-        self._base_rates = [
-            (group, float(group["lr"]))
-            for optimizer in (updates.critic_optimizer, updates.generator_optimizer)
-            for group in optimizer.param_groups
-        ]
+        self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
-        self._clock = (time.perf_counter(), 0, 0)
+        self._gate_opened = 0
+
+    @property
+    def recorded(self) -> int:
+        """The last step of which everything is measured, written and drawn."""
+        return self.step - self.unmeasured
 
     @property
     def generator(self) -> nn.Module:
@@ -102,13 +106,12 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_start(self)
-            self._clock = (time.perf_counter(), self.step, self._critic_updates_done())
-            while self.step < self.steps:
-                self.set_learning_rates()
-                self.critic_phase()
-                self.generator_phase()
-                self.step += 1
-                self.housekeeping()
+            self.pace.restart(self.step, self._critic_updates_done())
+            while self.step < self.steps or self.unmeasured:
+                try:
+                    self.advance()
+                except DivergedError as diverged:
+                    self.go_back(diverged)
         except Exception as raised:
             error = in_plain_words(raised, self.batch_size)
             if error is raised:
@@ -119,28 +122,42 @@ class Trainer:
             raise
         finally:
             try:
-                for callback in self.callbacks:
-                    callback.on_end(self, error)
+                tell_of_end(self, error)
             finally:
                 # The next run of a sweep is in the same process.
                 self.feed.close()
 
+    def advance(self) -> None:
+        """One step; of a run that was stopped amid housekeeping, first the rest of that."""
+        if not self.unmeasured:
+            self.set_learning_rates()
+            self.critic_phase()
+            self.generator_phase()
+            self.step += 1
+        self.housekeeping()
+
     def set_learning_rates(self) -> None:
-        """The decay's factor on every group's first rate."""
-        factor = self.decay.factor(self.step)
-        for group, rate in self._base_rates:
-            group["lr"] = rate * factor
+        """The decay's factor, and that of the returns so far, on every group's first rate."""
+        self._rates.set(self.decay.factor(self.step) * self.returns.lr_factor)
 
     def critic_phase(self) -> None:
-        """n_critic updates, each on fresh real and fake batches."""
+        """n_critic updates, each on fresh real and fake batches; where a few are done, the rest.
+
+        Of a large network a whole step can take longer than one who asks for an end will wait; then
+        it is saved half done.
+        """
         first = self.schedule.updates_before(self.step)
-        for inner in range(self.schedule.updates(self.step)):
+        for inner in range(self.inner, self.schedule.updates(self.step)):
+            overdue = self.signals.overdue() if self.signals is not None else None
+            if overdue is not None:
+                self.stop(overdue)
             real, labels = self.feed.batch(first + inner)
             latent = self._noise(Stream.CRITIC_NOISE, inner)
             draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
             classes = None if self.classes is None else labels
             self.window.critic += self.updates.critic_update(real, latent, draws, classes)
             self.window.critic_updates += 1
+            self.inner = inner + 1
 
     def generator_phase(self) -> None:
         """One update on fresh noise."""
@@ -151,14 +168,19 @@ class Trainer:
             labels = self.classes.draw(self.batch_size, draws)
         self.window.generator += self.updates.generator_update(latent, labels)
         self.window.steps += 1
+        self.inner = 0
         if self.averaged is not None:
             self.averaged.update_parameters(self.updates.generator)
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; stop where asked to."""
         point = self.cadence.point(self.step, self.steps)
+        self.unmeasured = True
         if point.anything:
             self.measure(point)
+        elif self.device.type == "cpu" and self.updates.gate.closed():
+            self.check_sound({})
+        self.unmeasured = False
         for callback in self.callbacks:
             callback.on_step(self, point)
         stop = self.signals.requested() if self.signals is not None else None
@@ -166,63 +188,62 @@ class Trainer:
             self.stop(stop)
 
     def measure(self, point: Point) -> None:
-        """Fill in the point's values. Raises `DivergedError` where one is NaN or infinite."""
+        """Fill in the point's values. Raises `DivergedError` where one is NaN or infinite.
+
+        A signal during an evaluation, which can take minutes, stops the run at once; the step is
+        then measured when the run goes on.
+        """
         means = self.window.means()
-        self.check_finite(means)
-        self.check_finite(self._weight_norms())
+        self.check_sound(means)
+        regular = self.step % self.cadence.log == 0
         if point.log:
             if not self._penalised:
                 del means["critic/penalty"]
             point.values.update(means)
             point.values.update(self.updates.constraint.report(self.updates.critic))
             point.values.update(_report(self.generator))
-            regular = self.step % self.cadence.log == 0
-            point.values.update(self._throughput(restart=regular))
-            if regular:
-                self.window.reset()
+            done = self._critic_updates_done()
+            point.values.update(self.pace.report(self.step, done, restart=regular))
         if point.evaluate:
-            point.findings = self.evaluation(
-                self.generator, self.updates.critic, self.raw_generator
-            )
+            try:
+                with nullcontext() if self.signals is None else self.signals.at_once():
+                    point.findings = self.evaluation(
+                        self.generator, self.updates.critic, self.raw_generator
+                    )
+            except StopNow as now:
+                self.stop(now.error)
             point.values.update(point.findings.scalars())
+        if point.log and regular:
+            self.window.reset()
 
-    def check_finite(self, means: dict[str, float]) -> None:
-        """Raise if any update since the last log point gave NaN: its mean, the sum's, shows it."""
-        broken = [
-            tag for tag, value in means.items() if value != value or abs(value) == float("inf")
-        ]
-        if broken:
-            raise DivergedError(
-                f"{broken[0]} became NaN or infinite in the {self.window.steps} steps up to step"
-                f" {self.step}. A lower optimizer.lr or a constraint on the critic usually helps;"
-                " checkpoints are from before."
-            )
+    def check_sound(self, means: dict[str, float]) -> None:
+        """Raise `DivergedError` where a number, a weight or one of these means is not finite."""
+        check_sound(self.updates, means, begun=self._gate_opened, step=self.step)
 
-    def stop(self, error: WganError) -> None:
+    def stop(self, error: WganError) -> NoReturn:
         """Let the callbacks save what there is, if it is sound, and end the run by `error`."""
-        self.check_finite(self.window.means())
-        self.check_finite(self._weight_norms())
+        self.check_sound(self.window.means())
         for callback in self.callbacks:
             callback.on_stop(self)
         raise error
 
-    def sample(self, generator: nn.Module) -> Tensor:
-        """The fixed-noise samples of the pictures, (64, *sample shape), floats on the device.
-
-        With classes a row of eight for each of the first 20, from the same noise in every row.
-        """
-        draws = Draws(self.seed, Stream.SAMPLES)
-        if self.classes is None:
-            return generate(generator, draws.normal((SAMPLE_COUNT, self.latent_dim), self.device))
-        labels = self.classes.rows(CLASS_ROWS, COLUMNS)
-        latent = draws.normal((COLUMNS, self.latent_dim), self.device)
-        return generate(generator, latent.repeat(len(labels) // COLUMNS, 1), labels)
+    def go_back(self, error: DivergedError) -> None:
+        """Load the newest checkpoint and lower the rates, if the run may; else raise the error."""
+        if self.rollback is None:
+            raise error
+        self.load(self.rollback.state_to_return_to(error, self.step, self.returns))
+        self.pace.restart(self.step, self._critic_updates_done())
+        for callback in self.callbacks:
+            callback.on_return(self)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""
         updates = self.updates
         state = {
             "step": self.step,
+            "inner": self.inner,
+            "unmeasured": self.unmeasured,
+            "returns": self.returns.state(),
             "generator": updates.generator.state_dict(),
             "critic": updates.critic.state_dict(),
             "generator_optimizer": updates.generator_optimizer.state_dict(),
@@ -247,41 +268,20 @@ class Trainer:
                 # Anything but 0, which would make the next average a plain copy.
                 self.averaged.n_averaged.fill_(state["step"])
             self.step = int(state["step"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.inner = int(state.get("inner", 0))
+            self.unmeasured = bool(state.get("unmeasured", False))
+            self.returns = Returns(state.get("returns"))
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None
-        # Loading replaces the param groups' dicts.
-        optimizers = (updates.critic_optimizer, updates.generator_optimizer)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        rates = [rate for _, rate in self._base_rates]
-        self._base_rates = list(zip(groups, rates, strict=True))
+        updates.gate.reopen()
+        self._gate_opened = self.step
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         return Draws(self.seed, stream, self.step, inner).normal(self._latent_shape, self.device)
 
-    def _weight_norms(self) -> dict[str, float]:
-        """A broken last update does not show in any loss yet."""
-        networks = {"generator": self.updates.generator, "critic": self.updates.critic}
-        return {
-            f"a weight of the {name}": float(nn.utils.get_total_norm(network.parameters()))
-            for name, network in networks.items()
-        }
-
     def _critic_updates_done(self) -> int:
         return self.schedule.updates_before(self.step)
-
-    def _throughput(self, restart: bool) -> dict[str, float]:
-        then, step, critic_updates = self._clock
-        now, done = time.perf_counter(), self._critic_updates_done()
-        if restart:
-            self._clock = (now, self.step, done)
-        if self.step == step:
-            return {}
-        seconds = max(now - then, 1e-9)
-        return {
-            "throughput/images_per_second": (done - critic_updates) * self.batch_size / seconds,
-            "throughput/step_ms": 1000 * seconds / (self.step - step),
-        }
 
 
 def _report(generator: nn.Module) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """One critic update and one generator update (arXiv 1701.07875, Algorithm 1).
 
 Each returns its numbers as one small tensor on the device, so that nothing waits for the device
-before a log point.
+before a log point. Where one of them is not finite, no weight moves any more (`gate`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.sampling import given
 from wgan_cli.losses import Loss
 from wgan_cli.randomness import Draws
+from wgan_cli.training.gate import Gate
 
 # What an update reports, in the order of its tensor.
 CRITIC_TERMS = (
@@ -88,6 +89,9 @@ class Updates:
         self._frozen_generator = Frozen(generator)
         self._frozen_critic = Frozen(critic)
         self._device = next(critic.parameters()).device
+        self.gate = Gate(
+            self._device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)}
+        )
         # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
         self._one_pass = not any(isinstance(m, _BatchNorm) for m in critic.modules())
 
@@ -113,8 +117,6 @@ class Updates:
         _forget_gradients(self._critic_parameters)
         loss.backward()
         norm = _clip_gradients(self._critic_parameters, self.critic_clip)
-        self.critic_optimizer.step()
-        self.constraint.after_step(self.critic)
         with torch.no_grad():
             estimate = real_scores.mean() - fake_scores.mean()
             zero = torch.zeros_like(estimate)
@@ -126,7 +128,10 @@ class Updates:
                 zero if penalty is None else penalty,
                 norm,
             )
-            return torch.stack([term.detach().float() for term in terms])
+            numbers = torch.stack([term.detach().float() for term in terms])
+        self.gate.step("critic", self.critic_optimizer, numbers)
+        self.constraint.after_step(self.critic)
+        return numbers
 
     def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
@@ -141,8 +146,9 @@ class Updates:
             _forget_gradients(self._generator_parameters)
             loss.backward()
         norm = _clip_gradients(self._generator_parameters, self.generator_clip)
-        self.generator_optimizer.step()
-        return torch.stack([loss.detach(), norm])
+        numbers = torch.stack([loss.detach(), norm])
+        self.gate.step("generator", self.generator_optimizer, numbers)
+        return numbers
 
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self._precision():

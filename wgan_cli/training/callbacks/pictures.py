@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from wgan_cli.data.feeds import as_bytes, as_floats
@@ -13,9 +13,25 @@ from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.points import Callback, Point
-from wgan_cli.training.trainer import CLASS_ROWS, COLUMNS, SAMPLE_COUNT, Trainer
+from wgan_cli.training.trainer import Trainer
 
+_COLUMNS = 8
+_SAMPLES = 8 * _COLUMNS
+_CLASS_ROWS = 20
 _POINTS = 1024
+
+
+def fixed_samples(trainer: Trainer, generator: nn.Module) -> Tensor:
+    """A generator's samples of a run's fixed noise, (64, *sample shape), floats on the device.
+
+    With classes a row of eight for each of the first 20, from the same noise in every row.
+    """
+    draws = Draws(trainer.seed, Stream.SAMPLES)
+    if trainer.classes is None:
+        return generate(generator, draws.normal((_SAMPLES, trainer.latent_dim), trainer.device))
+    labels = trainer.classes.rows(_CLASS_ROWS, _COLUMNS)
+    latent = draws.normal((_COLUMNS, trainer.latent_dim), trainer.device)
+    return generate(generator, latent.repeat(len(labels) // _COLUMNS, 1), labels)
 
 
 class SamplePictures(Callback):
@@ -56,10 +72,10 @@ class SamplePictures(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         if _are_images(self.real):
-            picture = grid(as_bytes(trainer.sample(trainer.generator)))
+            picture = grid(as_bytes(fixed_samples(trainer, trainer.generator)))
             self._show("samples/fake", picture, trainer.step)
             if trainer.raw_generator is not None:
-                raw = grid(as_bytes(trainer.sample(trainer.raw_generator)))
+                raw = grid(as_bytes(fixed_samples(trainer, trainer.raw_generator)))
                 self._show("samples/fake_raw", raw, trainer.step)
         elif self.real.shape[1:] == (2,):
             picture = self._draw_plane(trainer)
@@ -89,12 +105,12 @@ class SamplePictures(Callback):
 
     def _real_images(self, trainer: Trainer) -> Tensor:
         if trainer.classes is None or self.labels is None:
-            return self.real[:SAMPLE_COUNT]
-        rows = trainer.classes.rows(CLASS_ROWS, 1).tolist()
-        blank = torch.full_like(self.real[:COLUMNS], 255)
+            return self.real[:_SAMPLES]
+        rows = trainer.classes.rows(_CLASS_ROWS, 1).tolist()
+        blank = torch.full_like(self.real[:_COLUMNS], 255)
         # A class with fewer held-out images than columns leaves white ones.
-        rows_of = (torch.cat([self.real[self.labels == k][:COLUMNS], blank]) for k in rows)
-        return torch.cat([row[:COLUMNS] for row in rows_of])
+        rows_of = (torch.cat([self.real[self.labels == k][:_COLUMNS], blank]) for k in rows)
+        return torch.cat([row[:_COLUMNS] for row in rows_of])
 
     def _show(self, tag: str, picture: np.ndarray, step: int) -> None:
         self.writer.add_image(tag, picture, step, dataformats="HWC")

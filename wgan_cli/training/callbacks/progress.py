@@ -40,6 +40,19 @@ class Progress(Callback):
                 mininterval=0.2,
             )
 
+    def on_return(self, trainer: Trainer) -> None:
+        """Say why, and count from there."""
+        last = trainer.returns.last
+        log.warning(
+            "%s Back to step %d, learning rates times %g from there.",
+            last.reason,
+            last.to,
+            last.lr_factor,
+        )
+        if self._bar is not None:
+            self._bar.n = trainer.step
+            self._bar.refresh()
+
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Show the newest numbers; they are read at log points alone, so nothing waits for them."""
         if point.findings is not None:

@@ -27,15 +27,18 @@ class Record(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """Drop what a resume measures again; go on with the clock of an earlier start."""
-        self.folder.forget_metrics_after(trainer.step)
-        for point in self.folder.read_metrics():
-            self.final.update({tag: value for tag, value in point.items() if tag != "step"})
+        self._forget_after(trainer.recorded)
         before = self.folder.read_status()
         if trainer.step:
             self._started = before.get("started", self._started)
             self._seconds_before = before.get("seconds", 0.0)
             self._costs.update(before.get("evaluation_seconds", {}))
         self._clock = time.perf_counter()
+        self._write(trainer, "running")
+
+    def on_return(self, trainer: Trainer) -> None:
+        """Drop what comes again, and tell of the return at once."""
+        self._forget_after(trainer.recorded)
         self._write(trainer, "running")
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
@@ -58,6 +61,12 @@ class Record(Callback):
         else:
             self._write(trainer, "failed", 1, f"{type(error).__name__}: {error}")
 
+    def _forget_after(self, step: int) -> None:
+        self.folder.forget_metrics_after(step)
+        self.final.clear()
+        for point in self.folder.read_metrics():
+            self.final.update({tag: value for tag, value in point.items() if tag != "step"})
+
     def _write(
         self, trainer: Trainer, state: str, exit_code: int | None = None, message: str = ""
     ) -> None:
@@ -68,6 +77,7 @@ class Record(Callback):
             "steps": trainer.steps,
             "message": message,
             "final": self.final,
+            "returns": trainer.returns.state(),
             "started": self._started,
             "ended": now() if exit_code is not None else None,
             "evaluation_seconds": {metric: round(s, 3) for metric, s in self._costs.items()},

@@ -25,27 +25,41 @@ KEPT = 2
 class Saving(Callback):
     """Writes checkpoints; keeps the two newest and the best, by `wasserstein/exact`.
 
-    With `keep_every`, every such step's is kept too. `facts` go into every checkpoint beside the
-    trainer's state: the config and the sample's shape, so that sampling needs neither the run
-    folder's other files nor the data.
+    With `keep_every`, every such step's is kept too; with `from_start` the untrained networks are
+    saved as step 0, so that there always is something to go back to. `facts` go into every
+    checkpoint beside the trainer's state: the config and the sample's shape, so that sampling needs
+    neither the run folder's other files nor the data.
     """
 
     def __init__(
-        self, folder: RunFolder, facts: dict[str, Any], keep_every: int | None = None
+        self,
+        folder: RunFolder,
+        facts: dict[str, Any],
+        keep_every: int | None = None,
+        *,
+        from_start: bool = False,
     ) -> None:
         self.folder = folder
         self.facts = facts
         self.keep_every = keep_every
+        self.from_start = from_start
         # The distance, of how many samples, and the checkpoint.
         self._best: tuple[float, float, Path] | None = None
 
     def on_start(self, trainer: Trainer) -> None:
         """Find the best of an earlier start; drop later checkpoints, which were damaged."""
-        for path in find_checkpoints(self.folder.checkpoints):
-            if step_of(path) > trainer.step:
-                path.unlink()
+        self._drop_after(trainer.step)
         for point in self.folder.read_metrics():
             self._note_best(int(point["step"]), point)
+        if self.from_start and trainer.step == 0:
+            self.save(trainer)
+
+    def on_return(self, trainer: Trainer) -> None:
+        """Note the return in the checkpoint, so that it counts also after a kill."""
+        self.save(trainer)
+        self._drop_after(trainer.step)
+        if self._best is not None and not self._best[2].exists():
+            self._best = None
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Save where due."""
@@ -64,6 +78,11 @@ class Saving(Callback):
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state()})
         return path
+
+    def _drop_after(self, step: int) -> None:
+        for path in find_checkpoints(self.folder.checkpoints):
+            if step_of(path) > step:
+                path.unlink()
 
     def _kept(self) -> list[Path]:
         """What stays beside the newest."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from wgan_cli.checking import flatten
 from wgan_cli.metrics.weights import weights_in_use
+from wgan_cli.training.events import Events
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
@@ -20,7 +21,7 @@ class TensorBoard(Callback):
     `settings` is the run's config; `first` writes it under Text.
     """
 
-    def __init__(self, writer: SummaryWriter, settings: dict[str, Any], *, first: bool) -> None:
+    def __init__(self, writer: Events, settings: dict[str, Any], *, first: bool) -> None:
         self.writer = writer
         self.settings = settings
         self.first = first
@@ -45,6 +46,13 @@ class TensorBoard(Callback):
                 values = weight.detach().float().cpu()
                 self.writer.add_histogram(f"critic_weights/{name}", values, point.step)
 
+    def on_return(self, trainer: Trainer) -> None:
+        """Hide what comes again, as after a resume, and say why."""
+        self.writer.restart(trainer.recorded + 1)
+        last = trainer.returns.last
+        text = f"after step {last.at} back to {last.to}, rates x {last.lr_factor:g}: {last.reason}"
+        self.writer.add_text("returns", text, trainer.step)
+
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """The HParams entry of a finished run, in this writer: `add_hparams` makes a second run."""
         if error is None and self._final:
@@ -63,9 +71,9 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float |
     }
 
 
-def open_writer(folder: str, done: int) -> SummaryWriter:
+def open_writer(folder: Path, done: int) -> Events:
     """A writer that hides what an earlier process wrote after step `done`.
 
-    `purge_step` is set at a first start too: without it TensorBoard ignores a later one's.
+    At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
     """
-    return SummaryWriter(folder, purge_step=done + 1 if done else 0, flush_secs=10)
+    return Events(folder, done + 1 if done else 0)

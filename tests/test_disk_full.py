@@ -1,0 +1,412 @@
+"""A disk that is full: exit 7 with the bytes, the checkpoint before it sound, and a way on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, assert_same_state, status_of
+from small_disk import SmallDisk, heard, on_small_disk
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from wgan_cli.commands import evaluate, sample
+from wgan_cli.commands.train import run
+from wgan_cli.errors import DiskError, InterruptedRunError
+from wgan_cli.files import Growing, disk_error, write_over, write_whole
+from wgan_cli.rundir import RunFolder
+from wgan_cli.training.callbacks import pictures, saving, tensorboard
+from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
+from wgan_cli.training.events import Events
+from wgan_cli.training.failures import tell_of_end
+from wgan_cli.training.points import Callback
+
+WORDS = [
+    *TINY,
+    "steps=6",
+    "log_every=1",
+    "sample_every=3",
+    "checkpoint_every=2",
+    "metrics=[wasserstein/exact]",
+    "eval_samples=16",
+    "hydra.run.dir=run",
+]
+STEPS = list(range(1, 7))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert heard(run, *WORDS)[0] == 0
+    return folder / "run"
+
+
+@pytest.fixture(params=["disk", "file size"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> SmallDisk:
+    return SmallDisk(tmp_path, 2_000_000, wanted=request.param == "disk")
+
+
+def filling(disk: SmallDisk, owner: Any, name: str, when: Callable[..., bool]) -> None:
+    """The first time that the function is called with such arguments, the disk is full before."""
+    original, calls = getattr(owner, name), iter([True])
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments) and next(calls, False):
+            disk.fill()
+        return original(*arguments, **named)
+
+    setattr(owner, name, called)
+
+
+def checkpoint(disk: SmallDisk) -> None:
+    filling(disk, saving, "save_checkpoint", lambda path, state: state["step"] == 4)
+
+
+def picture(disk: SmallDisk) -> None:
+    filling(disk, pictures, "save_png", lambda path, pixels: path.stem == "step_00000003")
+
+
+def events(disk: SmallDisk) -> None:
+    filling(disk, Events, "add_histogram", lambda self, tag, values, step: step == 3)
+
+
+def last_events(disk: SmallDisk) -> None:
+    # More than fits on the page that the file has begun.
+    tensorboard._hyperparameters = lambda settings: {"long": "name" * 2000}
+    filling(disk, tensorboard, "hparams", lambda *settings: True)
+
+
+def metrics(disk: SmallDisk) -> None:
+    def at_the_end_of_a_page(folder: RunFolder, step: int, values: object) -> bool:
+        if step == 4:
+            file = folder.path / "metrics.jsonl"
+            with file.open("a") as more:
+                more.write("\n" * (-file.stat().st_size % 4096))
+        return step == 4
+
+    filling(disk, RunFolder, "append_metrics", at_the_end_of_a_page)
+
+
+def status(disk: SmallDisk) -> None:
+    filling(disk, RunFolder, "write_status", lambda folder, status: status["step"] == 4)
+
+
+STORIES = {
+    "checkpoints/step_00000004.pt": checkpoint,
+    "samples/step_00000003.png": picture,
+    "tensorboard/events.out.tfevents.": events,
+    "tensorboard/events.": last_events,
+    "metrics.jsonl": metrics,
+    "status.json": status,
+}
+
+
+@pytest.mark.parametrize("place", STORIES)
+def test_a_run_ends_with_7_and_goes_on_where_there_is_room(
+    disk: SmallDisk, place: str, uninterrupted: Path
+) -> None:
+    def story(disk: SmallDisk) -> None:
+        STORIES[place](disk)
+        code, said = heard(run, *WORDS)
+        assert code == 7, said
+        answer = said.splitlines()[-1]
+        # A status is smaller than the limit that stands for a full disk.
+        hit = "tensorboard" if place == "status.json" and not disk.mounted else place
+        assert re.search(rf" run/{hit}\S* needs [\d,]+ bytes and [\d,]+ are free\.", answer)
+        assert answer.endswith("Then go on with: wgan-train resume=run")
+        assert "Traceback" not in said
+        status = status_of(folder)
+        assert (status["state"], status["exit_code"]) == ("failed", 7)
+        assert status["message"] in answer
+        assert not list(folder.rglob("*tmp"))
+        for path in find_checkpoints(folder / "checkpoints"):
+            load_checkpoint(path)
+
+        disk.make_room()
+        assert heard(run, "resume=run")[0] == 0
+        assert status_of(folder)["state"] == "finished"
+        assert_same_state(folder, uninterrupted)
+        assert [point["step"] for point in RunFolder(folder).read_metrics()] == STEPS
+        assert curve(folder) == STEPS
+        assert drawn(folder) == [0, 3, 6]
+
+    folder = Path("run")
+    on_small_disk(disk, story)
+
+
+def curve(run: Path) -> list[int]:
+    shown = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [event.step for event in shown.Scalars("critic/wasserstein")]
+
+
+def drawn(run: Path) -> list[int]:
+    shown = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [event.step for event in shown.Images("samples/fake")]
+
+
+def test_a_disk_that_is_full_from_the_start_keeps_no_folder(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        disk.fill()
+        code, said = heard(run, *WORDS)
+        assert code == 7
+        assert "Traceback" not in said
+        assert re.search(r"run/\S+ needs [\d,]+ bytes and [\d,]+ are free", said)
+        if disk.mounted:
+            assert not Path("run").exists()
+        disk.make_room()
+        assert heard(run, *WORDS, "resume=auto")[0] == 0
+
+    on_small_disk(disk, story)
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_after_its_checkpoint(here: Path) -> None:
+    (here / "run").mkdir()
+    (here / "run" / "train.log").symlink_to("/dev/full")
+    code, said = heard(run, *WORDS, "log_every=2")
+    assert code == 7
+    assert "Traceback" not in said
+    assert "wgan-train: The disk is full: run/train.log needs" in said
+    assert said.endswith("Then go on with: wgan-train resume=run\n")
+    status = status_of(here / "run")
+    assert (status["state"], status["exit_code"], status["step"]) == ("failed", 7, 2)
+    (saved,) = find_checkpoints(here / "run" / "checkpoints")
+    assert load_checkpoint(saved)["step"] == 2
+    (here / "run" / "train.log").unlink()
+    assert heard(run, "resume=run")[0] == 0
+
+
+def test_a_sweep_says_which_jobs_were_lost_and_makes_them_up(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        sweep = ["-m", *WORDS[:-1], "seed=1,2", "hydra.sweep.dir=sweep"]
+        checkpoint(disk)
+        code, said = heard(run, *sweep)
+        assert code == 1
+        assert "Traceback" not in said
+        assert "sweep/0/checkpoints/step_00000004.pt needs" in said
+        assert "sweep/1/" in said
+        disk.make_room()
+        assert heard(run, *sweep)[0] == 0
+        assert [status_of(Path("sweep", job))["state"] for job in "01"] == ["finished"] * 2
+
+    on_small_disk(disk, story)
+
+
+def test_a_sweep_that_cannot_begin_is_7(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        disk.fill()
+        code, said = heard(run, "-m", *WORDS[:-1], "seed=1,2", "hydra.sweep.dir=sweep")
+        assert code == 7
+        assert "Traceback" not in said
+
+    on_small_disk(disk, story)
+
+
+def test_an_error_is_not_hidden_by_a_disk_that_cannot_tell_of_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        monkeypatch.setattr("wgan_cli.rundir.write_whole", full)
+        monkeypatch.setattr("wgan_cli.rundir.write_over", lambda path, data: False)
+        (here / "run" / "train.log").unlink()
+        raise ZeroDivisionError("the first error")
+
+    def full(path: Path, *content: object, **how: object) -> None:
+        raise disk_error(OSError(errno.ENOSPC, "No space left on device"), path, 10)
+
+    monkeypatch.setattr(saving, "save_checkpoint", broken)
+    code, said = heard(run, *WORDS)
+    assert code == 1
+    assert "the first error" in said
+    assert "The disk is full" not in said
+    assert status_of(here / "run")["state"] == "running"
+
+
+def test_samples_and_evaluations_say_so_too(disk: SmallDisk, uninterrupted: Path) -> None:
+    def story(disk: SmallDisk) -> None:
+        shutil.copytree(uninterrupted, "run")
+        Path("mine.npy").write_bytes(b"before")
+        disk.fill()
+        for words in (["run"], ["run", "--out", "mine.npy", "--n", "100"]):
+            code, said = heard(sample.run, *words)
+            assert code == 7
+            assert re.fullmatch(r"wgan-sample: .* needs [\d,]+ bytes and [\d,]+ are free.*\n", said)
+        assert Path("mine.npy").read_bytes() == b"before"
+        if disk.mounted:
+            code, said = heard(evaluate.run, "run", "--metrics", "exact", "--n", "16")
+            assert code == 7
+            assert "wgan-eval: The disk is full: run/evaluation.json needs" in said
+        assert not list(Path().rglob("*tmp"))
+        disk.make_room()
+        assert heard(sample.run, "run", "--out", "mine.npy", "--n", "100")[0] == 0
+        assert np.load("mine.npy").shape == (100, 1, 8, 8)
+
+    on_small_disk(disk, story)
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_an_answer_that_cannot_be_written_is_7_and_no_traceback(word: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wgan_cli", word],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 7
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("code", "left"), [(0, 7), (3, 3)])
+def test_the_exit_code_does_not_depend_on_where_the_last_words_went(code: int, left: int) -> None:
+    program = (
+        "import sys; from wgan_cli.commands.answering import complain, leave\n"
+        f"print('table'); complain('sentence'); leave({code})"
+    )
+    with Path("/dev/full").open("w") as full:
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=full, env=buffered, check=False
+        )
+    assert done.returncode == left
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
+    here: Path, uninterrupted: Path
+) -> None:
+    shutil.copytree(uninterrupted, here / "run")
+    left = [
+        "checkpoints/.step_00000008.pt.77.tmp",
+        "checkpoints/step_00000008.tmp",
+        "samples/.step_00000008.png.77.tmp",
+        ".status.json.77.tmp",
+        ".metrics.jsonl.tmp",
+    ]
+    others = ["samples/.mine.npy.78.tmp", ".evaluation.json.78.tmp"]
+    for name in [*left, *others]:
+        (here / "run" / name).write_bytes(b"half")
+    assert heard(run, "resume=run", "steps=7")[0] == 0
+    assert not any((here / "run" / name).exists() for name in left)
+    # Their writers hold no lock and may be at work.
+    assert all((here / "run" / name).exists() for name in others)
+
+
+def test_event_files_hold_whole_records_up_to_the_failure(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> list[int]:
+        events = Events(Path(), 0)
+        for step in (1, 2):
+            events.add_scalar("curve", step, step)
+        disk.fill()
+        with pytest.raises(DiskError, match="tfevents"):
+            events.add_text("long", "word" * 5000, 3)
+        disk.make_room()
+        events.add_scalar("curve", 4, 4)
+        events.close()
+        shown = EventAccumulator(".").Reload()
+        assert "long/text_summary" not in shown.Tags()["tensors"]
+        return [event.step for event in shown.Scalars("curve")]
+
+    assert on_small_disk(disk, story) == [1, 2, 4]
+
+
+def test_a_file_is_written_whole_or_left_as_it_was(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        path = Path("file")
+        write_whole(path, b"before")
+        Path("link").symlink_to("file")
+        disk.fill()
+        for name in ("file", "link", "new"):
+            with pytest.raises(DiskError, match=rf"{name} needs 20,000 bytes and [\d,]+ are free"):
+                write_whole(Path(name), bytes(20_000))
+        assert path.read_bytes() == b"before"
+        assert sorted(p.name for p in Path().iterdir() if p.name != "filler") == ["file", "link"]
+        disk.make_room()
+        write_whole(Path("link"), b"after")
+        assert Path("link").is_symlink()
+        assert path.read_bytes() == b"after"
+
+    on_small_disk(disk, story)
+
+
+def test_a_file_grows_by_whole_records(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        with Growing(Path("log")) as log:
+            log.write(b"first\n")
+            disk.fill()
+            with pytest.raises(DiskError, match="log needs 60,000 bytes"):
+                log.write(b"second" * 10_000)
+            disk.make_room()
+            log.write(b"third\n")
+        assert Path("log").read_bytes() == b"first\nthird\n"
+
+    on_small_disk(disk, story)
+
+
+def test_a_last_word_is_put_over_what_was_there(disk: SmallDisk) -> None:
+    def story(disk: SmallDisk) -> None:
+        path = Path("status")
+        path.write_bytes(b"running" * 20)
+        disk.fill()
+        assert write_over(path, b"failed")
+        assert path.read_bytes() == b"failed"
+        assert write_over(path, b"failed" * 30)
+        assert not write_over(path, b"x" * 50_000)
+        assert path.read_bytes() == b"failed" * 30
+        assert not write_over(Path("none"), b"x")
+
+    on_small_disk(disk, story)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "The disk is full: {} needs 12,345 bytes and "),
+        (errno.EDQUOT, "The disk quota is used up: {} needs 12,345 bytes and "),
+        (errno.EFBIG, "A file is as large as it may be: {} needs 12,345 bytes and "),
+        (errno.EACCES, "{} cannot be written: Permission denied."),
+    ],
+)
+def test_a_failure_is_said_in_words(tmp_path: Path, number: int, words: str) -> None:
+    path = tmp_path / "file"
+    said = str(disk_error(OSError(number, os.strerror(number)), path, 12_345))
+    assert said.startswith(words.format(path))
+
+
+class Ends(Callback):
+    """Notes the error it is told of, and fails by another."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+        self.told: object = "nothing"
+
+    def on_end(self, trainer: Any, error: BaseException | None) -> None:
+        self.told = error
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.mark.parametrize("earlier", [None, InterruptedRunError("Interrupted.")])
+def test_every_callback_hears_of_the_end_and_the_first_error_counts(
+    earlier: InterruptedRunError | None,
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "events")
+    callbacks = [Ends(None), Ends(OSError("the second")), Ends(full)]
+    trainer: Any = SimpleNamespace(callbacks=callbacks, batch_size=16)
+    if earlier is None:
+        with pytest.raises(DiskError, match="The disk is full: events"):
+            tell_of_end(trainer, None)
+        assert isinstance(callbacks[0].told, DiskError)
+    else:
+        tell_of_end(trainer, earlier)
+        assert callbacks[0].told is earlier

@@ -1,0 +1,146 @@
+"""Many starts at once: each has a folder of its own, and one named folder has one run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from conftest import TINY, status_of
+
+from wgan_cli.commands.paths import reserved
+from wgan_cli.commands.train import run
+
+MANY = 20
+WORDS = [*TINY, "eval_samples=4", "metrics=[wasserstein/exact]"]
+
+# Starts a command so many times at once, in one instant by its own clock, and prints the exit
+# codes. Forked once everything is imported, for that takes each of them seconds; torch imports
+# _dynamo with the first optimizer.
+AT_ONCE = """
+import datetime, json, os, sys
+import hydra.core.utils
+import matplotlib.figure, scipy.optimize, sklearn.datasets, torch._dynamo
+import wgan_cli.build, wgan_cli.commands.execution
+from wgan_cli.commands.train import run
+
+class Instant(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 3, 4, 5, 6, 7, 89, tz)
+
+hydra.core.utils.datetime = Instant
+count, words = int(sys.argv[1]), sys.argv[2:]
+start, release = os.pipe()
+children = []
+for number in range(count):
+    child = os.fork()
+    if not child:
+        os.close(release)
+        output = os.open(f"said_{number}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        sys.argv = ["wgan-train"]
+        os.read(start, 1)
+        code = run(words)
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    children.append(child)
+os.close(start), os.close(release)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+
+
+def started_at_once(here: Path, *words: str, count: int = MANY) -> list[int]:
+    """The exit codes of so many starts of wgan-train; what number n said is in `said_n`."""
+    answer = subprocess.run(
+        [sys.executable, "-c", AT_ONCE, str(count), *words],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def assert_whole(folder: Path) -> None:
+    """A finished run of two steps whose files all are of one process."""
+    status = status_of(folder)
+    assert (status["state"], status["step"], status["exit_code"]) == ("finished", 2, 0)
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert torch.load(checkpoint, weights_only=True)["step"] == 2
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    assert (folder / "train.log").read_text().count("run folder:") == 1
+
+
+def names(*, of: str, count: int = MANY) -> set[str]:
+    return {of, *(f"{of}-{number}" for number in range(1, count))}
+
+
+def test_starts_in_one_instant_have_a_folder_each(here: Path) -> None:
+    assert started_at_once(here, *WORDS) == [0] * MANY
+    folders = list((here / "outputs" / "2026-03-04").iterdir())
+    assert {folder.name for folder in folders} == names(of="05-06-07-000089")
+    for folder in folders:
+        assert_whole(folder)
+
+
+def test_sweeps_in_one_instant_have_a_folder_each(here: Path) -> None:
+    assert started_at_once(here, "-m", *WORDS, "seed=1", count=8) == [0] * 8
+    folders = list((here / "outputs" / "multirun").iterdir())
+    assert {folder.name for folder in folders} == names(of="2026-03-04_05-06-07-000089", count=8)
+    for folder in folders:
+        assert_whole(folder / "0")
+
+
+def test_of_many_starts_in_one_named_folder_one_trains(here: Path) -> None:
+    codes = started_at_once(here, *WORDS, "hydra.run.dir=one")
+    assert sorted(codes) == [0] + [8] * (MANY - 1)
+    assert_whole(here / "one")
+    assert sorted(path.name for path in here.iterdir() if path.is_dir()) == ["one"]
+    for number, code in enumerate(codes):
+        said = (here / f"said_{number}").read_text()
+        assert "Traceback" not in said
+        if code:
+            assert said.startswith("wgan-train: ")
+            assert len(said.splitlines()) == 1, said
+            assert "one" in said
+            assert "hydra.run.dir" in said
+
+
+def test_a_name_that_is_taken_gets_a_number(here: Path) -> None:
+    (here / "day").mkdir()
+    (here / "day" / "start-1").write_text("a file has the name too")
+    made = [reserved(here / "day" / "start") for _ in range(3)]
+    assert [path.name for path in made] == ["start", "start-2", "start-3"]
+    assert all(path.is_dir() for path in made)
+
+
+def test_the_lock_of_a_killed_process_is_no_lock(here: Path) -> None:
+    assert run([*WORDS, "hydra.run.dir=first"]) == 0
+    holder = (
+        "import fcntl, time\n"
+        "lock = open('first/.lock', 'a')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder], cwd=here, stdout=subprocess.PIPE) as held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        assert run(["resume=first", "steps=3"]) == 8
+        os.kill(held.pid, signal.SIGKILL)
+        held.wait()
+    assert (here / "first" / ".lock").exists()
+    assert run(["resume=first", "steps=3"]) == 0
+    assert status_of(here / "first")["step"] == 3
+    with (here / "first" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

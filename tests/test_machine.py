@@ -1,0 +1,61 @@
+"""What a config makes of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from wgan_cli.config import configs_folder
+from wgan_cli.errors import ConfigError
+from wgan_cli.machine import choose_machine
+from wgan_cli.schema import TrainConfig
+from wgan_cli.training.failures import in_plain_words
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that says it has one; nothing runs on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def settings(device: str, *, deterministic: bool) -> TrainConfig:
+    return TrainConfig(
+        device=device, precision="auto", compile=False, deterministic=deterministic, threads=1
+    )
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_deterministic_kernels_are_asked_for_and_the_next_run_of_a_sweep_is_free_of_them() -> None:
+    assert choose_machine(settings("auto", deterministic=True)).type == "cuda"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    choose_machine(settings("cuda:0", deterministic=False))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_users_own_workspace_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_machine(settings("cuda", deterministic=True))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_kernel_that_cannot_repeat_is_a_config_mistake() -> None:
+    said = (
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you"
+        " set 'torch.use_deterministic_algorithms(True)'."
+    )
+    answer = in_plain_words(RuntimeError(said), batch_size=4)
+    assert isinstance(answer, ConfigError)
+    assert "deterministic=true: adaptive_avg_pool2d_backward_cuda" in str(answer)
+
+
+def test_it_is_off_unless_typed() -> None:
+    assert "\ndeterministic: false\n" in (configs_folder() / "train.yaml").read_text()

@@ -1,0 +1,242 @@
+"""Ctrl-C, SIGTERM and a closed terminal, wherever they meet a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, assert_same_state, metrics_of, state_of, status_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from wgan_cli.commands.train import run
+from wgan_cli.errors import InterruptedRunError, PreemptedError
+from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.training.interrupts import StopNow, StopSignals, Terminated, leaving_when_asked
+from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.updates import Updates
+
+FEW = [word for word in TINY if not word.startswith("steps")]
+OFTEN = [
+    *FEW,
+    "steps=6",
+    "log_every=2",
+    "eval_every=2",
+    "checkpoint_every=3",
+    "decay.kind=none",
+    "metrics=[wasserstein/exact]",
+]
+OUTCOMES = {
+    signal.SIGTERM: ("preempted", 75),
+    signal.SIGHUP: ("preempted", 75),
+    signal.SIGINT: ("interrupted", 130),
+}
+FOREVER = 300
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def interrupt_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """A signal in the middle of the n-th evaluation, which would then take for ever."""
+
+    def arrange(number: int, nth: int) -> None:
+        evaluate, calls = Evaluation.__call__, []
+
+        def interrupted(self: Evaluation, *networks: Any) -> Any:
+            calls.append(1)
+            found = evaluate(self, *networks)
+            if len(calls) == nth:
+                send(number)
+                time.sleep(FOREVER)
+                raise AssertionError("the evaluation went on")
+            return found
+
+        monkeypatch.setattr(Evaluation, "__call__", interrupted)
+
+    return arrange
+
+
+@pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_long_evaluation_is_dropped_and_made_when_the_run_goes_on(
+    number: int,
+    nth: int,
+    here: Path,
+    interrupt_evaluation: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([*OFTEN, "hydra.run.dir=whole"]) == 0
+    state, code = OUTCOMES[signal.Signals(number)]
+    with monkeypatch.context():
+        interrupt_evaluation(number, nth)
+        assert run([*OFTEN, "hydra.run.dir=cut"]) == code
+        monkeypatch.undo()
+    monkeypatch.chdir(here)
+    stderr = capsys.readouterr().err
+    assert "wgan-train resume=cut" in stderr
+    assert "Traceback" not in stderr
+    status = status_of(here / "cut")
+    assert (status["state"], status["exit_code"], status["step"]) == (state, code, 2 * nth)
+    assert [line["step"] for line in metrics_of(here / "cut")] == [2, 4, 6][: nth - 1]
+    assert run(["resume=cut"]) == 0
+    assert status_of(here / "cut")["state"] == "finished"
+    assert_same_state(here / "whole", here / "cut")
+    for one, other in zip(metrics_of(here / "whole"), metrics_of(here / "cut"), strict=True):
+        untimed = [tag for tag in one if not tag.startswith("throughput")]
+        assert [one[tag] for tag in untimed] == [other[tag] for tag in untimed]
+    events = EventAccumulator(str(here / "cut" / "tensorboard")).Reload()
+    for tag in ("critic/wasserstein", "wasserstein/exact"):
+        assert [event.step for event in events.Scalars(tag)] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
+def test_before_training_a_command_ends_at_once_and_leaves_nothing(
+    number: int, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def endless(*arguments: Any) -> None:
+        send(number)
+        time.sleep(FOREVER)
+
+    monkeypatch.setattr("wgan_cli.build.build_dataset", endless)
+    assert run(TINY) == OUTCOMES[signal.Signals(number)][1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wgan-train: ")
+    assert not list(here.iterdir())
+
+
+def test_a_sweep_that_is_asked_to_end_between_trainings_starts_no_further_job(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wgan_cli.build import build_dataset
+
+    asked = []
+
+    def second_never_comes(config: Any) -> Any:
+        asked.append(config.seed)
+        if len(asked) == 2:
+            send(signal.SIGTERM)
+            time.sleep(FOREVER)
+        return build_dataset(config)
+
+    monkeypatch.setattr("wgan_cli.build.build_dataset", second_never_comes)
+    assert run(["-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep"]) == 75
+    assert asked == [0, 1]
+    assert [path.parent.name for path in (here / "sweep").rglob("status.json")] == ["0"]
+    # The same sweep again does the rest.
+    assert run(["-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep"]) == 0
+    assert asked == [0, 1, 1, 2]
+
+
+def test_a_second_ctrl_c_leaves_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(self: Trainer) -> None:
+        (here / "training").touch()
+        time.sleep(FOREVER)
+
+    monkeypatch.setattr(Trainer, "advance", endless)
+    child = os.fork()
+    if child == 0:
+        os._exit(run([*TINY, "hydra.run.dir=mine"]))
+    try:
+        while not (here / "training").exists():
+            time.sleep(0.01)
+        os.kill(child, signal.SIGINT)
+        time.sleep(0.2)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGINT)
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGINT
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals, leaving_when_asked():
+            send(signal.SIGHUP)
+            assert signals.requested() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_are_put_back() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with leaving_when_asked(), StopSignals():
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_training_notes_what_would_end_a_command() -> None:
+    with leaving_when_asked():
+        with StopSignals() as signals:
+            send(signal.SIGTERM)
+            assert isinstance(signals.requested(), PreemptedError)
+            with pytest.raises(StopNow) as caught, signals.at_once():
+                time.sleep(FOREVER)
+            assert isinstance(caught.value.error, PreemptedError)
+        with pytest.raises(Terminated):
+            send(signal.SIGTERM)
+            time.sleep(FOREVER)
+
+
+def test_at_once_is_only_inside() -> None:
+    with StopSignals() as signals:
+        with signals.at_once():
+            pass
+        send(signal.SIGINT)
+        assert isinstance(signals.requested(), InterruptedRunError)
+
+
+@pytest.mark.parametrize("nth", [1, 5, 6, 9])
+def test_a_step_that_takes_too_long_is_saved_half_done_and_finished_later(
+    nth: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*OFTEN, "n_critic=3", "loss=hinge", "ema=0.5"]
+    assert run([*words, "hydra.run.dir=whole"]) == 0
+    update, calls = Updates.critic_update, []
+
+    def slow(self: Updates, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == nth:
+            send(signal.SIGTERM)
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wgan_cli.training.interrupts.PATIENCE", 0.0)
+        patch.setattr(Updates, "critic_update", slow)
+        assert run([*words, "hydra.run.dir=cut"]) == 75
+    # The last of a step's updates is followed by the generator's and the end of the step.
+    step, inner = divmod(nth, 3)
+    assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (step, inner)
+    assert status_of(here / "cut")["step"] == step
+    assert run(["resume=cut"]) == 0
+    assert_same_state(here / "whole", here / "cut")
+    for one, other in zip(metrics_of(here / "whole"), metrics_of(here / "cut"), strict=True):
+        assert one["critic/wasserstein"] == other["critic/wasserstein"]
+
+
+def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update, calls = Updates.critic_update, []
+
+    def asked(self: Updates, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            send(signal.SIGTERM)
+        return update(self, *arguments)
+
+    monkeypatch.setattr(Updates, "critic_update", asked)
+    assert run([*OFTEN, "n_critic=3", "hydra.run.dir=cut"]) == 75
+    assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (2, 0)
