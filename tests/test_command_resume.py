@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import signal
 import subprocess
@@ -422,3 +423,26 @@ def test_a_stopped_run_saves_itself_says_how_to_go_on_and_goes_on(
     whole = [*FEW, "decay.kind=none", "log_every=1", f"steps={done + 2}", "hydra.run.dir=whole"]
     assert run(whole) == 0
     assert_same_state(here / "whole", folder)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_finished_like_any_other(here: Path) -> None:
+    assert run([*TINY, "hydra.run.dir=first"]) == 0
+    folder = here / "first"
+    # As SIGKILL leaves it between the checkpoint and the end.
+    folder.joinpath("status.json").write_text(
+        json.dumps({**status_of(folder), "state": "running", "exit_code": None})
+    )
+    for events in folder.joinpath("tensorboard").iterdir():
+        events.unlink()
+    assert run(["resume=first"]) == 0
+    assert status_of(folder)["state"] == "finished"
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert shown.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+
+
+@pytest.mark.parametrize("text", ["[", "- a: b\n  - c", "3", "", "- ${oc.env:HOME}"])
+def test_a_broken_record_of_what_was_typed_stops_nothing(text: str, here: Path) -> None:
+    assert run([*TINY, "hydra.run.dir=first"]) == 0
+    (here / "first" / "overrides.yaml").write_text(text)
+    assert run(["resume=first", "steps=3"]) == 0
+    assert status_of(here / "first")["step"] == 3

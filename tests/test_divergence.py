@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, leaves, metrics_of, status_of
+from conftest import TINY, fast_curves_of, leaves, metrics_of, status_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
@@ -101,6 +101,11 @@ def test_going_back_is_recorded_everywhere_and_no_step_is_twice(
         assert [event.step for event in events.Scalars(tag)] == list(range(1, 41))
         assert [event.value for event in events.Scalars(tag)] == pytest.approx(values, rel=1e-6)
     assert events.Tensors("returns/text_summary")
+    fast = fast_curves_of(folder, 40)
+    if fast is not None:
+        values = [line["critic/wasserstein"] for line in metrics_of(folder)]
+        assert [step for step, _ in fast["critic/wasserstein"]] == list(range(1, 41))
+        assert [v for _, v in fast["critic/wasserstein"]] == pytest.approx(values, rel=1e-6)
     rates = newest(folder)["critic_optimizer"]["param_groups"][0]["lr"]
     assert rates == pytest.approx(0.5 * 0.027)
 

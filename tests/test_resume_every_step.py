@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from conftest import (
     checkpoints_of,
     composed,
     curves_of,
+    fast_curves_of,
     metrics_of,
     status_of,
     trained,
@@ -97,49 +96,13 @@ def test_images_come_in_the_same_order_after_a_cut(workers: int | None, images: 
     assert_every_cut_is_mended([*IMAGES, *way], images)
 
 
-# Prints {tag: [[step, value], ...]}, or null on a platform that the server is not built for: there
-# TensorBoard always reads as `curves_of` does.
-FAST_LOADER = """
-import json, sys, time
-from tensorboard.context import RequestContext
-from tensorboard.data.server_ingester import (
-    NoDataServerError, SubprocessServerDataIngester, get_server_binary
-)
-from tensorboard.util.grpc_util import ChannelCredsType
-
-folder, last = sys.argv[1], int(sys.argv[2])
-try:
-    binary = get_server_binary()
-except NoDataServerError:
-    print("null")
-    sys.exit()
-server = SubprocessServerDataIngester(
-    binary, folder, reload_interval=1, channel_creds_type=ChannelCredsType.LOCAL
-)
-server.start()
-steps = []
-until = time.monotonic() + 30
-while last not in steps and time.monotonic() < until:
-    time.sleep(0.1)
-    runs = server.data_provider.read_scalars(
-        RequestContext(), experiment_id="", plugin_name="scalars", downsample=1000
-    )
-    (curves,) = runs.values() or [{}]
-    found = {tag: [[point.step, point.value] for point in curve] for tag, curve in curves.items()}
-    steps = [step for curve in found.values() for step, _ in curve]
-print(json.dumps(found))
-"""
-
-
 def test_the_fast_loader_shows_each_step_once_too(here: Path):
     config, whole = composed(DIGITS), here / "whole"
     assert trained(config, whole) == 0
     copy = cut_off_after(1, whole, here / "copy")
     assert trained(config, copy, resume="auto") == 0
     assert len(list((copy / "tensorboard").iterdir())) == 2
-    asked = [sys.executable, "-c", FAST_LOADER, str(copy / "tensorboard"), str(STEPS)]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    curves = json.loads(done.stdout)
+    curves = fast_curves_of(copy, STEPS)
     if curves is not None:
         wanted = {
             tag: [[line["step"], pytest.approx(line[tag], rel=1e-6)] for line in lines]

@@ -210,11 +210,11 @@ def build_callbacks(
         "classes": classes_of(config, dataset),
         "data": data_facts(config, dataset),
     }
-    labels = dataset.labels
+    labels, record = dataset.labels, Record(folder)
     # Saving goes last: a checkpoint stands for everything that was written up to its step.
     return [
-        Record(folder),
-        TensorBoard(writer, settings, first=first),
+        record,
+        TensorBoard(writer, settings, record.final, first=first),
         SamplePictures(
             folder,
             writer,

@@ -119,10 +119,12 @@ class RunFolder:
 
     def read_overrides(self) -> list[str]:
         """What was typed, or an empty list."""
-        path = self.path / OVERRIDES
-        if not path.exists():
+        try:
+            typed = OmegaConf.to_container(OmegaConf.load(self.path / OVERRIDES))
+        except Exception:
+            # None, or one that an editor broke: nothing is trained by it.
             return []
-        return [str(word) for word in OmegaConf.load(path)]
+        return [str(word) for word in typed] if isinstance(typed, list) else []
 
     def write_environment(self, **more: Any) -> None:
         """`environment.json`: versions, machine and command line."""
@@ -195,7 +197,8 @@ class RunFolder:
         for name in _SMALL:
             _remove(self.path.glob(f".{name}.*tmp"))
         _remove(self.samples.glob(".step_*.tmp"))
-        _remove(self.checkpoints.glob("*.tmp"))
+        for pattern in (".step_*.tmp", "step_*.tmp"):
+            _remove(self.checkpoints.glob(pattern))
 
 
 def _point(line: str) -> dict[str, float] | None:

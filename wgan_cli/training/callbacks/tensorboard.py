@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,21 @@ from wgan_cli.training.trainer import Trainer
 class TensorBoard(Callback):
     """Scalars and charts where measured, critic weights at sample points, one HParams entry.
 
-    `settings` is the run's config; `first` writes it under Text.
+    `settings` is the run's config; `first` writes it under Text. `final` is the record's.
     """
 
-    def __init__(self, writer: Events, settings: dict[str, Any], *, first: bool) -> None:
+    def __init__(
+        self,
+        writer: Events,
+        settings: dict[str, Any],
+        final: Mapping[str, float],
+        *,
+        first: bool,
+    ) -> None:
         self.writer = writer
         self.settings = settings
         self.first = first
-        self._final: dict[str, float] = {}
+        self.final = final
 
     def on_start(self, trainer: Trainer) -> None:
         """The config, at the first start."""
@@ -40,7 +48,6 @@ class TensorBoard(Callback):
         if point.findings is not None:
             for tag, picture in point.findings.pictures.items():
                 self.writer.add_image(tag, picture, point.step, dataformats="HWC")
-        self._final.update(point.values)
         if point.sample:
             for name, weight in weights_in_use(trainer.updates.critic).items():
                 values = weight.detach().float().cpu()
@@ -55,8 +62,8 @@ class TensorBoard(Callback):
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """The HParams entry of a finished run, in this writer: `add_hparams` makes a second run."""
-        if error is None and self._final:
-            for summary in hparams(_hyperparameters(self.settings), self._final):
+        if error is None and self.final:
+            for summary in hparams(_hyperparameters(self.settings), dict(self.final)):
                 self.writer._get_file_writer().add_summary(summary)
         self.writer.close()
 
