@@ -48,7 +48,9 @@ def main() -> int:
         slowest[kind] = max(slowest[kind], seconds)
         if faults:
             missed[what] = faults
-    print(f"\n{len(chosen)} commands, the slowest {slowest[2]:.2f} s (exit 2), {slowest[3]:.2f} s")
+    busy = f"{os.getloadavg()[1]:.1f} processes on {os.cpu_count()} cores in the last 5 minutes"
+    print(f"\n{len(chosen)} commands, the slowest {slowest[2]:.2f} s to exit with 2 and")
+    print(f"{slowest[3]:.2f} s to exit otherwise; {busy}")
     for what, faults in missed.items():
         print(f"* {what}: {', '.join(faults)}")
     return 1 if missed else 0

@@ -247,3 +247,13 @@ def test_the_plain_perceptron_is_not_lipschitz():
         critic.layers[-1].weight.mul_(100)
     with pytest.raises(AssertionError):
         assert_lipschitz(critic, (2,))  # type: ignore[arg-type]
+
+
+def test_weights_beyond_rounding_give_nan_and_no_error():
+    critic = Critic((2,), width=4, depth=1)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1e15)
+    scores = critic(torch.ones(3, 2))
+    assert scores.shape == (3,)
+    assert scores.isnan().all()

@@ -11,6 +11,10 @@ class WganError(Exception):
     exit_code = 1
     state = "failed"
 
+    def __str__(self) -> str:
+        """One line, whatever the names in it hold that someone else gave."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ConfigError(WganError):
     """A setting is unknown, has the wrong type, is out of range or would have no effect."""

@@ -52,8 +52,7 @@ class Composer:
             with initialize_config_dir(str(configs_folder()), version_base="1.3"):
                 return compose(self.config_name, overrides=words, return_hydra_config=True)
         except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
-            # What was typed may hold the oddest characters that break a line.
-            raise ConfigError(" ".join(self._plain_words(error).split())) from error
+            raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
         """Every value of a sweep in at least one job's overrides, others at their first.

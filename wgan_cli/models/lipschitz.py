@@ -39,7 +39,10 @@ def _orthonormal_rows(free: Tensor) -> Tensor:
     rows = len(free)
     square, rest = free[:, :rows], free[:, rows:]
     one = torch.eye(rows, dtype=free.dtype, device=free.device)
-    twice = 2 * torch.linalg.inv(one + square - square.mT + rest @ rest.mT)
+    # Only weights that rounding cannot hold together make this singular: NaN then says so, where
+    # inv would raise, and make the host wait for a GPU to know.
+    inverse, fault = torch.linalg.inv_ex(one + square - square.mT + rest @ rest.mT)
+    twice = 2 * inverse.where(fault == 0, torch.nan)
     return torch.cat([twice - one, twice @ rest], dim=1)
 
 
