@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from conftest import TINY, status_of
 
 from wgan_cli.commands.paths import reserved
 from wgan_cli.commands.train import run
+from wgan_cli.errors import FolderInUseError
+from wgan_cli.rundir import RunFolder
 
 MANY = 20
 WORDS = [*TINY, "eval_samples=4", "metrics=[wasserstein/exact]"]
@@ -144,3 +148,25 @@ def test_the_lock_of_a_killed_process_is_no_lock(here: Path) -> None:
     assert status_of(here / "first")["step"] == 3
     with (here / "first" / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_was_abandoned_while_it_was_opened_is_taken_anew(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (RunFolder(here / "one") for _ in range(3))
+    first.claim(resuming=False)
+    flock = fcntl.flock
+
+    def after_the_first_has_gone(*arguments: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.abandon()
+        first.release()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_first_has_gone)
+    second.claim(resuming=False)
+    with pytest.raises(FolderInUseError):
+        third.claim(resuming=False)
+    second.release()
+    third.claim(resuming=False)
+    third.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
 from wgan_cli.files import Growing, disk_error, write_over, write_whole
+from wgan_cli.locking import locked
 from wgan_cli.migration import migrated
 
 CONFIG = "config.yaml"
@@ -65,19 +65,12 @@ class RunFolder:
         """
         make_folder(self.path)
         self._refuse_links()
-        try:
-            lock = (self.path / ".lock").open("a")
-        except OSError as error:
-            raise disk_error(error, self.path / ".lock") from None
-        try:
-            # The kernel drops the lock with the process, so a dead run never holds it.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+        lock = locked(self.path / ".lock")
+        if lock is None:
             raise FolderInUseError(
                 f"Another process is training in {self.path}. Wait for it, or choose another"
                 " hydra.run.dir."
-            ) from None
+            )
         if not resuming and self.holds_run():
             lock.close()
             raise FolderInUseError(taken_message(self.path))
@@ -91,11 +84,13 @@ class RunFolder:
         begun = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
         if self._lock is None or begun:
             return
-        _remove(self.path / name for name in (*_SMALL, LOG, ".lock"))
+        _remove(self.path / name for name in (*_SMALL, LOG))
         _remove(self.tensorboard.glob("events.*"))
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             with suppress(OSError):
                 folder.rmdir()
+        # Last: whoever makes it anew owns the folder.
+        _remove([self.path / ".lock"])
 
     def release(self) -> None:
         """Let another process write here."""

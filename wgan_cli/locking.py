@@ -1,0 +1,33 @@
+"""Locks that a dead process never holds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from wgan_cli.files import disk_error
+
+
+def locked(path: Path) -> TextIO | None:
+    """The lock file at `path`, made and locked until it is closed; None where another has it.
+
+    The kernel drops the lock with the process. Raises `DiskError`.
+    """
+    while True:
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise disk_error(error, path) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        # Its owner removed it after it was opened here, so nobody else would find it locked.
+        file.close()
