@@ -164,7 +164,7 @@ def test_neither_the_data_set_nor_the_config_file_is_needed(
         raise AssertionError("the data set was read")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", missing)
-    monkeypatch.setattr("sklearn.datasets.load_digits", missing)
+    monkeypatch.setattr("wgan_cli.data.images.digits_table", missing)
     (here / "colour" / "config.yaml").unlink()
     assert drawn("colour", "--n", "2").shape == (2, 3, 8, 8)
     assert drawn("plain", "--n", "2").shape == (2, 1, 8, 8)

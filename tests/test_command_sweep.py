@@ -242,7 +242,7 @@ def test_a_failed_job_is_tried_again(here: Path, monkeypatch: pytest.MonkeyPatch
         raise DataError("no digits today")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sklearn.datasets.load_digits", broken)
+        patch.setattr("wgan_cli.data.images.digits_table", broken)
         assert sweep("seed=1,2") == 1
     assert status_of(here / "sweep" / "0")["exit_code"] == 3
     assert sweep("seed=1,2") == 0

@@ -260,3 +260,16 @@ def test_endless_sets_hold_out_points_of_their_own(make: Callable[[], EndlessDat
         assert not set(map(tuple, batch.tolist())) & set(map(tuple, held_out.tolist()))
     sample = ring.training_sample(torch.arange(100))
     assert not set(map(tuple, sample.tolist())) & set(map(tuple, held_out.tolist()))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_digits_are_scikit_learns(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    from wgan_cli.data import digits_table as reading
+
+    if moved:
+        monkeypatch.setattr(reading, "find_spec", lambda name: None)
+    loaded, table = load_digits(), reading.digits_table()
+    assert np.array_equal(table[:, :-1].reshape(-1, 8, 8), loaded.images)
+    assert np.array_equal(table[:, -1], loaded.target)

@@ -25,8 +25,8 @@ from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.schema import METRICS
 
 # More of them: WGAN_EXAMPLES=5000 pytest -n 0 tests/test_properties.py
-USUAL = 60
-EXAMPLES = int(os.environ.get("WGAN_EXAMPLES", USUAL))
+IN_CI = 60
+EXAMPLES = int(os.environ.get("WGAN_EXAMPLES", IN_CI))
 
 # What keeps a run tiny, whatever else is drawn.
 SMALL = ["steps=2", "batch_size=8", "n_critic=1", "latent_dim=2", "threads=1", "device=cpu"]
@@ -157,7 +157,7 @@ def answered(words: list[str]) -> tuple[int, str]:
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == USUAL,
+    derandomize=EXAMPLES == IN_CI,
     suppress_health_check=list(HealthCheck),
 )
 @given(words=commands())

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wgan_cli.data.dataset import Labels, TensorDataset, split
+from wgan_cli.data.digits_table import digits_table
 from wgan_cli.data.feeds import as_bytes, as_floats
 from wgan_cli.data.torchvision_files import read_part
 from wgan_cli.errors import DataError
@@ -23,13 +24,10 @@ TORCHVISION_CLASSES = {
 
 def digits(name: str = "digits") -> TensorDataset:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey, of which 359 are held out."""
-    from sklearn.datasets import load_digits
-
-    # Values are 0 to 16.
-    loaded = load_digits()
-    images = np.round(loaded.images * (255 / 16)).astype(np.uint8)
-    labels = torch.from_numpy(loaded.target.astype(np.int64))
-    return split(torch.from_numpy(images[:, None]), name, labels=labels)
+    table = digits_table()
+    images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    return split(torch.from_numpy(images), name, labels=labels)
 
 
 def torchvision_images(
