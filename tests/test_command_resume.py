@@ -23,6 +23,7 @@ from conftest import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
+from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
 FEW = [word for word in TINY if not word.startswith("steps")]
 # Two critic updates of 500 a step: an epoch is 1,438 digits, so step 2 ends in the second one.
@@ -446,3 +447,54 @@ def test_a_broken_record_of_what_was_typed_stops_nothing(text: str, here: Path) 
     (here / "first" / "overrides.yaml").write_text(text)
     assert run(["resume=first", "steps=3"]) == 0
     assert status_of(here / "first")["step"] == 3
+
+
+@pytest.mark.parametrize("why", ["of a later version", "not readable now"])
+def test_a_newer_checkpoint_that_may_be_whole_is_not_passed_over(
+    why: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, "checkpoint_every=1", "hydra.run.dir=first"]) == 0
+    newest = checkpoints_of(here / "first")[-1]
+    if why == "of a later version":
+        save_checkpoint(newest, {**load_checkpoint(newest), "format": 2})
+    else:
+        read = Path.read_bytes
+
+        def stale(self: Path) -> bytes:
+            if self.name == newest.name:
+                raise OSError(116, "Stale file handle", str(self))
+            return read(self)
+
+        monkeypatch.setattr(Path, "read_bytes", stale)
+    capsys.readouterr()
+    assert run(["resume=first", "steps=3"]) == 4
+    assert newest.name in capsys.readouterr().err
+    assert newest.exists()
+
+
+def test_curves_go_on_where_a_clock_was_set_back(here: Path) -> None:
+    assert run([*TINY, "log_every=1", "hydra.run.dir=first"]) == 0
+    (events,) = (here / "first" / "tensorboard").iterdir()
+    _, _, _, rest = events.name.split(".", 3)
+    events.rename(events.with_name(f"events.out.tfevents.9{rest}"))
+    assert run(["resume=first", "steps=4"]) == 0
+    shown = EventAccumulator(str(here / "first" / "tensorboard")).Reload()
+    assert [event.step for event in shown.Scalars("critic/wasserstein")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["resume", "hydra.run.dir"])
+def test_a_name_too_long_for_a_file_is_answered(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, f"{name}={'n' * 300}"]) in (4, 7)
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_status_that_somebody_spoiled_stops_nothing(here: Path) -> None:
+    assert run([*TINY, "hydra.run.dir=first"]) == 0
+    odd = {"state": "running", "seconds": "x", "started": 5, "evaluation_seconds": [1], "final": 3}
+    (here / "first" / "status.json").write_text(json.dumps(odd))
+    assert run(["resume=first", "steps=3"]) == 0
+    assert status_of(here / "first")["state"] == "finished"

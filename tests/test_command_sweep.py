@@ -280,3 +280,29 @@ def test_a_signal_ends_the_sweep_and_starts_no_further_job(
     assert status["exit_code"] == code
     assert status["state"] in ("interrupted", "preempted")
     assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
+
+
+def test_a_folder_of_ones_own_that_holds_another_job_is_left_alone(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", *TINY, "hydra.sweep.dir=sweep", "hydra.sweep.subdir='at ${seed}'"]
+    assert run([*words, "seed=1,2"]) == 0
+    capsys.readouterr()
+    assert run([*words, "seed=1,2", "loss=hinge"]) == 1
+    assert "holds another job" in capsys.readouterr().err
+    for seed in (1, 2):
+        status = status_of(here / "sweep" / f"at {seed}")
+        assert (status["state"], status["exit_code"]) == ("finished", 0)
+    assert run([*words, "seed=1,2"]) == 0
+
+
+def test_jobs_may_lie_deeper(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", *TINY, "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='a/${seed}'"]
+    assert run(words) == 0
+    assert "a/1" in capsys.readouterr().out
+
+
+def test_the_order_of_words_makes_no_other_job(here: Path) -> None:
+    assert run(["-m", *TINY, "seed=1,2", "loss=hinge", "hydra.sweep.dir=sweep"]) == 0
+    assert run(["-m", "loss=hinge", "seed=1,2", *TINY, "hydra.sweep.dir=sweep"]) == 0
+    assert jobs_in(here / "sweep") == ["0", "1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from conftest import TINY, fast_curves_of, leaves, metrics_of, status_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
+from wgan_cli.rundir import RunFolder
+from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
+from wgan_cli.training.points import Point
+from wgan_cli.training.trainer import Trainer
 
 FEW = [word for word in TINY if not word.startswith("steps")]
 WILD = [*FEW, "constraint=none", "optimizer=sgd", "steps=40", "checkpoint_every=2", "log_every=1"]
@@ -171,3 +176,64 @@ def test_wrong_words_are_refused(word: str, here: Path, capsys: pytest.CaptureFi
     assert run([*TINY, word]) == 2
     assert word.partition("=")[0] in capsys.readouterr().err
     assert not list(here.iterdir())
+
+
+def test_a_fork_goes_back_to_where_it_began(here: Path) -> None:
+    assert run([*LATE, "keep_every=2", "hydra.run.dir=wild"]) == 5
+    fork = ["resume=wild/checkpoints/step_00000014.pt", "hydra.run.dir=fork", "checkpoint_every=90"]
+    fork += ["keep_every=null"]
+    words = ["on_divergence=rollback", "rollback.lr_factor=0.01"]
+    assert run([*fork, *words]) == 0
+    returns = status_of(here / "fork")["returns"]
+    assert [(entry["at"], entry["to"]) for entry in returns] == [(19, 14)]
+
+
+class Killed(BaseException):
+    """As SIGKILL would end it, but that callbacks hear of it."""
+
+
+def test_a_kill_right_after_a_return_finds_it_noted_and_nothing_of_later_steps(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*LATE, "on_divergence=rollback", "keep_every=2", "rollback.times=9"]
+    assert run([*words, "hydra.run.dir=whole"]) == 0
+    go_back, seen = Trainer.go_back, []
+
+    def killed(self: Trainer, error: Any) -> None:
+        go_back(self, error)
+        seen.append(1)
+        if len(seen) == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "go_back", killed)
+        run([*words, "hydra.run.dir=cut"])
+    left = newest(here / "cut")
+    assert (left["step"], len(left["returns"])) == (16, 2)
+    assert run(["resume=cut"]) == 0
+    first, second = newest(here / "whole"), newest(here / "cut")
+    assert first["returns"] == second["returns"]
+    assert all(map(torch.equal, tensors(first), tensors(second)))
+
+
+def test_the_best_of_what_is_left_is_kept_after_a_return(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(resuming=False)
+    saving, trainer = Saving(folder, {}), SimpleNamespace(step=0, state=dict)
+
+    def reach(step: int, distance: float) -> None:
+        trainer.step = step
+        values = {"wasserstein/exact": distance, "wasserstein/exact_n": 4.0}
+        folder.append_metrics(step, values)
+        saving.on_step(trainer, Point(step, save=True, values=values))  # type: ignore[arg-type]
+
+    reach(1, 1.0)
+    reach(2, 0.5)
+    trainer.step = 1
+    folder.forget_metrics_after(1)
+    saving.on_return(trainer)  # type: ignore[arg-type]
+    for step in (2, 3, 4):
+        reach(step, 5.0 + step)
+    kept = [path.name for path in find_checkpoints(folder.checkpoints)]
+    assert kept == ["step_00000001.pt", "step_00000003.pt", "step_00000004.pt"]
+    folder.release()

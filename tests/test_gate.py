@@ -142,6 +142,23 @@ def test_an_own_optimizer_that_breaks_weights_by_itself_is_undone(at_hand: bool)
     assert same(tensors_of(optimizer), before)
 
 
+class Spoiling(torch.optim.Adam):
+    """A user's own that breaks its state and not yet a weight."""
+
+    def step(self, *arguments: Any, **more: Any) -> None:  # type: ignore[override]
+        super().step(*arguments, **more)
+        next(iter(self.state.values()))["exp_avg"].fill_(NAN)
+
+
+def test_an_own_optimizers_broken_state_is_seen_at_once() -> None:
+    weights = some_weights()
+    optimizer, guard = Spoiling(weights, lr=0.1), gate(at_hand=True)
+    gradients(weights, seed=0)
+    guard.step("critic", optimizer, torch.ones(3))
+    assert guard.closed()
+    assert same([w.detach() for w in weights], [w.detach() for w in some_weights()])
+
+
 def test_a_reopened_gate_lets_through_and_counts_from_there() -> None:
     weights = some_weights()
     optimizer, guard = OPTIMIZERS["adam"](weights), gate(at_hand=True)

@@ -25,6 +25,7 @@ from conftest import TINY, checkpoints_of, composed, trained
 import wgan_cli
 from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.train import run
+from wgan_cli.files import write_whole
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
 # What every attack tries to make; in the folder that a command is run in.
@@ -451,6 +452,33 @@ LINKS = {
     "sample": ["samples/n64_seed0.png"],
     "eval": ["evaluation.json"],
 }
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "tensorboard"])
+def test_nothing_is_written_into_a_linked_folder_that_came_with_a_run(
+    name: str,
+    theirs: Path,
+    here: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    four_steps: Any,
+    capsys: pytest.CaptureFixture[str],
+):
+    mine = tmp_path_factory.mktemp("elsewhere") / name
+    (theirs / name).rename(mine)
+    (theirs / name).symlink_to(mine)
+    before = sorted(mine.iterdir())
+    assert trained(four_steps, theirs, resume="theirs") == 4
+    assert "is a link" in capsys.readouterr().err
+    assert sorted(mine.iterdir()) == before
+
+
+def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / f".answer.{os.getpid()}.tmp").symlink_to(mine)
+    write_whole(tmp_path / "answer", b"theirs")
+    assert (tmp_path / "answer").read_bytes() == b"theirs"
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["nowhere", "to a file"])

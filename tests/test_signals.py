@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -14,9 +15,11 @@ import torch
 from conftest import TINY, assert_same_state, metrics_of, state_of, status_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from wgan_cli.commands.composition import quoted
 from wgan_cli.commands.train import run
-from wgan_cli.errors import InterruptedRunError, PreemptedError
+from wgan_cli.errors import DataError, InterruptedRunError, PreemptedError
 from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.training.checkpoint import save_checkpoint
 from wgan_cli.training.interrupts import StopNow, StopSignals, Terminated, leaving_when_asked
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
@@ -36,7 +39,7 @@ OUTCOMES = {
     signal.SIGHUP: ("preempted", 75),
     signal.SIGINT: ("interrupted", 130),
 }
-FOREVER = 300
+FOREVER = 30
 
 
 def send(number: int) -> None:
@@ -200,6 +203,13 @@ def test_at_once_is_only_inside() -> None:
         assert isinstance(signals.requested(), InterruptedRunError)
 
 
+def pictures_in(run: Path) -> dict[str, list[int]]:
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0}).Reload()
+    tags = events.Tags()["images"]
+    assert "samples/real" in tags
+    return {tag: [image.step for image in events.Images(tag)] for tag in tags}
+
+
 @pytest.mark.parametrize("nth", [1, 5, 6, 9])
 def test_a_step_that_takes_too_long_is_saved_half_done_and_finished_later(
     nth: int, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -222,10 +232,13 @@ def test_a_step_that_takes_too_long_is_saved_half_done_and_finished_later(
     step, inner = divmod(nth, 3)
     assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (step, inner)
     assert status_of(here / "cut")["step"] == step
+    typed = (here / "cut" / "overrides.yaml").read_text()
     assert run(["resume=cut"]) == 0
+    assert (here / "cut" / "overrides.yaml").read_text() == typed
     assert_same_state(here / "whole", here / "cut")
     for one, other in zip(metrics_of(here / "whole"), metrics_of(here / "cut"), strict=True):
         assert one["critic/wasserstein"] == other["critic/wasserstein"]
+    assert pictures_in(here / "whole") == pictures_in(here / "cut")
 
 
 def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,3 +253,63 @@ def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Updates, "critic_update", asked)
     assert run([*OFTEN, "n_critic=3", "hydra.run.dir=cut"]) == 75
     assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (2, 0)
+
+
+@pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize("failing", [False, True], ids=["finished", "failed"])
+def test_a_signal_at_the_end_of_a_job_ends_the_sweep_all_the_same(
+    failing: bool, number: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*arguments: Any) -> None:
+        send(number)
+        if failing:
+            raise DataError("and then this")
+        save_checkpoint(*arguments)
+
+    monkeypatch.setattr("wgan_cli.training.callbacks.saving.save_checkpoint", asked)
+    words = ["-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    if number == signal.SIGINT:
+        assert run(words) == 130
+    else:
+        with pytest.raises(SystemExit, match="75"):
+            run(words)
+    (job,) = (path.parent for path in (here / "sweep").rglob("status.json"))
+    expected = ("failed", 3) if failing else ("finished", 0)
+    assert (status_of(job)["state"], status_of(job)["exit_code"]) == expected
+
+
+def test_patience_is_counted_from_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 14.0, 14.5, 15.5])
+    monkeypatch.setattr("wgan_cli.training.interrupts.time.monotonic", lambda: next(clock))
+    with StopSignals() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert signals.overdue() is None
+        assert isinstance(signals.overdue(), PreemptedError)
+
+
+def test_a_second_signal_finds_the_run_being_saved() -> None:
+    with StopSignals() as signals:
+        with pytest.raises(StopNow), signals.at_once():
+            send(signal.SIGTERM)
+            time.sleep(FOREVER)
+        send(signal.SIGTERM)
+        assert isinstance(signals.requested(), PreemptedError)
+
+
+@pytest.mark.parametrize("name", ["ünï r", "q'x", "a=b", "c,omma", "br{a}ce", "back\\slash", "~t"])
+def test_what_is_said_can_be_typed_whatever_the_folder_is_called(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(self: Updates, *arguments: Any) -> torch.Tensor:
+        send(signal.SIGTERM)
+        return update(self, *arguments)
+
+    update = Updates.critic_update
+    with monkeypatch.context() as patch:
+        patch.setattr(Updates, "critic_update", asked)
+        assert run([*TINY, f"hydra.run.dir={quoted(name)}"]) == 75
+    assert status_of(here / name)["state"] == "preempted"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert run(shlex.split(said.partition("go on with: wgan-train ")[2])) == 0
+    assert status_of(here / name)["state"] == "finished"

@@ -28,8 +28,9 @@ from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
-from wgan_cli.training.callbacks.tensorboard import TensorBoard, open_writer
+from wgan_cli.training.callbacks.tensorboard import TensorBoard
 from wgan_cli.training.classes import Classes
+from wgan_cli.training.events import Events
 from wgan_cli.training.points import Cadence, Callback
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
@@ -203,7 +204,8 @@ def build_callbacks(
 ) -> list[Callback]:
     """What watches a run of which `done` steps are done; `first` where its folder is new."""
     settings = as_dict(config)
-    writer = open_writer(folder.tensorboard, done)
+    # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
+    writer = Events(folder.tensorboard, begin=0 if first else done + 1)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),

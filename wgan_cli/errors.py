@@ -34,6 +34,10 @@ class CheckpointError(WganError):
     exit_code = 4
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is cut short or changed; an older one can take its place."""
+
+
 class DivergedError(WganError):
     """A loss, gradient or weight became NaN or infinite: `what`, and advice."""
 

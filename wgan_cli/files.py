@@ -27,7 +27,9 @@ def write_whole(path: Path, data: bytes | memoryview, *, durable: bool = True) -
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         try:
-            with temporary.open("wb") as file:
+            # Not through a link that somebody put there.
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
@@ -39,6 +41,15 @@ def write_whole(path: Path, data: bytes | memoryview, *, durable: bool = True) -
             _sync_folder(place.parent)
     except OSError as error:
         raise disk_error(error, path, len(data)) from None
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_over(path: Path, data: bytes) -> bool:
@@ -145,8 +156,9 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder)
+    except OSError as error:
+        # Some network disks have no such thing.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise

@@ -23,9 +23,12 @@ def locked(path: Path) -> TextIO | None:
             raise disk_error(error, path) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             return None
+        except OSError as error:
+            file.close()
+            raise disk_error(error, path, done="locked") from None
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
-from wgan_cli.files import Growing, disk_error, write_over, write_whole
+from wgan_cli.files import Growing, disk_error, sync, write_over, write_whole
 from wgan_cli.locking import locked
 from wgan_cli.migration import migrated
 
@@ -177,13 +177,23 @@ class RunFolder:
         kept = [json.dumps(point) + "\n" for point in self.read_metrics() if point["step"] <= step]
         self._replace(METRICS, "".join(kept))
 
+    def sync(self) -> None:
+        """What a checkpoint stands for outlasts a power failure with it. Raises `DiskError`."""
+        try:
+            for path in (self.path / METRICS, *self.tensorboard.glob("events.*")):
+                if path.is_file():
+                    sync(path)
+        except OSError as error:
+            raise disk_error(error, path) from None
+
     def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
         write_whole(self.path / name, text.encode(), durable=durable)
 
     def _refuse_links(self) -> None:
         for name in (".lock", LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):
             refuse_link(self.path / name)
-        for folder in (self.checkpoints, self.samples):
+        for folder in (self.checkpoints, self.samples, self.tensorboard):
+            refuse_link(folder)
             for path in folder.glob("step_*"):
                 refuse_link(path)
 
@@ -246,17 +256,18 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise `CheckpointError` for a link to a file of another folder.
+    """Raise `CheckpointError` for a link to a file or folder elsewhere.
 
     Somebody else may have packed the run, and what is written to it must not go elsewhere.
     """
     if not path.is_symlink() or path.is_char_device():
         return
-    place = path.resolve()
+    # Path.resolve raises for a loop.
+    place = Path(os.path.realpath(path))
     if not place.is_relative_to(path.parent.resolve()):
         raise CheckpointError(
-            f"{path} is a link to {place}, and a run writes to its own folder alone: put a copy of"
-            " the file in the link's place, or remove the link."
+            f"{path} is a link to {place}, and a run writes to its own folder alone: put what"
+            " it points to in its place, or remove it."
         )
 
 

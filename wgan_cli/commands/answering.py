@@ -66,6 +66,9 @@ def complain(message: str) -> None:
 def leave(code: int) -> NoReturn:
     """End the process with this code, also where stdout or stderr is a file on a full disk."""
     for stream in (sys.stdout, sys.stderr):
+        # None where the shell has closed it.
+        if stream is None:
+            continue
         try:
             stream.flush()
         except OSError as error:

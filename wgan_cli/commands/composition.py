@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -188,7 +189,14 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
 
 def quoted(value: str) -> str:
     """A text as one value of Hydra's override grammar."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def typeable(key: str, path: Path) -> str:
+    """`key=path` as it is typed in a shell, whatever characters a folder's name has."""
+    text = str(path)
+    plain = re.fullmatch(r"[\w./:+@-]+", text, re.ASCII)
+    return f"{key}={text}" if plain else shlex.quote(f"{key}={quoted(text)}")
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:
@@ -197,5 +205,13 @@ def typed_value(overrides: Sequence[str], key: str) -> str | None:
     for word in overrides:
         name, _, text = word.partition("=")
         if name.lstrip("+") == key:
-            value = text.strip("'\"")
+            value = _unquoted(text)
     return None if value in (None, "", "null") else value
+
+
+def _unquoted(text: str) -> str:
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except (CompactHydraException, ValueError):
+        return text
+    return value if isinstance(value, str) else text

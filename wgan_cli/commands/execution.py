@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from wgan_cli.commands.last_words import how_to_go_on, summary
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
@@ -18,16 +19,14 @@ from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
     DiskError,
-    DivergedError,
     FolderInUseError,
     InterruptedRunError,
-    OutOfMemoryError,
-    PreemptedError,
     WganError,
 )
 from wgan_cli.rules import check_rules
 from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
 from wgan_cli.schema import TrainConfig
+from wgan_cli.training.interrupts import StopSignals
 
 
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
@@ -37,25 +36,26 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
     """
     path = shown(_job_folder(path, overrides) if sweep else path)
-    folder = RunFolder(path)
+    folder, signals = RunFolder(path), StopSignals()
     with console_log() as early:
         try:
             if sweep:
+                _refuse_another_job(folder, overrides)
                 log.info("\njob %s: %s", path.name, " ".join(overrides) or "(defaults)")
-            return _train(composed, folder, overrides, early, sweep=sweep)
+            code = _train(composed, folder, overrides, early, signals, sweep=sweep)
+            if sweep:
+                _end_sweep_if_asked(signals)
+            return code
         except Exception as error:
             failure = _in_plain_words(error, composed)
             if isinstance(failure, WganError):
-                log.error("wgan-train: %s%s", failure, _how_to_go_on(failure, path, composed))
+                log.error("wgan-train: %s%s", failure, how_to_go_on(failure, path, composed))
             else:
                 log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
             if sweep:
                 with suppress(DiskError):
                     _record_failure(folder, overrides, failure, early)
-                if isinstance(failure, InterruptedRunError):
-                    raise KeyboardInterrupt from None
-                if isinstance(failure, PreemptedError):
-                    raise SystemExit(failure.exit_code) from None
+                _end_sweep_if_asked(signals)
             return failure.exit_code if isinstance(failure, WganError) else 1
         finally:
             folder.abandon()
@@ -68,6 +68,7 @@ def _train(
     folder: RunFolder,
     overrides: Sequence[str],
     early: MemoryHandler,
+    signals: StopSignals,
     *,
     sweep: bool,
 ) -> int:
@@ -89,7 +90,6 @@ def _train(
         data_facts,
     )
     from wgan_cli.training.callbacks.log import LogWatch
-    from wgan_cli.training.interrupts import StopSignals
 
     going_on = resume is not None or sweep
     first = not folder.holds_run()
@@ -97,6 +97,8 @@ def _train(
         # Refused for a fresh start: another took the folder since this one looked.
         folder.claim(resuming=going_on)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
+    if state is not None:
+        refuse_changes(state["config"], as_dict(config), folder.path)
     done, steps = state["step"] if state is not None else 0, config.steps or 0
     if done > steps or (done == steps and _finished(folder)):
         log.info("%s has %d steps already: nothing to do.", folder.path, done)
@@ -104,7 +106,6 @@ def _train(
     dataset = build_dataset(config)
     trainer = build_trainer(config, dataset, device)
     if state is not None:
-        refuse_changes(state["config"], as_dict(config), folder.path)
         refuse_other_data(state.get("data"), data_facts(config, dataset))
         trainer.load(state)
     if first:
@@ -112,7 +113,7 @@ def _train(
     with file_log(folder.path / LOG, early) as written:
         _announce(config, folder, notes, trainer.step)
         folder.write_config(as_dict(config))
-        before = folder.read_overrides() if trainer.step and not sweep else []
+        before = folder.read_overrides() if state is not None and not sweep else []
         folder.write_overrides([*before, *_typed(overrides)])
         folder.write_environment(device=str(device))
         trainer.rollback = build_rollback(config, folder)
@@ -122,12 +123,21 @@ def _train(
             ),
             LogWatch(written),
         ]
-        with StopSignals() as signals:
-            trainer.signals = signals
+        trainer.signals = signals
+        with signals:
             trainer.fit()
     if not sweep:
-        print(_summary(folder))
+        print(summary(folder))
     return 0
+
+
+def _end_sweep_if_asked(signals: StopSignals) -> None:
+    """Also where the job was over, well or not, before it could heed the signal."""
+    asked = signals.requested()
+    if isinstance(asked, InterruptedRunError):
+        raise KeyboardInterrupt
+    if asked is not None:
+        raise SystemExit(asked.exit_code)
 
 
 def _state_to_go_on_from(
@@ -165,10 +175,10 @@ def _in_plain_words(error: Exception, composed: DictConfig) -> Exception:
 
 def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """The folder of a sweep's job: the one that holds these overrides, else a free one."""
-    wanted = _typed(overrides)
+    wanted = sorted(_typed(overrides))
     others = [RunFolder(other) for other in path.parent.iterdir() if other.is_dir()]
     for other in others:
-        if other.holds_run() and other.read_overrides() == wanted:
+        if other.holds_run() and sorted(other.read_overrides()) == wanted:
             if other.path != path:
                 remove_if_empty(path)
             return other.path
@@ -177,6 +187,16 @@ def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
         number += 1
         path = path.with_name(str(number))
     return path
+
+
+def _refuse_another_job(folder: RunFolder, overrides: Sequence[str]) -> None:
+    """A sweep whose folders have names of their own may come to one that is taken."""
+    held = folder.read_overrides()
+    if folder.holds_run() and sorted(held) != sorted(_typed(overrides)):
+        raise FolderInUseError(
+            f"{folder.path} holds another job, of {' '.join(held)}: choose another hydra.sweep.dir"
+            " or hydra.sweep.subdir."
+        )
 
 
 def _record_failure(
@@ -218,20 +238,6 @@ def _finished(folder: RunFolder) -> bool:
     return folder.read_status().get("state") == "finished"
 
 
-def _how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
-    if isinstance(error, InterruptedRunError | PreemptedError):
-        return f" Saved; go on with: wgan-train resume={path}"
-    kept = any((path / "checkpoints").glob("step_*.pt"))
-    if isinstance(error, DiskError) and kept:
-        return f" Then go on with: wgan-train resume={path}"
-    if isinstance(error, DivergedError) and kept and composed.on_divergence == "stop":
-        lower = f"wgan-train resume={path} on_divergence=rollback"
-        return f" Back to the last checkpoint at a lower rate: {lower}"
-    if isinstance(error, OutOfMemoryError) and kept:
-        return f" Where more memory is free, the run goes on with: wgan-train resume={path}"
-    return ""
-
-
 def _announce(config: TrainConfig, folder: RunFolder, notes: Sequence[str], done: int) -> None:
     names = (config.dataset, config.model, config.loss, config.constraint, config.optimizer)
     chosen = ", ".join(node.get("name") or node["_target_"] for node in names)
@@ -242,40 +248,3 @@ def _announce(config: TrainConfig, folder: RunFolder, notes: Sequence[str], done
     if notes and not done:
         log.info("%s", ", ".join(notes))
     log.info("run folder: %s", folder.path)
-
-
-def _summary(folder: RunFolder) -> str:
-    """The last words of a finished run."""
-    status = folder.read_status()
-    points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
-    first, last = points[0], points[-1]
-    peak = max(points, key=lambda p: p["critic/wasserstein"])
-    # What was measured at the last step; `final` may hold an earlier start's metrics too.
-    final = points[-1]
-    pictures = sorted(folder.samples.glob("step_*.png"))
-    lines = [
-        f"Finished {status['steps']} steps in {status['seconds']:.0f} s.",
-        f"  Wasserstein estimate  {first['critic/wasserstein']:.4g} at step {first['step']},"
-        f" {last['critic/wasserstein']:.4g} at step {last['step']}"
-        f" (peak {peak['critic/wasserstein']:.4g} at {peak['step']})",
-    ]
-    if "wasserstein/exact" in final:
-        lines.append(
-            f"  exact W1 to held-out  {final['wasserstein/exact']:.4g}"
-            f" (real against real {final['wasserstein/exact_real_real']:.4g},"
-            f" n = {final['wasserstein/exact_n']:.0f})"
-        )
-    if "wasserstein/normalized" in final:
-        lines.append(
-            f"  the critic's own W1   {final['wasserstein/normalized']:.4g}"
-            " (its estimate on the same samples over K)"
-        )
-    if pictures:
-        lines.append(f"  last samples          {pictures[-1]}")
-    # In the current folder, the topmost folder shows this run beside the others.
-    inside = folder.path.parts and not folder.path.is_absolute()
-    logdir = folder.path.parts[0] if inside else folder.path
-    lines.append(f"  curves                tensorboard --logdir {logdir}")
-    lines.append(f"  more samples          wgan-sample {folder.path}")
-    lines.append(f"  more numbers          wgan-eval {folder.path}")
-    return "\n".join(lines)

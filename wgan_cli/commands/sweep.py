@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wgan_cli.rundir import RunFolder
+from wgan_cli.rundir import STATUS, RunFolder
 
 
 def summarise(sweep: Path, count: int) -> int:
@@ -12,18 +12,19 @@ def summarise(sweep: Path, count: int) -> int:
 
     Of `count` jobs some may have left nothing, where the disk was full.
     """
-    jobs = [RunFolder(path) for path in sweep.iterdir() if (path / "status.json").is_file()]
-    jobs.sort(key=lambda job: (not job.path.name.isdigit(), job.path.name.zfill(9)))
+    jobs = {str(path.parent.relative_to(sweep)): path.parent for path in sweep.rglob(STATUS)}
+    names = sorted(jobs, key=lambda name: (not name.isdigit(), name.zfill(9)))
     failed = 0
     print(f"\n{len(jobs)} jobs in {sweep}:")
-    for job in jobs:
+    for name in names:
+        job = RunFolder(jobs[name])
         status = job.read_status()
         state = status.get("state", "unknown")
         failed += state != "finished"
         distance = status.get("final", {}).get("wasserstein/exact")
         result = f"exact W1 {distance:.4g}" if distance is not None else status.get("message", "")
         words = " ".join(job.read_overrides()) or "(defaults)"
-        print(f"  {job.path.name:>3}  {state:<11}  {words}  {result}".rstrip())
+        print(f"  {name:>3}  {state:<11}  {words}  {result}".rstrip())
     lost = max(0, count - len(jobs))
     if lost:
         print(f"  and {lost} of which nothing could be written")

@@ -13,7 +13,7 @@ from wgan_cli.commands.answering import complain, leave
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DiskError, FolderInUseError, PreemptedError, WganError
-from wgan_cli.files import disk_error, is_full
+from wgan_cli.files import disk_error
 from wgan_cli.rules import check_rules
 from wgan_cli.training.interrupts import Terminated, leaving_when_asked
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# Set by `task`, which Hydra calls and whose return value it drops.
+# Set by `task`, which Hydra calls and whose return value it drops: the first that is not 0.
 _exit_code = 0
 
 
@@ -42,9 +42,8 @@ def run(words: Sequence[str]) -> int:
         complain(f"wgan-train: {error}")
         return error.exit_code
     except OSError as error:
-        if not is_full(error):
-            raise
-        complain(f"wgan-train: {disk_error(error)}")
+        where = Path(error.filename) if error.filename else None
+        complain(f"wgan-train: {disk_error(error, where)}")
         return DiskError.exit_code
     except KeyboardInterrupt:
         complain("wgan-train: interrupted.")
@@ -113,14 +112,15 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+            code = _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
         except OSError as error:
             raise disk_error(error, folder / "multirun.yaml") from None
         finally:
             remove_if_empty(folder)
         from wgan_cli.commands.sweep import summarise
 
-        return summarise(folder, len(jobs))
+        # A job that another process or job keeps from its folder leaves no status of its own.
+        return summarise(folder, len(jobs)) or min(code, 1)
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
@@ -145,12 +145,13 @@ def task(config: DictConfig) -> None:
 
     hydra = HydraConfig.get()
     global _exit_code
-    _exit_code = execute(
+    code = execute(
         config,
         Path(hydra.runtime.output_dir),
         [str(word) for word in hydra.overrides.task],
         sweep=hydra.mode == RunMode.MULTIRUN,
     )
+    _exit_code = _exit_code or code
 
 
 def _composer(

@@ -36,7 +36,7 @@ def refuse_misfit(
 
 def _try(kind: str, network: nn.Module, given: list[Tensor], wanted: tuple[int, ...]) -> None:
     takes = f"model.{kind} for a batch of shape {tuple(given[0].shape)}"
-    training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
         made: Any = network(*given)
@@ -49,7 +49,8 @@ def _try(kind: str, network: nn.Module, given: list[Tensor], wanted: tuple[int, 
             f"{takes}, as the data have it: {reason}. Choose another model or other data."
         ) from error
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
     shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
     if shape != (_BATCH, *wanted):
         raise ConfigError(

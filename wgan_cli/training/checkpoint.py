@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from wgan_cli.errors import CheckpointError
+from wgan_cli.errors import CheckpointError, DamagedCheckpointError
 from wgan_cli.files import write_whole
 from wgan_cli.migration import migrated
 from wgan_cli.training.failures import is_out_of_memory
@@ -75,7 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         # A pipe would be waited for.
         if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} cannot be read: it is no file.")
+            raise DamagedCheckpointError(f"{path} cannot be read: it is no file.")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if is_out_of_memory(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be loaded safely: {reason}") from None
+        raise DamagedCheckpointError(f"{path} cannot be loaded safely: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
     if isinstance(state.get("config"), dict):
@@ -100,6 +100,15 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
     What seals a file is no secret, so a sealed one need not be this program's.
     """
 
+    def are_returns(value: Any) -> bool:
+        kinds = {"at": int, "to": int, "lr_factor": float, "reason": str}
+        return isinstance(value, list) and all(
+            isinstance(entry, dict)
+            and entry.keys() == kinds.keys()
+            and all(isinstance(entry[name], kind) for name, kind in kinds.items())
+            for entry in value
+        )
+
     def is_count(value: Any, least: int = 1) -> bool:
         return isinstance(value, int) and value >= least
 
@@ -108,6 +117,9 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
         "step": is_count(state.get("step"), least=0),
         "sample_shape": isinstance(shape, list) and bool(shape) and all(map(is_count, shape)),
         "classes": classes is None or is_count(classes),
+        "inner": is_count(state.get("inner", 0), least=0),
+        "unmeasured": isinstance(state.get("unmeasured", False), bool),
+        "returns": are_returns(state.get("returns", [])),
         "data": isinstance(state.get("data"), dict | None),
         **{part: isinstance(state.get(part), dict) for part in _PARTS},
     }
@@ -121,9 +133,11 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
 def load_newest(
     folder: Path, before: int | None = None
 ) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """The newest checkpoint that verifies, its path, and a warning for each passed over.
+    """The newest checkpoint that verifies, its path, and a warning for each damaged one before it.
 
-    Of those before a step, where one is given. `(None, None, [...])` where there is none.
+    Of those before a step, where one is given. `(None, None, [...])` where there is none. One that
+    may be whole but cannot be read here, as a later version's, is a `CheckpointError`: what takes
+    its place would be lost work.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):
@@ -131,7 +145,7 @@ def load_newest(
             continue
         try:
             return load_checkpoint(path), path, warnings
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             warnings.append(f"{error} It is passed over.")
     return None, None, warnings
 
@@ -157,9 +171,9 @@ def _verify(path: Path, data: bytes) -> None:
     body, comment = data[:-comment_size], data[-comment_size:]
     length = struct.pack("<H", comment_size)
     if not comment.startswith(_MARK) or body[-2:] != length:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{path} is cut short or damaged ({len(data)} bytes, no checksum at its end)."
         )
     digest = hashlib.sha256(body[:-2]).hexdigest().encode()
     if comment[len(_MARK) :] != digest:
-        raise CheckpointError(f"{path} is damaged: its contents do not match its checksum.")
+        raise DamagedCheckpointError(f"{path} is damaged: its contents do not match its checksum.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -55,7 +56,9 @@ class _EventFile:
     """The records of one process, as tensorboard's EventFileWriter frames them."""
 
     def __init__(self, folder: Path) -> None:
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads files in the order of their names, and clocks are set back at times.
+        begun = max([time.time(), *(1 + when for when in map(_begun, folder.iterdir()))])
+        name = f"events.out.tfevents.{begun:.6f}.{socket.gethostname()}.{os.getpid()}"
         self._folder = folder
         self._file = Growing(folder / name)
         self._records = RecordWriter(self._file)
@@ -72,3 +75,9 @@ class _EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _begun(path: Path) -> float:
+    """When an event file was begun, by its name; 0 for another file."""
+    found = re.match(r"events\.out\.tfevents\.(\d+(?:\.\d+)?)", path.name)
+    return float(found[1]) if found else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wgan_cli.optimizers import RMSprop
 
@@ -78,14 +78,14 @@ class Gate:
         """By going back to copies, where the gate is closed or the step broke a weight."""
         before = [(tensor, tensor.clone()) for tensor in _moved_by(optimizer)]
         optimizer.step()
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        self._open &= nn.utils.get_total_norm(weights) < float("inf")
+        for tensor in _moved_by(optimizer):
+            self._open &= tensor.isfinite().all().to(self._open.device)
         for tensor, copy in before:
             tensor.copy_(torch.where(self._open.to(tensor.device), tensor, copy))
 
 
 def _moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Every weight and every tensor of an optimizer's state."""
+    """Every weight and every tensor of an optimizer's state, those of the first step after it."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to end: finish the step, save, and say how to go on."""
+"""Ctrl-C and requests to end: finish the step if that is soon, save, and say how to go on."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class StopSignals:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Inside, a signal raises `StopNow` wherever the code is."""
-        self._at_once = True
         try:
+            self._at_once = True
             self._leave()
             yield
         finally:
@@ -72,7 +72,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._seen = number
-        self._since = time.monotonic()
+        self._since = min(self._since, time.monotonic())
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._at_once:
@@ -81,6 +81,8 @@ class StopSignals:
     def _leave(self) -> None:
         error = self.requested()
         if error is not None:
+            # A second signal finds the run being saved.
+            self._at_once = False
             raise StopNow(error)
 
 

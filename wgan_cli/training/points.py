@@ -62,7 +62,7 @@ class Callback:
         """The run has diverged and gone back to the checkpoint of `trainer.step`."""
 
     def on_stop(self, trainer: Trainer) -> None:
-        """The run was asked to stop after a whole step and is going to."""
+        """The run was asked to stop and is going to; a step or its measuring may be half done."""
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """After the last step, or when the run ends by an error; a run may be half-made then."""

@@ -45,7 +45,7 @@ class Rollback:
             older, _, _ = load_newest(self.checkpoints, before=so_far.last.to)
             state = older or state
         if state is None:
-            raise DivergedError(error.what, f"No checkpoint is sound. {error.advice}")
+            raise DivergedError(error.what, f"There is no checkpoint to go back to. {error.advice}")
         factor = self.lr_factor * so_far.lr_factor
         state["returns"] = [*so_far.state(), asdict(Return(at, state["step"], factor, error.what))]
         return state

@@ -25,7 +25,12 @@ class LogFile(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.failure: DiskError | None = None
-        self._file = Growing(path)
+        try:
+            self._file = Growing(path)
+        except DiskError:
+            # logging closes every handler at the end.
+            super().close()
+            raise
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, or keep why not."""
@@ -51,5 +56,13 @@ class LogWatch(Callback):
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Raise what was kept. Goes after saving, so that the step is not lost."""
-        if point.log and self.file.failure is not None:
+        if point.log:
+            self._raise()
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Raise what came after the last log point."""
+        self._raise()
+
+    def _raise(self) -> None:
+        if self.file.failure is not None:
             raise self.file.failure

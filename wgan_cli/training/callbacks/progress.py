@@ -33,7 +33,7 @@ class Progress(Callback):
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=trainer.steps,
-                initial=trainer.step,
+                initial=trainer.recorded,
                 unit="step",
                 dynamic_ncols=True,
                 smoothing=0.05,

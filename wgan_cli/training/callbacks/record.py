@@ -29,10 +29,12 @@ class Record(Callback):
         """Drop what a resume measures again; go on with the clock of an earlier start."""
         self._forget_after(trainer.recorded)
         before = self.folder.read_status()
-        if trainer.step:
-            self._started = before.get("started", self._started)
-            self._seconds_before = before.get("seconds", 0.0)
-            self._costs.update(before.get("evaluation_seconds", {}))
+        started, seconds = before.get("started"), before.get("seconds")
+        costs = before.get("evaluation_seconds")
+        if trainer.step or trainer.inner:
+            self._started = started if isinstance(started, str) else self._started
+            self._seconds_before = seconds if isinstance(seconds, float) else 0.0
+            self._costs.update(costs if isinstance(costs, dict) else {})
         self._clock = time.perf_counter()
         self._write(trainer, "running")
 

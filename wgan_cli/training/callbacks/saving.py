@@ -25,10 +25,10 @@ KEPT = 2
 class Saving(Callback):
     """Writes checkpoints; keeps the two newest and the best, by `wasserstein/exact`.
 
-    With `keep_every`, every such step's is kept too; with `from_start` the untrained networks are
-    saved as step 0, so that there always is something to go back to. `facts` go into every
-    checkpoint beside the trainer's state: the config and the sample's shape, so that sampling needs
-    neither the run folder's other files nor the data.
+    With `keep_every`, every such step's is kept too; with `from_start` the networks are saved
+    before their first step here, so that there always is something to go back to. `facts` go into
+    every checkpoint beside the trainer's state: the config and the sample's shape, so that sampling
+    needs neither the run folder's other files nor the data.
     """
 
     def __init__(
@@ -49,17 +49,15 @@ class Saving(Callback):
     def on_start(self, trainer: Trainer) -> None:
         """Find the best of an earlier start; drop later checkpoints, which were damaged."""
         self._drop_after(trainer.step)
-        for point in self.folder.read_metrics():
-            self._note_best(int(point["step"]), point)
-        if self.from_start and trainer.step == 0:
+        self._find_best()
+        if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
     def on_return(self, trainer: Trainer) -> None:
         """Note the return in the checkpoint, so that it counts also after a kill."""
         self.save(trainer)
         self._drop_after(trainer.step)
-        if self._best is not None and not self._best[2].exists():
-            self._best = None
+        self._find_best()
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Save where due."""
@@ -69,12 +67,13 @@ class Saving(Callback):
             prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
 
     def on_stop(self, trainer: Trainer) -> None:
-        """Save the last whole step."""
+        """Save where the run is, amid a step too."""
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path:
         """Write a checkpoint of the trainer as it is."""
         path = self.folder.checkpoints / checkpoint_name(trainer.step)
+        self.folder.sync()
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state()})
         return path
@@ -91,6 +90,11 @@ class Saving(Callback):
             found = find_checkpoints(self.folder.checkpoints)
             kept += [path for path in found if step_of(path) % self.keep_every == 0]
         return kept
+
+    def _find_best(self) -> None:
+        self._best = None
+        for point in self.folder.read_metrics():
+            self._note_best(int(point["step"]), point)
 
     def _note_best(self, step: int, values: Mapping[str, float]) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -76,11 +75,3 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float |
         for key, value in flatten(settings).items()
         if value is not None and not key.endswith(left_out) and not key.startswith(left_out)
     }
-
-
-def open_writer(folder: Path, done: int) -> Events:
-    """A writer that hides what an earlier process wrote after step `done`.
-
-    At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
-    """
-    return Events(folder, done + 1 if done else 0)
