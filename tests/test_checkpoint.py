@@ -458,3 +458,24 @@ def test_too_little_memory_is_no_damage(saved: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "load", no_room)
     with pytest.raises(RuntimeError, match="allocate"):
         load_newest(saved.parent)
+
+
+def test_a_checkpoint_and_its_name_are_on_the_disk_when_saving_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting(descriptor: int) -> None:
+        folder = os.path.samestat(os.fstat(descriptor), tmp_path.stat())
+        done.append("folder" if folder else "file")
+        fsync(descriptor)
+
+    def moving(self: Path, target: Path) -> Path:
+        done.append("move")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "replace", moving)
+    save_checkpoint(tmp_path / "step_00000003.pt", state())
+    assert done == ["file", "move", "folder"]

@@ -498,3 +498,15 @@ def test_a_status_that_somebody_spoiled_stops_nothing(here: Path) -> None:
     (here / "first" / "status.json").write_text(json.dumps(odd))
     assert run(["resume=first", "steps=3"]) == 0
     assert status_of(here / "first")["state"] == "finished"
+
+
+def test_a_run_that_lost_its_checkpoints_says_that_it_begins_anew(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "hydra.run.dir=first", "resume=auto"]
+    assert run(words) == 0
+    assert "begins anew" not in capsys.readouterr().err
+    for path in checkpoints_of(here / "first"):
+        path.unlink()
+    assert run(words) == 0
+    assert "first holds no checkpoint: it begins anew." in capsys.readouterr().err

@@ -126,6 +126,7 @@ def test_a_broken_gradient_moves_nothing_and_nothing_moves_after_it(
     assert same(tensors_of(optimizer), before)
     assert guard.passed() == 0
     assert guard.last("critic") == pytest.approx([1.0, 2.0, broken], nan_ok=True)
+    assert not hasattr(optimizer, "found_inf")
 
 
 @pytest.mark.parametrize("at_hand", [True, False])

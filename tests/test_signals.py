@@ -20,7 +20,13 @@ from wgan_cli.commands.train import run
 from wgan_cli.errors import DataError, InterruptedRunError, PreemptedError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.training.checkpoint import save_checkpoint
-from wgan_cli.training.interrupts import StopNow, StopSignals, Terminated, leaving_when_asked
+from wgan_cli.training.interrupts import (
+    PATIENCE,
+    StopNow,
+    StopSignals,
+    Terminated,
+    leaving_when_asked,
+)
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
@@ -313,3 +319,7 @@ def test_what_is_said_can_be_typed_whatever_the_folder_is_called(
     said = capsys.readouterr().err.splitlines()[-1]
     assert run(shlex.split(said.partition("go on with: wgan-train ")[2])) == 0
     assert status_of(here / name)["state"] == "finished"
+
+
+def test_patience_leaves_time_to_save_before_a_scheduler_kills() -> None:
+    assert 0 < PATIENCE <= 10

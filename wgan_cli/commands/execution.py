@@ -158,6 +158,8 @@ def _state_to_go_on_from(
         log.warning("%s", warning)
     if state is None and resume != "auto":
         raise CheckpointError(f"resume={resume}: there is no checkpoint that can be read.")
+    if state is None and folder.read_status().get("step"):
+        log.warning("%s holds no checkpoint: it begins anew.", folder.path)
     if state is not None and path is not None:
         check_whole(state, path)
         log.info("Going on from %s.", path)

@@ -18,21 +18,13 @@ from wgan_cli.training.callbacks.log import LogFile
 log = logging.getLogger("wgan_cli")
 
 
-class _Console(logging.StreamHandler):  # type: ignore[type-arg]
-    """stderr, which is a file on a full disk at times; what is lost there is in `train.log`."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-
 @contextmanager
 def console_log() -> Iterator[logging.handlers.MemoryHandler]:
     """The run's messages on stderr, above a progress bar where there is one.
 
     Gives what keeps the messages that come before the run's own log is open.
     """
-    handler = _Console(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
     with _handling(handler), _handling(early), logging_redirect_tqdm([log]):

@@ -147,12 +147,14 @@ def _as_it_is(read: Any) -> Any:
 
 @contextmanager
 def _for_the_parent_alone() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C or SIGTERM, which are for the run to answer.
+    """Processes started inside hear no Ctrl-C, SIGTERM or SIGHUP, which are for the run to answer.
 
     A dead one is noticed where its images are awaited, not by the exception that torch's handler of
     SIGCHLD would raise amid whatever runs then.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    blocked = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
     before = signal.getsignal(signal.SIGCHLD)
     try:
         yield

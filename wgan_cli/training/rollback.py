@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from wgan_cli.errors import DivergedError
 from wgan_cli.training.checkpoint import load_newest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Rollback:
             raise DivergedError(
                 error.what, f"It went back {len(so_far)} times already. {error.advice}"
             )
-        state, _, _ = load_newest(self.checkpoints)
+        state, _, warnings = load_newest(self.checkpoints)
+        for warning in warnings:
+            log.warning("%s", warning)
         if so_far and at <= so_far.last.at:
             # A lower rate did not help from there: that checkpoint may be lost already.
             older, _, _ = load_newest(self.checkpoints, before=so_far.last.to)
