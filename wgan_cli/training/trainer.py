@@ -130,11 +130,15 @@ class Trainer:
     def advance(self) -> None:
         """One step; of a run that was stopped amid housekeeping, first the rest of that."""
         if not self.unmeasured:
-            self.set_learning_rates()
-            self.critic_phase()
-            self.generator_phase()
-            self.step += 1
+            self.train_step()
         self.housekeeping()
+
+    def train_step(self) -> None:
+        """n_critic critic updates and one of the generator, and nothing else."""
+        self.set_learning_rates()
+        self.critic_phase()
+        self.generator_phase()
+        self.step += 1
 
     def set_learning_rates(self) -> None:
         """The decay's factor, and that of the returns so far, on every group's first rate."""
