@@ -1,13 +1,13 @@
 """The training loop that tutorials print, to be faster than.
 
-Written as it is copied today: a DataLoader with ToTensor and Normalize, a generator pass whose graph
-is thrown away, `zero_grad`, a Python loop that clamps each parameter, `.item()` after every update,
-float32, nothing compiled.
+Written as it is copied today: a DataLoader with ToTensor and Normalize, a generator pass whose
+graph is thrown away, `zero_grad`, a Python loop that clamps each parameter, `.item()` after every
+update, float32, nothing compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,11 @@ from torchvision import datasets, transforms
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images uint8 (n, c, h, w) in memory, given as torchvision's MNIST and CIFAR10 give theirs."""
+    """Images uint8 (n, h, w[, 3]) in memory, given as torchvision's CIFAR10 gives its own."""
 
-    def __init__(self, images: Tensor) -> None:
-        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-        self.pixels: np.ndarray = pixels[..., 0] if pixels.shape[3] == 1 else pixels
-        self.transform = to_floats(images.shape[1])
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self.transform = to_floats(pixels.shape[3] if pixels.ndim == 4 else 1)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -86,18 +85,26 @@ class Textbook:
     def step(self) -> None:
         """n_critic critic updates and one of the generator."""
         for _ in range(self.n_critic):
-            real = next(self.batches).to(self.device)
-            fake = self.generator(self.latent()).detach()
-            self.critic_optimizer.zero_grad()
-            loss = -torch.mean(self.critic(real)) + torch.mean(self.critic(fake))
-            if self.clip is None:
-                loss = loss + self.penalty_weight * self.gradient_penalty(real, fake)
-            loss.backward()
-            self.critic_optimizer.step()
-            if self.clip is not None:
-                for parameter in self.critic.parameters():
-                    parameter.data.clamp_(-self.clip, self.clip)
-            self.critic_losses.append(loss.item())
+            self.critic_update()
+        self.generator_update()
+
+    def critic_update(self) -> None:
+        """Real against fake, and whatever holds the critic."""
+        real = next(self.batches).to(self.device)
+        fake = self.generator(self.latent()).detach()
+        self.critic_optimizer.zero_grad()
+        loss = -torch.mean(self.critic(real)) + torch.mean(self.critic(fake))
+        if self.clip is None:
+            loss = loss + self.penalty_weight * self.gradient_penalty(real, fake)
+        loss.backward()
+        self.critic_optimizer.step()
+        if self.clip is not None:
+            for parameter in self.critic.parameters():
+                parameter.data.clamp_(-self.clip, self.clip)
+        self.critic_losses.append(loss.item())
+
+    def generator_update(self) -> None:
+        """The critic gets gradients too, which the next `zero_grad` throws away."""
         self.generator_optimizer.zero_grad()
         loss = -torch.mean(self.critic(self.generator(self.latent())))
         loss.backward()
@@ -120,7 +127,7 @@ class Textbook:
         return ((norms - 1) ** 2).mean()
 
 
-def endless(loader: DataLoader[Any]) -> Iterator[Tensor]:
+def endless(loader: DataLoader[Any]) -> Generator[Tensor, None, None]:
     """Epoch after epoch of a loader's images."""
     while True:
         for images, _ in loader:

@@ -14,6 +14,7 @@ from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Frozen, Updates
+from wgan_cli.training.weights import Weights
 
 CPU = torch.device("cpu")
 IMAGE = (1, 16, 16)
@@ -53,13 +54,12 @@ def updates_of(
     grad_clip: tuple[float | None, float | None] = (None, None),
 ) -> Updates:
     return Updates(
-        generator,
-        critic,
+        Weights(generator, bf16=bf16),
+        Weights(critic, bf16=bf16),
         make(generator.parameters(), lr=lr),
         make(critic.parameters(), lr=lr),
         loss or Wasserstein(),
         constraint or Unconstrained(),
-        bf16=bf16,
         grad_clip=grad_clip,
     )
 

@@ -25,6 +25,7 @@ from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.rundir import RunFolder
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.callbacks.pictures import SamplePictures
+from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
@@ -36,6 +37,7 @@ from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
+from wgan_cli.training.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +76,28 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
         critic = build_critic(config, constraint, shape, classes)
-    generator.to(device)
-    critic.to(device)
+    for network in (generator, critic):
+        network.to(device)
+        if type(network).__module__.startswith("wgan_cli.models."):
+            # A user's own may view its maps in a way that only the usual layout has.
+            network.to(memory_format=torch.channels_last)
     refuse_unfit(constraint, critic)
     if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
         refuse_misfit(generator, critic, _given(config.latent_dim), shape, classes)
     _mention_clipped_batch_norm(constraint, critic)
+    # What ships does the same to every weight; of others that is not known.
+    joined = config.optimizer["_target_"] in SCHEMAS
+    generator_weights, critic_weights = (
+        Weights(network, joined=joined, bf16=config.precision == "bf16")
+        for network in (generator, critic)
+    )
     updates = Updates(
-        generator,
-        critic,
-        _build_optimizer(config.optimizer, "generator", generator),
-        _build_optimizer(config.optimizer, "critic", critic),
+        generator_weights,
+        critic_weights,
+        _build_optimizer(config.optimizer, "generator", generator_weights.optimised),
+        _build_optimizer(config.optimizer, "critic", critic_weights.optimised),
         built("loss", config.loss, optional={"name"}),
         constraint,
-        bf16=config.precision == "bf16",
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
     )
     labels = dataset.labels
@@ -111,8 +121,8 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         classes=Classes(labels.train, classes, device) if labels and classes else None,
     )
     if config.compile:
-        generator.compile()
-        critic.compile()
+        generator_weights.passes.compile()
+        critic_weights.passes.compile()
     return trainer
 
 
@@ -226,6 +236,7 @@ def build_callbacks(
         ),
         Progress(),
         Saving(folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"),
+        *([Profile(folder)] if config.profile else []),
     ]
 
 
@@ -246,7 +257,7 @@ def _build_network(
 
 
 def _build_optimizer(
-    node: dict[str, Any], network_name: str, network: nn.Module
+    node: dict[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
     apart = {"name", "critic", "generator"}
     settings = {key: value for key, value in node.items() if key not in apart}
@@ -255,7 +266,6 @@ def _build_optimizer(
     make, accepted = maker("optimizer", settings)
     if accepted("fused") and settings["_target_"] in SCHEMAS:
         settings["fused"] = True
-    parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
     return optimizer
 

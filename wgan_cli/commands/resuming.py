@@ -23,6 +23,7 @@ MAY_DIFFER = {
     "feature_samples",
     "keep_every",
     "metrics",
+    "profile",
     "device",
     "resume",
     # What happens where training cannot go on anyway.
@@ -105,8 +106,8 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
-            " them as they were, or start a new run; only steps, the cadences, metrics, device,"
-            " on_divergence and the way images are read may differ."
+            " them as they were, or start a new run; only steps, the cadences, metrics, profile,"
+            " device, on_divergence and the way images are read may differ."
         )
 
 

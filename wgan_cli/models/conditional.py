@@ -6,6 +6,8 @@ Both modules are there without classes too, where they hold nothing and change n
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.models.precision import as_float32, kept_in_float32
+
 _LONGEST = 128
 
 
@@ -49,11 +51,13 @@ class Projection(nn.Module):
         super().__init__()
         self.classes = classes
         if classes is not None:
-            self.vectors = nn.Embedding(classes, features)
+            self.vectors = kept_in_float32(nn.Embedding(classes, features))
             # The scale of w, or the class would outweigh all that the classes have in common.
             nn.init.xavier_uniform_(self.vectors.weight)
 
     def forward(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
         """Scores (batch,), features (batch, features) and labels (batch,) to scores (batch,)."""
         check_labels(self.classes, labels)
-        return scores if labels is None else scores + (self.vectors(labels) * features).sum(dim=1)
+        if labels is None:
+            return scores
+        return scores + (self.vectors(labels) * as_float32(features)).sum(dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from wgan_cli.errors import ConfigError
+from wgan_cli.models.precision import in_float32, kept_in_float32
 
 
 class Orthonormal(nn.Module):
@@ -87,9 +88,12 @@ class Critic(nn.Module):
         for _ in range(depth):
             layers += [_linear(inputs, width), MaxMin()]
             inputs = width
-        self.layers = nn.Sequential(*layers, _linear(inputs, 1))
+        self.layers = nn.Sequential(*layers, kept_in_float32(_linear(inputs, 1)))
 
     def forward(self, samples: Tensor) -> Tensor:
         """(batch, *sample_shape) to (batch,)."""
-        scores: Tensor = self.layers(samples.flatten(1))
-        return scores.squeeze(1)
+        *hidden, last = self.layers
+        features = samples.flatten(1)
+        for layer in hidden:
+            features = layer(features)
+        return in_float32(last, features).squeeze(1)

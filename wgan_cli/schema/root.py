@@ -83,5 +83,6 @@ class TrainConfig:
     eval_every: int = setting(at_least=1)
     eval_samples: int | None = setting(at_least=4)
     feature_samples: int | None = setting(default=None, at_least=2)
+    profile: bool = False
 
     resume: str | None = MISSING

@@ -50,7 +50,12 @@ class Point:
 
 
 class Callback:
-    """What watches a run. It never changes what is trained."""
+    """What watches a run. It never changes what is trained.
+
+    `phase` names what it does for a profiler.
+    """
+
+    phase = "log"
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step of this process; `trainer.step` are done already."""

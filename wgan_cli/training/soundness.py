@@ -61,7 +61,7 @@ def _what_helps(term: str, updates: Updates) -> str:
         helps.append("a smaller coefficient of the constraint")
     if isinstance(updates.constraint, Unconstrained):
         helps.append("a constraint on the critic")
-    if updates.bf16:
+    if updates.critic_weights.bf16:
         helps.append("precision=fp32")
     if updates.critic_clip is None:
         helps.append("grad_clip.critic=1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from wgan_cli.training.classes import Classes
 from wgan_cli.training.failures import in_plain_words, tell_of_end
 from wgan_cli.training.interrupts import StopNow, StopSignals
 from wgan_cli.training.pace import Pace
+from wgan_cli.training.phases import Phase, untraced
 from wgan_cli.training.points import Cadence, Callback, Point
 from wgan_cli.training.rollback import Returns, Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
@@ -65,6 +66,7 @@ class Trainer:
         self.classes = classes
         self.callbacks = callbacks
         self.signals = signals
+        self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
         self.averaged = (
             AveragedModel(
@@ -106,7 +108,7 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_start(self)
-            self.pace.restart(self.step, self._critic_updates_done())
+            self.pace.restart(self.step, self.schedule.updates_before(self.step))
             while self.step < self.steps or self.unmeasured:
                 try:
                     self.advance()
@@ -155,11 +157,13 @@ class Trainer:
             overdue = self.signals.overdue() if self.signals is not None else None
             if overdue is not None:
                 self.stop(overdue)
-            real, labels = self.feed.batch(first + inner)
+            with self.phase("data"):
+                real, labels = self.feed.batch(first + inner)
             latent = self._noise(Stream.CRITIC_NOISE, inner)
             draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
             classes = None if self.classes is None else labels
-            self.window.critic += self.updates.critic_update(real, latent, draws, classes)
+            with self.phase("critic update"):
+                self.window.critic += self.updates.critic_update(real, latent, draws, classes)
             self.window.critic_updates += 1
             self.inner = inner + 1
 
@@ -170,11 +174,13 @@ class Trainer:
         if self.classes is not None:
             draws = Draws(self.seed, Stream.CLASSES, self.step)
             labels = self.classes.draw(self.batch_size, draws)
-        self.window.generator += self.updates.generator_update(latent, labels)
+        with self.phase("generator update"):
+            self.window.generator += self.updates.generator_update(latent, labels)
         self.window.steps += 1
         self.inner = 0
         if self.averaged is not None:
-            self.averaged.update_parameters(self.updates.generator)
+            with self.phase("average"):
+                self.averaged.update_parameters(self.updates.generator)
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; stop where asked to."""
@@ -186,7 +192,8 @@ class Trainer:
             self.check_sound({})
         self.unmeasured = False
         for callback in self.callbacks:
-            callback.on_step(self, point)
+            with self.phase(callback.phase) if point.anything else nullcontext():
+                callback.on_step(self, point)
         stop = self.signals.requested() if self.signals is not None else None
         if stop is not None and self.step < self.steps:
             self.stop(stop)
@@ -197,20 +204,23 @@ class Trainer:
         A signal during an evaluation, which can take minutes, stops the run at once; the step is
         then measured when the run goes on.
         """
-        means = self.window.means()
-        self.check_sound(means)
         regular = self.step % self.cadence.log == 0
-        if point.log:
-            if not self._penalised:
-                del means["critic/penalty"]
-            point.values.update(means)
-            point.values.update(self.updates.constraint.report(self.updates.critic))
-            point.values.update(_report(self.generator))
-            done = self._critic_updates_done()
-            point.values.update(self.pace.report(self.step, done, restart=regular))
+        with self.phase("log"):
+            means = self.window.means()
+            self.check_sound(means)
+            if point.log:
+                if not self._penalised:
+                    del means["critic/penalty"]
+                point.values.update(means)
+                point.values.update(self.updates.constraint.report(self.updates.critic))
+                # What the generator says of itself, if it does.
+                point.values.update(getattr(self.generator, "report", dict)())
+                done = self.schedule.updates_before(self.step)
+                point.values.update(self.pace.report(self.step, done, restart=regular))
         if point.evaluate:
+            leaving = nullcontext() if self.signals is None else self.signals.at_once()
             try:
-                with nullcontext() if self.signals is None else self.signals.at_once():
+                with self.phase("evaluation"), leaving:
                     point.findings = self.evaluation(
                         self.generator, self.updates.critic, self.raw_generator
                     )
@@ -236,22 +246,18 @@ class Trainer:
         if self.rollback is None:
             raise error
         self.load(self.rollback.state_to_return_to(error, self.step, self.returns))
-        self.pace.restart(self.step, self._critic_updates_done())
+        self.pace.restart(self.step, self.schedule.updates_before(self.step))
         for callback in self.callbacks:
             callback.on_return(self)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""
-        updates = self.updates
         state = {
             "step": self.step,
             "inner": self.inner,
             "unmeasured": self.unmeasured,
             "returns": self.returns.state(),
-            "generator": updates.generator.state_dict(),
-            "critic": updates.critic.state_dict(),
-            "generator_optimizer": updates.generator_optimizer.state_dict(),
-            "critic_optimizer": updates.critic_optimizer.state_dict(),
+            **self.updates.state(),
             "window": self.window.state(),
         }
         if self.averaged is not None:
@@ -260,12 +266,8 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state. Raises `CheckpointError` where it does not fit."""
-        updates = self.updates
         try:
-            updates.generator.load_state_dict(state["generator"])
-            updates.critic.load_state_dict(state["critic"])
-            updates.generator_optimizer.load_state_dict(state["generator_optimizer"])
-            updates.critic_optimizer.load_state_dict(state["critic_optimizer"])
+            self.updates.load(state)
             self.window.load(state["window"])
             if self.averaged is not None:
                 self.averaged.module.load_state_dict(state["generator_ema"])
@@ -278,17 +280,10 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None
-        updates.gate.reopen()
+        self.updates.gate.reopen()
         self._gate_opened = self.step
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
-        return Draws(self.seed, stream, self.step, inner).normal(self._latent_shape, self.device)
-
-    def _critic_updates_done(self) -> int:
-        return self.schedule.updates_before(self.step)
-
-
-def _report(generator: nn.Module) -> dict[str, float]:
-    """What a generator says of itself at a log point, by tag, if it has a `report`."""
-    report: Callable[[], dict[str, float]] | None = getattr(generator, "report", None)
-    return {} if report is None else report()
+        with self.phase("noise"):
+            draws = Draws(self.seed, stream, self.step, inner)
+            return draws.normal(self._latent_shape, self.device)

@@ -6,18 +6,18 @@ before a log point. Where one of them is not finite, no weight moves any more (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.constraints import Constraint
-from wgan_cli.evaluation.sampling import given
 from wgan_cli.losses import Loss
+from wgan_cli.models.precision import as_float32
 from wgan_cli.randomness import Draws
 from wgan_cli.training.gate import Gate
+from wgan_cli.training.weights import Weights
 
 # What an update reports, in the order of its tensor.
 CRITIC_TERMS = (
@@ -60,40 +60,38 @@ class Frozen:
 class Updates:
     """The two updates of a WGAN on its networks and optimizers.
 
-    `bf16` runs the networks in bfloat16; losses, penalties and optimizers stay in float32.
-    `grad_clip` holds the longest gradient of the critic and of the generator, if there is one.
+    The networks are `Weights`, whose passes may run in bfloat16; losses, penalties and optimizers
+    stay in float32. A plain network is taken as it is. The optimizers are of the weights'
+    `optimised`. `grad_clip` holds the longest gradient of the critic and of the generator, if there
+    is one.
     """
 
     def __init__(
         self,
-        generator: nn.Module,
-        critic: nn.Module,
+        generator: Weights | nn.Module,
+        critic: Weights | nn.Module,
         generator_optimizer: torch.optim.Optimizer,
         critic_optimizer: torch.optim.Optimizer,
         loss: Loss,
         constraint: Constraint,
         *,
-        bf16: bool = False,
         grad_clip: tuple[float | None, float | None] = (None, None),
     ) -> None:
-        self.generator = generator
-        self.critic = critic
+        self.generator_weights = _weights(generator)
+        self.critic_weights = _weights(critic)
+        self.generator = self.generator_weights.network
+        self.critic = self.critic_weights.network
         self.generator_optimizer = generator_optimizer
         self.critic_optimizer = critic_optimizer
         self.loss = loss
         self.constraint = constraint
-        self.bf16 = bf16
         self.critic_clip, self.generator_clip = grad_clip
-        self._generator_parameters = list(generator.parameters())
-        self._critic_parameters = list(critic.parameters())
-        self._frozen_generator = Frozen(generator)
-        self._frozen_critic = Frozen(critic)
-        self._device = next(critic.parameters()).device
-        self.gate = Gate(
-            self._device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)}
-        )
+        self._frozen_generator = Frozen(self.generator_weights.passes)
+        self._frozen_critic = Frozen(self.critic_weights.passes)
+        device = next(self.critic.parameters()).device
+        self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
         # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
-        self._one_pass = not any(isinstance(m, _BatchNorm) for m in critic.modules())
+        self._one_pass = not any(isinstance(m, _BatchNorm) for m in self.critic.modules())
 
     def critic_update(
         self, real: Tensor, latent: Tensor, draws: Draws, labels: Tensor | None = None
@@ -104,19 +102,16 @@ class Updates:
         where the networks are conditional; the fakes are drawn for the same. The generator is left
         untouched.
         """
-        with torch.no_grad(), self._frozen_generator, self._precision():
-            fake = given(self.generator, labels)(latent)
-        fake = fake.float()
+        with torch.no_grad(), self._frozen_generator:
+            fake = self.generator_weights(latent, labels)
         real_scores, fake_scores = self._scores(real, fake, labels)
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
         classes = () if labels is None else (labels,)
-        penalty = self.constraint.penalty(self.critic, real, fake, draws, *classes)
+        penalty = self.constraint.penalty(self.critic, real, as_float32(fake), draws, *classes)
         if penalty is not None:
             loss = loss + penalty
-        _forget_gradients(self._critic_parameters)
-        loss.backward()
-        norm = _clip_gradients(self._critic_parameters, self.critic_clip)
+        norm = _backward(loss, self.critic_weights, self.critic_clip)
         with torch.no_grad():
             estimate = real_scores.mean() - fake_scores.mean()
             zero = torch.zeros_like(estimate)
@@ -131,6 +126,7 @@ class Updates:
             numbers = torch.stack([term.detach().float() for term in terms])
         self.gate.step("critic", self.critic_optimizer, numbers)
         self.constraint.after_step(self.critic)
+        self.critic_weights.round()
         return numbers
 
     def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -139,41 +135,59 @@ class Updates:
         `labels` (batch,) are the classes to draw where the networks are conditional.
         """
         with self._frozen_critic:
-            with self._precision():
-                fake = given(self.generator, labels)(latent)
-                scores = given(self.critic, labels)(fake)
-            loss = self.loss.generator(scores.float())
-            _forget_gradients(self._generator_parameters)
-            loss.backward()
-        norm = _clip_gradients(self._generator_parameters, self.generator_clip)
+            fake = self.generator_weights(latent, labels)
+            scores = as_float32(self.critic_weights(fake, labels))
+            loss = self.loss.generator(scores)
+            norm = _backward(loss, self.generator_weights, self.generator_clip)
         numbers = torch.stack([loss.detach(), norm])
         self.gate.step("generator", self.generator_optimizer, numbers)
+        self.generator_weights.round()
         return numbers
 
+    def state(self) -> dict[str, Any]:
+        """Networks and optimizers for a checkpoint, as torch's state dicts."""
+        return {
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "generator_optimizer": self.generator_weights.split_state(
+                self.generator_optimizer.state_dict()
+            ),
+            "critic_optimizer": self.critic_weights.split_state(self.critic_optimizer.state_dict()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's. What does not fit raises as torch's `load_state_dict`."""
+        self.generator.load_state_dict(state["generator"])
+        self.critic.load_state_dict(state["critic"])
+        for weights, optimizer, name in (
+            (self.generator_weights, self.generator_optimizer, "generator_optimizer"),
+            (self.critic_weights, self.critic_optimizer, "critic_optimizer"),
+        ):
+            optimizer.load_state_dict(weights.join_state(state[name]))
+            weights.round()
+
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            if self._one_pass:
-                twice = None if labels is None else torch.cat([labels, labels])
-                scores = given(self.critic, twice)(torch.cat([real, fake]))
-                real_scores, fake_scores = scores.chunk(2)
-            else:
-                critic = given(self.critic, labels)
-                real_scores, fake_scores = critic(real), critic(fake)
-        return real_scores.float(), fake_scores.float()
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.bf16:
-            return torch.autocast(self._device.type, torch.bfloat16)
-        return nullcontext()
+        critic = self.critic_weights
+        if not self._one_pass:
+            return as_float32(critic(real, labels)), as_float32(critic(fake, labels))
+        twice = None if labels is None else torch.cat([labels, labels])
+        real_scores, fake_scores = as_float32(critic(torch.cat([real, fake]), twice)).chunk(2)
+        return real_scores, fake_scores
 
 
-def _forget_gradients(parameters: Sequence[Tensor]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
+def _weights(network: Weights | nn.Module) -> Weights:
+    return network if isinstance(network, Weights) else Weights(network)
 
 
-def _clip_gradients(parameters: Sequence[Tensor], longest: float | None) -> Tensor:
-    """The Euclidean norm of all gradients together, before they are cut to `longest`."""
+def _backward(loss: Tensor, weights: Weights, longest: float | None) -> Tensor:
+    """Leave a loss's gradients for the optimizer, and return their Euclidean norm all together.
+
+    The norm is that before they are cut to `longest`.
+    """
+    weights.forget_gradients()
+    loss.backward()
+    weights.gather_gradients()
+    parameters = weights.optimised
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if longest is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)

@@ -43,6 +43,8 @@ class SamplePictures(Callback):
     picture.
     """
 
+    phase = "samples"
+
     def __init__(
         self,
         folder: RunFolder,

@@ -31,6 +31,8 @@ class Saving(Callback):
     needs neither the run folder's other files nor the data.
     """
 
+    phase = "checkpoint"
+
     def __init__(
         self,
         folder: RunFolder,

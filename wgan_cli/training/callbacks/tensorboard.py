@@ -69,7 +69,7 @@ class TensorBoard(Callback):
 
 def _hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
     """What decides a result, dotted key to plain value; no cadences, no recommendations."""
-    left_out = ("_target_", "_every", "_samples", "dataset.recommended.", "metrics")
+    left_out = ("_target_", "_every", "_samples", "dataset.recommended.", "metrics", "profile")
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(settings).items()

@@ -1,0 +1,271 @@
+"""The tool's updates against the loop that tutorials print: python -m benchmarks.throughput --help.
+
+Same networks, data and settings, in one process, block after block in turn. First both are held to
+give the same losses. Nothing of logging, evaluations or checkpoints is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from benchmarks.agreement import STEPS, TOLERANCE, WINDOW, agreement, bfloat16
+from benchmarks.measuring import (
+    Loop,
+    Stopwatch,
+    Times,
+    flops_of_step,
+    matrix_rate,
+    name_of,
+    peak_memory,
+)
+from benchmarks.workloads import (
+    WORKLOADS,
+    composed,
+    reading,
+    textbook,
+    textbook_data,
+    tool,
+    words_of,
+)
+from wgan_cli.errors import WganError
+
+WORKERS = (0, 2)
+TOOL = "tool"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as the tool's own mistakes are answered."""
+        self.exit(2, f"throughput: {message}; --help lists the words.\n")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what is asked for, print it; 1 where loops do not agree, 2 for wrong words."""
+    arguments = _arguments(words)
+    try:
+        return _run(arguments)
+    except WganError as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = [
+        f"{key}={value}"
+        for key in ("device", "threads", "precision", "compile")
+        if (value := getattr(arguments, key)) is not None
+    ]
+    machine = _machine(settings)
+    chosen = arguments.workloads or (["mlp", "digits"] if arguments.bf16_check else [*WORKLOADS])
+    results: dict[str, Any] = {}
+    report = {"machine": machine, "asked": settings, "workloads": results}
+    for name in dict.fromkeys(chosen):
+        words = [*words_of(WORKLOADS[name], arguments.root, arguments.images), *settings]
+        measure = _precisions if arguments.bf16_check else _measured
+        results[name] = measure(name, words, arguments)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if not arguments.bf16_check:
+        _print_table(results)
+    return 0 if all(result["agreement"]["reached"] for result in results.values()) else 1
+
+
+def _machine(settings: Sequence[str]) -> dict[str, Any]:
+    config, device = composed(settings)
+    rates = {
+        name: matrix_rate(device, dtype)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
+    print(
+        f"{name_of(device)}, device {device}, {config.threads} threads, torch {torch.__version__};"
+        f" matrix products: {', '.join(f'{name} {_flops(rate)}' for name, rate in rates.items())}"
+    )
+    return {
+        "name": name_of(device),
+        "device": str(device),
+        "threads": config.threads,
+        "torch": torch.__version__,
+        "matrix_flops_per_second": rates,
+    }
+
+
+def _measured(name: str, words: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    workload = WORKLOADS[name]
+    print(f"\n{name}: wgan-train {' '.join(words)}", flush=True)
+    one = tool(words)
+    config, device = one.config, one.device
+    result: dict[str, Any] = {
+        "words": list(words),
+        "precision": config.precision,
+        "compile": config.compile,
+        "batch_size": config.batch_size,
+        "n_critic": config.n_critic,
+        "tool_loading_seconds": one.loading,
+    }
+    print(f"  the tool read its data in {one.loading:.1f} s, once, which is not in its steps")
+    compared = agreement([*words, *workload.paper], arguments.agreement_steps, one.dataset)
+    result["agreement"] = {**asdict(compared), "reached": compared.reached}
+    print(
+        f"  {compared.losses} losses of {compared.steps} steps in fp32 differ by"
+        f" {compared.worst:.1e} of themselves at most: "
+        + ("the same" if compared.reached else f"NOT THE SAME (allowed is {TOLERANCE:g})")
+    )
+    if compared.tool_from_float64 is not None:
+        print(
+            f"  from the textbook loop in float64 the tool is {compared.tool_from_float64:.1e} away,"
+            f" the textbook loop in fp32 {compared.textbook_from_float64:.1e}"
+        )
+    if not compared.reached:
+        return result
+
+    loop = textbook(config, device, one.dataset.sample_shape, one.trainer)
+    data, batch, n_critic = textbook_data(config), config.batch_size, config.n_critic or 0
+    with reading(loop, data, batch, 0):
+        flops = flops_of_step(loop)
+    loops = {
+        f"textbook_{workers}": Loop(loop.step, partial(reading, loop, data, batch, workers))
+        for workers in WORKERS
+    }
+    loops[TOOL] = Loop(one.trainer.train_step, nullcontext)
+    times = Stopwatch(device, n_critic, arguments.seconds).times(loops, arguments.repeats)
+    one.trainer.feed.close()
+    best = min((side for side in loops if side != TOOL), key=lambda side: times[side].median)
+    memory = {
+        side: peak_memory(words, None if side == TOOL else int(side.rpartition("_")[2]))
+        for side in (best, TOOL)
+    }
+    result["flops_per_step"] = flops
+    result["sides"] = {
+        side: _side(times[side], flops, batch * n_critic, memory.get(side)) for side in loops
+    }
+    for side, numbers in result["sides"].items():
+        print(_line(side, times[side], numbers))
+    ratios = [
+        textbooks / tools
+        for textbooks, tools in zip(times[best].blocks, times[TOOL].blocks, strict=True)
+    ]
+    result["textbook"] = best
+    result["ratio"] = times[best].median / times[TOOL].median
+    result["ratio_range"] = [min(ratios), max(ratios)]
+    result["target"] = workload.targets.get(device.type)
+    return result
+
+
+def _precisions(name: str, words: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    print(f"\n{name}: critic/wasserstein of steps {STEPS - WINDOW} to {STEPS}", flush=True)
+    plain = [word for word in words if not word.startswith("precision=")]
+    found = bfloat16([*plain, *WORKLOADS[name].paper])
+    for precision, mean, deviation in zip(
+        ("fp32", "bf16"), found.means, found.deviations, strict=True
+    ):
+        print(f"  {precision}: mean {mean:.6g}, standard deviation {deviation:.2g} over seeds")
+    print(
+        f"  pooled standard deviation {found.pooled:.2g}: "
+        + ("the means agree" if found.reached else "THE MEANS DO NOT AGREE")
+    )
+    facts = {"means": found.means, "deviations": found.deviations, "pooled": found.pooled}
+    return {"words": plain, "agreement": {**asdict(found), **facts, "reached": found.reached}}
+
+
+def _side(times: Times, flops: int, images: int, memory: float | None) -> dict[str, Any]:
+    seconds = times.median / 1e3
+    numbers: dict[str, Any] = {
+        "ms_per_step": times.median,
+        "ms_per_step_range": [min(times.blocks), max(times.blocks)],
+        "blocks_ms_per_step": times.blocks,
+        "images_per_second": images / seconds,
+        "flops_per_second": flops / seconds,
+    }
+    return numbers if memory is None else {**numbers, "peak_memory_mib": memory}
+
+
+def _line(side: str, times: Times, numbers: dict[str, Any]) -> str:
+    memory = numbers.get("peak_memory_mib")
+    return (
+        f"  {side:<11} {times} a step, {numbers['images_per_second']:.0f} images/s,"
+        f" {_flops(numbers['flops_per_second'])}" + (f", {memory:.0f} MiB" if memory else "")
+    )
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    heads = ("workload", "textbook", "ms", "tool ms", "images/s", "ratio", "least..most", "target")
+    row = "{:<9} {:<11} {:>9} {:>9} {:>9} {:>7} {:>13} {:>7}"
+    print("\n" + row.format(*heads))
+    for name, result in results.items():
+        if "ratio" not in result:
+            print(row.format(name, "not timed: the loops do not agree", *[""] * 6).rstrip())
+            continue
+        book, own = result["sides"][result["textbook"]], result["sides"][TOOL]
+        least, most = result["ratio_range"]
+        print(
+            row.format(
+                name,
+                result["textbook"],
+                f"{book['ms_per_step']:.2f}",
+                f"{own['ms_per_step']:.2f}",
+                f"{own['images_per_second']:.0f}",
+                f"{result['ratio']:.2f}",
+                f"{least:.2f}..{most:.2f}",
+                result["target"] or "none",
+            )
+        )
+
+
+def _flops(rate: float) -> str:
+    return f"{rate / 1e12:.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.1f} GFLOP/s"
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m benchmarks.throughput", description=(__doc__ or "").split(":", 1)[0] + "."
+    )
+    add = parser.add_argument
+    add("workloads", nargs="*", metavar="WORKLOAD", help=f"{', '.join(WORKLOADS)} (all)")
+    add("--device", choices=("cpu", "cuda"), help="the tool's own choice otherwise, as for these:")
+    add("--threads", type=_count)
+    add("--precision", choices=("auto", "fp32", "bf16"), help="of the tool")
+    add("--compile", choices=("true", "false"), help="of the tool")
+    add("--repeats", type=_count, default=5, help="blocks of each loop (5)")
+    add("--seconds", type=_seconds, default=5.0, help="of each block, about (5)")
+    add("--agreement-steps", type=_count, default=20, help="steps compared first (20)")
+    add("--root", type=Path, default=Path("data"), help="of MNIST, as dataset.root (data)")
+    add("--images", type=Path, metavar="DIR", help="images in folders of classes; else made here")
+    add("--json", type=Path, metavar="FILE", help="where the numbers go")
+    add("--bf16-check", action="store_true", help="compare 500 steps of bf16 and fp32 instead")
+    arguments = parser.parse_args(words)
+    unknown = [name for name in arguments.workloads if name not in WORKLOADS]
+    if unknown:
+        parser.error(f"{unknown[0]}: no such workload; there are {', '.join(WORKLOADS)}")
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no such folder")
+    return arguments
+
+
+def _count(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {word}")
+    return int(word)
+
+
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number above 0 is needed, not {word}")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

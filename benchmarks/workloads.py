@@ -1,0 +1,179 @@
+"""What `benchmarks.throughput` trains, and how: the words, and both loops built from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import open_dict
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import datasets
+
+from benchmarks import sample_images
+from benchmarks.textbook import PilImages, Textbook, endless, image_folder, loader, to_floats
+from wgan_cli.build import (
+    build_constraint,
+    build_critic,
+    build_dataset,
+    build_generator,
+    build_trainer,
+)
+from wgan_cli.commands.composition import Composer, quoted
+from wgan_cli.config import fill, validate
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.machine import choose_machine
+from wgan_cli.rules import check_rules
+from wgan_cli.schema import TrainConfig
+from wgan_cli.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The words for wgan-train, where its data come from, and by how much the tool is to win.
+
+    `targets` are by device type. `paper` are the settings under which both loops are compared.
+    """
+
+    words: tuple[str, ...] = ()
+    data: str | None = None
+    targets: dict[str, float] = field(default_factory=dict)
+    paper: tuple[str, ...] = ("optimizer=rmsprop", "optimizer.lr=5e-5", "clip=0.01")
+
+
+_PENALTY = ("constraint=gradient_penalty", "optimizer=adam")
+WORKLOADS = {
+    "mlp": Workload(("model=mlp", "n_critic=5"), "mnist", {"cpu": 3.0, "cuda": 10.0}),
+    "dcgan32": Workload(("model=dcgan", "n_critic=5"), "array", {"cpu": 3.0, "cuda": 8.0}),
+    "dcgan64": Workload(("model=dcgan", "n_critic=5"), "images", {"cpu": 2.5, "cuda": 5.0}),
+    "resnet": Workload(
+        ("model=resnet", *_PENALTY, "n_critic=5"),
+        "array",
+        {"cpu": 1.5, "cuda": 3.0},
+        ("optimizer.lr=1e-4", "optimizer.betas=[0.0,0.9]", "constraint.weight=10"),
+    ),
+    "digits": Workload(targets={"cpu": 4.0}),
+}
+
+
+def words_of(workload: Workload, root: Path, images: Path | None) -> list[str]:
+    """All that wgan-train needs, the data's place included; made there if it has to be."""
+    where: list[str] = []
+    if workload.data == "mnist":
+        where = ["dataset=mnist", _place("root", root)]
+    elif workload.data is not None:
+        folder = sample_images.smooth_images() if images is None else sample_images.chosen(images)
+        if workload.data == "images":
+            where = ["dataset=image_folder", _place("root", folder), "dataset.size=64"]
+        else:
+            where = ["dataset=array", _place("path", sample_images.as_array(folder, 32))]
+    return [*where, *workload.words]
+
+
+def composed(words: Sequence[str]) -> tuple[TrainConfig, torch.device]:
+    """The config and the device of `wgan-train WORDS`, torch set up for it. Raises `ConfigError`.
+
+    Without metrics: nothing of an evaluation is timed, and some need a classifier trained first.
+    """
+    plain = Composer().compose([*words, "metrics=[]"])
+    with open_dict(plain):
+        del plain["hydra"]
+    config = validate(plain)
+    check_rules(config)
+    config, _ = fill(config)
+    return config, choose_machine(config)
+
+
+@dataclass
+class Tool:
+    """What `wgan-train WORDS` trains; `loading` are the seconds that reading its data took."""
+
+    config: TrainConfig
+    device: torch.device
+    dataset: Dataset
+    trainer: Trainer
+    loading: float
+
+
+def tool(words: Sequence[str], dataset: Dataset | None = None) -> Tool:
+    """Built by the command's own code, and from data read already where they are given."""
+    config, device = composed(words)
+    start = time.perf_counter()
+    data = dataset or build_dataset(config)
+    loading = time.perf_counter() - start
+    return Tool(config, device, data, build_trainer(config, data, device), loading)
+
+
+def textbook(
+    config: TrainConfig,
+    device: torch.device,
+    shape: Sequence[int],
+    start: Trainer | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Textbook:
+    """The other loop on networks and settings of the same config, from `start`'s weights.
+
+    It has no batches yet.
+    """
+    latent_dim = config.latent_dim or 0
+    generator = build_generator(config.model, latent_dim, shape).to(device, dtype)
+    critic = build_critic(config, build_constraint(config), shape).to(device, dtype)
+    if start is not None:
+        generator.load_state_dict(start.updates.generator.state_dict())
+        critic.load_state_dict(start.updates.critic.state_dict())
+    return Textbook(
+        generator,
+        critic,
+        _optimizer(config.optimizer, generator),
+        _optimizer(config.optimizer, critic),
+        iter(()),
+        lambda: torch.randn(config.batch_size, latent_dim, device=device),
+        n_critic=config.n_critic or 0,
+        clip=config.clip,
+        penalty_weight=config.constraint.get("weight", 0.0),
+    )
+
+
+def textbook_data(config: TrainConfig) -> TorchDataset[Any]:
+    """The data as tutorials read them: torchvision's own classes, or images in memory as theirs."""
+    dataset = config.dataset
+    if dataset["name"] == "mnist":
+        return datasets.MNIST(dataset["root"], train=True, transform=to_floats(1))
+    if dataset["name"] == "image_folder":
+        return image_folder(dataset["root"], dataset["size"])
+    if dataset["name"] == "array":
+        return PilImages(np.load(dataset["path"]))
+    grey = build_dataset(config)
+    return PilImages(grey.training_sample(torch.arange(grey.training_size or 0))[:, 0].numpy())
+
+
+@contextmanager
+def reading(loop: Textbook, data: TorchDataset[Any], batch: int, workers: int) -> Iterator[None]:
+    """Inside, the loop is fed by a DataLoader; after it, that has no processes any more.
+
+    So no other loop is timed beside them, and no batch counts that was made meanwhile.
+    """
+    batches = endless(loader(data, batch, workers))
+    loop.batches = batches
+    try:
+        yield
+    finally:
+        batches.close()
+
+
+def _optimizer(settings: dict[str, Any], network: torch.nn.Module) -> torch.optim.Optimizer:
+    """As people write it."""
+    if settings["name"] == "adam":
+        return torch.optim.Adam(
+            network.parameters(), lr=settings["lr"], betas=tuple(settings["betas"])
+        )
+    return torch.optim.RMSprop(network.parameters(), lr=settings["lr"])
+
+
+def _place(key: str, path: Path) -> str:
+    return f"dataset.{key}={quoted(str(path.absolute()))}"

@@ -1,0 +1,136 @@
+"""`profile=true`: a whole trace of the right steps, with the phases named, of the same training."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, leaves, state_of, status_of
+from small_disk import SmallDisk, heard, on_small_disk
+
+from wgan_cli.commands.train import run
+from wgan_cli.errors import DiskError
+from wgan_cli.training.callbacks import profile
+from wgan_cli.training.callbacks.progress import Progress
+
+WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=run"]
+STEP = {"data": 2, "noise": 3, "critic update": 2, "generator update": 1, "average": 1}
+
+
+def traces(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """The named ranges of every trace file of a run, by the file's steps."""
+    found = {}
+    for path in sorted((run / "profile").iterdir()):
+        events = json.loads(path.read_text())["traceEvents"]
+        steps = path.name.removeprefix("steps_").removesuffix(".pt.trace.json")
+        found[steps] = [event for event in events if event.get("cat") == "user_annotation"]
+    return found
+
+
+def counted(events: list[dict[str, Any]]) -> Counter[str]:
+    # torch's optimizers name their own steps.
+    return Counter(event["name"] for event in events if "#" not in event["name"])
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = leaves(state_of(one)), leaves(state_of(other))
+    tensors = [key for key, value in first.items() if isinstance(value, torch.Tensor)]
+    assert len(tensors) > 10
+    return all(torch.equal(first[key], second[key]) for key in tensors)
+
+
+def test_two_steps_show_every_phase_and_train_the_same(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*WORDS, "profile=true"]) == 0
+    said = capfd.readouterr().err
+    assert run([*WORDS[:-1], "hydra.run.dir=plain"]) == 0
+    assert same_weights(here / "run", here / "plain")
+    assert not (here / "plain" / "profile").exists()
+
+    ((steps, events),) = traces(here / "run").items()
+    assert steps == "00000002-00000002"
+    # The first step was not traced, and what writes the trace is not in it.
+    assert set(counted(events)) - {"profile"} == {
+        *STEP,
+        *("log", "evaluation", "samples", "checkpoint"),
+    }
+    assert {name: counted(events)[name] for name in STEP} == STEP
+    for event in events:
+        assert event["ph"] == "X"
+        assert event["dur"] > 0
+    # Every line but the profiler's own is the command's.
+    lines = [line for line in said.splitlines() if "profile" in line]
+    assert len(lines) == 1
+    assert "ui.perfetto.dev" in lines[0]
+    assert "tensorboard --logdir run/profile" in lines[0]
+    assert str(next((here / "run" / "profile").iterdir()).relative_to(here)) in lines[0]
+    assert "Profiler" not in said
+    assert "gpu" not in said
+
+
+def test_ten_steps_after_the_first_ten_and_the_later_half_of_few(here: Path) -> None:
+    assert run([*WORDS, "steps=25"]) == 0
+    saved = here / "run" / "config.yaml"
+    config = yaml.safe_load(saved.read_text())
+    # As a version without the setting saved it.
+    assert config.pop("profile") is False
+    saved.write_text(yaml.safe_dump(config))
+    assert run(["resume=run", "steps=28", "profile=true"]) == 0
+    assert run(["resume=run", "steps=60"]) == 0
+    found = traces(here / "run")
+    assert list(found) == ["00000027-00000028", "00000039-00000048"]
+    for events, steps in zip(found.values(), (2, 10), strict=True):
+        counts = counted(events)
+        assert {name: counts[name] for name in STEP} == {n: steps * k for n, k in STEP.items()}
+    # Nothing was due.
+    assert set(counted(found["00000039-00000048"])) == set(STEP)
+
+
+def test_a_run_that_ends_early_leaves_what_was_traced(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Progress, trainer: Any, point: Any) -> None:
+        if point.step == 7:
+            raise DiskError("full")
+
+    monkeypatch.setattr(Progress, "on_step", full)
+    assert run([*WORDS, "profile=true", "steps=10"]) == 7
+    ((steps, events),) = traces(here / "run").items()
+    assert steps == "00000006-00000007"
+    assert counted(events)["generator update"] == 2
+    # The next run of a sweep is in the same process.
+    assert not torch.autograd._profiler_enabled()
+
+
+@pytest.mark.parametrize("kind", ["disk", "file size"])
+def test_a_full_disk_ends_the_run_with_7(tmp_path: Path, kind: str) -> None:
+    def story(disk: SmallDisk) -> None:
+        write = profile.write_whole
+
+        def filling(path: Path, data: bytes, **how: bool) -> None:
+            disk.fill()
+            write(path, data, **how)
+
+        profile.write_whole = filling
+        code, said = heard(run, *WORDS, "profile=true")
+        assert code == 7
+        assert "run/profile/steps_00000002-00000002.pt.trace.json needs" in said.splitlines()[-1]
+        assert list(Path("run/profile").iterdir()) == []
+        assert status_of(Path("run"))["exit_code"] == 7
+
+    on_small_disk(SmallDisk(tmp_path, 2_000_000, wanted=kind == "disk"), story)
+
+
+def test_a_trace_that_was_cut_short_aside_is_told() -> None:
+    class Cut:
+        def export_chrome_trace(self, path: str) -> None:
+            Path(path).write_text('{"traceEvents": [{"ph": "X"')
+
+    with pytest.raises(DiskError, match="cannot be written whole"):
+        profile._exported(Cut())

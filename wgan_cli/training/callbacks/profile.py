@@ -1,0 +1,111 @@
+"""A trace of a few steps, for Perfetto and TensorBoard's profiler."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from wgan_cli.errors import DiskError
+from wgan_cli.files import write_whole
+from wgan_cli.rundir import RunFolder, make_folder, refuse_link
+from wgan_cli.training.phases import untraced
+from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+_WARM_UP = 10
+_TRACED = 10
+
+
+class Profile(Callback):
+    """Traces ten steps of each start, after as many others; of fewer steps, the later half.
+
+    The file, `profile/steps_<first>-<last>.pt.trace.json`, is a Chrome trace with the trainer's
+    phases as named ranges. Goes after saving, so that housekeeping is in it.
+    """
+
+    phase = "profile"
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder.path / "profile"
+        self._first = self._last = 0
+        self._running: profile | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Choose the steps."""
+        before = trainer.step + min(_WARM_UP, (trainer.steps - trainer.step) // 2)
+        self._first, self._last = before + 1, min(before + _TRACED, trainer.steps)
+        self._follow(trainer)
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        """Begin after the last step before, and write after the last one."""
+        self._follow(trainer)
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Of a run that ends early, write what there is."""
+        if self._running is not None:
+            self._finish(trainer)
+
+    def _follow(self, trainer: Trainer) -> None:
+        if self._running is None and trainer.step == self._first - 1 < self._last:
+            self._begin(trainer)
+        elif self._running is not None and trainer.step >= self._last:
+            self._finish(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        # Its library tells stderr of every start, and of GPUs that are not there.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        activities = [ProfilerActivity.CPU]
+        if trainer.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._running = profile(activities=activities)
+        self._running.start()
+        trainer.phase = record_function
+
+    def _finish(self, trainer: Trainer) -> None:
+        running, self._running = self._running, None
+        assert running is not None
+        trainer.phase = untraced
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        running.stop()
+        # A run that goes back by a rollback comes by the first step again.
+        first, self._first = self._first, 0
+        if trainer.step < first:
+            return
+        path = self.folder / f"steps_{first:08d}-{trainer.step:08d}.pt.trace.json"
+        trace = _exported(running)
+        refuse_link(self.folder)
+        make_folder(self.folder)
+        write_whole(path, trace, durable=False)
+        log.info(
+            "profile: steps %d to %d are in %s; drop it on https://ui.perfetto.dev, or see it in"
+            " TensorBoard with torch-tb-profiler: tensorboard --logdir %s",
+            first,
+            trainer.step,
+            path,
+            self.folder,
+        )
+
+
+def _exported(running: profile) -> bytes:
+    """The trace as JSON. Raises `DiskError` where it cannot be written aside."""
+    # The profiler writes to a path alone, and tells nobody of a full disk.
+    with TemporaryDirectory() as aside:
+        path = Path(aside, "trace.json")
+        running.export_chrome_trace(str(path))
+        try:
+            trace = path.read_bytes()
+            json.loads(trace)
+        except (OSError, ValueError):
+            raise DiskError(
+                f"A trace cannot be written whole in {path.parent.parent}. Free some space there,"
+                " or set TMPDIR to another folder."
+            ) from None
+    return trace

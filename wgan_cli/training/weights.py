@@ -1,0 +1,146 @@
+"""A network's weights, where its passes and its optimizer meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wgan_cli.blocks import Block
+from wgan_cli.evaluation.sampling import given
+from wgan_cli.training.twin import twin_of
+
+
+class Weights:
+    """A network in float32, what its passes run on, and what its optimizer moves.
+
+    With `joined`, `optimised` is one parameter (n,), of whose memory the network's are views: one
+    kernel then does what would be one a layer. This suits optimizers that do the same to every
+    weight; networks that are not all float32 on one device are left apart, and `optimised` is their
+    parameters. With `bf16` passes run in bfloat16: of a joined network on its twin, if it can have
+    one, else under autocast.
+    """
+
+    def __init__(self, network: nn.Module, *, joined: bool = False, bf16: bool = False) -> None:
+        self.network = network
+        self.bf16 = bf16
+        own = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        joined = joined and {p.dtype for p in own.values()} == {torch.float32}
+        joined = joined and len({p.device for p in own.values()}) == 1
+        twin = twin_of(network) if joined and bf16 else None
+        self.passes = network if twin is None else twin
+        self._has_twin = twin is not None
+        passing = dict(self.passes.named_parameters())
+        # Those that are rounded come first, so that one copy rounds them all.
+        self._names = sorted(own, key=lambda name: passing[name] is own[name])
+        self._order = {name: place for place, name in enumerate(own)}
+        self._own = [own[name] for name in self._names]
+        self._passing = [passing[name] for name in self._names]
+        self._rounded = [p for p, q in zip(self._passing, self._own, strict=True) if p is not q]
+        self._also = self._own[: len(self._rounded)]
+        self._block: Block | None = None
+        self.optimised = list(own.values())
+        if joined:
+            self._block, self._gradients = _moved_to_block(self._own), Block(self._own)
+            self.optimised = [nn.Parameter(self._block.flat)]
+            self.optimised[0].grad = self._gradients.flat
+        if self._rounded:
+            self._twin_block = _moved_to_block(self._rounded)
+
+    def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
+        """A pass in the chosen precision; its result may be bfloat16."""
+        run = given(self.passes, labels)
+        if self._has_twin:
+            return run(inputs.bfloat16())
+        inputs = inputs.float() if inputs.dtype == torch.bfloat16 else inputs
+        if not self.bf16:
+            return run(inputs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return run(inputs)
+
+    def forget_gradients(self) -> None:
+        """To be called before a backward pass."""
+        for parameter in self._passing:
+            parameter.grad = None
+        for parameter in self._also:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def gather_gradients(self) -> None:
+        """Bring those of a backward pass to where the optimizer reads them."""
+        if self._block is None:
+            return
+        parts = self._gradients.parts
+        found = [(part, p.grad) for part, p in zip(parts, self._passing, strict=True)]
+        if any(gradient is None for _, gradient in found):
+            self._gradients.flat.zero_()
+        _each(torch._foreach_copy_, found)
+        # Of the network itself where it has a twin: what a constraint did, in float32.
+        _each(
+            torch._foreach_add_,
+            [(part, p.grad) for part, p in zip(parts, self._also, strict=False)],
+        )
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Let the twin follow the network. To be called whenever weights changed."""
+        if self._rounded and self._block is not None:
+            flat = self._twin_block.flat
+            flat.copy_(self._block.flat[: len(flat)])
+
+    def split_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state with an entry a parameter of the network, as torch's have."""
+        if self._block is None:
+            return state
+        entries: dict[int, dict[str, Any]] = {place: {} for place in self._order.values()}
+        for key, value in state["state"].get(0, {}).items():
+            values: Sequence[Any] = [value] * len(entries)
+            if isinstance(value, Tensor):
+                flat = value.shape == self._block.flat.shape
+                values = self._block.split(value) if flat else values
+                values = [each.clone() for each in values]
+            for name, each in zip(self._names, values, strict=True):
+                entries[self._order[name]][key] = each
+        (group,) = state["param_groups"]
+        return {
+            "state": entries if state["state"] else {},
+            "param_groups": [{**group, "params": list(entries)}],
+        }
+
+    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The inverse. Raises what a state of another network raises: KeyError, ValueError, ..."""
+        if self._block is None:
+            return state
+        (group,) = state["param_groups"]
+        if group["params"] != list(range(len(self._names))):
+            raise ValueError("an optimizer's state is of another network")
+        joined: dict[str, Any] = {}
+        for name, own in zip(self._names, range(len(self._names)), strict=True):
+            for key, value in state["state"].get(self._order[name], {}).items():
+                if not isinstance(value, Tensor) or value.shape != self._own[own].shape:
+                    joined.setdefault(key, value)
+                    continue
+                if key not in joined:
+                    joined[key] = Block(self._own)
+                joined[key].parts[own].copy_(value)
+        flat = {k: v.flat if isinstance(v, Block) else v for k, v in joined.items()}
+        return {
+            "state": {0: flat} if state["state"] else {},
+            "param_groups": [{**group, "params": [0]}],
+        }
+
+
+def _moved_to_block(parameters: Sequence[nn.Parameter]) -> Block:
+    block = Block(parameters)
+    for parameter, part in zip(parameters, block.parts, strict=True):
+        part.copy_(parameter.detach())
+        parameter.data = part
+    return block
+
+
+def _each(kernel: Any, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    there = [(own, other) for own, other in pairs if other is not None]
+    if there:
+        kernel(*map(list, zip(*there, strict=True)))
