@@ -159,7 +159,7 @@ class Bfloat16:
 
 
 def bfloat16(words: Sequence[str], dataset: Dataset | None = None) -> Bfloat16:
-    """Runs of 500 steps: `critic/wasserstein` over the last 50, of five seeds and both precisions."""
+    """`critic/wasserstein` over the last 50 of 500 steps, of five seeds in both precisions."""
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in SEEDS:
         for precision, estimates in found.items():

@@ -29,6 +29,15 @@ class Block:
         return parts
 
 
+def into_block(tensors: Sequence[Tensor]) -> Block:
+    """Move tensors of one kind, such as parameters, into a new block."""
+    block = Block(tensors)
+    for tensor, part in zip(tensors, block.parts, strict=True):
+        part.copy_(tensor.detach())
+        tensor.data = part
+    return block
+
+
 def covering(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The fewest tensors that are the same memory: one (n,) for those side by side in a block.
 

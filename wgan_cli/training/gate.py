@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -31,12 +32,15 @@ class Gate:
 
     def step(self, network: str, optimizer: torch.optim.Optimizer, numbers: Tensor) -> None:
         """The optimizer's step, if it may take it. `numbers` are the update's losses and norm."""
-        last = self._last[network]
-        last.copy_(torch.where(self._open, numbers, last))
-        self._open &= numbers.abs().max() < float("inf")
         sound = type(optimizer) in _SOUND
-        if self._at_hand and not self._open:
-            return
+        if self._at_hand:
+            self._look(network, numbers)
+            if not self._open:
+                return
+        else:
+            last = self._last[network]
+            last.copy_(torch.where(self._open, numbers, last))
+            self._open &= numbers.abs().max() < float("inf")
         if self._at_hand and sound:
             optimizer.step()
         elif sound and getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -64,6 +68,13 @@ class Gate:
         self._passed.zero_()
         for numbers in self._last.values():
             numbers.zero_()
+
+    def _look(self, network: str, numbers: Tensor) -> None:
+        """On the CPU: close the gate where a number is not finite, and keep the newest."""
+        if self._open:
+            self._last[network].copy_(numbers)
+            if not all(map(math.isfinite, numbers.tolist())):
+                self._open.fill_(False)
 
     def _step_unless_closed(self, optimizer: torch.optim.Optimizer) -> None:
         """By the flag that fused kernels read to leave everything as it is."""

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.feeds import Feed
 from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.average import Average
 from wgan_cli.training.classes import Classes
 from wgan_cli.training.failures import in_plain_words, tell_of_end
 from wgan_cli.training.interrupts import StopNow, StopSignals
@@ -68,13 +68,7 @@ class Trainer:
         self.signals = signals
         self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
-        self.averaged = (
-            AveragedModel(
-                updates.generator, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True
-            )
-            if ema > 0
-            else None
-        )
+        self.averaged = Average(updates.generator, ema) if ema > 0 else None
         self.rollback: Rollback | None = None
         self.step = 0
         self.inner = 0
@@ -180,7 +174,7 @@ class Trainer:
         self.inner = 0
         if self.averaged is not None:
             with self.phase("average"):
-                self.averaged.update_parameters(self.updates.generator)
+                self.averaged.follow()
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; stop where asked to."""
@@ -271,8 +265,7 @@ class Trainer:
             self.window.load(state["window"])
             if self.averaged is not None:
                 self.averaged.module.load_state_dict(state["generator_ema"])
-                # Anything but 0, which would make the next average a plain copy.
-                self.averaged.n_averaged.fill_(state["step"])
+                self.averaged.begun = state["step"] > 0
             self.step = int(state["step"])
             self.inner = int(state.get("inner", 0))
             self.unmeasured = bool(state.get("unmeasured", False))

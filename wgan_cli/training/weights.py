@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.blocks import Block
+from wgan_cli.blocks import Block, into_block
 from wgan_cli.evaluation.sampling import given
 from wgan_cli.training.twin import twin_of
 
@@ -43,11 +43,11 @@ class Weights:
         self._block: Block | None = None
         self.optimised = list(own.values())
         if joined:
-            self._block, self._gradients = _moved_to_block(self._own), Block(self._own)
+            self._block, self._gradients = into_block(self._own), Block(self._own)
             self.optimised = [nn.Parameter(self._block.flat)]
             self.optimised[0].grad = self._gradients.flat
         if self._rounded:
-            self._twin_block = _moved_to_block(self._rounded)
+            self._twin_block = into_block(self._rounded)
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """A pass in the chosen precision; its result may be bfloat16."""
@@ -132,15 +132,10 @@ class Weights:
         }
 
 
-def _moved_to_block(parameters: Sequence[nn.Parameter]) -> Block:
-    block = Block(parameters)
-    for parameter, part in zip(parameters, block.parts, strict=True):
-        part.copy_(parameter.detach())
-        parameter.data = part
-    return block
-
-
-def _each(kernel: Any, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+def _each(
+    kernel: Callable[[list[Tensor], list[Tensor]], object],
+    pairs: Sequence[tuple[Tensor, Tensor | None]],
+) -> None:
     there = [(own, other) for own, other in pairs if other is not None]
     if there:
         kernel(*map(list, zip(*there, strict=True)))
