@@ -32,6 +32,7 @@ from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard
 from wgan_cli.training.classes import Classes
 from wgan_cli.training.events import Events
+from wgan_cli.training.graphs import CudaGraph
 from wgan_cli.training.points import Cadence, Callback
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
@@ -99,6 +100,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
+        graph=CudaGraph if config.graphs and device.type == "cuda" else None,
     )
     labels = dataset.labels
     warmup = config.critic_warmup

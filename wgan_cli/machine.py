@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 def choose_machine(config: TrainConfig) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
-    The table behind `precision=auto` and `compile=null` is fixed: fp32 and no compiling on every
-    device. fp32 never uses TF32. `deterministic` concerns CUDA alone.
+    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 on a
+    CPU that multiplies bfloat16, else fp32, and no compiling anywhere. fp32 never uses TF32.
+    `deterministic` and `graphs` concern CUDA alone.
     """
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,7 +33,7 @@ def choose_machine(config: TrainConfig) -> torch.device:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()
     if config.precision == "auto":
-        config.precision = "fp32"
+        config.precision = "bf16" if device.type == "cpu" and multiplies_bfloat16() else "fp32"
     if device.type == "cuda":
         if config.deterministic:
             # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
@@ -45,6 +46,12 @@ def choose_machine(config: TrainConfig) -> torch.device:
         config.compile = False
     config.compile = bool(config.compile)
     return device
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16 matrices."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _cpp_compiler() -> str | None:

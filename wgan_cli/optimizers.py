@@ -51,6 +51,8 @@ class RMSprop(torch.optim.RMSprop):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state of this class or of torch's."""
         super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            state["step"] = state["step"].to(parameter.device)
         self._scratch.clear()
 
     @staticmethod
@@ -70,7 +72,8 @@ class RMSprop(torch.optim.RMSprop):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                # On the device, where a CUDA graph can count.
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["square_avg"] = torch.zeros_like(parameter)
             state["step"] += 1
             if parameter not in self._scratch:

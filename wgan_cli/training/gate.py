@@ -62,6 +62,10 @@ class Gate:
         """The newest numbers of a network's updates: where they closed the gate, those."""
         return self._last[network].tolist()
 
+    def tensors(self) -> list[Tensor]:
+        """What a step changes of it."""
+        return [self._open, self._passed, *self._last.values()]
+
     def reopen(self) -> None:
         """Start again, with sound weights."""
         self._open.fill_(True)
@@ -87,15 +91,15 @@ class Gate:
     @torch.no_grad()
     def _step_or_undo(self, optimizer: torch.optim.Optimizer) -> None:
         """By going back to copies, where the gate is closed or the step broke a weight."""
-        before = [(tensor, tensor.clone()) for tensor in _moved_by(optimizer)]
+        before = [(tensor, tensor.clone()) for tensor in moved_by(optimizer)]
         optimizer.step()
-        for tensor in _moved_by(optimizer):
+        for tensor in moved_by(optimizer):
             self._open &= tensor.isfinite().all().to(self._open.device)
         for tensor, copy in before:
             tensor.copy_(torch.where(self._open.to(tensor.device), tensor, copy))
 
 
-def _moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+def moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     """Every weight and every tensor of an optimizer's state, those of the first step after it."""
     for group in optimizer.param_groups:
         yield from group["params"]

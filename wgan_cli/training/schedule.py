@@ -68,7 +68,10 @@ class LearningRates:
     def set(self, factor: float) -> None:
         """Every group's rate, as a share of its first."""
         for group, first in zip(self._groups(), self._first, strict=True):
-            group["lr"] = first * factor
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(first * factor)
+            else:
+                group["lr"] = first * factor
 
     def _groups(self) -> list[dict[str, Any]]:
         # Asked for each time: loading an optimizer's state replaces them.

@@ -6,6 +6,8 @@ before a log point. Where one of them is not finite, no weight moves any more (`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.losses import Loss
 from wgan_cli.models.precision import as_float32
 from wgan_cli.randomness import Draws
-from wgan_cli.training.gate import Gate
+from wgan_cli.training.gate import Gate, moved_by
+from wgan_cli.training.graphs import Graph, GraphedUpdate, Update, for_graphs, without_graphs
 from wgan_cli.training.weights import Weights
 
 # What an update reports, in the order of its tensor.
@@ -63,7 +66,7 @@ class Updates:
     The networks are `Weights`, whose passes may run in bfloat16; losses, penalties and optimizers
     stay in float32. A plain network is taken as it is. The optimizers are of the weights'
     `optimised`. `grad_clip` holds the longest gradient of the critic and of the generator, if there
-    is one.
+    is one. With `graph`, which makes an empty one, updates are recorded and replayed (`graphs`).
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Updates:
         constraint: Constraint,
         *,
         grad_clip: tuple[float | None, float | None] = (None, None),
+        graph: Callable[[], Graph] | None = None,
     ) -> None:
         self.generator_weights = _weights(generator)
         self.critic_weights = _weights(critic)
@@ -92,6 +96,18 @@ class Updates:
         self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
         # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
         self._one_pass = not any(isinstance(m, _BatchNorm) for m in self.critic.modules())
+        self._critic_step: Update = self._step_critic
+        self._generator_step: Update = self._step_generator
+        self._graphed: list[GraphedUpdate] = []
+        if graph is not None:
+            self._critic_step = GraphedUpdate(
+                "critic", self._step_critic, partial(self._changing, "critic"), graph
+            )
+            self._generator_step = GraphedUpdate(
+                "generator", self._step_generator, partial(self._changing, "generator"), graph
+            )
+            self._graphed = [self._critic_step, self._generator_step]
+            self._prepare_graphs()
 
     def critic_update(
         self, real: Tensor, latent: Tensor, draws: Draws, labels: Tensor | None = None
@@ -102,6 +118,18 @@ class Updates:
         where the networks are conditional; the fakes are drawn for the same. The generator is left
         untouched.
         """
+        return self._critic_step(real, latent, labels, draws=draws)
+
+    def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
+
+        `labels` (batch,) are the classes to draw where the networks are conditional.
+        """
+        return self._generator_step(latent, labels)
+
+    def _step_critic(
+        self, real: Tensor, latent: Tensor, labels: Tensor | None, draws: Draws
+    ) -> Tensor:
         with torch.no_grad(), self._frozen_generator:
             fake = self.generator_weights(latent, labels)
         real_scores, fake_scores = self._scores(real, fake, labels)
@@ -129,11 +157,7 @@ class Updates:
         self.critic_weights.round()
         return numbers
 
-    def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
-
-        `labels` (batch,) are the classes to draw where the networks are conditional.
-        """
+    def _step_generator(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         with self._frozen_critic:
             fake = self.generator_weights(latent, labels)
             scores = as_float32(self.critic_weights(fake, labels))
@@ -146,25 +170,38 @@ class Updates:
 
     def state(self) -> dict[str, Any]:
         """Networks and optimizers for a checkpoint, as torch's state dicts."""
-        return {
-            "generator": self.generator.state_dict(),
-            "critic": self.critic.state_dict(),
-            "generator_optimizer": self.generator_weights.split_state(
-                self.generator_optimizer.state_dict()
-            ),
-            "critic_optimizer": self.critic_weights.split_state(self.critic_optimizer.state_dict()),
-        }
+        state: dict[str, Any] = {}
+        for name, weights, optimizer in self._networks():
+            state[name] = weights.network.state_dict()
+            state[f"{name}_optimizer"] = weights.split_state(without_graphs(optimizer.state_dict()))
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's. What does not fit raises as torch's `load_state_dict`."""
-        self.generator.load_state_dict(state["generator"])
-        self.critic.load_state_dict(state["critic"])
-        for weights, optimizer, name in (
-            (self.generator_weights, self.generator_optimizer, "generator_optimizer"),
-            (self.critic_weights, self.critic_optimizer, "critic_optimizer"),
-        ):
-            optimizer.load_state_dict(weights.join_state(state[name]))
+        for name, weights, optimizer in self._networks():
+            weights.network.load_state_dict(state[name])
             weights.round()
+            optimizer.load_state_dict(weights.join_state(state[f"{name}_optimizer"]))
+        self._prepare_graphs()
+
+    def _networks(self) -> tuple[tuple[str, Weights, torch.optim.Optimizer], ...]:
+        return (
+            ("generator", self.generator_weights, self.generator_optimizer),
+            ("critic", self.critic_weights, self.critic_optimizer),
+        )
+
+    def _prepare_graphs(self) -> None:
+        """Let what a graph reads be where it can be read, and forget what moved."""
+        for graphed in self._graphed:
+            graphed.forget()
+        if self._graphed:
+            for optimizer in (self.generator_optimizer, self.critic_optimizer):
+                for_graphs(optimizer)
+
+    def _changing(self, name: str) -> list[Tensor]:
+        """What an update of this network changes."""
+        (weights, optimizer), *_ = [found[1:] for found in self._networks() if found[0] == name]
+        return [*weights.tensors(), *self.gate.tensors(), *moved_by(optimizer)]
 
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         critic = self.critic_weights

@@ -90,6 +90,10 @@ class Weights:
             flat = self._twin_block.flat
             flat.copy_(self._block.flat[: len(flat)])
 
+    def tensors(self) -> list[Tensor]:
+        """What an update of the network changes, before its optimizer's state."""
+        return [*self.network.parameters(), *self.network.buffers(), *self._rounded]
+
     def split_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """An optimizer's state with an entry a parameter of the network, as torch's have."""
         if self._block is None:
