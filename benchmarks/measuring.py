@@ -23,6 +23,8 @@ from benchmarks.workloads import composed, reading, textbook, textbook_data, too
 
 # Batches that a DataLoader with two workers can have ready: two for each.
 PREFETCHED = 4
+# Sizes of the matrices by device type, and how many products are timed together.
+SQUARES = {"cpu": ((1024, 2048), 1), "cuda": ((4096, 8192), 20)}
 _MEMORY_STEPS = 5
 
 
@@ -109,7 +111,7 @@ def flops_of_step(loop: Textbook) -> int:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """The highest FLOP/s seen in products of square matrices."""
-    sizes, products = ((4096, 8192), 20) if device.type == "cuda" else ((1024, 2048), 1)
+    sizes, products = SQUARES[device.type]
     best = 0.0
     for size in sizes:
         one = torch.randn(size, size, device=device).to(dtype)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from benchmarks.agreement import STEPS, TOLERANCE, WINDOW, agreement, bfloat16
+from benchmarks.agreement import STEPS, TOLERANCE, WINDOW, Agreement, agreement, bfloat16
 from benchmarks.measuring import (
     Loop,
     Stopwatch,
@@ -100,63 +100,60 @@ def _machine(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _measured(name: str, words: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    workload = WORKLOADS[name]
     print(f"\n{name}: wgan-train {' '.join(words)}", flush=True)
     one = tool(words)
-    config, device = one.config, one.device
-    result: dict[str, Any] = {
-        "words": list(words),
-        "precision": config.precision,
-        "compile": config.compile,
-        "batch_size": config.batch_size,
-        "n_critic": config.n_critic,
-        "tool_loading_seconds": one.loading,
-    }
     print(f"  the tool read its data in {one.loading:.1f} s, once, which is not in its steps")
-    compared = agreement([*words, *workload.paper], arguments.agreement_steps, one.dataset)
-    result["agreement"] = {**asdict(compared), "reached": compared.reached}
-    print(
-        f"  {compared.losses} losses of {compared.steps} steps in fp32 differ by"
-        f" {compared.worst:.1e} of themselves at most: "
-        + ("the same" if compared.reached else f"NOT THE SAME (allowed is {TOLERANCE:g})")
-    )
-    if compared.tool_from_float64 is not None:
-        print(
-            f"  from the textbook loop in float64, the tool is {compared.tool_from_float64:.1e}"
-            f" away and the textbook loop in fp32 {compared.textbook_from_float64:.1e}"
-        )
-
-    loop = textbook(config, device, one.dataset.sample_shape, one.trainer)
-    data, batch, n_critic = textbook_data(config), config.batch_size, config.n_critic or 0
-    with reading(loop, data, batch, 0):
+    paper = [*words, *WORKLOADS[name].paper]
+    compared = agreement(paper, arguments.agreement_steps, one.dataset)
+    _print_agreement(compared)
+    loop = textbook(one.config, one.device, one.dataset.sample_shape, one.trainer)
+    fed = partial(reading, loop, textbook_data(one.config), one.config.batch_size)
+    with fed(0):
         flops = flops_of_step(loop)
-    loops = {
-        f"textbook_{workers}": Loop(loop.step, partial(reading, loop, data, batch, workers))
-        for workers in WORKERS
-    }
+    loops = {f"textbook_{workers}": Loop(loop.step, partial(fed, workers)) for workers in WORKERS}
     loops[TOOL] = Loop(one.trainer.train_step, nullcontext)
-    times = Stopwatch(device, n_critic, arguments.seconds).times(loops, arguments.repeats)
+    watch = Stopwatch(one.device, loop.n_critic, arguments.seconds)
+    times = watch.times(loops, arguments.repeats)
     one.trainer.feed.close()
+    own = times[TOOL]
     best = min((side for side in loops if side != TOOL), key=lambda side: times[side].median)
     memory = {
-        side: peak_memory(words, None if side == TOOL else int(side.rpartition("_")[2]))
-        for side in (best, TOOL)
+        best: peak_memory(words, int(best.rpartition("_")[2])),
+        TOOL: peak_memory(words, None),
     }
-    result["flops_per_step"] = flops
-    result["sides"] = {
-        side: _side(times[side], flops, batch * n_critic, memory.get(side)) for side in loops
-    }
-    for side, numbers in result["sides"].items():
+    images = one.config.batch_size * loop.n_critic
+    sides = {side: _side(times[side], flops, images, memory.get(side)) for side in loops}
+    for side, numbers in sides.items():
         print(_line(side, times[side], numbers))
-    ratios = [
-        textbooks / tools
-        for textbooks, tools in zip(times[best].blocks, times[TOOL].blocks, strict=True)
-    ]
-    result["textbook"] = best
-    result["ratio"] = times[best].median / times[TOOL].median
-    result["ratio_range"] = [min(ratios), max(ratios)]
-    result["target"] = workload.targets.get(device.type)
-    return result
+    ratios = [book / mine for book, mine in zip(times[best].blocks, own.blocks, strict=True)]
+    return {
+        "words": list(words),
+        "precision": one.config.precision,
+        "compile": one.config.compile,
+        "batch_size": one.config.batch_size,
+        "n_critic": loop.n_critic,
+        "agreement": {**asdict(compared), "reached": compared.reached},
+        "tool_loading_seconds": one.loading,
+        "flops_per_step": flops,
+        "sides": sides,
+        "textbook": best,
+        "ratio": times[best].median / own.median,
+        "ratio_range": [min(ratios), max(ratios)],
+        "target": WORKLOADS[name].targets.get(one.device.type),
+    }
+
+
+def _print_agreement(found: Agreement) -> None:
+    print(
+        f"  {found.losses} losses of {found.steps} steps in fp32 differ by {found.worst:.1e} of"
+        " themselves at most: "
+        + ("the same" if found.reached else f"NOT THE SAME (allowed is {TOLERANCE:g})")
+    )
+    if found.tool_from_float64 is not None:
+        print(
+            f"  from the textbook loop in float64, the tool is {found.tool_from_float64:.1e} away"
+            f" and the textbook loop in fp32 {found.textbook_from_float64:.1e}"
+        )
 
 
 def _precisions(name: str, words: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -235,13 +232,15 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=_seconds, default=5.0, help="of each block, about (5)")
     add("--agreement-steps", type=_count, default=20, help="steps compared first (20)")
     add("--root", type=Path, default=Path("data"), help="of MNIST, as dataset.root (data)")
-    add("--images", type=Path, metavar="DIR", help="images in folders of classes; else made here")
+    add("--images", type=Path, metavar="DIR", help="images in folders of classes; else made")
     add("--json", type=Path, metavar="FILE", help="where the numbers go")
     add("--bf16-check", action="store_true", help="compare 500 steps of bf16 and fp32 instead")
     arguments = parser.parse_args(words)
     unknown = [name for name in arguments.workloads if name not in WORKLOADS]
     if unknown:
         parser.error(f"{unknown[0]}: no such workload; there are {', '.join(WORKLOADS)}")
+    if arguments.images is not None and not arguments.images.is_dir():
+        parser.error(f"--images {arguments.images}: there is no such folder")
     if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
         parser.error(f"--json {arguments.json}: there is no such folder")
     return arguments

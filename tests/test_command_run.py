@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from wgan_cli.commands.train import run
+from wgan_cli.machine import multiplies_bfloat16
 
 STEPS = 7
 CADENCE = [f"steps={STEPS}", "log_every=2", "sample_every=3", "checkpoint_every=4", "eval_every=4"]
@@ -212,7 +213,7 @@ def test_the_config_is_filled(digits: Finished) -> None:
     for key in ("ema", "metrics", "eval_samples", "compile", "threads"):
         assert config[key] is not None, key
     assert config["device"] == "cpu"
-    assert config["precision"] == "fp32"
+    assert config["precision"] == ("bf16" if multiplies_bfloat16() else "fp32")
     assert config["resume"] is None
     assert "hydra" not in config
 

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import wasserstein_distance
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -218,10 +219,24 @@ def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
         return distances(samples, samples).kthvalue(4, dim=1).values
 
     for samples in (real, fake):
-        assert torch.equal(neighbours._radii(samples, 3), radii(samples))
+        assert torch.equal(neighbours.ball_radii(samples, 3), radii(samples))
     for one, other in ((real, fake), (fake, real)):
         expected = (distances(one, other) <= radii(other)).any(dim=1)
         assert torch.equal(neighbours._covered(one, other, radii(other)), expected)
+    known = precision_recall(real, fake, real_radii=neighbours.ball_radii(real))
+    assert known == precision_recall(real, fake)
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in awkward_sets() if name != "overflowing"), "much alike"]
+)
+def test_exact_wasserstein_is_that_of_scipys_assignment_of_all_exact_distances(name: str):
+    alike = {"much alike": (0.01 * normal(80, 30), normal(80, 30, seed=1))}
+    real, fake = {**awkward_sets(), **alike}[name]
+    real, fake = real[: len(fake)], fake[: len(real)]
+    costs = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    expected = costs[linear_sum_assignment(costs)].mean()
+    assert exact_wasserstein(real, fake) == pytest.approx(expected, rel=1e-12, abs=1e-300)
 
 
 def test_precision_recall_of_one_set_with_itself_is_one():

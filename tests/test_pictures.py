@@ -12,6 +12,7 @@ from conftest import TINY
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.utils.tensorboard.summary import image
 
 from wgan_cli.build import build_dataset, build_generator
 from wgan_cli.commands.train import run
@@ -20,6 +21,7 @@ from wgan_cli.data.feeds import as_bytes
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.pictures import grid, scatter
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.events import Events
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=out"]
 # An average that is far behind after two steps.
@@ -85,3 +87,15 @@ def test_the_real_images_of_a_conditional_run_have_a_row_a_class(here: Path):
     rows = [[0] * 8, [60] * 8, [120] * 3 + [255] * 5]
     expected = torch.tensor(rows, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     assert np.array_equal(shown, grid(expected))
+
+
+def test_a_picture_is_in_the_event_file_as_torch_puts_it_there(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    writer = Events(tmp_path, 0)
+    writer.add_picture("samples/fake", picture, 7)
+    writer.close()
+    (shown,) = EventAccumulator(str(tmp_path)).Reload().Images("samples/fake")
+    expected = image("samples/fake", picture, dataformats="HWC").value[0].image
+    assert shown.step == 7
+    assert (shown.width, shown.height) == (expected.width, expected.height)
+    assert shown.encoded_image_string == expected.encoded_image_string

@@ -17,6 +17,7 @@ from wgan_cli.commands.resuming import MAY_DIFFER, refuse_changes
 from wgan_cli.commands.train import run
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import ConfigError
+from wgan_cli.machine import multiplies_bfloat16
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
@@ -25,7 +26,7 @@ WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=
 # Where another value is none of the setting's kind.
 OTHER = {
     "device": "auto",
-    "precision": "bf16",
+    "precision": "fp32" if multiplies_bfloat16() else "bf16",
     "decay.kind": "cosine",
     "metrics": ["critic/lipschitz"],
     "on_divergence": "rollback",

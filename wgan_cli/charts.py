@@ -62,7 +62,7 @@ def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
         for bound in (-clip, clip):
             axes.axvline(bound, color=FAKE, linestyle="--", linewidth=1.2)
         share = float((np.abs(weights) >= 0.99 * clip).mean())
-        axes.set_title(f"{share:.0%} at the clip bounds ±{clip:g}", fontsize=10)
+        axes.set_title(f"{share:.0%} at the clip bounds ±{clip:g}", fontsize=10, y=1)
     return rendered(figure)
 
 
@@ -130,18 +130,25 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """A logarithmic y axis with plain labels: typesetting 10^k takes longer than all the rest."""
-    from matplotlib.ticker import LogFormatter
+    """A logarithmic y axis with plain labels: typesetting 10^k takes longer than all the rest.
+
+    Between the powers ticks at 2, 3 and 5 alone, because each tick costs a third of a millisecond.
+    """
+    from matplotlib.ticker import LogFormatter, LogLocator
 
     axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.yaxis.set_major_formatter(LogFormatter())
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """A small figure; its margins are fixed, because fitting them costs as much as drawing."""
+    """A small figure, its margins and labels placed: fitting them costs as much as drawing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), dpi=90)
     axes = figure.add_axes((0.19, 0.15, 0.78, 0.75))
+    axes.set_title("", y=1)
+    axes.xaxis.set_label_coords(0.5, -0.1)
+    axes.yaxis.set_label_coords(-0.17, 0.5)
     return figure, axes

@@ -76,9 +76,14 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
+    write_whole(path, as_png(picture), durable=False)
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """An RGB picture (H, W, 3) as a PNG file's bytes."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
-    write_whole(path, file.getbuffer(), durable=False)
+    return file.getvalue()
 
 
 def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

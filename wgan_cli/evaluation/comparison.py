@@ -104,7 +104,8 @@ class Comparison:
         """Precision and recall in `pixel` space, of the few, or in a network's, of the many."""
         if space not in self._neighbours:
             pair = (self.real, self.fake) if space == "pixel" else self.features(space)
-            self._neighbours[space] = precision_recall(*pair)
+            reach = self.reference.real.radii(space, pair[0])
+            self._neighbours[space] = precision_recall(*pair, real_radii=reach)
         return self._neighbours[space]
 
     def draws(self, inner: int) -> Draws:

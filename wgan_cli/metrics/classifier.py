@@ -63,7 +63,7 @@ def _block(inner: int, outer: int) -> list[nn.Module]:
 
 @torch.no_grad()
 def extract(
-    network: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor, batch: int = 256
+    network: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor, batch: int = 128
 ) -> tuple[Tensor, Tensor]:
     """Features (n, d) and logits (n, classes) of floats (n, C, H, W) in [-1, 1], in batches.
 

@@ -11,26 +11,36 @@ _EXACT = "donot_use_mm_for_euclid_dist"
 _AT_ONCE = 2**23
 
 
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real: Tensor, fake: Tensor, k: int = 3, real_radii: Tensor | None = None
+) -> tuple[float, float]:
     """Improved precision and recall (arXiv 1904.06991, section 3) in the samples' own space.
 
     Each sample stands for the ball around it that reaches its k-th nearest other sample of its set.
     Precision is the share of fakes inside a real ball, recall the share of reals inside a fake one.
-    Shapes (n, ...), flattened. Memory grows with n times the width, never with n squared. Raises
-    ValueError for sets of k or fewer and for NaN or infinity.
+    Shapes (n, ...), flattened. `real_radii` are `ball_radii(real, k)`, where they are known. Memory
+    grows with n times the width, never with n squared. Raises ValueError for sets of k or fewer and
+    for NaN or infinity.
     """
-    real, fake = (samples.detach().flatten(1).double().cpu() for samples in (real, fake))
-    if min(len(real), len(fake)) <= k:
-        raise ValueError(f"more than k={k} samples of each kind are needed")
-    if not (real.isfinite().all() and fake.isfinite().all()):
-        raise ValueError("the samples hold NaN or infinite values")
-    precision = _covered(fake, real, _radii(real, k))
-    recall = _covered(real, fake, _radii(fake, k))
+    if real_radii is None:
+        real_radii = ball_radii(real, k)
+    fake_radii = ball_radii(fake, k)
+    real, fake = _rows(real), _rows(fake)
+    precision = _covered(fake, real, real_radii)
+    recall = _covered(real, fake, fake_radii)
     return float(precision.double().mean()), float(recall.double().mean())
 
 
-def _radii(samples: Tensor, k: int) -> Tensor:
-    """Each sample's distance to its k-th nearest other sample."""
+def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
+    """Each sample's distance (n,) to its k-th nearest other sample.
+
+    Shape (n, ...), flattened. Raises ValueError for k samples or fewer and for NaN or infinity.
+    """
+    samples = _rows(samples)
+    if len(samples) <= k:
+        raise ValueError(f"more than k={k} samples of each kind are needed")
+    if not samples.isfinite().all():
+        raise ValueError("the samples hold NaN or infinite values")
     found = []
     count = min(4 * (k + 1), len(samples))
     for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
@@ -76,6 +86,10 @@ def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     # to |x|^2 + |y|^2 here; 4 times that is ample.
     slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
     return squared - slack, squared + slack
+
+
+def _rows(samples: Tensor) -> Tensor:
+    return samples.detach().flatten(1).double().cpu()
 
 
 def _rows_at_once(numbers_a_row: int) -> int:

@@ -19,10 +19,13 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     from scipy.optimize import linear_sum_assignment
 
     first, second = _pair(first, second)
-    costs = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
-    matrix = costs.numpy()
-    rows, columns = linear_sum_assignment(matrix)
-    return float(matrix[rows, columns].mean())
+    costs = _distances(first, second).numpy()
+    # A number taken from a whole row or column changes no assignment. The search is several times
+    # shorter where generated samples are much alike, for then a column's costs nearly are too.
+    costs -= np.median(costs, axis=1, keepdims=True)
+    costs -= np.median(costs, axis=0)
+    rows, columns = linear_sum_assignment(costs)
+    return float((first[rows] - second[columns]).norm(dim=1).mean())
 
 
 def sliced_wasserstein(
@@ -42,10 +45,30 @@ def sliced_wasserstein(
     total = 0.0
     # A few directions at a time: 10,000 samples under all 512 would take 40 MB a copy.
     for some in torch.from_numpy(directions).split(64, dim=1):
-        # In one dimension the sorted samples are the cheapest assignment.
-        apart = (first @ some).sort(dim=0).values - (second @ some).sort(dim=0).values
-        total += float(apart.abs().mean(dim=0).sum())
+        # In one dimension the sorted samples are the cheapest assignment. numpy sorts rows many
+        # times faster than torch columns.
+        one, other = (np.sort((side @ some).T.contiguous().numpy()) for side in (first, second))
+        total += float(np.abs(one - other).mean(axis=1).sum())
     return total / projections
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """Every distance between rows, (n, m), each right to nine digits.
+
+    By a matrix product, more than ten times faster than `cdist` without one on images. Rows with a
+    neighbour so near that the product's rounding shows are measured by that.
+    """
+    sizes = first.square().sum(dim=1)[:, None] + second.square().sum(dim=1)
+    squared = torch.addmm(sizes, first, second.T, alpha=-2)
+    # As in `neighbours`: what the rounding of a sum of d products can come to.
+    slack = sizes.mul_(4 * (first.shape[1] + 8) * torch.finfo(torch.float64).eps)
+    # Also where a square has overflowed.
+    near = ~(slack < 1e-9 * squared).all(dim=1)
+    distances = squared.sqrt_()
+    if near.any():
+        mode = "donot_use_mm_for_euclid_dist"
+        distances[near] = torch.cdist(first[near], second, compute_mode=mode)
+    return distances
 
 
 def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import struct
 from collections.abc import Iterable
@@ -63,7 +64,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    write_whole(path, _sealed(buffer.getvalue()))
+    _seal(buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -158,12 +160,15 @@ def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> Non
             path.unlink(missing_ok=True)
 
 
-def _sealed(archive: bytes) -> bytes:
-    """The archive with the digest of everything before its end record as its zip comment."""
-    end = archive.rfind(_END_RECORD)
-    record = archive[end : end + _END_RECORD_SIZE - 2]
-    comment = _MARK + hashlib.sha256(archive[:end] + record).hexdigest().encode()
-    return archive[:end] + record + struct.pack("<H", len(comment)) + comment
+def _seal(archive: io.BytesIO) -> None:
+    """Give the archive the digest of all before it as its zip comment, without a copy of it."""
+    with archive.getbuffer() as data:
+        end = len(data) - _END_RECORD_SIZE
+        assert data[end : end + len(_END_RECORD)] == _END_RECORD, "torch writes no comment"
+        # An end record ends with the length of the comment.
+        comment = _MARK + hashlib.sha256(data[:-2]).hexdigest().encode()
+    archive.seek(-2, os.SEEK_END)
+    archive.write(struct.pack("<H", len(comment)) + comment)
 
 
 def _verify(path: Path, data: bytes) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from wgan_cli.files import Growing
+from wgan_cli.pictures import as_png
+from wgan_cli.training.crc import masked_crc32c
 
 
 class Events(SummaryWriter):
@@ -29,6 +33,18 @@ class Events(SummaryWriter):
         self._folder = folder
         super().__init__(str(folder))
         self.restart(begin)
+
+    def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """An RGB picture (H, W, 3), uint8, as `add_image` writes it, which takes it for floats."""
+        height, width, channels = picture.shape
+        image = Summary.Image(
+            height=height,
+            width=width,
+            colorspace=channels,
+            encoded_image_string=as_png(picture),
+        )
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self._get_file_writer().add_summary(summary, step)
 
     def restart(self, step: int) -> None:
         """Hide what was written of `step` and later: it comes again."""
@@ -53,7 +69,7 @@ class _FileWriter(FileWriter):
 
 
 class _EventFile:
-    """The records of one process, as tensorboard's EventFileWriter frames them."""
+    """The records of one process, as tensorboard's RecordWriter frames them."""
 
     def __init__(self, folder: Path) -> None:
         # TensorBoard reads files in the order of their names, and clocks are set back at times.
@@ -61,14 +77,16 @@ class _EventFile:
         name = f"events.out.tfevents.{begun:.6f}.{socket.gethostname()}.{os.getpid()}"
         self._folder = folder
         self._file = Growing(folder / name)
-        self._records = RecordWriter(self._file)
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def get_logdir(self) -> str:
         return str(self._folder)
 
     def add_event(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
+        data = event.SerializeToString()
+        size = struct.pack("<Q", len(data))
+        sealed = (part + struct.pack("<I", masked_crc32c(part)) for part in (size, data))
+        self._file.write(b"".join(sealed))
 
     def flush(self) -> None:
         """Nothing is kept back."""

@@ -94,8 +94,11 @@ class Updates:
         self._frozen_critic = Frozen(self.critic_weights.passes)
         device = next(self.critic.parameters()).device
         self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
-        # BatchNorm must see real and fake batches apart; otherwise one pass serves both.
-        self._one_pass = not any(isinstance(m, _BatchNorm) for m in self.critic.modules())
+        # One pass serves real and fake, unless BatchNorm must see them apart. In float32 too they
+        # pass apart: terms that cancel between them then cancel as in any other loop, and RMSprop
+        # and Adam make whole steps of what remains.
+        batch_norm = any(isinstance(m, _BatchNorm) for m in self.critic.modules())
+        self._one_pass = self.critic_weights.bf16 and not batch_norm
         self._critic_step: Update = self._step_critic
         self._generator_step: Update = self._step_generator
         self._graphed: list[GraphedUpdate] = []

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from wgan_cli.data.feeds import as_bytes, as_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rundir import RunFolder
+from wgan_cli.training.events import Events
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ class SamplePictures(Callback):
     def __init__(
         self,
         folder: RunFolder,
-        writer: SummaryWriter,
+        writer: Events,
         real: Tensor,
         labels: Tensor | None,
         *,
@@ -115,7 +115,7 @@ class SamplePictures(Callback):
         return torch.cat([row[:_COLUMNS] for row in rows_of])
 
     def _show(self, tag: str, picture: np.ndarray, step: int) -> None:
-        self.writer.add_image(tag, picture, step, dataformats="HWC")
+        self.writer.add_picture(tag, picture, step)
 
 
 @torch.no_grad()

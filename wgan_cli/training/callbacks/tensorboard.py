@@ -46,7 +46,7 @@ class TensorBoard(Callback):
             self.writer.add_scalar(tag, value, point.step)
         if point.findings is not None:
             for tag, picture in point.findings.pictures.items():
-                self.writer.add_image(tag, picture, point.step, dataformats="HWC")
+                self.writer.add_picture(tag, picture, point.step)
         if point.sample:
             for name, weight in weights_in_use(trainer.updates.critic).items():
                 values = weight.detach().float().cpu()
