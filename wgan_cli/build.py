@@ -17,7 +17,7 @@ from wgan_cli.data.dataset import Dataset
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.choice import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.samples import Reference
+from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
 from wgan_cli.instantiation import built, called, maker
 from wgan_cli.models.fit import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
@@ -72,7 +72,8 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     feed = dataset.feed(config.batch_size, config.seed, device)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    evaluation = build_evaluation(config, dataset, constraint, device)
+    at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
+    evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -122,12 +123,18 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
 
 
 def build_evaluation(
-    config: TrainConfig, dataset: Dataset, constraint: Constraint, device: torch.device
+    config: TrainConfig,
+    dataset: Dataset,
+    constraint: Constraint,
+    device: torch.device,
+    *,
+    at_most: int = MANY,
 ) -> Evaluation:
     """The evaluation of a run, its feature networks made ready.
 
-    Fills in metrics and sample counts. Raises `ConfigError` for metrics that cannot apply and for
-    more samples than there are, `DataError` where a feature network cannot be had.
+    Fills in metrics and sample counts, where none is set `at_most` for features. Raises
+    `ConfigError` for metrics that cannot apply and for more samples than there are, `DataError`
+    where a feature network cannot be had.
     """
     reference = Reference(
         dataset,
@@ -136,6 +143,7 @@ def build_evaluation(
         config.eval_samples,
         config.feature_samples,
         conditional=config.conditional,
+        at_most=at_most,
     )
     config.eval_samples = reference.counts.few
     config.feature_samples = reference.counts.many
@@ -253,10 +261,9 @@ def _build_network(
 
 def _weights(config: TrainConfig, name: str, network: nn.Module) -> Weights:
     bf16 = config.precision == "bf16"
-    # A user's own network may view its maps in a way that only the usual layout has. BatchNorm's
-    # statistics on a CPU are up to thirty times less exact with channels last, which is nothing
-    # beside bfloat16 and much beside float32.
-    if config.model[name]["_target_"] in SCHEMAS and (bf16 or not batch_norm_layers(network)):
+    # In float32 this would add in another order, and BatchNorm on a CPU be thirty times less exact.
+    # A user's own network may view its maps in a way that only the usual layout has.
+    if bf16 and config.model[name]["_target_"] in SCHEMAS:
         network.to(memory_format=torch.channels_last)
     # Optimizers that ship do the same to every weight; of others that is not known.
     return Weights(network, joined=config.optimizer["_target_"] in SCHEMAS, bf16=bf16)

@@ -26,6 +26,8 @@ from wgan_cli.randomness import Draws, Stream
 log = logging.getLogger(__name__)
 
 MANY = 10_000
+# Images while training: a network's features of ten thousand take as long as a hundred steps.
+MANY_WHILE_TRAINING = 2_000
 # As many training images as the classifier gets at most: its training has no time for many more,
 # and they are decoded into one tensor. Of large images only so many bytes, but at least a few.
 _SEEN = 60_000
@@ -89,8 +91,8 @@ class Reference:
     against `real` is what as many samples of the truth score, the floor. The few of `other` are
     held out too. The many are training samples, from a fixed random quarter of the training part
     (at most 10,000) that the classifier is not trained on: features of images it has seen would
-    not be those of new ones. With `conditional`, samples come with their classes. Raises
-    `ConfigError` where more samples are asked for than there are.
+    not be those of new ones. Where `many` is null there are `at_most`. With `conditional`, samples
+    come with their classes. Raises `ConfigError` where more samples are asked for than there are.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Reference:
         many: int | None = None,
         *,
         conditional: bool = False,
+        at_most: int = MANY,
     ) -> None:
         held_out = dataset.held_out
         chosen, others = held_out_halves(dataset, few)
@@ -111,7 +114,7 @@ class Reference:
         if self._order is not None:
             most = min(most, len(self._order) // 4)
         if many is None:
-            many = min(MANY, most)
+            many = min(at_most, most)
         if many > most:
             raise ConfigError(
                 f"feature_samples={many} (wgan-eval --n-features) is too many for {dataset.name}:"
