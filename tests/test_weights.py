@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -299,7 +300,44 @@ def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:
     for joined in (True, False):
         scores = Weights(copy.deepcopy(critic), joined=joined, bf16=True)(points)
         assert scores.dtype == torch.float32
-        assert float(scores.std()) == pytest.approx(float(exact), rel=0.05)
+        assert scores.std().item() == pytest.approx(exact.item(), rel=0.05)
+
+
+# Compiling
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(network: nn.Module) -> None:
+        def fails(*inputs: Tensor) -> Tensor:
+            network.train()
+            nn.Module._call_impl(network, *inputs)
+            raise RuntimeError("CppCompileError: C++ compile error\n\nmore")
+
+        network._compiled_call_impl = fails
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    generator, _ = networks("dcgan")
+    before = copy.deepcopy(generator.state_dict())
+    weights = Weights(generator, joined=True, bf16=True)
+    with caplog.at_level(logging.WARNING):
+        weights.compile("generator", torch.zeros(BATCH, LATENT))
+    assert [record.getMessage() for record in caplog.records] == [
+        "The generator cannot be compiled (CppCompileError: C++ compile error): it runs as it is."
+    ]
+    assert states_equal(dict(generator.state_dict()), dict(before))
+    assert weights(torch.zeros(BATCH, LATENT)).shape == (BATCH, *IMAGE)
+
+
+def test_trying_a_compiled_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda network: None)
+    for network in networks("dcgan"):
+        before = copy.deepcopy(network.state_dict())
+        shape = (LATENT,) if isinstance(network, dcgan.Generator) else IMAGE
+        Weights(network).compile("network", torch.zeros(BATCH, *shape))
+        assert states_equal(dict(network.state_dict()), dict(before))
+        assert all(parameter.grad is None for parameter in network.parameters())
 
 
 # The average

@@ -117,8 +117,10 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         classes=Classes(labels.train, classes, device) if labels and classes else None,
     )
     if config.compile:
-        generator_weights.passes.compile()
-        critic_weights.passes.compile()
+        latent = torch.zeros(config.batch_size, _given(config.latent_dim), device=device)
+        labels = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
+        generator_weights.compile("generator", latent, labels)
+        critic_weights.compile("critic", torch.zeros(len(latent), *shape, device=device), labels)
     return trainer
 
 

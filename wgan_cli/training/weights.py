@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from wgan_cli.blocks import Block, into_block
 from wgan_cli.evaluation.sampling import given
+from wgan_cli.training.failures import is_out_of_memory
 from wgan_cli.training.twin import twin_of
+
+log = logging.getLogger(__name__)
 
 
 class Weights:
@@ -59,6 +63,24 @@ class Weights:
             return run(inputs)
         with torch.autocast(inputs.device.type, torch.bfloat16):
             return run(inputs)
+
+    def compile(self, name: str, inputs: Tensor, labels: Tensor | None = None) -> None:
+        """Compile the passes, tried on these inputs; where that fails, log why and do without."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.passes.buffers()]
+        self.passes.compile()
+        try:
+            self(inputs, labels).sum().backward()
+        # A compiler's failure can be anything, from a missing header to a defect of its own.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.passes._compiled_call_impl = None
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("The %s cannot be compiled (%s): it runs as it is.", name, reason)
+        finally:
+            self.forget_gradients()
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
     def forget_gradients(self) -> None:
         """To be called before a backward pass."""
