@@ -118,9 +118,9 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     )
     if config.compile:
         latent = torch.zeros(config.batch_size, _given(config.latent_dim), device=device)
-        labels = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
-        generator_weights.compile("generator", latent, labels)
-        critic_weights.compile("critic", torch.zeros(len(latent), *shape, device=device), labels)
+        wanted = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
+        generator_weights.compile("generator", latent, wanted)
+        critic_weights.compile("critic", latent.new_zeros(len(latent), *shape), wanted)
     return trainer
 
 
