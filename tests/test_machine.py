@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from conftest import TINY
 
+from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.errors import ConfigError
 from wgan_cli.machine import choose_machine
@@ -59,3 +63,41 @@ def test_a_kernel_that_cannot_repeat_is_a_config_mistake() -> None:
 
 def test_it_is_off_unless_typed() -> None:
     assert "\ndeterministic: false\n" in (configs_folder() / "train.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("able", "critic", "precision"),
+    [
+        (True, "wgan_cli.models.mlp.Critic", "bf16"),
+        (True, "mine.Critic", "fp32"),
+        (False, "wgan_cli.models.mlp.Critic", "fp32"),
+    ],
+)
+def test_the_table_behind_auto(
+    able: bool, critic: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    config = settings("cpu", deterministic=False)
+    networks = {"generator": "wgan_cli.models.mlp.Generator", "critic": critic}
+    config.model = {name: {"_target_": target} for name, target in networks.items()}
+    choose_machine(config)
+    assert config.precision == precision
+    assert config.compile is False
+
+
+def test_a_sweeps_job_goes_on_in_the_precision_it_began_in(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word for word in TINY if not word.startswith("steps")]
+    words += ["dataset=gaussians_ring", "metrics=[]", "hydra.sweep.dir=sweep", "checkpoint_every=1"]
+    sweep = ["-m", *words, "steps=3", "seed=0"]
+    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda: False)
+    assert run(sweep) == 0
+    folder = here / "sweep" / "0"
+    (folder / "checkpoints" / "step_00000003.pt").unlink()
+    (folder / "status.json").unlink()
+    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda: True)
+    assert run(sweep) == 0
+    status = yaml.safe_load((folder / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 3)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["precision"] == "fp32"

@@ -46,6 +46,7 @@ def as_saved_before(config: dict[str, Any]) -> dict[str, Any]:
         node = old["model"][network]
         node["batch_norm"] = {"batch": True, "none": False}[node.pop("norm")]
     del old["conditional"], old["grad_clip"], old["dataset"]["flip"]
+    del old["graphs"], old["profile"]
     old["dataset"]["_target_"] = "wgan_cli.data.images.torchvision_images"
     return old
 

@@ -103,6 +103,8 @@ def test_a_block_holds_tensors_in_their_own_order_in_memory() -> None:
     block.flat.mul_(2)
     assert float(tensors[2].detach()) == 14
     assert torch.equal(block.split(block.flat + 1)[1], tensors[1] + 1)
+    behind_others = torch.cat([torch.zeros(7), block.flat])[7:]
+    assert torch.equal(block.split(behind_others)[1], tensors[1])
 
 
 def test_tensors_are_covered_by_the_fewest_that_are_the_same_memory() -> None:
@@ -112,6 +114,12 @@ def test_tensors_are_covered_by_the_fewest_that_are_the_same_memory() -> None:
     assert [len(found) for found in covering(tensors)] == [14]
     assert sorted(map(len, covering([*tensors[:2], tensors[3], alone]))) == [3, 5, 5]
     assert [found.shape for found in covering([gapped])] == [gapped.shape]
+    memory = torch.zeros(16)
+    # Between its own numbers lie those of others.
+    striped, behind = memory.as_strided((4,), (2,), 0), memory[4:8]
+    assert len(covering([striped, behind])) == 2
+    other_kind = memory.view(torch.bfloat16)[4:8]
+    assert len(covering([memory[:4], other_kind])) == 2
     for found in covering([tensors[3], tensors[1], tensors[0]]):
         found.zero_()
     assert [float(tensor.sum()) for tensor in tensors] == [0, 0, 16, 0]
@@ -189,6 +197,33 @@ def test_a_state_of_another_network_is_refused() -> None:
     weights = Weights(dcgan.Critic(IMAGE, width=4), joined=True)
     with pytest.raises(ValueError, match="another network"):
         weights.join_state({**state, "param_groups": [{"params": [0]}]})
+
+
+@pytest.mark.parametrize("make", [RMSprop, torch.optim.Adam])
+def test_the_state_of_a_single_number_is_not_taken_for_the_count_of_steps(make: Make) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.gain = nn.Parameter(torch.tensor(1.0))
+    weights = Weights(network, joined=True)
+    optimizer = make(weights.optimised, lr=0.1)
+    weights.optimised[0].grad.fill_(1.0)
+    optimizer.step()
+    state = weights.split_state(optimizer.state_dict())
+    assert [entry["step"].shape for entry in state["state"].values()] == [()] * 3
+    assert len({entry["step"].data_ptr() for entry in state["state"].values()}) == 3
+    optimizer.load_state_dict(weights.join_state(state))
+    optimizer.step()
+    again = weights.split_state(optimizer.state_dict())["state"]
+    assert [float(entry["step"]) for entry in again.values()] == [2.0] * 3
+
+
+def test_a_gradient_that_is_missing_is_not_the_one_before() -> None:
+    network = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    weights = Weights(network, joined=True)
+    for used in (network[0], network[1]):
+        weights.forget_gradients()
+        used(torch.ones(1, 2)).sum().backward()
+        weights.gather_gradients()
+    assert weights.optimised[0].grad.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_weights_of_two_kinds_stay_apart() -> None:
@@ -303,6 +338,23 @@ def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:
         assert scores.std().item() == pytest.approx(exact.item(), rel=0.05)
 
 
+def test_a_twin_follows_what_is_loaded() -> None:
+    made = networks("mlp")
+    first = updates_of(made, joined=True, bf16=True, make=RMSprop)
+    trained(first, 2)
+    state = copy.deepcopy(first.state())
+    later = updates_of(networks("mlp"), joined=True, bf16=True, make=RMSprop)
+    later.load(state)
+    latent = torch.randn(BATCH, LATENT)
+    assert torch.equal(later.generator_weights(latent), first.generator_weights(latent))
+    assert torch.equal(trained(first, 2), trained(later, 2))
+
+
+def test_bfloat16_goes_into_a_network_without_a_twin() -> None:
+    samples = torch.randn(BATCH, *IMAGE).bfloat16()
+    assert Weights(Own(IMAGE, 8, 1))(samples).dtype == torch.float32
+
+
 # Compiling
 
 
@@ -354,8 +406,10 @@ def test_the_average_is_torchs() -> None:
         average.follow()
         reference.update_parameters(updates.generator)
     for name, value in reference.module.state_dict().items():
-        if value.is_floating_point():
-            assert torch.equal(average.module.state_dict()[name], value), name
+        ours = average.module.state_dict()[name]
+        # torch's averages of what counts are cut to whole numbers.
+        expected = value if value.is_floating_point() else updates.generator.state_dict()[name]
+        assert torch.equal(ours, expected), name
     assert not any(p.requires_grad for p in average.module.parameters())
 
 

@@ -267,8 +267,9 @@ def _weights(config: TrainConfig, name: str, network: nn.Module) -> Weights:
     # A user's own network may view its maps in a way that only the usual layout has.
     if bf16 and config.model[name]["_target_"] in SCHEMAS:
         network.to(memory_format=torch.channels_last)
-    # Optimizers that ship do the same to every weight; of others that is not known.
-    return Weights(network, joined=config.optimizer["_target_"] in SCHEMAS, bf16=bf16)
+    # What ships does the same to every weight and leaves weights where they are.
+    parts = (config.optimizer, config.constraint, config.model[name])
+    return Weights(network, joined=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16)
 
 
 def _build_optimizer(

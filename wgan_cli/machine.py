@@ -6,11 +6,12 @@ import ctypes
 import logging
 import os
 import shutil
+from typing import Any
 
 import torch
 
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import TrainConfig
+from wgan_cli.schema import SCHEMAS, TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,9 @@ _LARGEST_KEPT = 32 * 2**20
 def choose_machine(config: TrainConfig) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
-    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 on a
-    CPU that multiplies bfloat16, else fp32, and no compiling anywhere. fp32 never uses TF32.
-    `deterministic` and `graphs` concern CUDA alone.
+    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 for
+    this package's networks on a CPU that multiplies bfloat16, else fp32, and no compiling anywhere.
+    fp32 never uses TF32. `deterministic` and `graphs` concern CUDA alone.
     """
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,7 +39,8 @@ def choose_machine(config: TrainConfig) -> torch.device:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()
     if config.precision == "auto":
-        config.precision = "bf16" if device.type == "cpu" and multiplies_bfloat16() else "fp32"
+        quick = device.type == "cpu" and multiplies_bfloat16() and _ships(config.model)
+        config.precision = "bf16" if quick else "fp32"
     if device.type == "cuda":
         if config.deterministic:
             # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
@@ -53,6 +55,11 @@ def choose_machine(config: TrainConfig) -> torch.device:
         config.compile = False
     config.compile = bool(config.compile)
     return device
+
+
+def _ships(model: dict[str, Any]) -> bool:
+    """Whether both networks are this package's, made to go with bfloat16."""
+    return all(model[network]["_target_"] in SCHEMAS for network in ("generator", "critic"))
 
 
 def multiplies_bfloat16() -> bool:

@@ -19,23 +19,23 @@ class Average:
         self.module = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
         self.begun = False
-        self._own, self._network = _parts(self.module), _parts(network)
+        self.network = network
+        self._own: list[Tensor] = list(self.module.parameters())
+        self._others: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
     def follow(self) -> None:
         """To be called after an update of the network."""
-        (own, own_counts), (weights, counts) = self._own, self._network
+        # Asked for each time, as code may put another tensor in a buffer's place.
+        own, others = [*self._own], [*self._others]
+        for average, buffer in zip(self.module.buffers(), self.network.buffers(), strict=True):
+            if self.begun and average.is_floating_point():
+                own.append(average)
+                others.append(buffer)
+            else:
+                average.copy_(buffer)
         if self.begun:
-            torch._foreach_lerp_(own, weights, 1 - self.decay)
+            torch._foreach_lerp_(own, others, 1 - self.decay)
         else:
-            torch._foreach_copy_(own, weights)
-        if counts:
-            torch._foreach_copy_(own_counts, counts)
+            torch._foreach_copy_(own, others)
         self.begun = True
-
-
-def _parts(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """A network's weights and statistics, and what counts."""
-    everything = [*network.parameters(), *network.buffers()]
-    numbers = [tensor.detach() for tensor in everything if tensor.is_floating_point()]
-    return numbers, [tensor for tensor in everything if not tensor.is_floating_point()]

@@ -26,7 +26,8 @@ def twin_of(network: nn.Module) -> nn.Module | None:
     None for networks whose code may not go with that: of other packages, with parametrized weights,
     or with layers that are not known to. Call it with bfloat16; what it returns may be either.
     """
-    if not type(network).__module__.startswith(_PACKAGE) or not all(map(_known, network.modules())):
+    ours = type(network).__module__.startswith(_PACKAGE)
+    if not ours or not all(map(_known, network.modules())):
         return None
     twin = copy.deepcopy(network)
     for own, other in zip(network.modules(), twin.modules(), strict=True):
@@ -40,5 +41,7 @@ def twin_of(network: nn.Module) -> nn.Module | None:
 
 
 def _known(module: nn.Module) -> bool:
+    own = list(module.parameters(recurse=False))
     # Not isinstance: a parametrized layer's class is derived from its own.
-    return not module._parameters or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
+    known = not own or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
+    return known and all(parameter.requires_grad for parameter in own)

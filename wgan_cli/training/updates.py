@@ -94,22 +94,21 @@ class Updates:
         self._frozen_critic = Frozen(self.critic_weights.passes)
         device = next(self.critic.parameters()).device
         self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
-        # One pass serves real and fake, unless BatchNorm must see them apart. In float32 too they
-        # pass apart: terms that cancel between them then cancel as in any other loop, and RMSprop
-        # and Adam make whole steps of what remains.
+        # One pass of a twin, which no user's network has, serves real and fake, unless BatchNorm
+        # must see them apart. In float32 too they pass apart: terms that cancel between them then
+        # cancel as in any other loop, and RMSprop and Adam make whole steps of what remains.
         batch_norm = any(isinstance(m, _BatchNorm) for m in self.critic.modules())
-        self._one_pass = self.critic_weights.bf16 and not batch_norm
+        self._one_pass = self.critic_weights.passes is not self.critic and not batch_norm
         self._critic_step: Update = self._step_critic
         self._generator_step: Update = self._step_generator
         self._graphed: list[GraphedUpdate] = []
         if graph is not None:
-            self._critic_step = GraphedUpdate(
-                "critic", self._step_critic, partial(self._changing, "critic"), graph
-            )
-            self._generator_step = GraphedUpdate(
-                "generator", self._step_generator, partial(self._changing, "generator"), graph
-            )
-            self._graphed = [self._critic_step, self._generator_step]
+            steps: tuple[Update, Update] = (self._step_generator, self._step_critic)
+            self._graphed = [
+                GraphedUpdate(name, step, partial(self._changing, weights, optimizer), graph)
+                for (name, weights, optimizer), step in zip(self._networks(), steps, strict=True)
+            ]
+            self._generator_step, self._critic_step = self._graphed
             self._prepare_graphs()
 
     def critic_update(
@@ -139,7 +138,7 @@ class Updates:
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
         classes = () if labels is None else (labels,)
-        penalty = self.constraint.penalty(self.critic, real, as_float32(fake), draws, *classes)
+        penalty = self.constraint.penalty(self.critic, real, fake.to(real.dtype), draws, *classes)
         if penalty is not None:
             loss = loss + penalty
         norm = _backward(loss, self.critic_weights, self.critic_clip)
@@ -201,9 +200,8 @@ class Updates:
             for optimizer in (self.generator_optimizer, self.critic_optimizer):
                 for_graphs(optimizer)
 
-    def _changing(self, name: str) -> list[Tensor]:
-        """What an update of this network changes."""
-        (weights, optimizer), *_ = [found[1:] for found in self._networks() if found[0] == name]
+    def _changing(self, weights: Weights, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+        """What an update of these weights changes."""
         return [*weights.tensors(), *self.gate.tensors(), *moved_by(optimizer)]
 
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,9 @@ from wgan_cli.training.twin import twin_of
 
 log = logging.getLogger(__name__)
 
+# All else that torch's optimizers keep as tensors has the shape of the weights.
+_COUNT = "step"
+
 
 class Weights:
     """A network in float32, what its passes run on, and what its optimizer moves.
@@ -35,7 +38,6 @@ class Weights:
         joined = joined and len({p.device for p in own.values()}) == 1
         twin = twin_of(network) if joined and bf16 else None
         self.passes = network if twin is None else twin
-        self._has_twin = twin is not None
         passing = dict(self.passes.named_parameters())
         # Those that are rounded come first, so that one copy rounds them all.
         self._names = sorted(own, key=lambda name: passing[name] is own[name])
@@ -56,7 +58,7 @@ class Weights:
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """A pass in the chosen precision; its result may be bfloat16."""
         run = given(self.passes, labels)
-        if self._has_twin:
+        if self.passes is not self.network:
             return run(inputs.bfloat16())
         inputs = inputs.float() if inputs.dtype == torch.bfloat16 else inputs
         if not self.bf16:
@@ -114,7 +116,7 @@ class Weights:
 
     def tensors(self) -> list[Tensor]:
         """What an update of the network changes, before its optimizer's state."""
-        return [*self.network.parameters(), *self.network.buffers(), *self._rounded]
+        return [*self.optimised, *self.network.buffers(), *self._rounded]
 
     def split_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """An optimizer's state with an entry a parameter of the network, as torch's have."""
@@ -124,8 +126,7 @@ class Weights:
         for key, value in state["state"].get(0, {}).items():
             values: Sequence[Any] = [value] * len(entries)
             if isinstance(value, Tensor):
-                flat = value.shape == self._block.flat.shape
-                values = self._block.split(value) if flat else values
+                values = values if key == _COUNT else self._block.split(value)
                 values = [each.clone() for each in values]
             for name, each in zip(self._names, values, strict=True):
                 entries[self._order[name]][key] = each
@@ -143,14 +144,14 @@ class Weights:
         if group["params"] != list(range(len(self._names))):
             raise ValueError("an optimizer's state is of another network")
         joined: dict[str, Any] = {}
-        for name, own in zip(self._names, range(len(self._names)), strict=True):
+        for place, name in enumerate(self._names):
             for key, value in state["state"].get(self._order[name], {}).items():
-                if not isinstance(value, Tensor) or value.shape != self._own[own].shape:
+                if key == _COUNT or not isinstance(value, Tensor):
                     joined.setdefault(key, value)
-                    continue
-                if key not in joined:
-                    joined[key] = Block(self._own)
-                joined[key].parts[own].copy_(value)
+                else:
+                    if key not in joined:
+                        joined[key] = Block(self._own)
+                    joined[key].parts[place].copy_(value)
         flat = {k: v.flat if isinstance(v, Block) else v for k, v in joined.items()}
         return {
             "state": {0: flat} if state["state"] else {},
