@@ -147,7 +147,7 @@ def textbook_data(config: TrainConfig) -> TorchDataset[Any]:
     if dataset["name"] == "image_folder":
         return image_folder(dataset["root"], dataset["size"])
     if dataset["name"] == "array":
-        return PilImages(np.load(dataset["path"]))
+        return PilImages(np.load(dataset["path"], allow_pickle=False))
     grey = build_dataset(config)
     return PilImages(grey.training_sample(torch.arange(grey.training_size or 0))[:, 0].numpy())
 
