@@ -97,9 +97,23 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
+class _NoModules:
+    """In place of the counter's own, which cannot follow modules through a double backward."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        """Nothing is followed."""
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing was."""
+
+
 def flops_of_step(loop: Textbook) -> int:
     """Of the matrix products and convolutions that a generator step needs, backward included."""
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with counter:
         for _ in range(loop.n_critic):
             loop.critic_update()
         # The textbook's gradients to the critic's weights are of no use here.

@@ -275,3 +275,20 @@ def test_the_tools_own_refusals_are_passed_on(capsys: pytest.CaptureFixture[str]
     answer = capsys.readouterr().err
     assert answer.startswith("throughput: threads must be")
     assert answer.count("\n") == 1
+
+
+def test_the_products_of_a_penalised_step_are_counted():
+    generator = nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (1, 2, 2)))
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (generator, critic)]
+    real = iter([torch.zeros(16, 1, 2, 2)] * 4)
+    loops = [
+        Textbook(
+            generator, critic, *optimizers, real, lambda: torch.randn(16, 2), n_critic=1, clip=clip
+        )
+        for clip in (0.1, None)
+    ]
+    clipped, penalised = (measuring.flops_of_step(loop) for loop in loops)
+    # The generator's pass and step, the critic's of real and fake, and through it to the generator.
+    assert clipped == 2 * 16 * (8 + 2 * 8 + 2 * (40 + 40 + 8) + 40 + 40)
+    assert penalised > clipped + 2 * 16 * 3 * 40
