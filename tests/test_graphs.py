@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -212,14 +213,8 @@ def test_a_constraint_that_draws_on_the_cpu_is_not_recorded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Shaken(Constraint):
-        def penalty(
-            self,
-            critic: nn.Module,
-            real: Tensor,
-            fake: Tensor,
-            draws: Draws,
-            labels: Tensor | None = None,
-        ) -> Tensor:
+        def penalty(self, critic: nn.Module, real: Tensor, *rest: Any) -> Tensor:
+            _, draws = rest
             return critic(real).mean() * float(draws.numpy().random())
 
     graphed = built(Again)
