@@ -9,6 +9,7 @@ generator under a 64-bit seed that Philox derives, so nothing is copied to the d
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class Stream(enum.IntEnum):
     CLASSES = 11
 
 
+_mine = threading.local()
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one place in a run; drawing twice gives the same numbers twice."""
@@ -51,13 +55,13 @@ class Draws:
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Standard normal float32 numbers of this shape, on the device."""
         if device.type == "cpu":
-            return torch.from_numpy(self.numpy().standard_normal(tuple(shape), dtype=np.float32))
+            return torch.from_numpy(self._here().standard_normal(tuple(shape), dtype=np.float32))
         return torch.randn(tuple(shape), generator=self._on(device), device=device)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Uniform float32 numbers in [0, 1) of this shape, on the device."""
         if device.type == "cpu":
-            return torch.from_numpy(self.numpy().random(tuple(shape), dtype=np.float32))
+            return torch.from_numpy(self._here().random(tuple(shape), dtype=np.float32))
         return torch.rand(tuple(shape), generator=self._on(device), device=device)
 
     @contextmanager
@@ -66,6 +70,23 @@ class Draws:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._hash())
             yield
+
+    def _here(self) -> np.random.Generator:
+        """A generator that the thread keeps, brought to this place: for one draw at once.
+
+        Making a Philox asks the system for entropy, which takes longer than drawing noise.
+        """
+        if not hasattr(_mine, "generator"):
+            _mine.generator = self.numpy()
+        _mine.generator.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": (0, 0, self.inner, self.step), "key": (self.seed, self.stream)},
+            "buffer": (0, 0, 0, 0),
+            "buffer_pos": 4,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return _mine.generator
 
     def _philox(self) -> np.random.Philox:
         return np.random.Philox(
