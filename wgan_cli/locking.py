@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -33,4 +35,19 @@ def locked(path: Path) -> TextIO | None:
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
         # Its owner removed it after it was opened here, so nobody else would find it locked.
+        file.close()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Inside, nobody else is inside for this lock file; who comes later waits. Raises `DiskError`.
+
+    The file is gone afterwards.
+    """
+    while (file := locked(path)) is None:
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
         file.close()

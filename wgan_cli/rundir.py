@@ -56,6 +56,10 @@ class RunFolder:
         """Whether a run has been written here."""
         return (self.path / CONFIG).exists() or (self.path / STATUS).exists()
 
+    def taken(self) -> bool:
+        """Whether a run is here, or a sweep's job has put its overrides here to come."""
+        return self.holds_run() or (self.path / OVERRIDES).exists()
+
     def claim(self, *, resuming: bool) -> None:
         """Make the folder and lock it.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from wgan_cli.commands.jobs import record_failure, take_folder, typed
 from wgan_cli.commands.last_words import how_to_go_on, summary
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
@@ -18,13 +19,11 @@ from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
     CheckpointError,
-    DiskError,
-    FolderInUseError,
     InterruptedRunError,
     WganError,
 )
 from wgan_cli.rules import check_rules
-from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
+from wgan_cli.rundir import LOG, RunFolder, remove_if_empty
 from wgan_cli.schema import TrainConfig
 from wgan_cli.training.interrupts import StopSignals
 
@@ -35,13 +34,15 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     An error is said in one line, and its folder tells its story: of a single run only once training
     began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
     """
-    path = shown(_job_folder(path, overrides) if sweep else path)
     folder, signals = RunFolder(path), StopSignals()
-    with console_log() as early:
+    # Of a sweep's jobs the terminal shows their states alone.
+    with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
-                _refuse_another_job(folder, overrides)
-                log.info("\njob %s: %s", path.name, " ".join(overrides) or "(defaults)")
+                folder = RunFolder(shown(take_folder(path, overrides)))
+                log.info("job %s: %s", folder.path.name, " ".join(overrides) or "(defaults)")
+            else:
+                folder = RunFolder(shown(path))
             code = _train(composed, folder, overrides, early, signals, sweep=sweep)
             if sweep:
                 _end_sweep_if_asked(signals)
@@ -49,18 +50,18 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
         except Exception as error:
             failure = _in_plain_words(error, composed)
             if isinstance(failure, WganError):
-                log.error("wgan-train: %s%s", failure, how_to_go_on(failure, path, composed))
+                again = how_to_go_on(failure, folder.path, composed)
+                log.error("wgan-train: %s%s", failure, again)
             else:
                 log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
             if sweep:
-                with suppress(DiskError):
-                    _record_failure(folder, overrides, failure, early)
+                record_failure(folder, overrides, failure, early)
                 _end_sweep_if_asked(signals)
             return failure.exit_code if isinstance(failure, WganError) else 1
         finally:
             folder.abandon()
             folder.release()
-            remove_if_empty(path)
+            remove_if_empty(folder.path)
 
 
 def _train(
@@ -117,7 +118,7 @@ def _train(
         _announce(config, folder, notes, trainer.step)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if state is not None and not sweep else []
-        folder.write_overrides([*before, *_typed(overrides)])
+        folder.write_overrides([*before, *typed(overrides)])
         folder.write_environment(device=str(device))
         trainer.rollback = build_rollback(config, folder)
         trainer.callbacks = [
@@ -136,6 +137,7 @@ def _train(
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
     """Also where the job was over, well or not, before it could heed the signal."""
+    signals.hand_on()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):
         raise KeyboardInterrupt
@@ -176,67 +178,6 @@ def _in_plain_words(error: Exception, composed: DictConfig) -> Exception:
     from wgan_cli.training.failures import in_plain_words
 
     return in_plain_words(error, int(composed.batch_size))
-
-
-def _job_folder(path: Path, overrides: Sequence[str]) -> Path:
-    """The folder of a sweep's job: the one that holds these overrides, else a free one."""
-    wanted = sorted(_typed(overrides))
-    others = [RunFolder(other) for other in path.parent.iterdir() if other.is_dir()]
-    for other in others:
-        if other.holds_run() and sorted(other.read_overrides()) == wanted:
-            if other.path != path:
-                remove_if_empty(path)
-            return other.path
-    number = int(path.name) if path.name.isdigit() else 0
-    while path.name.isdigit() and RunFolder(path).holds_run():
-        number += 1
-        path = path.with_name(str(number))
-    return path
-
-
-def _refuse_another_job(folder: RunFolder, overrides: Sequence[str]) -> None:
-    """A sweep whose folders have names of their own may come to one that is taken."""
-    held = folder.read_overrides()
-    if folder.holds_run() and sorted(held) != sorted(_typed(overrides)):
-        raise FolderInUseError(
-            f"{folder.path} holds another job, of {' '.join(held)}: choose another hydra.sweep.dir"
-            " or hydra.sweep.subdir."
-        )
-
-
-def _record_failure(
-    folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
-) -> None:
-    """`status.json` of a sweep's job that failed, and `train.log` where it had not begun.
-
-    `early` keeps what the job has said until then.
-    """
-    # A folder in use is another process's to write.
-    if isinstance(failure, FolderInUseError):
-        return
-    if isinstance(failure, WganError):
-        state, exit_code, message = failure.state, failure.exit_code, str(failure)
-    else:
-        state, exit_code, message = "failed", 1, f"{type(failure).__name__}: {failure}"
-    make_folder(folder.path)
-    if early.buffer:
-        with file_log(folder.path / LOG, early):
-            pass
-    folder.write_overrides(_typed(overrides))
-    fresh: dict[str, Any] = {
-        "step": 0,
-        "steps": None,
-        "final": {},
-        "started": now(),
-        "seconds": 0.0,
-    }
-    outcome = {"state": state, "exit_code": exit_code, "message": message, "ended": now()}
-    folder.write_status({**fresh, **folder.read_status(), **outcome})
-
-
-def _typed(overrides: Sequence[str]) -> list[str]:
-    """What says what is trained: all that was typed but where to go on."""
-    return [word for word in overrides if word.partition("=")[0].lstrip("+") != "resume"]
 
 
 def _finished(folder: RunFolder) -> bool:

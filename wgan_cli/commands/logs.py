@@ -16,16 +16,20 @@ from wgan_cli.errors import WganError
 from wgan_cli.training.callbacks.log import LogFile
 
 log = logging.getLogger("wgan_cli")
+# A sweep's jobs and their states; the other messages of a job go to its train.log.
+jobs = logging.getLogger("wgan_cli.jobs")
 
 
 @contextmanager
-def console_log() -> Iterator[logging.handlers.MemoryHandler]:
-    """The run's messages on stderr, above a progress bar where there is one.
+def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHandler]:
+    """The run's messages from `level` on stderr, above a progress bar where there is one.
 
-    Gives what keeps the messages that come before the run's own log is open.
+    What `jobs` says is shown always. Gives what keeps the messages that come
+    before the run's own log is open.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno >= level or record.name == jobs.name)
     early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
     with _handling(handler), _handling(early), logging_redirect_tqdm([log]):
         yield early

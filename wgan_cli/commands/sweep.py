@@ -1,10 +1,87 @@
-"""The end of a sweep: a line a job."""
+"""A sweep as a whole: its jobs' states while they run, and what they come to."""
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
+from wgan_cli.commands.composition import typeable
+from wgan_cli.commands.jobs import Launcher, line
+from wgan_cli.commands.workers import asking_workers_to_end
+from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.rundir import STATUS, RunFolder
+from wgan_cli.training.interrupts import Terminated
+
+_SECONDS = 0.5
+
+
+def run_jobs(folder: Path, count: int, launcher: Launcher, launch: Callable[[], int]) -> int:
+    """Let `launch` run a sweep's `count` jobs in its folder; returns the sweep's exit code.
+
+    Raises `InterruptedRunError` or `PreemptedError` where a signal ended it.
+    """
+    asked: WganError | None = None
+    with _watched(folder):
+        try:
+            if launcher is Launcher.JOBLIB:
+                asked, code = _launched_beside(launch)
+            else:
+                code = launch()
+        except KeyboardInterrupt:
+            asked = InterruptedRunError("")
+        except (SystemExit, Terminated):
+            asked = PreemptedError("")
+    if asked is not None:
+        goes_on = " Jobs that a queue holds go on." if launcher is Launcher.QUEUE else ""
+        raise type(asked)(
+            "The sweep was asked to stop; what runs is saved. Go on with it by the same command and"
+            f" {typeable('hydra.sweep.dir', folder)}.{goes_on}"
+        )
+    return summarise(folder, count) or min(code, 1)
+
+
+def _launched_beside(launch: Callable[[], int]) -> tuple[WganError | None, int]:
+    with asking_workers_to_end() as asked:
+        try:
+            code = launch()
+        except Exception:
+            # Of a worker that had no handler yet.
+            if asked() is None:
+                raise
+            code = 1
+        return asked(), code
+
+
+@contextmanager
+def _watched(folder: Path) -> Iterator[None]:
+    """Inside, every change of a job's state is a line on stderr."""
+    told: dict[Path, str] = {path: _state(path) for path in _jobs(folder)}
+    over = threading.Event()
+
+    def tell() -> None:
+        for path in _jobs(folder):
+            state = _state(path)
+            if told.get(path) != state and state:
+                told[path] = state
+                tqdm.write(line(RunFolder(path), str(path.relative_to(folder))), file=sys.stderr)
+
+    def watch() -> None:
+        while not over.wait(_SECONDS):
+            tell()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        tell()
 
 
 def summarise(sweep: Path, count: int) -> int:
@@ -29,3 +106,12 @@ def summarise(sweep: Path, count: int) -> int:
     if lost:
         print(f"  and {lost} of which nothing could be written")
     return 1 if failed or lost else 0
+
+
+def _jobs(folder: Path) -> list[Path]:
+    found = [path.parent for path in (*folder.glob(f"*/{STATUS}"), *folder.glob(f"*/*/{STATUS}"))]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _state(path: Path) -> str:
+    return str(RunFolder(path).read_status().get("state", ""))

@@ -109,18 +109,20 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
             composed = composer.compose(job)
             validate(_without_hydra(composed))
         folder = _new_folder(composed, "sweep", overrides)
+        from wgan_cli.commands.jobs import Launcher
+        from wgan_cli.commands.sweep import run_jobs
+
+        words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"]
         # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            code = _hand_over([*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"])
+            return run_jobs(
+                folder, len(jobs), Launcher.of(composed.hydra), lambda: _hand_over(words)
+            )
         except OSError as error:
             raise disk_error(error, folder / "multirun.yaml") from None
         finally:
             remove_if_empty(folder)
-        from wgan_cli.commands.sweep import summarise
-
-        # A job that another process or job keeps from its folder leaves no status of its own.
-        return summarise(folder, len(jobs)) or min(code, 1)
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
@@ -142,15 +144,25 @@ def task(config: DictConfig) -> None:
     from hydra.types import RunMode
 
     from wgan_cli.commands.execution import execute
+    from wgan_cli.commands.jobs import Launcher
+    from wgan_cli.commands.workers import in_worker, own_gpu
+    from wgan_cli.rundir import remove_if_empty
 
     hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    overrides = [str(word) for word in hydra.overrides.task]
+    sweep = hydra.mode == RunMode.MULTIRUN
+
+    def job() -> int:
+        with own_gpu(config.device) as config.device:
+            return execute(config, folder, overrides, sweep=sweep)
+
     global _exit_code
-    code = execute(
-        config,
-        Path(hydra.runtime.output_dir),
-        [str(word) for word in hydra.overrides.task],
-        sweep=hydra.mode == RunMode.MULTIRUN,
-    )
+    if sweep and Launcher.of(hydra) is Launcher.JOBLIB:
+        code = in_worker(job)
+        remove_if_empty(folder)
+    else:
+        code = execute(config, folder, overrides, sweep=sweep)
     _exit_code = _exit_code or code
 
 

@@ -31,7 +31,8 @@ class Terminated(BaseException):
 class StopSignals:
     """Inside the context a first signal is only noted; a second Ctrl-C ends the process at once.
 
-    SIGTERM asks a run to end, and so does SIGHUP, a closed terminal, unless nohup has it ignored.
+    SIGTERM asks a run to end, and so does SIGHUP, a closed terminal, unless nohup has it ignored,
+    and SIGUSR2 where somebody handles it, as submitit does before a job's time is over.
     In any thread but the main one, where Python allows no handlers, nothing is noted.
     """
 
@@ -47,6 +48,14 @@ class StopSignals:
 
     def __exit__(self, *exception: object) -> None:
         _restore(self._before)
+
+    def hand_on(self) -> None:
+        """Give a scheduler's own signal, now that the run is saved, to the handler it came with.
+
+        That of submitit puts the job into the queue again and ends the process.
+        """
+        if self._seen == signal.SIGUSR2:
+            signal.raise_signal(signal.SIGUSR2)
 
     def requested(self) -> WganError | None:
         """The error to end the run by, or None."""
@@ -102,7 +111,9 @@ def leaving_when_asked() -> Iterator[None]:
 
 def _requests_to_end() -> tuple[int, ...]:
     heard = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-    return (signal.SIGTERM, signal.SIGHUP) if heard else (signal.SIGTERM,)
+    handled = callable(signal.getsignal(signal.SIGUSR2))
+    hang_up = (signal.SIGHUP,) if heard else ()
+    return (signal.SIGTERM, *hang_up, *((signal.SIGUSR2,) if handled else ()))
 
 
 def _handle(numbers: tuple[int, ...], handler: Any) -> dict[int, Any]:

@@ -1,0 +1,102 @@
+"""One job of a sweep: its launcher, its folder, and what is said and recorded of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+from wgan_cli.commands.logs import file_log, jobs
+from wgan_cli.errors import DiskError, FolderInUseError, WganError
+from wgan_cli.locking import held
+from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
+
+_NOT_BEGUN: dict[str, Any] = {"step": 0, "steps": None, "final": {}, "seconds": 0.0}
+
+
+class Launcher(enum.Enum):
+    """What starts a sweep's jobs: this process one by one, its workers, or a scheduler."""
+
+    BASIC = "BasicLauncher"
+    JOBLIB = "JoblibLauncher"
+    QUEUE = "queue"
+
+    @classmethod
+    def of(cls, hydra: Any) -> Launcher:
+        """The launcher that Hydra's own node names; one that is not known counts as a queue."""
+        name = str(hydra.launcher._target_).rpartition(".")[2]
+        return next((launcher for launcher in cls if launcher.value == name), cls.QUEUE)
+
+
+def typed(overrides: Sequence[str]) -> list[str]:
+    """What says what is trained: all that was typed but where to go on."""
+    return [word for word in overrides if word.partition("=")[0].lstrip("+") != "resume"]
+
+
+def take_folder(path: Path, overrides: Sequence[str]) -> Path:
+    """The folder of a sweep's job: the one that holds these overrides, else a free one, marked.
+
+    Jobs that start in one instant take theirs one after the other. Raises `FolderInUseError` where
+    the sweep's folders have names of their own and this one holds another job.
+    """
+    wanted = sorted(typed(overrides))
+    with held(path.parent / ".jobs.lock"):
+        for other in (RunFolder(other) for other in path.parent.iterdir() if other.is_dir()):
+            if other.taken() and sorted(other.read_overrides()) == wanted:
+                if other.path != path:
+                    remove_if_empty(path)
+                return other.path
+        number = int(path.name) if path.name.isdigit() else 0
+        while path.name.isdigit() and RunFolder(path).taken():
+            number += 1
+            path = path.with_name(str(number))
+        folder = RunFolder(path)
+        if folder.taken():
+            raise FolderInUseError(
+                f"{path} holds another job, of {' '.join(folder.read_overrides())}: choose another"
+                " hydra.sweep.dir or hydra.sweep.subdir."
+            )
+        make_folder(path)
+        folder.write_overrides(typed(overrides))
+    return path
+
+
+def record_failure(
+    folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
+) -> None:
+    """`status.json` of a job that failed, and `train.log` where it had not begun.
+
+    `early` keeps what the job has said until then. What cannot be written is said on stderr.
+    """
+    # A folder in use is another process's to write.
+    if isinstance(failure, FolderInUseError):
+        jobs.error("wgan-train: %s", failure)
+        return
+    if isinstance(failure, WganError):
+        state, exit_code, message = failure.state, failure.exit_code, str(failure)
+    else:
+        state, exit_code, message = "failed", 1, f"{type(failure).__name__}: {failure}"
+    outcome = {"state": state, "exit_code": exit_code, "message": message, "ended": now()}
+    try:
+        make_folder(folder.path)
+        if early.buffer:
+            with file_log(folder.path / LOG, early):
+                pass
+        folder.write_overrides(typed(overrides))
+        folder.write_status({**_NOT_BEGUN, "started": now(), **folder.read_status(), **outcome})
+    except DiskError:
+        jobs.error("wgan-train: %s", failure)
+
+
+def line(folder: RunFolder, name: str) -> str:
+    """A job with its state, as it stands in its folder."""
+    status = folder.read_status()
+    state = status.get("state", "waiting")
+    words = " ".join(folder.read_overrides()) or "(defaults)"
+    distance = status.get("final", {}).get("wasserstein/exact")
+    result = f"  exact W1 {distance:.4g}" if distance is not None and state == "finished" else ""
+    took = f"  {status['seconds']:.0f} s" if state not in ("waiting", "running") else ""
+    message = f"  {status['message']}" if status.get("message") else ""
+    return f"job {name:>3}  {state:<11}  {words}{result}{took}{message}"
