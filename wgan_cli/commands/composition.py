@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from wgan_cli.errors import ConfigError
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
+# The extra that brings each.
+_LAUNCHERS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
@@ -80,6 +83,13 @@ class Composer:
             for value in values[1:]
         ]
         return [first, *more]
+
+    def count(self, overrides: Sequence[str]) -> int:
+        """How many jobs a sweep has: every combination of its values, a recipe's own included."""
+        params = self.compose(self.jobs(overrides)[0]).hydra.sweeper.params or {}
+        own = self._parsed([f"{key}={values}" for key, values in params.items()])
+        lists = [o for o in (*self._parsed(overrides), *own) if o.is_discrete_sweep()]
+        return math.prod(len(list(each.sweep_string_iterator())) for each in lists)
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         try:
@@ -138,6 +148,11 @@ class Composer:
             name = error.missing_cfg_file
             return f"--config-name {name}: there is no {name}.yaml in --config-dir."
         group, name = missing[1], missing[2]
+        if group == "hydra/launcher" and name in _LAUNCHERS:
+            return (
+                f"{group}={name} needs a package that is not installed:"
+                f" pip install 'wgan-train[{_LAUNCHERS[name]}]'."
+            )
         options = [str(option) for option in error.options or []]
         known = f"; {group} is one of {', '.join(options)}" if options else ""
         return f"{group}={name}: there is no such option{known}.{nearest(name, options)}"

@@ -17,17 +17,19 @@ _NOT_BEGUN: dict[str, Any] = {"step": 0, "steps": None, "final": {}, "seconds": 
 
 
 class Launcher(enum.Enum):
-    """What starts a sweep's jobs: this process one by one, its workers, or a scheduler."""
+    """What starts a sweep's jobs: this process one by one, its workers, submitit or another."""
 
     BASIC = "BasicLauncher"
     JOBLIB = "JoblibLauncher"
-    QUEUE = "queue"
+    LOCAL = "LocalLauncher"
+    SLURM = "SlurmLauncher"
+    OTHER = "other"
 
     @classmethod
     def of(cls, hydra: Any) -> Launcher:
-        """The launcher that Hydra's own node names; one that is not known counts as a queue."""
+        """The launcher that Hydra's own node names; by the class it names."""
         name = str(hydra.launcher._target_).rpartition(".")[2]
-        return next((launcher for launcher in cls if launcher.value == name), cls.QUEUE)
+        return next((launcher for launcher in cls if launcher.value == name), cls.OTHER)
 
 
 def typed(overrides: Sequence[str]) -> list[str]:

@@ -37,7 +37,7 @@ def run_jobs(folder: Path, count: int, launcher: Launcher, launch: Callable[[], 
         except (SystemExit, Terminated):
             asked = PreemptedError("")
     if asked is not None:
-        goes_on = " Jobs that a queue holds go on." if launcher is Launcher.QUEUE else ""
+        goes_on = " Jobs in the queue go on." if launcher is Launcher.SLURM else ""
         raise type(asked)(
             "The sweep was asked to stop; what runs is saved. Go on with it by the same command and"
             f" {typeable('hydra.sweep.dir', folder)}.{goes_on}"

@@ -113,12 +113,15 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         from wgan_cli.commands.sweep import run_jobs
 
         words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"]
+        count, launcher = composer.count(overrides), Launcher.of(composed.hydra)
+        if launcher is Launcher.LOCAL:
+            # It starts all jobs at once, each with as many threads as the machine has cores.
+            share = max(1, (os.cpu_count() or 1) // count)
+            os.environ.setdefault("OMP_NUM_THREADS", str(share))
         # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            return run_jobs(
-                folder, len(jobs), Launcher.of(composed.hydra), lambda: _hand_over(words)
-            )
+            return run_jobs(folder, count, launcher, lambda: _hand_over(words))
         except OSError as error:
             raise disk_error(error, folder / "multirun.yaml") from None
         finally:

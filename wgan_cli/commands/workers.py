@@ -48,12 +48,23 @@ def own_gpu(device: str) -> Iterator[str]:
         return
     places = Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}"
     make_folder(places)
-    for layer, index in itertools.product(itertools.count(), range(count)):
-        place = locked(places / f"cuda-{index}-{layer}.lock")
-        if place is not None:
-            with place:
-                yield f"cuda:{index}"
-            return
+    with _fewest(places, count) as index:
+        yield f"cuda:{index}"
+
+
+@contextmanager
+def _fewest(places: Path, count: int) -> Iterator[int]:
+    """Of `count` things the first of which no place, else no second place, ... is held by another.
+
+    The place is held inside.
+    """
+    for layer in itertools.count():
+        for index in range(count):
+            place = locked(places / f"cuda-{index}-{layer}.lock")
+            if place is not None:
+                with place:
+                    yield index
+                return
 
 
 @contextmanager

@@ -1,0 +1,243 @@
+"""Sweeps whose jobs run beside each other: joblib's workers, and submitit as it runs locally."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, metrics_of, status_of
+
+from wgan_cli.commands import workers
+from wgan_cli.commands.composition import Composer
+from wgan_cli.commands.jobs import take_folder
+from wgan_cli.commands.train import run
+from wgan_cli.errors import FolderInUseError
+
+GRID = ["loss=wasserstein,hinge", "clip=0.003,0.01,0.03", "seed=0,1"]
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+TIMES = ("throughput/", "seconds", "started", "ended")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["wgan-train"])
+    return tmp_path
+
+
+def start(here: Path, *words: str) -> subprocess.Popen[str]:
+    """`wgan-train -m` in a process group of its own."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("wgan-train")), "-m", *words],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def outcomes(sweep: Path) -> dict[str, tuple[str, dict[str, float]]]:
+    """What was trained, by the words typed for it: its state and numbers, times aside."""
+    found = {}
+    for path in sweep.glob("*/status.json"):
+        words = " ".join(yaml.safe_load((path.parent / "overrides.yaml").read_text()))
+        status = json.loads(path.read_text())
+        final = {k: v for k, v in status["final"].items() if not k.startswith(TIMES)}
+        found[words] = (status["state"], final)
+    return found
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_half_way(
+    here: Path,
+) -> None:
+    """Twelve jobs at equal threads: equal rows and numbers; the rerun makes up what is missing."""
+    words = [*TINY, *GRID, "steps=12", "log_every=3", "checkpoint_every=3"]
+    words += ["metrics=[wasserstein/exact]"]
+    assert run(["-m", *words, "hydra.sweep.dir=one"]) == 0
+    expected = outcomes(here / "one")
+    assert len(expected) == 12
+    process = start(here, *words, *JOBLIB, "hydra.sweep.dir=two")
+    try:
+        sweep = here / "two"
+        wait_for(
+            lambda: sum(state == "finished" for state, _ in outcomes(sweep).values()) >= 3, process
+        )
+    finally:
+        kill_group(process)
+    cut = outcomes(sweep)
+    assert 3 <= sum(state == "finished" for state, _ in cut.values()) < 12
+    again = start(here, *words, *JOBLIB, "hydra.sweep.dir=two")
+    out, err = again.communicate(timeout=200)
+    assert again.returncode == 0, err
+    assert outcomes(sweep) == expected
+    for path in sweep.glob("*/metrics.jsonl"):
+        assert [point["step"] for point in metrics_of(path.parent)] == [3, 6, 9, 12]
+    for number in range(12):
+        assert (sweep / str(number)).is_dir()
+    assert err.count("finished") >= 12 - len(cut)
+    assert out.count("finished") >= 12
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_lets_all_workers_save_and_no_job_begin(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    words = [*TINY, "steps=1000000", "log_every=1", "seed=1,2,3,4", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *words, *JOBLIB)
+    jobs = [tmp_path / "sweep" / name for name in "01"]
+
+    def training() -> bool:
+        return all((job / "status.json").exists() and status_of(job)["step"] >= 1 for job in jobs)
+
+    try:
+        wait_for(training, process)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert "hydra.sweep.dir=sweep" in stderr
+    assert len(list((tmp_path / "sweep").glob("*/status.json"))) == 2
+    assert len([path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]) == 2
+    for job in jobs:
+        status = status_of(job)
+        assert status["state"] == "preempted"
+        assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
+
+
+def test_a_job_that_a_scheduler_pre_empts_is_saved_and_goes_on_by_itself(tmp_path: Path) -> None:
+    words = [*TINY, "steps=2000", "log_every=20", "checkpoint_every=100000", "seed=1"]
+    words += ["metrics=[wasserstein/exact]"]
+    process = start(tmp_path, *words, "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep")
+    job = tmp_path / "sweep" / "0"
+    tasks: list[int] = []
+
+    def training() -> bool:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes()
+            except OSError:
+                continue
+            if b"submitit.core._submit" in line and str(tmp_path).encode() in line:
+                tasks.append(int(path.parent.name))
+        return bool(tasks) and (job / "status.json").exists() and status_of(job)["step"] >= 20
+
+    try:
+        wait_for(training, process)
+        os.kill(tasks[-1], signal.SIGUSR2)
+        out, err = process.communicate(timeout=200)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+    assert process.returncode == 0, err
+    status = status_of(job)
+    assert (status["state"], status["step"]) == ("finished", 2000)
+    assert "preempted" in err
+    assert (job / "train.log").read_text().count("Going on from") == 1
+    assert [point["step"] for point in metrics_of(job)] == list(range(20, 2001, 20))
+    assert "finished" in out
+
+
+def test_jobs_that_start_in_one_instant_take_a_folder_each(tmp_path: Path) -> None:
+    """Numbers clash where an earlier sweep with other values has left its own."""
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        take_folder(tmp_path / str(number), [f"seed={number + 100}"])
+    words = [[f"seed={number}"] for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda n: take_folder(tmp_path / str(n), words[n]), range(8)))
+    assert len(set(taken)) == 8
+    assert not {path.name for path in taken} & {"0", "1", "2"}
+    for path, own in zip(taken, words, strict=True):
+        assert yaml.safe_load((path / "overrides.yaml").read_text()) == own
+    # Each finds its own again, whatever number it has now.
+    assert take_folder(tmp_path / "0", words[5]) == taken[5]
+    with pytest.raises(FolderInUseError, match="holds another job, of seed=100"):
+        (tmp_path / "0").rename(tmp_path / "mine")
+        take_folder(tmp_path / "mine", ["seed=7000"])
+
+
+def test_gpus_are_dealt_out_one_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with workers.own_gpu("auto") as first, workers.own_gpu("cuda") as second:
+        assert {first, second} == {"cuda:0", "cuda:1"}
+        with workers.own_gpu("auto") as third, workers.own_gpu("auto") as fourth:
+            assert {third, fourth} == {"cuda:0", "cuda:1"}
+    with workers.own_gpu("auto") as again:
+        assert again == first
+        with workers.own_gpu("cuda:0") as named, workers.own_gpu("cpu") as cpu:
+            assert (named, cpu) == ("cuda:0", "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with workers.own_gpu("auto") as only:
+        assert only == "auto"
+
+
+def test_a_worker_that_was_asked_to_end_takes_no_further_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "_over", False)
+    ran: list[int] = []
+
+    def job(end: BaseException | None = None) -> int:
+        ran.append(1)
+        if end is not None:
+            raise end
+        return 0
+
+    assert workers.in_worker(job) == 0
+    assert workers.in_worker(lambda: job(SystemExit(75))) == 75
+    assert workers.in_worker(job) == 75
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["seed=1"], 1),
+        (GRID, 12),
+        (["seed=range(3)", "loss=hinge"], 3),
+        (["experiment=momentum"], 9),
+        (["experiment=momentum", "seed=0,1"], 18),
+    ],
+)
+def test_a_sweep_knows_how_many_jobs_it_has(words: list[str], count: int) -> None:
+    assert Composer().count(words) == count
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    repository = dict(ConfigStore.instance().repo["hydra"]["launcher"])
+    del repository["joblib.yaml"]
+    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", repository)
+    assert run(["-m", *TINY, "seed=1,2", "hydra/launcher=joblib"]) == 2
+    assert "pip install 'wgan-train[parallel]'" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
