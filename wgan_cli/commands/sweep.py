@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from wgan_cli.commands.answering import complain
 from wgan_cli.commands.composition import typeable
 from wgan_cli.commands.jobs import Launcher, line
 from wgan_cli.commands.workers import asking_workers_to_end
-from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
+from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
 from wgan_cli.rundir import STATUS, RunFolder
 from wgan_cli.training.interrupts import Terminated
 
@@ -40,9 +42,11 @@ def run_jobs(folder: Path, count: int, launcher: Launcher, launch: Callable[[], 
         goes_on = " Jobs in the queue go on." if launcher is Launcher.SLURM else ""
         raise type(asked)(
             "The sweep was asked to stop; what runs is saved. Go on with it by the same command and"
-            f" {typeable('hydra.sweep.dir', folder)}.{goes_on}"
+            f" {typeable('hydra.sweep.dir', folder)}; wgan-report {shlex.quote(str(folder))} shows"
+            f" what there is.{goes_on}"
         )
-    return summarise(folder, count) or min(code, 1)
+    # A job that another process keeps from its folder leaves no status of its own.
+    return _come_to(folder, count) or min(code, 1)
 
 
 def _launched_beside(launch: Callable[[], int]) -> tuple[WganError | None, int]:
@@ -84,28 +88,31 @@ def _watched(folder: Path) -> Iterator[None]:
         tell()
 
 
-def summarise(sweep: Path, count: int) -> int:
-    """Print a line for each job of a sweep's folder; returns 1 where one did not finish, else 0.
+def _come_to(folder: Path, count: int) -> int:
+    """Print the ranked table and write the page; returns 1 where a job did not finish, else 0.
 
     Of `count` jobs some may have left nothing, where the disk was full.
     """
-    jobs = {str(path.parent.relative_to(sweep)): path.parent for path in sweep.rglob(STATUS)}
-    names = sorted(jobs, key=lambda name: (not name.isdigit(), name.zfill(9)))
-    failed = 0
-    print(f"\n{len(jobs)} jobs in {sweep}:")
-    for name in names:
-        job = RunFolder(jobs[name])
-        status = job.read_status()
-        state = status.get("state", "unknown")
-        failed += state != "finished"
-        distance = status.get("final", {}).get("wasserstein/exact")
-        result = f"exact W1 {distance:.4g}" if distance is not None else status.get("message", "")
-        words = " ".join(job.read_overrides()) or "(defaults)"
-        print(f"  {name:>3}  {state:<11}  {words}  {result}".rstrip())
-    lost = max(0, count - len(jobs))
-    if lost:
-        print(f"  and {lost} of which nothing could be written")
-    return 1 if failed or lost else 0
+    # What it builds on is not needed before.
+    from wgan_cli.report import Report, read_runs
+    from wgan_cli.report.terminal import screen_width
+
+    runs = read_runs([folder])
+    report = Report(runs, title=f"The sweep in {folder}")
+    print(f"\n{report.table(screen_width())}")
+    missing = max(0, count - len(runs))
+    if missing:
+        print(f"and {missing} of which nothing could be written")
+    failed = missing or not all(run.finished for run in runs)
+    if not runs:
+        return 1
+    try:
+        page = next(path for path in report.write(folder) if path.suffix == ".html")
+    except DiskError as error:
+        complain(f"wgan-train: {error}")
+        return 1
+    print(f"\nThe page: {page}")
+    return 1 if failed else 0
 
 
 def _jobs(folder: Path) -> list[Path]:
