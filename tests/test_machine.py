@@ -85,6 +85,29 @@ def test_the_table_behind_auto(
     assert config.compile is False
 
 
+def test_a_sweeps_job_goes_on_with_the_threads_it_began_with(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where joblib, or another machine, would give it another number."""
+    before = torch.get_num_threads()
+    words = [word for word in TINY if not word.startswith(("steps", "threads"))]
+    words += ["dataset=gaussians_ring", "metrics=[]", "hydra.sweep.dir=sweep", "checkpoint_every=1"]
+    sweep = ["-m", *words, "steps=3", "seed=0"]
+    try:
+        torch.set_num_threads(2)
+        assert run(sweep) == 0
+        folder = here / "sweep" / "0"
+        (folder / "checkpoints" / "step_00000003.pt").unlink()
+        torch.set_num_threads(1)
+        assert run(sweep) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    status = yaml.safe_load((folder / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 3)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["threads"] == 2
+
+
 def test_a_sweeps_job_goes_on_in_the_precision_it_began_in(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,22 @@ def choose_machine(config: TrainConfig) -> torch.device:
     return device
 
 
+def unset_choices(config: TrainConfig) -> list[str]:
+    """Of what `choose_machine` fills in and a run keeps, the settings that nobody has set."""
+    return [key for key in ("precision", "threads") if getattr(config, key) in ("auto", None)]
+
+
+def keep_choices(config: TrainConfig, saved: dict[str, Any], unset: list[str]) -> None:
+    """For a run that goes on: what was chosen by the machine and the version that began it.
+
+    `saved` is its config. A sweep's job may go on beside others, where it would get fewer threads,
+    and the bits of a run depend on their number.
+    """
+    for key in unset:
+        setattr(config, key, saved[key])
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+
+
 def _ships(model: dict[str, Any]) -> bool:
     """Whether both networks are this package's, made to go with bfloat16."""
     return all(model[network]["_target_"] in SCHEMAS for network in ("generator", "critic"))

@@ -79,9 +79,9 @@ def _train(
     config, notes = fill(config)
 
     # From here on torch is needed, which takes seconds to import, and all that builds on it one.
-    from wgan_cli.machine import choose_machine
+    from wgan_cli.machine import choose_machine, keep_choices, unset_choices
 
-    precision, device = config.precision, choose_machine(config)
+    unset, device = unset_choices(config), choose_machine(config)
 
     from wgan_cli.build import (
         build_callbacks,
@@ -99,9 +99,7 @@ def _train(
         folder.claim(resuming=going_on)
     state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
     if state is not None:
-        if precision == "auto":
-            # What was chosen on the machine and by the version that began it.
-            config.precision = state["config"]["precision"]
+        keep_choices(config, state["config"], unset)
         refuse_changes(state["config"], as_dict(config), folder.path)
     done, steps = state["step"] if state is not None else 0, config.steps or 0
     if done > steps or (done == steps and _finished(folder)):
