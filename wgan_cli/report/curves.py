@@ -10,7 +10,7 @@ import numpy as np
 
 from wgan_cli.report.ranking import ESTIMATE, RAW, Setting, floor_tag, is_metric
 from wgan_cli.report.runs import Run
-from wgan_cli.report.varied import ABSENT, in_words
+from wgan_cli.report.settings import ABSENT, in_words
 
 if TYPE_CHECKING:
     from wgan_cli.report.report import Report

@@ -7,16 +7,16 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from wgan_cli.migration import migrated
+from wgan_cli.report.settings import as_value, flat_settings, read_yaml
 from wgan_cli.rundir import CONFIG, ENVIRONMENT, STATUS, RunFolder
 
 # States that no resume mends by itself: these rows go last and enter no mean or curve.
@@ -66,6 +66,11 @@ class Run:
         """Key to value, as typed; a later word for a key replaces an earlier one."""
         pairs = (word.lstrip("+").partition("=") for word in self.words)
         return {key: value for key, sign, value in pairs if sign}
+
+    @cached_property
+    def settings(self) -> dict[str, Hashable]:
+        """Dotted key to value of all that is trained but the seed; see `flat_settings`."""
+        return _tried(lambda: flat_settings(self.config, self.typed), {})
 
     @property
     def seed(self) -> Any:
@@ -138,14 +143,6 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def as_value(text: str) -> Any:
-    """A typed value as a config holds it: 1e-4 is a number, true is true."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return text
-
-
 def _run_folders(path: Path) -> Iterator[Path]:
     for place, below, files in os.walk(path):
         run = STATUS in files or CONFIG in files
@@ -197,25 +194,10 @@ def _tried(read: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML with omegaconf's numbers, eighteen times as fast: there may be hundreds of files."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$", re.I),
-    list("-+0123456789."),
-)
-
-
 def _argv(path: Path) -> list[str]:
     return [str(word) for word in json.loads(path.read_text())["command"]]
 
 
 def _config(path: Path) -> dict[str, Any]:
-    text = path.read_text()
-    # A run's own file has no aliases, and a few of them can stand for gigabytes.
-    if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
-        return {}
-    config = yaml.load(text, _Loader)
+    config = read_yaml(path.read_text())
     return migrated({str(key): value for key, value in config.items()})

@@ -51,7 +51,8 @@ def _settings(report: Report, width: int | None) -> list[str]:
 def _runs(report: Report, width: int | None) -> list[str]:
     rows = [["run", "state", report.by or "", "setting"]]
     for run in report.runs:
-        told = " ".join(filter(None, (report.words(run), _course(run), run.message)))
+        about = (report.words(run), _course(run), run.message, report.note(run))
+        told = " ".join(filter(None, about))
         rows.append([run.name, run.state, number(report.value(run)), told])
     return _columns(rows, width, left=(0, 1))
 
