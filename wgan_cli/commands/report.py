@@ -78,6 +78,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    """Print it; who reads no further, as `head` does, still gets the files."""
+    """Print it as far as the terminal's signs go; who reads no further still gets the files."""
+    signs = sys.stdout.encoding or "utf-8"
     with suppress(BrokenPipeError):
-        print(text, flush=True)
+        print(text.encode(signs, "replace").decode(signs), flush=True)
