@@ -10,7 +10,7 @@ import numpy as np
 
 from wgan_cli.report.ranking import ESTIMATE, RAW, Setting, floor_tag, is_metric
 from wgan_cli.report.runs import Run
-from wgan_cli.report.varied import ABSENT, in_words
+from wgan_cli.report.settings import ABSENT, in_words
 
 if TYPE_CHECKING:
     from wgan_cli.report.report import Report
@@ -87,7 +87,8 @@ def panels(report: Report) -> list[Panel]:
         place = groups.index(group) if group in groups else len(groups)
         return (first.index(tag) if tag in first else len(first)), place, tag
 
-    return [_panel(report, tag) for tag in sorted(tags, key=turn)]
+    drawn = [_panel(report, tag) for tag in sorted(tags, key=turn)]
+    return [panel for panel in drawn if panel.lines]
 
 
 def heat_maps(report: Report) -> tuple[list[HeatMap], str]:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import math
 import re
+import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, heat_maps, highlighted, panels
+from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, highlighted
 from wgan_cli.report.ranking import higher_is_better, number
 
 if TYPE_CHECKING:
@@ -33,9 +35,12 @@ SERIES = (
     "#b8487f",
     "#75654a",
 )
-# Curves of many settings on a slide.
 _LEGEND_WORDS = 60
 _MOST_TICKS = 12
+# Points; a number has no room in less.
+_NARROWEST_CELL = 16
+# Inches above the charts of the picture, for what it shows and what to make of it.
+_HEAD = 1.2
 # So few points are marked each.
 _FEW_POINTS = 12
 
@@ -62,8 +67,8 @@ _VARIABLES = {
 def chart(panel: Panel, settings: int) -> str:
     """A panel as an SVG element, of which no id is another chart's."""
     with _style(_PAGE, panel.tag):
-        figure = _figure(4.2, 2.7)
-        _draw_panel(figure.add_axes((0.15, 0.14, 0.83, 0.74)), panel, settings, _PAGE)
+        figure = _figure(3.7, 2.4)
+        _draw_panel(figure.add_axes((0.15, 0.12, 0.83, 0.76)), panel, settings, _PAGE)
         return _svg(figure, panel.tag)
 
 
@@ -80,32 +85,26 @@ def heat_chart(one: HeatMap, tag: str) -> str:
 
 def picture(report: Report) -> bytes:
     """All charts as one PNG, with what the colours mean."""
-    maps, _ = heat_maps(report)
-    charts = panels(report)
-    places = len(maps) + len(charts) + 1
+    maps, _ = report.heat_maps
+    places = len(maps) + len(report.panels) + 1
     columns = min(4, places)
     rows = math.ceil(places / columns)
+    wide, high = 4.2 * columns, 2.9 * rows + _HEAD
     with _style(_PRINT, ""):
-        figure = _figure(4.2 * columns, 2.9 * rows + 0.5)
+        figure = _figure(wide, high)
         grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(
-            left=0.5 / (4.2 * columns) + 0.02,
-            right=0.99,
-            bottom=0.5 / (2.9 * rows + 0.5),
-            top=1 - 0.75 / (2.9 * rows + 0.5),
-            wspace=0.26,
-            hspace=0.42,
-        )
-        heading = figure.suptitle(report.heading(), fontsize=11, x=0.01, ha="left")
-        heading.set_parse_math(False)
+        figure.subplots_adjust(0.6 / wide, 0.5 / high, 0.99, 1 - _HEAD / high, 0.26, 0.45)
+        lines = textwrap.wrap(f"{report.heading()} {report.verdict}", 34 * columns + 6)
+        head = figure.text(0.2 / wide, 1 - 0.12 / high, "\n".join(lines[:4]), va="top", fontsize=11)
+        head.set_parse_math(False)
         axes = iter(grid.flat)
-        for panel in charts[:1]:
+        _legend(next(axes), report)
+        for panel in report.panels[:1]:
             _draw_panel(next(axes), panel, len(report.settings), _PRINT)
         for one in maps:
             _draw_heat(next(axes), one, report.by or "", _PRINT)
-        for panel in charts[1:]:
+        for panel in report.panels[1:]:
             _draw_panel(next(axes), panel, len(report.settings), _PRINT)
-        _legend(next(axes), report)
         for empty in axes:
             empty.axis("off")
         file = io.BytesIO()
@@ -115,14 +114,14 @@ def picture(report: Report) -> bytes:
 
 def _draw_panel(axes: Axes, panel: Panel, settings: int, ink: _Ink) -> None:
     best = highlighted(settings)
-    grey = [line for line in panel.lines if line.rank >= best and not line.lost]
-    if grey:
-        axes.plot(*_joined(grey), color=ink.faint, linewidth=0.7, zorder=1)
+    for lost, dashes in ((True, "--"), (False, "-")):
+        grey = [line for line in panel.lines if line.rank >= best and line.lost is lost]
+        if grey:
+            axes.plot(*_joined(grey), dashes, color=ink.faint, linewidth=0.7, zorder=1)
     # The best is drawn last, over all others.
-    for line in sorted(panel.lines, key=lambda line: (not line.lost, -line.rank)):
-        if line.rank >= best and not line.lost:
-            continue
-        colour = ink.series[line.rank] if line.rank < best else ink.faint
+    coloured = [line for line in panel.lines if line.rank < best]
+    for line in sorted(coloured, key=lambda line: (not line.lost, -line.rank)):
+        colour = ink.series[line.rank]
         (drawn,) = axes.plot(line.steps, line.mean, color=colour, linewidth=1.4, zorder=3)
         if len(line.steps) <= _FEW_POINTS:
             drawn.set(marker="o", markersize=2.5)
@@ -134,7 +133,7 @@ def _draw_panel(axes: Axes, panel: Panel, settings: int, ink: _Ink) -> None:
             band.set_alpha(0.18)
     for floor in panel.floors[:4]:
         axes.axhline(floor, color=ink.text, linestyle=":", linewidth=1, zorder=2)
-    _limit(axes, panel)
+    _limit(axes, panel, best)
     axes.set_title(panel.tag, fontsize=9.5, loc="left").set_parse_math(False)
 
 
@@ -146,53 +145,48 @@ def _joined(lines: list[Line]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(steps), np.concatenate(means)
 
 
-def _limit(axes: Axes, panel: Panel) -> None:
-    """What the middle of the values needs: one that explodes must not flatten the others."""
+def _limit(axes: Axes, panel: Panel, best: int) -> None:
+    """Room for the coloured lines and most grey ones: one that explodes must not flatten all."""
     sound = [line for line in panel.lines if not line.lost] or list(panel.lines)
-    ends = [part for line in sound for part in (line.mean, line.low, line.high)]
-    values = np.concatenate([*(part for part in ends if part is not None), np.array(panel.floors)])
-    low, high = np.percentile(values, (1, 99))
-    if low > 0 and high > 50 * low:
+    coloured = [line for line in sound if line.rank < best] or sound
+    ends = [part for line in coloured for part in (line.mean, line.low, line.high)]
+    values = np.concatenate([part for part in ends if part is not None])
+    lows, highs = (
+        [float(line.mean.min()) for line in sound],
+        [float(line.mean.max()) for line in sound],
+    )
+    least = min(values.min(), np.percentile(lows, 10), *panel.floors)
+    most = max(values.max(), np.percentile(highs, 90), *panel.floors)
+    low, high = np.percentile([*values, *panel.floors], (1, 99))
+    # Shares and scores, of which more is better, start from nothing.
+    if min(values.min(), *lows) > 0 and high > 50 * low and not higher_is_better(panel.tag):
         axes.set_yscale("log")
-        low, high = max(values.min(), low / 3), min(values.max(), high * 3)
-        axes.set_ylim(low / 1.2, high * 1.2)
+        axes.set_ylim(max(least, low / 5) / 1.2, min(most, high * 5) * 1.2)
         return
     reach = (high - low) or abs(high) or 1.0
-    low, high = max(values.min(), low - reach / 2), min(values.max(), high + reach / 2)
-    margin = 0.06 * ((high - low) or abs(high) or 1.0)
-    axes.set_ylim(low - margin, high + margin)
+    least, most = max(least, low - 2 * reach), min(most, high + 2 * reach)
+    margin = 0.06 * ((most - least) or abs(most) or 1.0)
+    axes.set_ylim(least - margin, most + margin)
 
 
 def _draw_heat(axes: Axes, one: HeatMap, tag: str, ink: _Ink) -> None:
-    sign = -1 if higher_is_better(tag) else 1
-    shades = np.ma.masked_invalid(-sign * one.cells)
-    axes.pcolormesh(shades, cmap="Blues", edgecolors="none", linewidth=0)
-    span = (float(shades.min()), float(shades.max())) if shades.count() else (0.0, 0.0)
-    best = (
-        None
-        if not shades.count()
-        else np.unravel_index(np.argmax(shades.filled(-np.inf)), shades.shape)
-    )
+    worth = np.ma.masked_invalid(one.cells if higher_is_better(tag) else -one.cells)
+    axes.pcolormesh(worth, cmap="Blues", edgecolors="none", linewidth=0)
+    cell = 72 * axes.bbox.width / axes.figure.dpi / len(one.xs)
+    least, most = (float(worth.min()), float(worth.max())) if worth.count() else (0.0, 0.0)
     for (y, x), value in np.ndenumerate(one.cells):
         if np.isnan(value):
             text, colour = ("×" if one.lost[y, x] else ""), ink.text
         else:
-            dark = (-sign * value - span[0]) / ((span[1] - span[0]) or 1.0) > 0.6
+            dark = worth[y, x] - least > 0.6 * (most - least)
             text, colour = number(float(value)), "#ffffff" if dark else "#1b1b1b"
-        weight = "bold" if best is not None and (y, x) == best else "normal"
-        if one.cells.size <= 400:
-            axes.text(
-                x + 0.5,
-                y + 0.5,
-                text,
-                color=colour,
-                ha="center",
-                va="center",
-                fontsize=8,
-                fontweight=weight,
-            )
-    for axis, values in ((axes.xaxis, one.xs), (axes.yaxis, one.ys)):
-        every = math.ceil(len(values) / _MOST_TICKS)
+        if cell > _NARROWEST_CELL:
+            written = axes.text(x + 0.5, y + 0.5, text, color=colour, ha="center", va="center")
+            best = not np.isnan(value) and worth[y, x] == most
+            written.set(fontsize=min(8, cell / 4), fontweight="bold" if best else "normal")
+    ticks = (axes.xaxis, one.xs, max(1, math.ceil(32 / cell))), (axes.yaxis, one.ys, 1)
+    for axis, values, every in ticks:
+        every = max(every, math.ceil(len(values) / _MOST_TICKS))
         kept = range(0, len(values), every)
         axis.set_ticks([place + 0.5 for place in kept], [f"{values[place]:g}" for place in kept])
     axes.set_xlabel(one.keys[0]).set_parse_math(False)
@@ -221,25 +215,24 @@ def _legend(axes: Axes, report: Report) -> None:
 def _style(ink: _Ink, salt: str) -> Iterator[None]:
     from matplotlib import rc_context
 
-    with rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": salt,
-            "text.color": ink.text,
-            "axes.labelcolor": ink.text,
-            "axes.edgecolor": ink.faint,
-            "xtick.color": ink.text,
-            "ytick.color": ink.text,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.facecolor": "none",
-            "xtick.labelsize": 8,
-            "ytick.labelsize": 8,
-            "axes.labelsize": 8.5,
-            "axes.formatter.use_mathtext": False,
-            "axes.unicode_minus": True,
-        }
-    ):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "text.color": ink.text,
+        "axes.labelcolor": ink.text,
+        "axes.edgecolor": ink.faint,
+        "xtick.color": ink.text,
+        "ytick.color": ink.text,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.facecolor": "none",
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.labelsize": 8.5,
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        # A sign that matplotlib's font lacks is a box on the picture, and the page has its own.
+        warnings.filterwarnings("ignore", "Glyph")
         yield
 
 
@@ -253,6 +246,7 @@ def _figure(width: float, height: float) -> Figure:
 def _svg(figure: Figure, name: str) -> str:
     """The figure's SVG without what only a file of its own needs, in the page's colours."""
     file = io.StringIO()
+    width = 96 * figure.get_figwidth()
     metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     text = file.getvalue()
@@ -273,4 +267,4 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r"font: (?:[\w ]+ )?([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', text, count=1)
+    return re.sub(r'width="[^"]*" height="[^"]*"', f'role="img" width="{width:.0f}"', text, count=1)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wgan_cli.report.curves import heat_maps, highlighted, panels
+from wgan_cli.report.curves import highlighted
 from wgan_cli.report.drawing import chart, heat_chart
-from wgan_cli.report.ranking import Lead, Setting, higher_is_better, is_metric, lead, number
+from wgan_cli.report.ranking import Lead, Setting, is_metric, lead, number
 from wgan_cli.report.runs import Run
+from wgan_cli.report.settings import in_words, shown
 from wgan_cli.report.thumbnails import thumbnail
-from wgan_cli.report.varied import ABSENT, settings_of, shown
+from wgan_cli.report.varied import MANY
 
 if TYPE_CHECKING:
     from wgan_cli.report.report import Report
@@ -44,22 +45,20 @@ def page(report: Report) -> str:
     )
     environment.filters |= {"number": number, "shown": shown}
     tag = report.by or ""
-    maps, note = heat_maps(report)
+    maps, note = report.heat_maps
+    varied = report.varied
     return environment.get_template(TEMPLATE).render(
         report=report,
         coloured=highlighted(len(report.settings)),
         leads=[_lead(report, setting) for setting in report.settings],
-        counted={run.folder for setting in report.settings for run in setting.counted},
-        rank_of={run.folder: place for place, s in enumerate(report.settings) for run in s.runs},
         tags=_tags(report),
-        settings_of=settings_of,
-        absent=ABSENT,
+        columns=varied.keys if len(varied.keys) <= MANY else None,
+        usual=in_words(list(varied.usual), list(varied.usual.values())),
         # matplotlib escapes what it writes.
         heat_maps=[Markup(heat_chart(one, tag)) for one in maps],
         heat_note=note,
-        charts=[(panel, Markup(chart(panel, len(report.settings)))) for panel in panels(report)],
+        charts=[(panel, Markup(chart(panel, len(report.settings)))) for panel in report.panels],
         samples=_samples(report),
-        higher_is_better=higher_is_better,
     )
 
 

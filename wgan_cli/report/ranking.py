@@ -12,7 +12,8 @@ from scipy.special import stdtrit
 from wgan_cli.checking import nearest
 from wgan_cli.errors import ConfigError
 from wgan_cli.report.runs import Run
-from wgan_cli.report.varied import ABSENT, in_words, settings_of
+from wgan_cli.report.settings import ABSENT
+from wgan_cli.report.varied import Varied
 
 EXACT = "wasserstein/exact"
 ESTIMATE = "critic/wasserstein"
@@ -108,13 +109,12 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
     return next(iter(shared or metrics), None)
 
 
-def settings_by_rank(runs: Sequence[Run], keys: Sequence[str], tag: str | None) -> list[Setting]:
+def settings_by_rank(runs: Sequence[Run], varied: Varied, tag: str | None) -> list[Setting]:
     """Settings, the best mean first, then those without one, the lost last."""
     groups: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
-        flat = settings_of(run)
-        groups.setdefault(tuple(flat.get(key, ABSENT) for key in keys), []).append(run)
-    settings = [_setting(keys, values, group, tag) for values, group in groups.items()]
+        groups.setdefault(varied.values(run), []).append(run)
+    settings = [_setting(varied, values, group, tag) for values, group in groups.items()]
     sign = -1 if tag is not None and higher_is_better(tag) else 1
 
     def place(setting: Setting) -> tuple[bool, float, bool]:
@@ -125,7 +125,7 @@ def settings_by_rank(runs: Sequence[Run], keys: Sequence[str], tag: str | None) 
 
 
 def _setting(
-    keys: Sequence[str], values: tuple[Hashable, ...], runs: Sequence[Run], tag: str | None
+    varied: Varied, values: tuple[Hashable, ...], runs: Sequence[Run], tag: str | None
 ) -> Setting:
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.ended):
@@ -137,7 +137,7 @@ def _setting(
         run.final[floor_tag(tag or "")] for run in measured if floor_tag(tag or "") in run.final
     ]
     return Setting(
-        words=in_words(keys, values) or "(all alike)",
+        words=varied.words(values) or ("(as most)" if varied.usual else "(all alike)"),
         values=values,
         runs=tuple(runs),
         counted=tuple(counted),
@@ -171,7 +171,7 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
     if tag is None or not ranked:
         return "No run has finished with a number to rank by."
     if len(settings) == 1:
-        return "All runs have the same settings, seed aside."
+        return f"All have the same settings, seed aside: {spread(settings[0])}."
     if len(ranked) == 1:
         return f"Only {ranked[0].words} has finished: there is nothing to compare it with."
     best, second = ranked[:2]
@@ -179,6 +179,8 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
     assert found is not None
     side = "higher" if higher_is_better(tag) else "lower"
     said = f"Best: {best.words}, {number(found.amount)} {side} than the next, {second.words}"
+    if found.amount == 0:
+        return f"The best, {best.words} and {second.words}, score the same."
     if found.interval is None:
         few = best if best.n < 2 else second
         return (
@@ -189,6 +191,12 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
     if found.clear:
         return f"{said}: more than the seeds' spread explains ({span})."
     return f"{said}: within the seeds' spread, so their order may be chance ({span})."
+
+
+def spread(setting: Setting) -> str:
+    """Mean ± sd and n."""
+    deviation = f" ± {number(setting.sd)}" if setting.sd is not None else ""
+    return f"{number(setting.mean)}{deviation}, n = {setting.n}"
 
 
 def number(value: float | None) -> str:

@@ -7,16 +7,16 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from wgan_cli.migration import migrated
+from wgan_cli.report.settings import as_value, flat_settings, read_yaml
 from wgan_cli.rundir import CONFIG, ENVIRONMENT, STATUS, RunFolder
 
 # States that no resume mends by itself: these rows go last and enter no mean or curve.
@@ -67,6 +67,11 @@ class Run:
         pairs = (word.lstrip("+").partition("=") for word in self.words)
         return {key: value for key, sign, value in pairs if sign}
 
+    @cached_property
+    def settings(self) -> dict[str, Hashable]:
+        """Dotted key to value of all that is trained but the seed; see `flat_settings`."""
+        return _tried(lambda: flat_settings(self.config, self.typed), {})
+
     @property
     def seed(self) -> Any:
         """From the config, else as typed, else the default."""
@@ -80,7 +85,8 @@ class Run:
         """
         primary, own = self._flag("--config-name"), self._flag("--config-dir")
         if primary == _SAVED:
-            flags = ["--config-dir", str(self.folder.absolute()), "--config-name", "config"]
+            own = readable(str(self.folder.absolute()))
+            flags = ["--config-dir", own, "--config-name", "config"]
             return shlex.join(["wgan-train", *flags])
         flags = ["--config-dir", own] if own else []
         flags += ["--config-name", primary] if primary not in (None, _PRIMARY) else []
@@ -91,10 +97,12 @@ class Run:
         """Tag to steps and finite values (n,), from `metrics.jsonl`, steps rising."""
         found: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
-        for point in points:
+        # No run has more steps than a float can count.
+        for point in (point for point in points if 0 <= point["step"] < 2**53):
             for tag, value in point.items():
-                if tag != "step" and math.isfinite(value):
-                    found.setdefault(tag, {})[int(point["step"])] = float(value)
+                number = _number(value, float)
+                if tag != "step" and number is not None:
+                    found.setdefault(readable(tag), {})[int(point["step"])] = number
         return {
             tag: (np.array(sorted(curve)), np.array([curve[step] for step in sorted(curve)]))
             for tag, curve in found.items()
@@ -138,12 +146,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def as_value(text: str) -> Any:
-    """A typed value as a config holds it: 1e-4 is a number, true is true."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return text
+def readable(node: Any) -> Any:
+    """The node with every text in it such that a file can hold it: JSON can spell half a sign."""
+    if isinstance(node, str):
+        return node.encode(errors="replace").decode()
+    if isinstance(node, dict):
+        return {readable(key): readable(value) for key, value in node.items()}
+    return [readable(value) for value in node] if isinstance(node, list) else node
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
@@ -162,10 +171,10 @@ def _name(folder: Path, base: Path) -> str:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
-    status: dict[str, Any] = _tried(folder.read_status, {})
-    run = Run(path, name, words=_tried(folder.read_overrides, []))
-    run.argv = _tried(lambda: _argv(path / ENVIRONMENT), [])
-    run.config = _tried(lambda: _config(path / CONFIG), {})
+    status: dict[str, Any] = _tried(lambda: readable(folder.read_status()), {})
+    run = Run(path, readable(name), words=_tried(lambda: readable(folder.read_overrides()), []))
+    run.argv = _tried(lambda: readable(_argv(path / ENVIRONMENT)), [])
+    run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
     run.state = str(status.get("state", "unknown"))
     run.message = " ".join(str(status.get("message") or "").split())
     run.ended = str(status.get("ended") or "")
@@ -184,9 +193,13 @@ def _read(path: Path, name: str) -> Run:
 
 def _number(value: Any, kind: type[T]) -> T | None:
     """A finite number of this kind, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return kind(value)  # type: ignore[call-arg]
+    try:
+        return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
+    # A whole number that no float can hold.
+    except OverflowError:
+        return None
 
 
 def _tried(read: Callable[[], T], otherwise: T) -> T:
@@ -197,25 +210,10 @@ def _tried(read: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML with omegaconf's numbers, eighteen times as fast: there may be hundreds of files."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$", re.I),
-    list("-+0123456789."),
-)
-
-
 def _argv(path: Path) -> list[str]:
     return [str(word) for word in json.loads(path.read_text())["command"]]
 
 
 def _config(path: Path) -> dict[str, Any]:
-    text = path.read_text()
-    # A run's own file has no aliases, and a few of them can stand for gigabytes.
-    if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
-        return {}
-    config = yaml.load(text, _Loader)
+    config = read_yaml(path.read_text())
     return migrated({str(key): value for key, value in config.items()})

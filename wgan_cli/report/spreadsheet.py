@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from wgan_cli.report.varied import settings_of, shown
+from wgan_cli.report.settings import shown
 
 if TYPE_CHECKING:
     from wgan_cli.report.report import Report
@@ -22,8 +22,7 @@ def table(report: Report) -> str:
     about = ["run", "state", *keys, "seed", "counted", "step", "steps", "seconds"]
     rows.writerow([*about, *tags, "message", "command"])
     for run in report.runs:
-        flat = settings_of(run)
-        values = [shown(flat[key]) if key in flat else "" for key in keys]
+        values = [shown(run.settings[key]) if key in run.settings else "" for key in keys]
         facts = [run.step, run.steps, run.seconds]
         numbers = [run.final.get(tag) for tag in tags]
         rows.writerow(

@@ -37,7 +37,7 @@ def table(report: Report, width: int | None) -> str:
 def _settings(report: Report, width: int | None) -> list[str]:
     rows = [["", "mean", "± sd", "n", "real/real", "setting"]]
     for place, setting in enumerate(report.settings[:_SETTINGS]):
-        mark = "*" if place == 0 and setting.n else ""
+        mark = "*" if place == 0 and setting.n and len(report.settings) > 1 else ""
         figures = [
             number(setting.mean),
             f"± {number(setting.sd)}" if setting.sd is not None else "",
@@ -51,7 +51,8 @@ def _settings(report: Report, width: int | None) -> list[str]:
 def _runs(report: Report, width: int | None) -> list[str]:
     rows = [["run", "state", report.by or "", "setting"]]
     for run in report.runs:
-        told = " ".join(filter(None, (report.words(run), _course(run), run.message)))
+        about = (report.words(run), _course(run), run.message, report.note(run))
+        told = " ".join(filter(None, about))
         rows.append([run.name, run.state, number(report.value(run)), told])
     return _columns(rows, width, left=(0, 1))
 

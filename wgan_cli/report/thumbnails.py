@@ -9,6 +9,8 @@ from pathlib import Path
 # The longer side in pixels, and what all pictures of a page take together.
 _LARGEST, _SMALLEST = 300, 110
 _BYTES = 6_000_000
+# A picture of samples is far smaller; a file that unpacks to more is not one.
+_PIXELS = 20_000_000
 
 
 def thumbnail(path: Path, among: int) -> str | None:
@@ -18,6 +20,8 @@ def thumbnail(path: Path, among: int) -> str | None:
     side = max(_SMALLEST, min(_LARGEST, round(_LARGEST * (24 / max(among, 1)) ** 0.5)))
     try:
         with Image.open(path, formats=["PNG"]) as opened:
+            if not path.is_file() or opened.width * opened.height > _PIXELS:
+                return None
             image = opened.convert("RGB")
     # Pillow has no common error for what can be wrong with a file.
     except Exception:
