@@ -12,10 +12,9 @@ import numpy as np
 from wgan_cli.errors import ConfigError, DiskError
 from wgan_cli.locking import locked
 from wgan_cli.search.folder import SearchFolder, waiting_for
-from wgan_cli.search.space import Choices, Search
+from wgan_cli.search.space import Search
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
@@ -70,26 +69,6 @@ def sampler_for(search: Search, number: int) -> BaseSampler:
     if search.sampler.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed)
-
-
-def distributions(search: Search) -> dict[str, BaseDistribution]:
-    """The space in Optuna's words."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    found: dict[str, BaseDistribution] = {}
-    for key, entry in search.settings.items():
-        if isinstance(entry, Choices):
-            found[key] = CategoricalDistribution(entry.ends())
-        elif entry.whole:
-            step = int(entry.step or 1)
-            found[key] = IntDistribution(int(entry.low), int(entry.high), entry.log, step)
-        else:
-            found[key] = FloatDistribution(entry.low, entry.high, entry.log, entry.step)
-    return found
 
 
 def _pruner(search: Search) -> BasePruner:
