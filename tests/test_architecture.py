@@ -116,10 +116,16 @@ def test_what_answers_at_once_imports_no_torch(file: str):
     assert not offending(file, "torch", "torchvision")
 
 
+@pytest.mark.parametrize("file", files_in("search/"))
+def test_a_search_knows_runs_by_their_folders_alone(file: str):
+    above = ("build", "config", "rules", "training", "evaluation")
+    assert not offending(file, "torch", *(f"wgan_cli.{name}" for name in above))
+
+
 def test_config_and_help_load_neither_torch_nor_hydra_even_indirectly():
     code = (
         "import sys, wgan_cli.config, wgan_cli.schema, wgan_cli.errors, wgan_cli.commands.help\n"
-        "import wgan_cli.commands.train\n"
+        "import wgan_cli.commands.train, wgan_cli.commands.search\n"
         "print([name for name in ('torch', 'torchvision', 'hydra') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
