@@ -443,7 +443,7 @@ def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
     assert read_study(folder.path) == facts
     # Another search in the same database is another study.
     assert len(search(begun(storage=url, trials=1, name="second")).trials) == 1
-    with pytest.raises(ConfigError, match="other.db: the study of"):
+    with pytest.raises(ConfigError, match=r"other\.db: the study of"):
         begun(storage="sqlite:///other.db", trials=2)
     with pytest.raises(ConfigError, match="--storage nonsense cannot be opened"):
         search(begun(storage="nonsense", name="third"))

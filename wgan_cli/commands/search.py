@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from wgan_cli.checking import nearest
 from wgan_cli.commands.answering import complain, leave
 from wgan_cli.commands.help import options_in
-from wgan_cli.config import (
-    configs_folder,
-    fill,
-    refuse_missing_packages,
-    validate,
-)
+from wgan_cli.config import configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
     ConfigError,
     DataError,
@@ -97,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from wgan_cli.search.storage import refuse_missing_optuna
+    from wgan_cli.search.storage import refuse_missing_optuna, refuse_unreachable
 
     refuse_missing_optuna()
 
@@ -107,8 +102,11 @@ def _search(arguments: argparse.Namespace) -> int:
 
     name, search = _asked_for(arguments)
     _check(search)
+    storage = _absolute(arguments.storage)
+    if storage is not None:
+        refuse_unreachable(storage)
     folder = SearchFolder(shown(_folder(arguments, name)))
-    folder.begin(search, name, _absolute(arguments.storage))
+    folder.begin(search, name, storage)
     print(f"{search.trials} trials in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:

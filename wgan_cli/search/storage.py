@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -27,6 +28,17 @@ def refuse_missing_optuna() -> None:
         raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
 
+def refuse_unreachable(url: str) -> None:
+    """Raise `ConfigError` for a database that cannot be opened; a new one gets its tables."""
+    from optuna.storages import RDBStorage
+
+    try:
+        RDBStorage(url)
+    except Exception as error:
+        # SQLAlchemy and each database's driver have exceptions of their own.
+        raise ConfigError(f"--storage {url} cannot be opened: {_in_short(error)}") from None
+
+
 def open_study(folder: SearchFolder, *, reading: bool = False) -> Study:
     """The study of the search begun in a folder, made where it is new unless only `reading`.
 
@@ -36,6 +48,8 @@ def open_study(folder: SearchFolder, *, reading: bool = False) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search, name, url = folder.read()
+    if url is not None and not reading:
+        refuse_unreachable(url)
     try:
         if reading:
             return optuna.load_study(study_name=name, storage=_existing(folder, url))
@@ -50,11 +64,9 @@ def open_study(folder: SearchFolder, *, reading: bool = False) -> Study:
     except OSError:
         raise
     except Exception as error:
-        # SQLAlchemy, a database's driver or the journal's reader: each has exceptions of its own.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        if url is not None:
-            raise ConfigError(f"--storage {url} cannot be opened: {reason}") from None
-        raise DiskError(f"{folder.journal} cannot be read: {reason}") from None
+        # The journal's reader raises what its broken lines lead to.
+        place = url or folder.journal
+        raise DiskError(f"The study in {place} cannot be read: {_in_short(error)}") from None
 
 
 def sampler_for(search: Search, number: int) -> BaseSampler:
@@ -79,6 +91,10 @@ def _pruner(search: Search) -> BasePruner:
     return optuna.pruners.MedianPruner(
         n_startup_trials=search.pruner.warmup_trials, n_warmup_steps=search.pruner.first_step
     )
+
+
+def _in_short(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
 
 
 def _existing(folder: SearchFolder, url: str | None) -> BaseStorage:
