@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,7 @@ def test_the_same_seed_proposes_the_same(sampler: str, begun: Any, search: Any) 
 
     # TPE's first ten are random ones. Another process has another sampler.
     whole = proposed("whole", 0, 13)
+    assert len(set(whole)) == 13
     assert proposed("parts", 0, 4, 13) == whole
     assert proposed("other", 1, 4) != whole[:4]
 
@@ -402,6 +405,47 @@ def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
     studies[0].tell(again.trial, 1.0)
     again.lock.close()
     assert claim(folder, studies[1], asked) == NoneFree(elsewhere=2)
+
+
+def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
+    folder = begun(trials=7)
+    asked, _, _ = folder.read()
+    studies = [open_study(folder) for _ in range(4)]
+    gate = threading.Barrier(len(studies))
+
+    def ask(study: optuna.Study) -> list[int]:
+        gate.wait()
+        numbers = []
+        while isinstance(found := claim(folder, study, asked), Claim):
+            numbers.append(found.trial.number)
+            held.append(found.lock)
+        return numbers
+
+    held: list[Any] = []
+    with ThreadPoolExecutor(len(studies)) as threads:
+        shares = list(threads.map(ask, studies))
+    assert sorted(number for share in shares for number in share) == list(range(7))
+    assert len(open_study(folder).trials) == 7
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> None:
+    folder = begun(trials=2)
+    asked, _, _ = folder.read()
+    owner, other = open_study(folder), open_study(folder)
+    mine = claim(folder, owner, asked)
+    assert isinstance(mine, Claim)
+    usual = folder.lock_of
+
+    def late(number: int) -> Any:
+        if number == 0 and not mine.lock.closed:
+            owner.tell(mine.trial, 1.0)
+            mine.lock.close()
+        return usual(number)
+
+    folder.lock_of = late
+    found = claim(folder, other, asked)
+    assert isinstance(found, Claim)
+    assert (found.trial.number, found.again) == (1, False)
 
 
 def test_settings_that_a_kill_left_unproposed_are_proposed(begun: Any) -> None:
