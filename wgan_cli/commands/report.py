@@ -1,0 +1,76 @@
+"""`wgan-report`: compare runs: a ranked table, and a page with curves and samples."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from wgan_cli.commands.answering import answered, leave
+from wgan_cli.commands.paths import shown
+from wgan_cli.errors import CheckpointError
+
+
+def main() -> NoReturn:
+    """The console script."""
+    leave(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Report as the words say; returns the exit code."""
+    arguments = _parser().parse_args(words)
+
+    def work() -> int:
+        _report(arguments)
+        return 0
+
+    return answered("wgan-report", work, smaller=".", interrupted=".")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wgan-report",
+        description="Compare runs, sweeps' jobs or any others, finished or not: settings ranked by"
+        " mean and standard deviation over seeds, curves, samples. Prints a table and writes"
+        " report.html, report.png and summary.csv.",
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="a run, or a folder with runs below it"
+    )
+    parser.add_argument(
+        "--by", metavar="TAG", help="what ranks the settings (default: wasserstein/exact)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where the files go (default: DIR if there is one, else the current folder)",
+    )
+    return parser
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no such folder.")
+
+    # What it builds on is not needed for an answer to a mistake.
+    from wgan_cli.report import Report, read_runs
+    from wgan_cli.report.terminal import screen_width
+
+    folders: list[Path] = arguments.folders
+    runs = read_runs(folders)
+    if not runs:
+        places = ", ".join(map(str, folders))
+        raise CheckpointError(
+            f"{places}: there is no run in or below it; a run is a folder with status.json or"
+            " config.yaml."
+        )
+    title = ", ".join(str(shown(folder)) for folder in folders)
+    report = Report(runs, by=arguments.by, title=title)
+    print(report.table(screen_width()))
+    out = arguments.out or (folders[0] if len(folders) == 1 else Path())
+    page = next(path for path in report.write(out) if path.suffix == ".html")
+    print(f"\nThe page: {shown(page)}")
