@@ -88,10 +88,19 @@ def carry_out(
     trial's lock: where it outlives this one, the trial is not begun a second time beside it.
     """
     run = course.run
-    if any(report(step, value) for step, value in course.news()):
-        return Ending(PRUNED)
-    if run.read_status().get("state") == "finished":
+
+    def hopeless() -> bool:
+        # At its last step nothing is saved by ending it.
+        last, found = run.read_status().get("steps"), False
+        for step, value in course.news():
+            found |= report(step, value) and step != last
+        return found
+
+    lost = hopeless()
+    if _finished(run):
         return _ending(0, course)
+    if lost:
+        return Ending(PRUNED)
     try:
         with (run.path / CONSOLE).open("ab") as console:
             child = subprocess.Popen(
@@ -107,14 +116,18 @@ def carry_out(
         while _waited(child, PAUSE) is None:
             if asked():
                 return Ending(STOPPED, code=_end(child))
-            if any(report(step, value) for step, value in course.news()):
+            if hopeless():
+                _end(child)
                 # It may have finished in the same moment.
-                return Ending(PRUNED) if _end(child) else _ending(0, course)
-        for step, value in course.news():
-            report(step, value)
+                return _ending(0, course) if _finished(run) else Ending(PRUNED)
+        hopeless()
         return _ending(child.returncode, course)
     finally:
         _end(child)
+
+
+def _finished(run: RunFolder) -> bool:
+    return run.read_status().get("state") == FINISHED
 
 
 def _ending(code: int, course: Course) -> Ending:

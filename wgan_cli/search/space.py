@@ -85,6 +85,10 @@ class Range:
         """The lowest and the highest."""
         return [int(end) if self.whole else end for end in (self.low, self.high)]
 
+    def tidy(self, value: float) -> float:
+        """The value as it is trained: to six digits, which is what people read and type."""
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
+
 
 @dataclass
 class Choices:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.space import Range, Search
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -111,20 +112,23 @@ def read_study(folder: Path) -> StudyFacts | None:
 def facts_of(folder: SearchFolder, study: Study) -> StudyFacts:
     """What an open study holds."""
     search, _, _ = folder.read()
-    trials = tuple(trial_facts(trial) for trial in study.get_trials(deepcopy=False))
+    trials = tuple(trial_facts(trial, search) for trial in study.get_trials(deepcopy=False))
     return StudyFacts(
         search.metric, search.direction, search.trials, trials, _importances(study, trials)
     )
 
 
-def trial_facts(trial: FrozenTrial) -> TrialFacts:
-    """One of Optuna's trials."""
-    value = trial.value
+def trial_facts(trial: FrozenTrial, search: Search) -> TrialFacts:
+    """One of Optuna's trials, its settings as they are trained."""
+    value, params = trial.value, dict(trial.params)
+    for key, entry in search.settings.items():
+        if isinstance(entry, Range) and isinstance(params.get(key), float):
+            params[key] = entry.tidy(params[key])
     return TrialFacts(
         number=trial.number,
         state=_STATES.get(trial.state.name, RUNNING),
         value=value if value is not None and math.isfinite(value) else None,
-        params=dict(trial.params),
+        params=params,
         reason=str(trial.user_attrs.get(REASON, "")),
         course=dict(sorted(trial.intermediate_values.items())),
     )

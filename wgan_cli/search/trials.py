@@ -75,7 +75,7 @@ def _proposed(trial: Trial, search: Search) -> dict[str, Value]:
                 key, int(entry.low), int(entry.high), step=int(entry.step or 1), log=entry.log
             )
         else:
-            values[key] = trial.suggest_float(
-                key, entry.low, entry.high, step=entry.step, log=entry.log
+            values[key] = entry.tidy(
+                trial.suggest_float(key, entry.low, entry.high, step=entry.step, log=entry.log)
             )
     return values
