@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,8 @@ from wgan_cli.search.tables import last_words, trial_line
 from wgan_cli.search.trials import Claim, NoneFree, claim
 
 # Stands in for wgan-train: a line of metrics.jsonl every ten steps, going on where the file ends.
-# `plan` says what becomes of trial 0, 1, ...; a plan's last word holds for all that follow.
+# `plan` says what becomes of trial 0, 1, ...; a plan's last word holds for all that follow. One
+# that is held waits for a file `go`; a slow one stays at its first line until it is started again.
 STUB = """
 import json, os, signal, sys, time
 folder, words = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])
@@ -68,17 +70,18 @@ if how in ("refused", "data", "disk", "diverged", "preempted"):
         status("diverged", 5, "critic/loss became NaN at step 7.")
     print(f"wgan-train: it was {how}.\\n")
     sys.exit(code)
-x, pause = float(words["x"]), float(words.get("pause", 0))
+x = float(words["x"])
+while how == "held" and not os.path.exists(os.path.join(folder, "..", "..", "go")):
+    time.sleep(0.02)
 for step in range(10 * done + 10, 50, 10):
-    time.sleep(pause)
     value = (x - 0.3) ** 2 + 1 / step
     if how in ("bad", "nan") or (how == "late" and step == 40):
         value = float("nan") if how == "nan" else 100
     name = "other" if how == "untagged" else words.get("tag", "score")
     with open(metrics, "a") as file:
         file.write(json.dumps({"step": step, name: value}) + "\\n")
-    if how == "bad":
-        time.sleep(30)
+    if how == "bad" or (how == "slow" and not done):
+        time.sleep(60)
     if how == "late" and step == 40:
         status("running", None)
         time.sleep(1)
@@ -331,7 +334,7 @@ def test_a_trial_that_was_told_to_end_by_another_is_not_lost(begun: Any, search:
 def test_a_search_that_is_stopped_goes_on_with_the_trial(
     error: WganError, begun: Any, search: Any
 ) -> None:
-    folder = begun("pause=0.1", trials=2)
+    folder = begun("plan=ok,slow", trials=2)
     lines = folder.trial(1) / "metrics.jsonl"
     with pytest.raises(type(error)):
         search(folder, asked=lambda: error if lines.exists() else None)
@@ -350,7 +353,7 @@ def test_a_search_that_is_stopped_goes_on_with_the_trial(
 def test_a_killed_search_goes_on_to_the_same_total(
     begun: Any, search: Any, driver: Any, stub: Path
 ) -> None:
-    folder = begun("pause=0.1", trials=5)
+    folder = begun("plan=ok,ok,slow,ok", trials=5)
     killed = driver(folder)
     until(lambda: len((read_study(folder.path) or EMPTY).ranked) == 2)
     # In the midst of the third: after its first line.
@@ -373,13 +376,19 @@ def test_a_killed_search_goes_on_to_the_same_total(
 def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
     begun: Any, search: Any, driver: Any
 ) -> None:
-    folder = begun("pause=0.3", trials=1)
+    folder = begun("plan=held", trials=1)
     killed = driver(folder)
-    until((folder.trial(0) / "metrics.jsonl").exists)
+    until((folder.trial(0) / "starts").exists)
     # The search alone: its child goes on.
     killed.kill()
     killed.wait()
-    said: list[str] = []
+
+    class Said(list[str]):
+        def append(self, line: str) -> None:
+            super().append(line)
+            (folder.path / "go").touch()
+
+    said = Said()
     facts = search(folder, said=said)
     assert said[0] == "No trial is left to begin; waiting for 1 trial of other processes."
     assert states(facts) == ["finished"]
@@ -387,16 +396,16 @@ def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
 
 
 def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
-    folder = begun("pause=0.05", trials=8)
+    folder = begun("plan=held,held,ok", trials=8)
     both = [driver(folder), driver(folder)]
+    until(lambda: all((folder.trial(n) / "starts").exists() for n in range(2)))
+    (folder.path / "go").touch()
     said = [process.communicate(timeout=NEVER)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     facts = read_study(folder.path)
     assert states(facts) == ["finished"] * 8
     assert [starts(folder, n) for n in range(8)] == [[0]] * 8
-    shares = [
-        {int(line.split()[0][1:]) for line in text.splitlines() if "#" in line[:4]} for text in said
-    ]
+    shares = [set(map(int, re.findall(r"^  #(\d+)", text, re.MULTILINE))) for text in said]
     assert not shares[0] & shares[1]
     assert shares[0] | shares[1] == set(range(8))
     assert all(shares)
@@ -498,8 +507,8 @@ def test_another_search_in_the_folder_is_refused(begun: Any, search: Any) -> Non
     assert "space.x.high 1.0 there, 2.0 now" in message
     assert "sampler.seed 0 there, 3 now" in message
     assert f"wgan-search {folder.path}" in message
-    with pytest.raises(ConfigError, match=r"words \[\] there, \['pause=1'\] now"):
-        begun("pause=1")
+    with pytest.raises(ConfigError, match=r"words \[\] there, \['tag=a'\] now"):
+        begun("tag=a")
     # More trials are the same search.
     assert len(search(begun(trials=2)).trials) == 2
 
@@ -587,7 +596,8 @@ def test_lines_are_short_and_plain(begun: Any) -> None:
     facts = read_study(folder.path)
     assert facts is not None
     line = trial_line(facts.trials[0], facts.best)
-    assert line == f"  #0   finished  0.1235  x={trial.params['x']:.4g}  (best 0.1235, #0)"
+    x = facts.trials[0].params["x"]
+    assert line == f"  #0   finished  0.1235  x={x:.4g}  (best 0.1235, #0)"
 
 
 EMPTY = StudyFacts("score", "minimize", 0, (), {})

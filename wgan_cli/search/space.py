@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Search:
     words: list[str] = dataclasses.field(default_factory=list)
     space: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Range | Choices]:
         """The space, an object a setting."""
         return {key: _entry(key, node) for key, node in self.space.items()}
