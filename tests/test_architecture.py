@@ -61,6 +61,7 @@ def test_the_files_of_the_design_are_there():
         "data/dataset.py",
         "data/feeds.py",
         "commands/train.py",
+        "commands/report.py",
     ):
         assert file in FILES
 
@@ -109,8 +110,19 @@ def test_only_commands_import_commands(file: str):
     assert not offending(file, "wgan_cli.commands")
 
 
+@pytest.mark.parametrize("file", files_in("report/"))
+def test_reports_know_run_folders_and_settings_alone(file: str):
+    below = ("report", "search", "config", "checking", "errors", "files", "migration", "rundir")
+    own = {name for name in imports(file) if name.startswith("wgan_cli.")}
+    assert not {name for name in own if name.split(".")[1] not in below}
+
+
 @pytest.mark.parametrize(
-    "file", ["config.py", "rules.py", *files_in("schema/"), "errors.py", "commands/help.py"]
+    "file",
+    [
+        *("config.py", "rules.py", "errors.py", "commands/help.py", "commands/report.py"),
+        *files_in("schema/", "report/"),
+    ],
 )
 def test_what_answers_at_once_imports_no_torch(file: str):
     assert not offending(file, "torch", "torchvision")

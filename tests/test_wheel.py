@@ -67,6 +67,7 @@ def test_the_wheel_holds_every_config_and_module(wheel: Path) -> None:
     assert {f"wgan_cli/{path.as_posix()}" for path in CONFIGS} <= names
     modules = {path.relative_to(TREE).as_posix() for path in (TREE / "wgan_cli").rglob("*.py")}
     assert modules <= names
+    assert "wgan_cli/report/page.html.j2" in names
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"wgan_cli"}
 
@@ -77,6 +78,8 @@ def test_the_wheel_names_its_commands(wheel: Path) -> None:
         text = archive.read(name).decode()
     assert "wgan-train" in text
     assert "wgan-sample" in text
+    assert "wgan-report" in text
+    assert "wgan-search" in text
 
 
 def test_the_installed_package_uses_its_own_configs(installed: Path, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def panels(report: Report) -> list[Panel]:
         place = groups.index(group) if group in groups else len(groups)
         return (first.index(tag) if tag in first else len(first)), place, tag
 
-    return [_panel(report, tag) for tag in sorted(tags, key=turn)]
+    drawn = [_panel(report, tag) for tag in sorted(tags, key=turn)]
+    return [panel for panel in drawn if panel.lines]
 
 
 def heat_maps(report: Report) -> tuple[list[HeatMap], str]:

@@ -7,6 +7,7 @@ import io
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -224,25 +225,24 @@ def _legend(axes: Axes, report: Report) -> None:
 def _style(ink: _Ink, salt: str) -> Iterator[None]:
     from matplotlib import rc_context
 
-    with rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": salt,
-            "text.color": ink.text,
-            "axes.labelcolor": ink.text,
-            "axes.edgecolor": ink.faint,
-            "xtick.color": ink.text,
-            "ytick.color": ink.text,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.facecolor": "none",
-            "xtick.labelsize": 8,
-            "ytick.labelsize": 8,
-            "axes.labelsize": 8.5,
-            "axes.formatter.use_mathtext": False,
-            "axes.unicode_minus": True,
-        }
-    ):
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "text.color": ink.text,
+        "axes.labelcolor": ink.text,
+        "axes.edgecolor": ink.faint,
+        "xtick.color": ink.text,
+        "ytick.color": ink.text,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.facecolor": "none",
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.labelsize": 8.5,
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        # A sign that matplotlib's font lacks is a box on the picture, and the page has its own.
+        warnings.filterwarnings("ignore", "Glyph")
         yield
 
 

@@ -96,7 +96,8 @@ class Run:
         """Tag to steps and finite values (n,), from `metrics.jsonl`, steps rising."""
         found: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
-        for point in points:
+        # No run has more steps than a float can count.
+        for point in (point for point in points if 0 <= point["step"] < 2**53):
             for tag, value in point.items():
                 if tag != "step" and math.isfinite(value):
                     found.setdefault(tag, {})[int(point["step"])] = float(value)
