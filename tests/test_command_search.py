@@ -19,6 +19,8 @@ from conftest import TINY, metrics_of, status_of
 
 from wgan_cli.commands import search as command
 from wgan_cli.commands.train import run as train
+from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.space import read_search
 from wgan_cli.search.study import read_study
 
 WORDS = [*TINY, "eval_samples=8", "eval_every=1", "log_every=1", "metrics=[wasserstein/exact]"]
@@ -124,14 +126,13 @@ def test_a_mistake_is_one_sentence_and_nothing_starts(
     here: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert command.run([tiny, "--trials", "1", "--dir", "begun"]) == 0
-    capsys.readouterr()
+    SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny", None)
     assert command.run(words) == code
     answer = capsys.readouterr().err
     assert answer.startswith("wgan-search: ")
     assert answer.count("\n") == 1
     assert said in answer
-    assert not list(here.rglob("trials/0001"))
+    assert not list(here.rglob("trials"))
     assert not (here / "outputs").exists()
 
 
