@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -435,6 +436,15 @@ def test_the_console_script_answers_and_loads_no_torch(
     done = wgan("sweep", command="wgan-report")
     assert done.returncode == 0, done.stderr
     assert "sweep/report.html" in done.stdout
+    (tmp_path / "sweep" / "report.html").unlink()
+    # A reader that has closed its end before anything is written.
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as closed:
+        words = [str(Path(sys.executable).with_name("wgan-report")), "sweep"]
+        cut = subprocess.run(words, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (cut.returncode, cut.stderr) == (0, "")
+    assert (tmp_path / "sweep" / "report.html").is_file()
     code = (
         "import sys; from wgan_cli.commands.report import run; run(['sweep'])\n"
         "print([name for name in ('torch', 'hydra') if name in sys.modules])"

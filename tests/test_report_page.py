@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ HOSTILE = (
     "\"><img src=x onerror='alert(1)'>",
     "$\\frac{1}{0}$ {{ 7 * 7 }} {% raw %}",
     "]]></style><b>&amp;\u202e\x1b[31mred\x00",
+    "half a sign \ud800",
 )
 
 
@@ -70,7 +72,7 @@ def test_hostile_words_messages_and_tags_are_only_text(
         config = {**default, "loss": {**default["loss"], "name": text}, text: number}
         final = {EXACT: 3.0 + number, text: 1.0, f"metrics/{text}": 2.0}
         told = {"message": text, "state": text if number else "finished", "final": final}
-        folder = write(tmp_path / f"{number}&<i>", config, [], **told)
+        folder = write(tmp_path / os.fsdecode(b"%d&<i>\xff" % number), config, [], **told)
         (folder / "overrides.yaml").write_text(json.dumps([f"loss={text}", f"seed={text}"]))
         points(folder, {"step": 1, **final}, {"step": 2, **final})
     assert report_command([str(tmp_path)]) == 0
@@ -96,6 +98,11 @@ BROKEN = [
     ("status.json", b"\xff\xfe\x00"),
     ("status.json", b'{"state": [1], "final": {"wasserstein/exact": "x"}, "step": "many"}'),
     ("status.json", b'{"state": null, "final": 3, "step": 1e999, "seconds": NaN}'),
+    (
+        "status.json",
+        b'{"step": 1%s, "final": {"wasserstein/exact": 1%s}}' % (b"0" * 400, b"0" * 400),
+    ),
+    ("metrics.jsonl", b'{"step": 1, "a": 1%s}' % (b"0" * 400)),
     ("config.yaml", b""),
     ("config.yaml", b"a: [1, 2"),
     ("config.yaml", b"- 1\n- 2\n"),

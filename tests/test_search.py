@@ -67,7 +67,7 @@ if how == "killed":
 if how in ("refused", "data", "disk", "diverged", "preempted"):
     code = {"refused": 2, "data": 3, "disk": 7, "diverged": 5, "preempted": 75}[how]
     if how == "diverged":
-        status("diverged", 5, "critic/loss became NaN at step 7.")
+        status("diverged", 5, "critic/loss became NaN at step 7.\\ud800")
     print(f"wgan-train: it was {how}.\\n")
     sys.exit(code)
 x = float(words["x"])
@@ -183,6 +183,12 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+def logged(folder: SearchFolder, number: int) -> bool:
+    """Whether a trial has written a line."""
+    path = folder.trial(number) / "metrics.jsonl"
+    return path.exists() and path.read_text().endswith("\n")
+
+
 def starts(folder: SearchFolder, number: int) -> list[int]:
     """The steps from which a trial's process went on."""
     path = folder.trial(number) / "starts"
@@ -244,7 +250,7 @@ def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any)
     assert states(facts) == ["failed", "finished", "failed", "failed", "failed", "failed"]
     reasons = [trial.reason for trial in facts.trials]
     assert reasons == [
-        "critic/loss became NaN at step 7.",
+        "critic/loss became NaN at step 7.?",
         "",
         "ended by SIGSEGV",
         "ended by SIGKILL, as where memory runs out",
@@ -335,9 +341,8 @@ def test_a_search_that_is_stopped_goes_on_with_the_trial(
     error: WganError, begun: Any, search: Any
 ) -> None:
     folder = begun("plan=ok,slow", trials=2)
-    lines = folder.trial(1) / "metrics.jsonl"
     with pytest.raises(type(error)):
-        search(folder, asked=lambda: error if lines.exists() else None)
+        search(folder, asked=lambda: error if logged(folder, 1) else None)
     stopped = read_study(folder.path)
     assert stopped is not None
     assert states(stopped) == ["finished", "running"]
@@ -357,7 +362,7 @@ def test_a_killed_search_goes_on_to_the_same_total(
     killed = driver(folder)
     until(lambda: len((read_study(folder.path) or EMPTY).ranked) == 2)
     # In the midst of the third: after its first line.
-    until((folder.trial(2) / "metrics.jsonl").exists)
+    until(lambda: logged(folder, 2))
     os.killpg(killed.pid, signal.SIGKILL)
     left = read_study(folder.path)
     assert left is not None
@@ -416,7 +421,7 @@ def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
 def test_a_signal_ends_a_search_and_its_trial(number: int, begun: Any, driver: Any) -> None:
     folder = begun("plan=bad", trials=1)
     asked = driver(folder)
-    until((folder.trial(0) / "metrics.jsonl").exists)
+    until(lambda: logged(folder, 0))
     start = time.monotonic()
     os.killpg(asked.pid, number)
     assert asked.wait(NEVER) == {signal.SIGINT: 130, signal.SIGTERM: 75}[number]

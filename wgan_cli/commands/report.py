@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,7 +73,14 @@ def _report(arguments: argparse.Namespace) -> None:
     title = ", ".join(str(shown(folder)) for folder in folders)
     studies = [facts for facts in map(read_study, folders) if facts is not None]
     report = Report(runs, by=arguments.by, title=title, studies=studies)
-    print(report.table(screen_width()))
+    _say(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")
-    print(f"\nThe page: {shown(page)}")
+    _say(f"\nThe page: {shown(page)}")
+
+
+def _say(text: str) -> None:
+    """Print it as far as the terminal's signs go; who reads no further still gets the files."""
+    signs = sys.stdout.encoding or "utf-8"
+    with suppress(BrokenPipeError):
+        print(text.encode(signs, "replace").decode(signs), flush=True)

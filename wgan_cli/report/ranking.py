@@ -171,7 +171,7 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
     if tag is None or not ranked:
         return "No run has finished with a number to rank by."
     if len(settings) == 1:
-        return "All runs have the same settings, seed aside."
+        return f"All have the same settings, seed aside: {spread(settings[0])}."
     if len(ranked) == 1:
         return f"Only {ranked[0].words} has finished: there is nothing to compare it with."
     best, second = ranked[:2]
@@ -191,6 +191,12 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
     if found.clear:
         return f"{said}: more than the seeds' spread explains ({span})."
     return f"{said}: within the seeds' spread, so their order may be chance ({span})."
+
+
+def spread(setting: Setting) -> str:
+    """Mean ± sd and n."""
+    deviation = f" ± {number(setting.sd)}" if setting.sd is not None else ""
+    return f"{number(setting.mean)}{deviation}, n = {setting.n}"
 
 
 def number(value: float | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from wgan_cli.files import write_whole
 from wgan_cli.report import ranking, spreadsheet, terminal
 from wgan_cli.report.curves import HeatMap, Panel, heat_maps, panels
-from wgan_cli.report.runs import Run
+from wgan_cli.report.runs import Run, readable
 from wgan_cli.report.settings import in_words
 from wgan_cli.report.varied import what_varied
 from wgan_cli.rundir import make_folder, refuse_link
@@ -40,7 +40,7 @@ class Report:
         title: str = "Runs compared",
         studies: Sequence[StudyFacts] = (),
     ) -> None:
-        self.title = title
+        self.title = readable(title)
         self.studies = studies
         self.by = ranking.rank_tag(runs, by)
         self.varied = what_varied(runs)

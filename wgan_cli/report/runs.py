@@ -85,7 +85,8 @@ class Run:
         """
         primary, own = self._flag("--config-name"), self._flag("--config-dir")
         if primary == _SAVED:
-            flags = ["--config-dir", str(self.folder.absolute()), "--config-name", "config"]
+            own = readable(str(self.folder.absolute()))
+            flags = ["--config-dir", own, "--config-name", "config"]
             return shlex.join(["wgan-train", *flags])
         flags = ["--config-dir", own] if own else []
         flags += ["--config-name", primary] if primary not in (None, _PRIMARY) else []
@@ -99,8 +100,9 @@ class Run:
         # No run has more steps than a float can count.
         for point in (point for point in points if 0 <= point["step"] < 2**53):
             for tag, value in point.items():
-                if tag != "step" and math.isfinite(value):
-                    found.setdefault(tag, {})[int(point["step"])] = float(value)
+                number = _number(value, float)
+                if tag != "step" and number is not None:
+                    found.setdefault(readable(tag), {})[int(point["step"])] = number
         return {
             tag: (np.array(sorted(curve)), np.array([curve[step] for step in sorted(curve)]))
             for tag, curve in found.items()
@@ -144,6 +146,15 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
+def readable(node: Any) -> Any:
+    """The node with every text in it such that a file can hold it: JSON can spell half a sign."""
+    if isinstance(node, str):
+        return node.encode(errors="replace").decode()
+    if isinstance(node, dict):
+        return {readable(key): readable(value) for key, value in node.items()}
+    return [readable(value) for value in node] if isinstance(node, list) else node
+
+
 def _run_folders(path: Path) -> Iterator[Path]:
     for place, below, files in os.walk(path):
         run = STATUS in files or CONFIG in files
@@ -160,10 +171,10 @@ def _name(folder: Path, base: Path) -> str:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
-    status: dict[str, Any] = _tried(folder.read_status, {})
-    run = Run(path, name, words=_tried(folder.read_overrides, []))
-    run.argv = _tried(lambda: _argv(path / ENVIRONMENT), [])
-    run.config = _tried(lambda: _config(path / CONFIG), {})
+    status: dict[str, Any] = _tried(lambda: readable(folder.read_status()), {})
+    run = Run(path, readable(name), words=_tried(lambda: readable(folder.read_overrides()), []))
+    run.argv = _tried(lambda: readable(_argv(path / ENVIRONMENT)), [])
+    run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
     run.state = str(status.get("state", "unknown"))
     run.message = " ".join(str(status.get("message") or "").split())
     run.ended = str(status.get("ended") or "")
@@ -182,9 +193,13 @@ def _read(path: Path, name: str) -> Run:
 
 def _number(value: Any, kind: type[T]) -> T | None:
     """A finite number of this kind, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return kind(value)  # type: ignore[call-arg]
+    try:
+        return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
+    # A whole number that no float can hold.
+    except OverflowError:
+        return None
 
 
 def _tried(read: Callable[[], T], otherwise: T) -> T:

@@ -149,7 +149,8 @@ def _reason(code: int, run: RunFolder) -> str:
     """Why a run failed: by its status, by the signal that ended it, or by its last line."""
     status = run.read_status()
     if status.get("exit_code") == code and status.get("message"):
-        return str(status["message"])
+        # JSON can spell half a sign, which neither a terminal nor a file takes.
+        return str(status["message"]).encode(errors="replace").decode()
     if code == -signal.SIGKILL:
         return "ended by SIGKILL, as where memory runs out"
     if code < 0:
