@@ -112,7 +112,7 @@ def test_only_commands_import_commands(file: str):
 
 @pytest.mark.parametrize("file", files_in("report/"))
 def test_reports_know_run_folders_and_settings_alone(file: str):
-    below = ("report", "config", "checking", "errors", "files", "migration", "rundir")
+    below = ("report", "search", "config", "checking", "errors", "files", "migration", "rundir")
     own = {name for name in imports(file) if name.startswith("wgan_cli.")}
     assert not {name for name in own if name.split(".")[1] not in below}
 
@@ -128,10 +128,16 @@ def test_what_answers_at_once_imports_no_torch(file: str):
     assert not offending(file, "torch", "torchvision")
 
 
+@pytest.mark.parametrize("file", files_in("search/"))
+def test_a_search_knows_runs_by_their_folders_alone(file: str):
+    above = ("build", "config", "rules", "training", "evaluation")
+    assert not offending(file, "torch", *(f"wgan_cli.{name}" for name in above))
+
+
 def test_config_and_help_load_neither_torch_nor_hydra_even_indirectly():
     code = (
         "import sys, wgan_cli.config, wgan_cli.schema, wgan_cli.errors, wgan_cli.commands.help\n"
-        "import wgan_cli.commands.train\n"
+        "import wgan_cli.commands.train, wgan_cli.commands.search\n"
         "print([name for name in ('torch', 'torchvision', 'hydra') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,7 +20,9 @@ from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 
 OPTIONS = sorted(
-    path.relative_to(configs_folder()).with_suffix("") for path in configs_folder().glob("*/*.yaml")
+    path.relative_to(configs_folder()).with_suffix("")
+    for path in configs_folder().glob("*/*.yaml")
+    if path.parent.name != "search"
 )
 SMALL = [*TINY, "log_every=1", "eval_samples=8"]
 

@@ -16,7 +16,11 @@ from wgan_cli.commands.help import EXAMPLES
 from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 
-OPTIONS = sorted(path.relative_to(configs_folder()) for path in configs_folder().glob("*/*.yaml"))
+OPTIONS = sorted(
+    path.relative_to(configs_folder())
+    for path in configs_folder().glob("*/*.yaml")
+    if path.parent.name != "search"
+)
 SETTINGS = [
     key
     for key in yaml.safe_load((configs_folder() / "train.yaml").read_text())

@@ -29,9 +29,9 @@ def help_text(configs: Path, own: Path | None = None) -> str:
     ]
     defaults = _defaults(configs / "train.yaml")
     for group in GROUPS:
-        options = _options(configs / group)
+        options = options_in(configs / group)
         if own is not None:
-            options.update(_options(own / group))
+            options.update(options_in(own / group))
         chosen = defaults.get(group)
         names = sorted(options, key=lambda name: (name != chosen, name))
         lines += ["", f"  {group}="]
@@ -63,7 +63,7 @@ def help_text(configs: Path, own: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _options(folder: Path) -> dict[str, str]:
+def options_in(folder: Path) -> dict[str, str]:
     """Each option of a group with the first comment line of its file."""
     options = {}
     for path in sorted(folder.glob("*.yaml")):

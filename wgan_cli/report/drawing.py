@@ -8,7 +8,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,16 @@ def heat_chart(one: HeatMap, tag: str) -> str:
         axes = figure.add_axes((left, bottom, 1 - left - 0.1 / wide, 1 - bottom - 0.35 / high))
         _draw_heat(axes, one, tag, _PAGE)
         return _svg(figure, f"heat {one.words}")
+
+
+def page_chart(
+    name: str, width: float, height: float, draw: Callable[[Axes, str, str], None]
+) -> str:
+    """An SVG element, `width` by `height` inches, of what `draw` puts on axes by two colours."""
+    with _style(_PAGE, name):
+        figure = _figure(width, height)
+        draw(figure.add_axes((0.1, 0.14, 0.88, 0.74)), _PAGE.series[0], _PAGE.text)
+        return _svg(figure, name)
 
 
 def picture(report: Report) -> bytes:

@@ -10,6 +10,7 @@ from wgan_cli.report.curves import highlighted
 from wgan_cli.report.drawing import chart, heat_chart
 from wgan_cli.report.ranking import Lead, Setting, is_metric, lead, number
 from wgan_cli.report.runs import Run
+from wgan_cli.report.search import section
 from wgan_cli.report.settings import in_words, shown
 from wgan_cli.report.thumbnails import thumbnail
 from wgan_cli.report.varied import MANY
@@ -59,6 +60,7 @@ def page(report: Report) -> str:
         heat_note=note,
         charts=[(panel, Markup(chart(panel, len(report.settings)))) for panel in report.panels],
         samples=_samples(report),
+        searches=[section(facts) for facts in report.studies],
     )
 
 

@@ -14,6 +14,7 @@ from wgan_cli.report.runs import Run, readable
 from wgan_cli.report.settings import in_words
 from wgan_cli.report.varied import what_varied
 from wgan_cli.rundir import make_folder, refuse_link
+from wgan_cli.search.study import StudyFacts
 
 CSV, PAGE, PICTURE = "summary.csv", "report.html", "report.png"
 # Settings under which one tag is another number.
@@ -27,14 +28,20 @@ _CAUTION = (
 class Report:
     """What varied between runs and what came of it.
 
-    `by` is the tag that ranks them, by default `wasserstein/exact` where a run has it. Raises
-    `ConfigError` where no run has the tag.
+    `by` is the tag that ranks them, by default `wasserstein/exact` where a run has it; `studies`
+    are of searches whose trials are among the runs. Raises `ConfigError` where no run has the tag.
     """
 
     def __init__(
-        self, runs: Sequence[Run], *, by: str | None = None, title: str = "Runs compared"
+        self,
+        runs: Sequence[Run],
+        *,
+        by: str | None = None,
+        title: str = "Runs compared",
+        studies: Sequence[StudyFacts] = (),
     ) -> None:
         self.title = readable(title)
+        self.studies = studies
         self.by = ranking.rank_tag(runs, by)
         self.varied = what_varied(runs)
         self.settings = ranking.settings_by_rank(runs, self.varied, self.by)

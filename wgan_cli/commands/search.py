@@ -1,0 +1,242 @@
+"""`wgan-search`: find settings by Optuna, each trial a run of wgan-train's in its own process."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from wgan_cli.checking import nearest
+from wgan_cli.commands.answering import complain, leave
+from wgan_cli.commands.help import options_in
+from wgan_cli.config import configs_folder, fill, refuse_missing_packages, validate
+from wgan_cli.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    InterruptedRunError,
+    PreemptedError,
+    WganError,
+)
+from wgan_cli.files import disk_error
+from wgan_cli.rules import check_rules
+from wgan_cli.schema import METRICS
+from wgan_cli.training.interrupts import StopSignals, Terminated, leaving_when_asked
+
+if TYPE_CHECKING:
+    from wgan_cli.schema import TrainConfig
+    from wgan_cli.search.folder import SearchFolder
+    from wgan_cli.search.space import Search
+    from wgan_cli.search.study import StudyFacts
+
+# What wgan-search says itself to every run.
+_OWN = ("resume", "hydra.run.dir", "hydra.sweep.dir")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    leave(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Search as the words say; returns the exit code."""
+    arguments = _parser().parse_intermixed_args(words)
+    try:
+        with leaving_when_asked():
+            return _search(arguments)
+    except WganError as error:
+        complain(f"wgan-search: {error}")
+        return error.exit_code
+    except OSError as error:
+        where = Path(error.filename) if error.filename else None
+        complain(f"wgan-search: {disk_error(error, where)}")
+        return DiskError.exit_code
+    except KeyboardInterrupt:
+        complain("wgan-search: interrupted.")
+        return InterruptedRunError.exit_code
+    except Terminated:
+        complain("wgan-search: asked to stop before a trial began.")
+        return PreemptedError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    spaces = options_in(configs_folder() / "search")
+    parser = argparse.ArgumentParser(
+        prog="wgan-search",
+        description="Search for settings with Optuna: a number of runs, each in its own process,"
+        " the unpromising ones ended early. Several processes may share one folder.",
+        epilog="spaces:\n" + "\n".join(f"  {name:<18} {what}" for name, what in spaces.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "space",
+        metavar="SPACE",
+        help="a space that ships, a YAML file of your own, or a search's folder, to go on with it",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="wgan-train's words, the same for every trial"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="trials in all, earlier ones too")
+    parser.add_argument(
+        "--dir", type=Path, metavar="FOLDER", help="default: outputs/search/<space>_<time>"
+    )
+    parser.add_argument(
+        "--storage", metavar="URL", help="a database for the study, as sqlite:///studies.db"
+    )
+    return parser
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from wgan_cli.search.storage import refuse_missing_optuna, refuse_unreachable
+
+    refuse_missing_optuna()
+
+    from wgan_cli.commands.paths import shown
+    from wgan_cli.search.folder import SearchFolder
+    from wgan_cli.search.searching import Searching
+
+    name, search = _asked_for(arguments)
+    _check(search)
+    storage = _absolute(arguments.storage)
+    if storage is not None:
+        refuse_unreachable(storage)
+    folder = SearchFolder(shown(_folder(arguments, name)))
+    folder.begin(search, name, storage)
+    print(f"{search.trials} trials in {folder.path}", flush=True)
+    signals = StopSignals()
+    with signals:
+        try:
+            searching = Searching(folder, _command, signals.requested, _say)
+            facts = searching.run()
+        except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
+            again = shlex.join(["wgan-search", str(folder.path)])
+            raise type(error)(f"{error} Go on with: {again}") from None
+    _report(folder, search, facts)
+    return 0 if facts.best is not None else 1
+
+
+def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
+    """The search that the words mean, and what it is called."""
+    from wgan_cli.search.folder import SearchFolder
+    from wgan_cli.search.space import read_search, with_words
+
+    asked = Path(arguments.space)
+    if asked.is_dir():
+        if arguments.dir not in (None, asked):
+            raise ConfigError(f"{asked} is a search's own folder; leave --dir out.")
+        arguments.dir = asked
+        name = asked.name
+        search, _, _ = SearchFolder(asked).read()
+    else:
+        path = _space_file(arguments.space)
+        name, search = path.stem, read_search(path)
+    if arguments.words:
+        search = with_words(search, arguments.words)
+    if arguments.trials is not None:
+        if arguments.trials < 1:
+            raise ConfigError(f"--trials {arguments.trials}: at least 1.")
+        search = dataclasses.replace(search, trials=arguments.trials)
+    elif arguments.dir is not None and SearchFolder(arguments.dir).holds_search():
+        begun, _, _ = SearchFolder(arguments.dir).read()
+        search = dataclasses.replace(search, trials=begun.trials)
+    return name, search
+
+
+def _space_file(space: str) -> Path:
+    own, shipped = Path(space), configs_folder() / "search"
+    if own.suffix in (".yaml", ".yml") or own.is_file():
+        if not own.is_file():
+            raise ConfigError(f"{own}: there is no such file.")
+        return own
+    known = list(options_in(shipped))
+    if space not in known:
+        raise ConfigError(
+            f"{space}: there is no such space, only {', '.join(known)}; or name a YAML file or a"
+            f" search's folder.{nearest(space, known)}"
+        )
+    return shipped / f"{space}.yaml"
+
+
+def _check(search: Search) -> None:
+    """Refuse what cannot be trained, at both ends of every range. Raises `ConfigError`."""
+    from omegaconf import open_dict
+
+    from wgan_cli.commands.composition import Composer
+    from wgan_cli.search.space import key_of
+
+    for word in search.words:
+        if key_of(word) in _OWN:
+            raise ConfigError(f"{word}: wgan-search chooses this itself for every trial.")
+    composer = Composer()
+    if len(composer.jobs(search.words)) > 1:
+        raise ConfigError(
+            "A word holds one value for all trials; what is to be tried goes into the space, as"
+            " {choices: [a, b]}."
+        )
+    for words in search.corners():
+        composed = composer.compose(words)
+        with open_dict(composed):
+            del composed["hydra"]
+        config = validate(composed)
+        check_rules(config)
+        refuse_missing_packages(config)
+        filled, _ = fill(config)
+    _check_metric(search, filled)
+
+
+def _check_metric(search: Search, config: TrainConfig) -> None:
+    measured = config.metrics
+    if search.metric in METRICS and measured is not None and search.metric not in measured:
+        raise ConfigError(
+            f"metric: {search.metric} is not among metrics={','.join(measured)}; add it there."
+        )
+    steps = config.steps or 0
+    if search.metric in METRICS and search.pruner.name != "none" and config.eval_every >= steps:
+        complain(
+            f"wgan-search: no trial can be pruned, as eval_every={config.eval_every} has the first"
+            f" evaluation at the end of {steps} steps."
+        )
+
+
+def _folder(arguments: argparse.Namespace, name: str) -> Path:
+    from wgan_cli.commands.paths import reserved
+
+    if arguments.dir is not None:
+        named: Path = arguments.dir
+        return named
+    return reserved(Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+
+
+def _absolute(storage: str | None) -> str | None:
+    """A SQLite file by its whole path: a search goes on from another folder, too."""
+    prefix = "sqlite:///"
+    if storage is None or not storage.startswith(prefix):
+        return storage
+    return prefix + str(Path(storage.removeprefix(prefix)).absolute())
+
+
+def _command(words: Sequence[str], folder: Path) -> list[str]:
+    """A trial's command line: a run that goes on where its folder holds a checkpoint."""
+    from wgan_cli.commands.composition import quoted
+
+    place = f"hydra.run.dir={quoted(str(folder.absolute()))}"
+    return [sys.executable, "-m", "wgan_cli", *words, place, "resume=auto"]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _report(folder: SearchFolder, search: Search, facts: StudyFacts) -> None:
+    from wgan_cli.search.space import as_words
+    from wgan_cli.search.tables import last_words
+
+    params = facts.best.params if facts.best is not None else {}
+    command = shlex.join(["wgan-train", *search.words, *as_words(params)])
+    runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
+    print(last_words(facts, runs, command))
