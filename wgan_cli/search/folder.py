@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from wgan_cli.checking import flatten
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.files import write_whole
-from wgan_cli.locking import locked
+from wgan_cli.locking import held, locked
 from wgan_cli.rundir import make_folder
 from wgan_cli.search.space import Search, checked
 
@@ -88,7 +87,7 @@ class SearchFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Inside, no other process of this search chooses a trial."""
-        with waiting_for(self.path / ".lock"):
+        with held(self.path / ".lock"):
             yield
 
     def lock_of(self, number: int) -> TextIO | None:
@@ -113,17 +112,6 @@ class SearchFolder:
             f"{self.path} holds another search ({'; '.join(shown)}{more}). Go on with that one by"
             f" wgan-search {self.path}, or choose another --dir."
         )
-
-
-@contextmanager
-def waiting_for(path: Path, pause: float = 0.02) -> Iterator[None]:
-    """Inside, the lock at `path` is held; others hold it for moments only."""
-    while (lock := locked(path)) is None:
-        time.sleep(pause)
-    try:
-        yield
-    finally:
-        lock.close()
 
 
 def _plain(search: Search) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from wgan_cli.errors import ConfigError, DiskError
-from wgan_cli.locking import locked
-from wgan_cli.search.folder import SearchFolder, waiting_for
+from wgan_cli.locking import held, locked
+from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.space import Search
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _mend(folder: SearchFolder) -> None:
     if not folder.journal.is_file():
         return
     with (
-        waiting_for(folder.path / f".{folder.journal.name}.lock"),
+        held(folder.path / f".{folder.journal.name}.lock"),
         folder.journal.open("r+b") as file,
     ):
         whole = file.read().rfind(b"\n") + 1
