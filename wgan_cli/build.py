@@ -34,6 +34,8 @@ from wgan_cli.training.classes import Classes
 from wgan_cli.training.events import Events
 from wgan_cli.training.graphs import CudaGraph
 from wgan_cli.training.points import Cadence, Callback
+from wgan_cli.training.ranked import Follower, Leader
+from wgan_cli.training.ranks import ALONE, Ranks
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
@@ -63,17 +65,21 @@ def build_generator(
     )
 
 
-def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -> Trainer:
+def build_trainer(
+    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: Ranks = ALONE
+) -> Trainer:
     """Everything that trains, ready to `fit` or to `load` a checkpoint first.
 
     Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
-    together.
+    together. Of several ranks only the first can evaluate.
     """
-    feed = dataset.feed(config.batch_size, config.seed, device)
+    feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
     at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
-    evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
+    evaluation = None
+    if ranks.leads:
+        evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -94,11 +100,13 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
-        graph=CudaGraph if config.graphs and device.type == "cuda" else None,
+        graph=CudaGraph if config.graphs and device.type == "cuda" and ranks.world == 1 else None,
+        ranks=ranks,
     )
     labels = dataset.labels
     warmup = config.critic_warmup
-    trainer = Trainer(
+    kind = Trainer if ranks.world == 1 else Leader if ranks.leads else Follower
+    trainer = kind(
         updates,
         feed,
         steps=_given(config.steps),
@@ -117,7 +125,8 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         classes=Classes(labels.train, classes, device) if labels and classes else None,
     )
     if config.compile:
-        latent = torch.zeros(config.batch_size, _given(config.latent_dim), device=device)
+        rows = config.batch_size // ranks.world
+        latent = torch.zeros(rows, _given(config.latent_dim), device=device)
         wanted = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
         generator_weights.compile("generator", latent, wanted)
         critic_weights.compile("critic", latent.new_zeros(len(latent), *shape), wanted)
@@ -215,9 +224,18 @@ def cache_folder() -> Path:
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
+    config: TrainConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    *,
+    done: int,
+    first: bool,
+    world: int = 1,
 ) -> list[Callback]:
-    """What watches a run of which `done` steps are done; `first` where its folder is new."""
+    """What watches a run of which `done` steps are done; `first` where its folder is new.
+
+    `world` processes train it.
+    """
     settings = as_dict(config)
     # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
     writer = Events(folder.tensorboard, begin=0 if first else done + 1)
@@ -226,6 +244,7 @@ def build_callbacks(
         "sample_shape": list(dataset.sample_shape),
         "classes": classes_of(config, dataset),
         "data": data_facts(config, dataset),
+        "world": world,
     }
     labels, record = dataset.labels, Record(folder)
     # Saving goes last: a checkpoint stands for everything that was written up to its step.

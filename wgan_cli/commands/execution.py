@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from wgan_cli.commands.last_words import how_to_go_on, summary
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
+from wgan_cli.commands.ranks import say_world
 from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
@@ -23,6 +24,7 @@ from wgan_cli.errors import (
     InterruptedRunError,
     WganError,
 )
+from wgan_cli.place import Place
 from wgan_cli.rules import check_rules
 from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
 from wgan_cli.schema import TrainConfig
@@ -80,7 +82,8 @@ def _train(
     # From here on torch is needed, which takes seconds to import, and all that builds on it one.
     from wgan_cli.machine import choose_machine
 
-    precision, device = config.precision, choose_machine(config)
+    place = Place.here()
+    precision, device = config.precision, choose_machine(config, place)
 
     from wgan_cli.build import (
         build_callbacks,
@@ -90,6 +93,7 @@ def _train(
         data_facts,
     )
     from wgan_cli.training.callbacks.log import LogWatch
+    from wgan_cli.training.ranks import of_place
 
     going_on = resume is not None or sweep
     first = not folder.holds_run()
@@ -106,8 +110,10 @@ def _train(
     if done > steps or (done == steps and _finished(folder)):
         log.info("%s has %d steps already: nothing to do.", folder.path, done)
         return 0
-    dataset = build_dataset(config)
-    trainer = build_trainer(config, dataset, device)
+    ranks = of_place(place)
+    ranks.connect(as_dict(config), device)
+    dataset = ranks.in_turn(lambda: build_dataset(config))
+    trainer = build_trainer(config, dataset, device, ranks)
     if state is not None:
         refuse_other_data(state.get("data"), data_facts(config, dataset))
         trainer.load(state)
@@ -115,18 +121,24 @@ def _train(
         folder.claim(resuming=going_on)
     with file_log(folder.path / LOG, early) as written:
         _announce(config, folder, notes, trainer.step)
+        say_world(config, state, ranks.world)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if state is not None and not sweep else []
         folder.write_overrides([*before, *_typed(overrides)])
-        folder.write_environment(device=str(device))
+        folder.write_environment(device=str(device), world=ranks.world)
         trainer.rollback = build_rollback(config, folder)
         trainer.callbacks = [
             *build_callbacks(
-                config, folder, dataset, done=trainer.recorded, first=first or state is None
+                config,
+                folder,
+                dataset,
+                done=trainer.recorded,
+                first=first or state is None,
+                world=ranks.world,
             ),
             LogWatch(written),
         ]
-        trainer.signals = signals
+        trainer.signals = ranks.heard(signals)
         with signals:
             trainer.fit()
     if not sweep:
