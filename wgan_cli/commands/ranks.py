@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from wgan_cli.schema import TrainConfig
     from wgan_cli.training.ranks import Group
 
-# Seconds in which rank 0 has ended after the last word of a run, if it is still there.
+# Seconds in which the others have ended too once a run has, if they are still there.
 _PATIENCE = 15.0
 
 
@@ -46,11 +45,15 @@ def lead(place: Place, command: Callable[[], int]) -> int:
     try:
         code = command()
     finally:
-        from wgan_cli.training.ranks import Group, of_place
-
-        group = of_place(place)
-        assert isinstance(group, Group)
+        group = _group(place)
         group.tell_end(code)
+    trouble = group.trouble()
+    if trouble is not None and code != trouble.exit_code:
+        # torchrun asked this process to end because another had failed before training.
+        complain(f"wgan-train: {trouble}")
+        code = trouble.exit_code
+    if not place.has_agent:
+        group.wait_for_others(_PATIENCE)
     return code
 
 
@@ -58,10 +61,7 @@ def follow(place: Place) -> int:
     """Train as rank 0 says; returns the exit code. All that a user reads comes from rank 0."""
     log.addHandler(logging.NullHandler())
     log.propagate = False
-    from wgan_cli.training.ranks import Group, of_place
-
-    group = of_place(place)
-    assert isinstance(group, Group)
+    group = _group(place)
     settings = group.settings()
     try:
         if settings is not None:
@@ -71,7 +71,17 @@ def follow(place: Place) -> int:
         pass
     except Exception as error:
         return _tell(group, error, 1 if settings is None else settings["batch_size"])
-    return _code_of_leader(group)
+    code = group.code_of_leader(_PATIENCE)
+    group.tell_end(code)
+    return code
+
+
+def _group(place: Place) -> Group:
+    from wgan_cli.training.ranks import Group, of_place
+
+    group = of_place(place)
+    assert isinstance(group, Group)
+    return group
 
 
 def _train(group: Group, settings: dict[str, Any]) -> None:
@@ -103,15 +113,4 @@ def _tell(group: Group, error: Exception, batch_size: int) -> int:
     trace = "".join(traceback.format_exception(error)).rstrip()
     complain(f"wgan-train, rank {group.place.rank}: unexpected error:\n{trace}")
     group.tell_end(1, f"{type(failure).__name__}: {failure}")
-    return 1
-
-
-def _code_of_leader(group: Group) -> int:
-    """Rank 0's exit code, once it has ended; 1 where it was lost."""
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until:
-        end = group.end_of(0)
-        if end is not None:
-            return int(end["exit_code"])
-        time.sleep(0.05)
     return 1

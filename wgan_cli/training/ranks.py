@@ -12,7 +12,9 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -31,6 +33,7 @@ from wgan_cli.training.weights import Weights
 TIMEOUT = timedelta(minutes=30)
 # Seconds in which the ranks that are left have said why they end.
 _LAST_WORDS = 5.0
+_LOOK_EVERY = 0.05
 
 Result = TypeVar("Result")
 
@@ -99,12 +102,15 @@ class Group(Ranks):
 
     def settings(self) -> dict[str, Any] | None:
         """Rank 0's, waited for; None where it ends without training."""
-        while not self.store.check(["settings"]):
-            if self.store.check([_end(0)]):
-                return None
-            time.sleep(0.05)
-        settings: dict[str, Any] = json.loads(self.store.get("settings"))
-        return settings
+        try:
+            while not self.store.check(["settings"]):
+                if self.end_of(0) is not None:
+                    return None
+                time.sleep(_LOOK_EVERY)
+            settings: dict[str, Any] = json.loads(self.store.get("settings"))
+            return settings
+        except RuntimeError:
+            return None
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
         """The first process of each machine works before the others of that machine do."""
@@ -171,14 +177,29 @@ class Group(Ranks):
     def tell_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
         """Leave in the store how this process ends; `message` where it is why the run does."""
         end = {"exit_code": exit_code, "message": message, "state": state}
-        self.store.set(_end(self.place.rank), json.dumps(end))
+        with suppress(RuntimeError):
+            self.store.set(_end(self.place.rank), json.dumps(end))
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """How a rank ended, if it did and could say so."""
-        if not self.store.check([_end(rank)]):
+        try:
+            if not self.store.check([_end(rank)]):
+                return None
+            end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
+            return end
+        except RuntimeError:
+            # The store is gone with rank 0, which kept it.
             return None
-        end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
-        return end
+
+    def code_of_leader(self, seconds: float) -> int:
+        """Rank 0's exit code, waited for; 1 where it was lost."""
+        self._wait_for([0], seconds)
+        end = self.end_of(0)
+        return 1 if end is None else int(end["exit_code"])
+
+    def wait_for_others(self, seconds: float) -> None:
+        """Wait until all other ranks have ended, if they do."""
+        self._wait_for(range(1, self.world), seconds)
 
     def trouble(self) -> RankError | None:
         """The failure of another rank, if one has told of it."""
@@ -193,14 +214,10 @@ class Group(Ranks):
         if not self.leads:
             self.tell_end(1)
             raise RankError("Another process of the run ended.")
-        until = time.monotonic() + _LAST_WORDS
-        silent = list(range(1, self.world))
-        while silent and time.monotonic() < until:
-            trouble = self.trouble()
-            if trouble is not None:
-                raise trouble
-            silent = [rank for rank in silent if self.end_of(rank) is None]
-            time.sleep(0.05)
+        silent = self._wait_for(range(1, self.world), _LAST_WORDS)
+        trouble = self.trouble()
+        if trouble is not None:
+            raise trouble
         which = ", ".join(map(str, silent))
         raise RankError(
             f"Rank {which} was lost: its process was killed, or its machine is not to be reached."
@@ -208,6 +225,16 @@ class Group(Ranks):
             else f"A process was lost: of ranks {which or 'from 1 on'} one was killed, or its"
             " machine is not to be reached."
         )
+
+    def _wait_for(self, ranks: Sequence[int], seconds: float) -> list[int]:
+        """Wait until these have ended; returns those that did not, of which one may be why."""
+        until = time.monotonic() + seconds
+        while True:
+            ranks = [rank for rank in ranks if self.end_of(rank) is None]
+            told = self.leads and self.trouble() is not None
+            if told or not ranks or time.monotonic() > until:
+                return ranks
+            time.sleep(_LOOK_EVERY)
 
     def _broadcast(self, message: Tensor) -> Tensor:
         try:
@@ -217,6 +244,7 @@ class Group(Ranks):
         return message
 
 
+@cache
 def of_place(place: Place) -> Ranks:
     """The processes of this run, by torchrun's store where there are several."""
     if place.world == 1:

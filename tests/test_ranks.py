@@ -1,0 +1,213 @@
+"""Two ranks compute what one process computes: in float64, for every loss and constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from several_ranks import groups
+from torch import Tensor, nn
+
+from wgan_cli.constraints import (
+    Constraint,
+    GradientPenalty,
+    OrthogonalRegularization,
+    SpectralNorm,
+    Unconstrained,
+    WeightClipping,
+)
+from wgan_cli.data.dataset import EndlessDataset, Labels, TensorDataset
+from wgan_cli.data.feeds import Batch, Feed
+from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
+from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
+from wgan_cli.models import dcgan, lipschitz, mlp
+from wgan_cli.optimizers import RMSprop
+from wgan_cli.randomness import Draws, Share, Stream
+from wgan_cli.training.classes import Classes
+from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.training.points import Cadence
+from wgan_cli.training.ranks import ALONE, Ranks
+from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.updates import Updates
+from wgan_cli.training.weights import Weights
+
+CPU = torch.device("cpu")
+IMAGE = (1, 8, 8)
+LATENT, BATCH, STEPS, CLASSES = 4, 12, 50, 3
+NEVER = 10**9
+
+
+class Case(NamedTuple):
+    """What is trained."""
+
+    loss: Callable[[], Loss] = Wasserstein
+    constraint: Callable[[], Constraint] = Unconstrained
+    networks: str = "mlp"
+    conditional: bool = False
+    optimizer: Callable[..., torch.optim.Optimizer] = RMSprop
+    grad_clip: tuple[float | None, float | None] = (None, None)
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "wasserstein": Wasserstein,
+    "hinge": Hinge,
+    "gan": Gan,
+    "minimax": partial(Gan, saturating=True),
+}
+CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
+    "clip": partial(WeightClipping, 0.05),
+    "gradient_penalty": GradientPenalty,
+    "one_sided": partial(GradientPenalty, one_sided=True),
+    "spectral_norm": SpectralNorm,
+    "orthogonal": partial(OrthogonalRegularization, 0.1),
+    "none": Unconstrained,
+}
+CASES = {
+    f"{loss}-{constraint}": Case(LOSSES[loss], CONSTRAINTS[constraint])
+    for loss in LOSSES
+    for constraint in CONSTRAINTS
+}
+CASES |= {
+    "dcgan": Case(Hinge, CONSTRAINTS["gradient_penalty"], "dcgan"),
+    "dcgan-spectral_norm": Case(Wasserstein, SpectralNorm, "dcgan"),
+    "lipschitz": Case(Wasserstein, Unconstrained, "lipschitz"),
+    "conditional": Case(Wasserstein, GradientPenalty, conditional=True),
+    "conditional-dcgan": Case(Hinge, CONSTRAINTS["clip"], "dcgan", conditional=True),
+    "adam": Case(Wasserstein, GradientPenalty, optimizer=partial(torch.optim.Adam)),
+    "grad_clip": Case(Wasserstein, Unconstrained, grad_clip=(1e-3, 1e-4)),
+}
+
+
+class Double:
+    """A feed's batches in float64."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+
+    def batch(self, update: int) -> Batch:
+        samples, labels = self.feed.batch(update)
+        return Batch(samples.double(), labels)
+
+    def close(self) -> None:
+        self.feed.close()
+
+
+class DoubleTrainer(Trainer):
+    def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
+        return super()._noise(stream, inner).double()
+
+
+def networks(case: Case) -> tuple[nn.Module, nn.Module]:
+    classes = CLASSES if case.conditional else None
+    with Draws(0, Stream.GENERATOR_WEIGHTS).global_seed():
+        if case.networks == "dcgan":
+            return (
+                dcgan.Generator(LATENT, IMAGE, 4, norm="layer", classes=classes),
+                dcgan.Critic(IMAGE, 4, classes=classes),
+            )
+        generator = mlp.Generator(LATENT, IMAGE, 16, 2, classes)
+        if case.networks == "lipschitz":
+            return generator, lipschitz.Critic(IMAGE, 16, 2)
+        return generator, mlp.Critic(IMAGE, 16, 2, classes)
+
+
+def data() -> TensorDataset:
+    """31 images, so that batches cross the ends of epochs, about half of them mirrored."""
+    images = (256 * Draws(1, Stream.POINTS).uniform((39, *IMAGE), CPU)).to(torch.uint8)
+    labels = torch.arange(39) % CLASSES
+    return TensorDataset(
+        "noise", images[:31], images[31:], Labels(labels[:31], labels[31:]), flip=True
+    )
+
+
+def trainer_of(case: Case, ranks: Ranks) -> Trainer:
+    generator, critic = (network.double() for network in networks(case))
+    constraint, dataset = case.constraint(), data()
+    critic = constraint.wrap(critic)
+    updates = Updates(
+        generator,
+        critic,
+        case.optimizer(generator.parameters(), lr=1e-3),
+        case.optimizer(critic.parameters(), lr=1e-3),
+        case.loss(),
+        constraint,
+        grad_clip=case.grad_clip,
+        ranks=ranks,
+    )
+    labels = dataset.labels
+    assert labels is not None
+    return DoubleTrainer(
+        updates,
+        Double(dataset.feed(BATCH, 3, CPU, ranks.share)),
+        steps=STEPS,
+        batch_size=BATCH,
+        latent_dim=LATENT,
+        seed=3,
+        schedule=CriticSchedule(2),
+        decay=LearningRateDecay(),
+        ema=0.0,
+        cadence=Cadence(NEVER, NEVER, NEVER, NEVER),
+        evaluation=None,
+        classes=Classes(labels.train, CLASSES, CPU) if case.conditional else None,
+    )
+
+
+def gradients(network: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def trained(case: Case, ranks: Ranks) -> dict[str, Any]:
+    """The first gradients of both networks, what the last step reported, and the weights."""
+    trainer = trainer_of(case, ranks)
+    updates, first = trainer.updates, []
+    update = updates.critic_update
+
+    def noting(*arguments: Any) -> Tensor:
+        terms = update(*arguments)
+        first.append(gradients(updates.critic).clone())
+        return terms
+
+    updates.critic_update = noting  # type: ignore[method-assign]
+    trainer.train_step()
+    first = [first[0], gradients(updates.generator).clone()]
+    updates.critic_update = update  # type: ignore[method-assign]
+    for _ in range(STEPS - 2):
+        trainer.train_step()
+    trainer.window.reset()
+    trainer.train_step()
+    assert not updates.gate.closed()
+    weights = nn.utils.parameters_to_vector([*updates.generator.parameters(), *updates.critic.parameters()])
+    return {"first": first, "means": trainer.window.means(), "weights": weights.detach()}
+
+
+def every_case(ranks: Ranks) -> dict[str, Any]:
+    return {name: trained(case, ranks) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return every_case(ALONE)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return groups(2, tmp_path_factory.mktemp("ranks"), every_case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_as_one_process(
+    name: str, alone: dict[str, Any], both: list[dict[str, Any]]
+) -> None:
+    expected = alone[name]
+    for found in (rank[name] for rank in both):
+        for one, other in zip(expected["first"], found["first"], strict=True):
+            assert one.abs().max() > 1e-6
+            assert (one - other).abs().max() <= 1e-10 * max(1.0, float(one.abs().max()))
+        for tag, value in expected["means"].items():
+            assert found["means"][tag] == pytest.approx(value, rel=1e-6, abs=1e-12), tag
+    assert torch.equal(both[0][name]["weights"], both[1][name]["weights"])
