@@ -48,9 +48,7 @@ class Processes:
         return [codes[process] for process in self.started]
 
     def said(self) -> list[str]:
-        return [
-            (self.folder / f"out_{rank}.txt").read_text() for rank in range(len(self.started))
-        ]
+        return [(self.folder / f"out_{rank}.txt").read_text() for rank in range(len(self.started))]
 
     def _fork(self, rank: int, work: Callable[[int], int]) -> int:
         child = os.fork()

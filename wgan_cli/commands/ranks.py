@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Seconds in which the others have ended too once a run has, if they are still there.
 _PATIENCE = 15.0
+# And for which rank 0 keeps their store where torchrun does not.
+_LINGER = 3.0
 
 
 def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
@@ -53,7 +55,7 @@ def lead(place: Place, command: Callable[[], int]) -> int:
         complain(f"wgan-train: {trouble}")
         code = trouble.exit_code
     if not place.has_agent:
-        group.wait_for_others(_PATIENCE)
+        group.wait_for_others(_LINGER)
     return code
 
 

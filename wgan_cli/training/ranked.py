@@ -23,10 +23,20 @@ class _Ranked(Trainer):
 class Leader(_Ranked):
     """Rank 0: it alone measures, writes and decides, and says so where the others wait for it."""
 
+    # Whether the others wait for a word.
+    _awaited = False
+
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
         self.group.send(self.state())
-        super().fit()
+        try:
+            super().fit()
+        except RankError:
+            raise
+        except BaseException:
+            if self._awaited:
+                self._say(Word.END)
+            raise
 
     def advance(self) -> None:
         """One step. Where another rank is lost amid it, what is done of it is saved."""
@@ -41,22 +51,30 @@ class Leader(_Ranked):
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; then let the others go on."""
+        due = self.cadence.point(self.step, self.steps).anything
+        self._awaited = due
         super().housekeeping()
-        if self.cadence.point(self.step, self.steps).anything:
-            self.group.say(Word.GO_ON)
+        if due:
+            self._say(Word.GO_ON)
 
     def stop(self, error: WganError) -> NoReturn:
         """Save what there is and end the run by `error`, or by what another rank has told.
 
         torchrun asks all ranks to end where one has failed.
         """
+        self._awaited = True
         super().stop(self.group.trouble() or error)
 
     def go_back(self, error: DivergedError) -> None:
         """Load the newest checkpoint on all ranks, if the run may; else raise the error."""
+        self._awaited = True
         super().go_back(error)
-        self.group.say(Word.GO_BACK)
+        self._say(Word.GO_BACK)
         self.group.send(self.state())
+
+    def _say(self, word: Word) -> None:
+        self._awaited = False
+        self.group.say(word)
 
 
 class Follower(_Ranked):
@@ -87,5 +105,8 @@ class Follower(_Ranked):
         self.load(self.group.receive())
 
     def _listen(self) -> None:
-        if self.group.listen() == Word.GO_BACK:
+        word = self.group.listen()
+        if word == Word.GO_BACK:
             raise DivergedError("Rank 0 goes back.")
+        if word == Word.END:
+            raise RankError("Rank 0 ends the run.")

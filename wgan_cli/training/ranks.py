@@ -43,6 +43,7 @@ class Word(enum.IntEnum):
 
     GO_ON = 0
     GO_BACK = 1
+    END = 2
 
 
 class Ranks:
@@ -87,6 +88,8 @@ class Group(Ranks):
         self.share = Share(place.rank, place.world)
         self.leads = place.rank == 0
         self.signals: HeardByAll | None = None
+        self._lost: list[int] = []
+        self._unreachable = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Meet the others; rank 0's settings are what `settings` of another rank waits for."""
@@ -177,6 +180,8 @@ class Group(Ranks):
     def tell_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
         """Leave in the store how this process ends; `message` where it is why the run does."""
         end = {"exit_code": exit_code, "message": message, "state": state}
+        if self._unreachable:
+            return
         with suppress(RuntimeError):
             self.store.set(_end(self.place.rank), json.dumps(end))
 
@@ -188,7 +193,8 @@ class Group(Ranks):
             end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
             return end
         except RuntimeError:
-            # The store is gone with rank 0, which kept it.
+            # It is gone with rank 0, which kept it.
+            self._unreachable = True
             return None
 
     def code_of_leader(self, seconds: float) -> int:
@@ -198,8 +204,8 @@ class Group(Ranks):
         return 1 if end is None else int(end["exit_code"])
 
     def wait_for_others(self, seconds: float) -> None:
-        """Wait until all other ranks have ended, if they do."""
-        self._wait_for(range(1, self.world), seconds)
+        """Wait until those have ended that are not lost."""
+        self._wait_for([rank for rank in range(1, self.world) if rank not in self._lost], seconds)
 
     def trouble(self) -> RankError | None:
         """The failure of another rank, if one has told of it."""
@@ -214,7 +220,7 @@ class Group(Ranks):
         if not self.leads:
             self.tell_end(1)
             raise RankError("Another process of the run ended.")
-        silent = self._wait_for(range(1, self.world), _LAST_WORDS)
+        silent = self._lost = self._wait_for(range(1, self.world), _LAST_WORDS)
         trouble = self.trouble()
         if trouble is not None:
             raise trouble
@@ -232,7 +238,7 @@ class Group(Ranks):
         while True:
             ranks = [rank for rank in ranks if self.end_of(rank) is None]
             told = self.leads and self.trouble() is not None
-            if told or not ranks or time.monotonic() > until:
+            if told or not ranks or self._unreachable or time.monotonic() > until:
                 return ranks
             time.sleep(_LOOK_EVERY)
 
