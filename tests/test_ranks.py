@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,18 +20,21 @@ from wgan_cli.constraints import (
     Unconstrained,
     WeightClipping,
 )
-from wgan_cli.data.dataset import Labels, TensorDataset
+from wgan_cli.data.dataset import EndlessDataset, Labels, TensorDataset
 from wgan_cli.data.feeds import Batch, Feed
+from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.optimizers import RMSprop
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import Draws, Share, Stream
 from wgan_cli.training.classes import Classes
+from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence
 from wgan_cli.training.ranks import ALONE, Ranks
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
+from wgan_cli.training.weights import Weights
 
 CPU = torch.device("cpu")
 IMAGE = (1, 8, 8)
@@ -211,3 +215,74 @@ def test_two_ranks_train_as_one_process(
         for tag, value in expected["means"].items():
             assert found["means"][tag] == pytest.approx(value, rel=1e-6, abs=1e-12), tag
     assert torch.equal(both[0][name]["weights"], both[1][name]["weights"])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_ranks_rows_are_the_batch(world: int) -> None:
+    shares = [Share(rank, world) for rank in range(world)]
+    rng = EndlessDataset("points", (2,), lambda rng, count: rng.normal(size=(count, 2)))
+    for dataset in (data(), rng):
+        whole = dataset.feed(BATCH, 5, CPU)
+        parts = [dataset.feed(BATCH, 5, CPU, share) for share in shares]
+        for update in range(6):
+            samples, labels = whole.batch(update)
+            found = [feed.batch(update) for feed in parts]
+            assert torch.equal(torch.cat([batch.samples for batch in found]), samples)
+            if labels is not None:
+                assert torch.equal(
+                    torch.cat([b.labels for b in found if b.labels is not None]), labels
+                )
+    draws = [Draws(1, Stream.PENALTY, 2, 3, share) for share in shares]
+    for kind in ("normal", "uniform"):
+        whole_draw = getattr(Draws(1, Stream.PENALTY, 2, 3), kind)((BATCH, 4), CPU)
+        rows = [getattr(draw, kind)((BATCH // world, 4), CPU) for draw in draws]
+        assert torch.equal(torch.cat(rows), whole_draw)
+
+
+class Asked(StopSignals):
+    def __init__(self, error: WganError | None, *, waited: bool = False) -> None:
+        super().__init__()
+        self.error, self.waited = error, waited
+
+    def requested(self) -> WganError | None:
+        return self.error
+
+    def overdue(self) -> WganError | None:
+        return self.error if self.waited else None
+
+
+def small_talk(ranks: Ranks) -> dict[str, Any]:
+    """What the ranks hear of each other in one update each."""
+    found: dict[str, Any] = {}
+    first = ranks.leads
+    for name, signals in (
+        ("nothing", Asked(None)),
+        ("preempted", Asked(None if first else PreemptedError("x"))),
+        (
+            "interrupted",
+            Asked(PreemptedError("x") if first else InterruptedRunError("x"), waited=first),
+        ),
+    ):
+        heard = ranks.heard(signals)
+        layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)])
+        weights = Weights(layers)
+        # The second layer is used by rank 1 alone, the third by none.
+        layers[0].weight.grad = torch.full((1, 2), 1.0 if first else 3.0)
+        if not first:
+            layers[1].weight.grad = torch.full((1, 2), 4.0)
+        means = ranks.average(weights, [torch.tensor(1.0 if first else 2.0), torch.tensor(5.0)])
+        grads = [None if p.grad is None else p.grad.tolist() for p in layers.parameters()]
+        errors = [heard.requested(), heard.overdue()]
+        found[name] = ([float(m) for m in means], grads, [type(e).__name__ for e in errors])
+    return found
+
+
+def test_a_message_carries_gradients_numbers_and_signals(tmp_path: Path) -> None:
+    one, other = groups(2, tmp_path, small_talk)
+    assert one == other
+    gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], None, None, None]
+    assert one == {
+        "nothing": ([1.5, 5.0], gradients, ["NoneType", "NoneType"]),
+        "preempted": ([1.5, 5.0], gradients, ["PreemptedError", "NoneType"]),
+        "interrupted": ([1.5, 5.0], gradients, ["InterruptedRunError", "InterruptedRunError"]),
+    }

@@ -10,17 +10,13 @@ from wgan_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Place:
-    """Its `rank` of `world`, and its `local` one of `beside` on its `machine`, all from 0.
-
-    `has_agent` where torchrun watches over it, and keeps the store that all ranks read.
-    """
+    """Its `rank` of `world`, and its `local` one of `beside` on its `machine`, all from 0."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
     beside: int = 1
     machine: int = 0
-    has_agent: bool = False
 
     @classmethod
     def here(cls) -> Place:
@@ -34,7 +30,6 @@ class Place:
             local=int(told.get("LOCAL_RANK", told["RANK"])),
             beside=int(told.get("LOCAL_WORLD_SIZE", told["WORLD_SIZE"])),
             machine=int(told.get("GROUP_RANK", 0)),
-            has_agent=told.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Seconds in which the others have ended too once a run has, if they are still there.
 _PATIENCE = 15.0
-# And for which rank 0 keeps their store where torchrun does not.
+# And in which they have read how rank 0 ended.
 _LINGER = 3.0
 
 
@@ -54,8 +54,8 @@ def lead(place: Place, command: Callable[[], int]) -> int:
         # torchrun asked this process to end because another had failed before training.
         complain(f"wgan-train: {trouble}")
         code = trouble.exit_code
-    if not place.has_agent:
-        group.wait_for_others(_LINGER)
+    # Where torchrun does not keep the store, it is gone with this process.
+    group.wait_for_others(_LINGER)
     return code
 
 
