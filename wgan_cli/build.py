@@ -224,18 +224,9 @@ def cache_folder() -> Path:
 
 
 def build_callbacks(
-    config: TrainConfig,
-    folder: RunFolder,
-    dataset: Dataset,
-    *,
-    done: int,
-    first: bool,
-    world: int = 1,
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
 ) -> list[Callback]:
-    """What watches a run of which `done` steps are done; `first` where its folder is new.
-
-    `world` processes train it.
-    """
+    """What watches a run of which `done` steps are done; `first` where its folder is new."""
     settings = as_dict(config)
     # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
     writer = Events(folder.tensorboard, begin=0 if first else done + 1)
@@ -244,7 +235,6 @@ def build_callbacks(
         "sample_shape": list(dataset.sample_shape),
         "classes": classes_of(config, dataset),
         "data": data_facts(config, dataset),
-        "world": world,
     }
     labels, record = dataset.labels, Record(folder)
     # Saving goes last: a checkpoint stands for everything that was written up to its step.

@@ -44,7 +44,8 @@ def choose_machine(config: TrainConfig, place: Place = ALONE) -> torch.device:
         if (device.index or 0) >= count:
             there = f"there are {count}, counted from 0" if count else "none is available here"
             raise ConfigError(f"device={device}: no such CUDA device; {there}.")
-        torch.cuda.set_device(device)
+        if place.world > 1:
+            torch.cuda.set_device(device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()

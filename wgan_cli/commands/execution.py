@@ -129,12 +129,7 @@ def _train(
         trainer.rollback = build_rollback(config, folder)
         trainer.callbacks = [
             *build_callbacks(
-                config,
-                folder,
-                dataset,
-                done=trainer.recorded,
-                first=first or state is None,
-                world=ranks.world,
+                config, folder, dataset, done=trainer.recorded, first=first or state is None
             ),
             LogWatch(written),
         ]

@@ -253,6 +253,7 @@ class Trainer:
             "inner": self.inner,
             "unmeasured": self.unmeasured,
             "returns": self.returns.state(),
+            "world": self.share.world,
             **self.updates.state(),
             "window": self.window.state(),
         }
