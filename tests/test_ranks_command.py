@@ -224,9 +224,12 @@ def test_an_error_at_another_rank_stands_in_the_status(
     assert ("a defect" in follower) == (code == 1)
 
 
-def test_data_that_one_machine_lacks_end_the_run_before_it_begins(here: Path) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_data_that_one_rank_cannot_read_end_the_run_before_it_begins(
+    which: int, here: Path
+) -> None:
     def arrange(rank: int) -> None:
-        if rank == 1:
+        if rank == which:
             from wgan_cli import build
             from wgan_cli.errors import DataError
 
@@ -238,7 +241,8 @@ def test_data_that_one_machine_lacks_end_the_run_before_it_begins(here: Path) ->
     processes = commands(2, here, [*WORDS, "hydra.run.dir=run"], arrange)
     assert processes.codes() == [3, 3], processes.said()
     leader, follower = processes.said()
-    assert leader.endswith("wgan-train: Rank 1: There are no digits here.\n")
+    rank = "Rank 1: " if which else ""
+    assert leader.endswith(f"wgan-train: {rank}There are no digits here.\n")
     assert follower == ""
     assert not (here / "run").exists()
 

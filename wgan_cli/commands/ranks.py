@@ -56,6 +56,7 @@ def lead(place: Place, command: Callable[[], int]) -> int:
         code = trouble.exit_code
     # Where torchrun does not keep the store, it is gone with this process.
     group.wait_for_others(_LINGER)
+    group.close()
     return code
 
 
@@ -74,6 +75,7 @@ def follow(place: Place) -> int:
     except Exception as error:
         return _tell(group, error, 1 if settings is None else settings["batch_size"])
     code = group.code_of_leader(_PATIENCE)
+    group.close()
     group.tell_end(code)
     return code
 

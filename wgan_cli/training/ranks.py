@@ -23,9 +23,10 @@ from torch import distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from wgan_cli.errors import InterruptedRunError, PreemptedError, RankError, WganError
+from wgan_cli.errors import RankError
 from wgan_cli.place import Place
 from wgan_cli.randomness import WHOLE, Share
+from wgan_cli.training.hearing import HeardByAll
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.weights import Weights
 
@@ -64,9 +65,6 @@ class Ranks:
         """What `work` returns. One process a machine does it first: the others find its files."""
         return work()
 
-    def send(self, state: dict[str, Any]) -> None:
-        """Let the others `receive` a trainer's state."""
-
     def heard(self, signals: StopSignals) -> StopSignals:
         """Signals of which all ranks know at the same step."""
         return signals
@@ -90,6 +88,7 @@ class Group(Ranks):
         self.signals: HeardByAll | None = None
         self._lost: list[int] = []
         self._unreachable = False
+        self._broken = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Meet the others; rank 0's settings are what `settings` of another rank waits for."""
@@ -105,21 +104,17 @@ class Group(Ranks):
 
     def settings(self) -> dict[str, Any] | None:
         """Rank 0's, waited for; None where it ends without training."""
-        try:
-            while not self.store.check(["settings"]):
-                if self.end_of(0) is not None:
-                    return None
-                time.sleep(_LOOK_EVERY)
-            settings: dict[str, Any] = json.loads(self.store.get("settings"))
-            return settings
-        except RuntimeError:
+        if not self._comes("settings"):
             return None
+        settings: dict[str, Any] = json.loads(self.store.get("settings"))
+        return settings
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
         """The first process of each machine works before the others of that machine do."""
         done = f"done/{self.place.machine}"
         if self.place.local > 0:
-            self.store.wait([done], TIMEOUT)
+            if not self._comes(done):
+                raise RankError("Rank 0 ended before the data were read.")
             return work()
         result = work()
         self.store.set(done, "")
@@ -187,15 +182,10 @@ class Group(Ranks):
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """How a rank ended, if it did and could say so."""
-        try:
-            if not self.store.check([_end(rank)]):
-                return None
-            end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
-            return end
-        except RuntimeError:
-            # It is gone with rank 0, which kept it.
-            self._unreachable = True
+        if not self._knows(_end(rank)):
             return None
+        end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
+        return end
 
     def code_of_leader(self, seconds: float) -> int:
         """Rank 0's exit code, waited for; 1 where it was lost."""
@@ -207,6 +197,12 @@ class Group(Ranks):
         """Wait until those have ended that are not lost."""
         self._wait_for([rank for rank in range(1, self.world) if rank not in self._lost], seconds)
 
+    def close(self) -> None:
+        """End the connections' threads, which would abort a process that ends with them."""
+        # nccl would wait for the answer to a message that was never to be answered.
+        if dist.is_initialized() and not (self._broken and dist.get_backend() != "gloo"):
+            dist.destroy_process_group()
+
     def trouble(self) -> RankError | None:
         """The failure of another rank, if one has told of it."""
         for rank in range(1, self.world):
@@ -217,6 +213,7 @@ class Group(Ranks):
 
     def lost(self) -> NoReturn:
         """A message could not be sent: raise why, as far as the others' last words tell."""
+        self._broken = True
         if not self.leads:
             self.tell_end(1)
             raise RankError("Another process of the run ended.")
@@ -231,6 +228,22 @@ class Group(Ranks):
             else f"A process was lost: of ranks {which or 'from 1 on'} one was killed, or its"
             " machine is not to be reached."
         )
+
+    def _knows(self, key: str) -> bool:
+        """Whether the store has it; a store that rank 0 kept is gone with that."""
+        try:
+            return not self._unreachable and self.store.check([key])
+        except RuntimeError:
+            self._unreachable = True
+            return False
+
+    def _comes(self, key: str) -> bool:
+        """Wait for it; False where rank 0 ended before."""
+        while not self._knows(key):
+            if self._unreachable or self.end_of(0) is not None:
+                return False
+            time.sleep(_LOOK_EVERY)
+        return True
 
     def _wait_for(self, ranks: Sequence[int], seconds: float) -> list[int]:
         """Wait until these have ended; returns those that did not, of which one may be why."""
@@ -257,49 +270,6 @@ def of_place(place: Place) -> Ranks:
         return ALONE
     store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
     return Group(place, store)
-
-
-class HeardByAll(StopSignals):
-    """What all ranks know of each other's signals since the newest update: a stop is at one step.
-
-    `signals` are this process's own; `heard` how many ranks were asked to end, were interrupted,
-    and can wait no longer.
-    """
-
-    NOTHING = (False, False, False)
-
-    def __init__(self, signals: StopSignals) -> None:
-        super().__init__()
-        self.signals = signals
-        self.heard: Tensor | None = None
-        self.at_once = signals.at_once  # type: ignore[method-assign]
-
-    def asked(self) -> tuple[bool, bool, bool]:
-        """What this process has to tell."""
-        error = self.signals.requested()
-        if error is None:
-            return self.NOTHING
-        interrupted = isinstance(error, InterruptedRunError)
-        return not interrupted, interrupted, self.signals.overdue() is not None
-
-    def requested(self) -> WganError | None:
-        """The error to end the run by, on all ranks; this waits for the device."""
-        ended, interrupted, _ = self._heard()
-        if interrupted:
-            return InterruptedRunError("Interrupted.")
-        return PreemptedError("The run was asked to stop.") if ended else None
-
-    def overdue(self) -> WganError | None:
-        """The same, once a signal has waited as long as a step may take.
-
-        Nothing on a GPU, where every look would be waited for and steps are short.
-        """
-        if self.heard is None or self.heard.device.type != "cpu":
-            return None
-        return self.requested() if self._heard()[2] else None
-
-    def _heard(self) -> tuple[bool, ...]:
-        return self.NOTHING if self.heard is None else tuple(map(bool, self.heard.tolist()))
 
 
 def _end(rank: int) -> str:
