@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from wgan_cli.config import as_dict
-from wgan_cli.constraints import Constraint, WeightClipping, batch_norm_layers, refuse_unfit
+from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.choice import data_kinds, usual_metrics
@@ -41,8 +40,6 @@ from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 from wgan_cli.training.weights import Weights
-
-log = logging.getLogger(__name__)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -89,7 +86,7 @@ def build_trainer(
     refuse_unfit(constraint, critic)
     if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
         refuse_misfit(generator, critic, _given(config.latent_dim), shape, classes)
-    _mention_clipped_batch_norm(constraint, critic)
+    mention_clipped_batch_norm(constraint, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
     updates = Updates(
@@ -293,17 +290,6 @@ def _build_optimizer(
         settings["fused"] = True
     optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
     return optimizer
-
-
-def _mention_clipped_batch_norm(constraint: Any, critic: nn.Module) -> None:
-    layers = batch_norm_layers(critic)
-    if isinstance(constraint, WeightClipping) and layers and not constraint.exempt_normalization:
-        log.info(
-            "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
-            " constraint.exempt_normalization=true leaves them out.",
-            ", ".join(layers),
-            constraint.clip,
-        )
 
 
 def _given(value: Any) -> Any:
