@@ -11,13 +11,18 @@ from torch import Tensor
 class Block:
     """Room for tensors of the same sizes and strides as others: `flat` (n,) is all of it.
 
-    `parts` are its views in the order of the others, without gaps. It starts with zeros.
+    `parts` are its views in the order of the others, without gaps. It starts with zeros. After it
+    in memory is `room` for more numbers: `whole` (n + room,) is both.
     """
 
-    def __init__(self, like: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, like: Sequence[Tensor], dtype: torch.dtype | None = None, room: int = 0
+    ) -> None:
         self._shapes = [(tensor.shape, torch.empty_like(tensor).stride()) for tensor in like]
         size = sum(tensor.numel() for tensor in like)
-        self.flat = torch.zeros(size, dtype=dtype or like[0].dtype, device=like[0].device)
+        dtype = dtype or like[0].dtype
+        self.whole = torch.zeros(size + room, dtype=dtype, device=like[0].device)
+        self.flat = self.whole[:size]
         self.parts = self.split(self.flat)
 
     def split(self, flat: Tensor) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from wgan_cli.config import as_dict
-from wgan_cli.constraints import Constraint, WeightClipping, batch_norm_layers, refuse_unfit
+from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.choice import data_kinds, usual_metrics
@@ -34,13 +33,13 @@ from wgan_cli.training.classes import Classes
 from wgan_cli.training.events import Events
 from wgan_cli.training.graphs import CudaGraph
 from wgan_cli.training.points import Cadence, Callback
+from wgan_cli.training.ranked import Follower, Leader
+from wgan_cli.training.ranks import ALONE, Ranks
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 from wgan_cli.training.weights import Weights
-
-log = logging.getLogger(__name__)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -63,17 +62,21 @@ def build_generator(
     )
 
 
-def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -> Trainer:
+def build_trainer(
+    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: Ranks = ALONE
+) -> Trainer:
     """Everything that trains, ready to `fit` or to `load` a checkpoint first.
 
     Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
-    together.
+    together. Of several ranks only the first can evaluate.
     """
-    feed = dataset.feed(config.batch_size, config.seed, device)
+    feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
     at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
-    evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
+    evaluation = None
+    if ranks.leads:
+        evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -83,7 +86,7 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
     refuse_unfit(constraint, critic)
     if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
         refuse_misfit(generator, critic, _given(config.latent_dim), shape, classes)
-    _mention_clipped_batch_norm(constraint, critic)
+    mention_clipped_batch_norm(constraint, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
     updates = Updates(
@@ -94,11 +97,13 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
-        graph=CudaGraph if config.graphs and device.type == "cuda" else None,
+        graph=CudaGraph if config.graphs and device.type == "cuda" and ranks.world == 1 else None,
+        ranks=ranks,
     )
     labels = dataset.labels
     warmup = config.critic_warmup
-    trainer = Trainer(
+    kind = Trainer if ranks.world == 1 else Leader if ranks.leads else Follower
+    trainer = kind(
         updates,
         feed,
         steps=_given(config.steps),
@@ -117,7 +122,8 @@ def build_trainer(config: TrainConfig, dataset: Dataset, device: torch.device) -
         classes=Classes(labels.train, classes, device) if labels and classes else None,
     )
     if config.compile:
-        latent = torch.zeros(config.batch_size, _given(config.latent_dim), device=device)
+        rows = config.batch_size // ranks.world
+        latent = torch.zeros(rows, _given(config.latent_dim), device=device)
         wanted = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
         generator_weights.compile("generator", latent, wanted)
         critic_weights.compile("critic", latent.new_zeros(len(latent), *shape), wanted)
@@ -284,17 +290,6 @@ def _build_optimizer(
         settings["fused"] = True
     optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
     return optimizer
-
-
-def _mention_clipped_batch_norm(constraint: Any, critic: nn.Module) -> None:
-    layers = batch_norm_layers(critic)
-    if isinstance(constraint, WeightClipping) and layers and not constraint.exempt_normalization:
-        log.info(
-            "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
-            " constraint.exempt_normalization=true leaves them out.",
-            ", ".join(layers),
-            constraint.clip,
-        )
 
 
 def _given(value: Any) -> Any:

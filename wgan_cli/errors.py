@@ -68,6 +68,15 @@ class FolderInUseError(WganError):
     exit_code = 8
 
 
+class RankError(WganError):
+    """Another process of a run on several failed, and by what, or was lost."""
+
+    def __init__(self, message: str, exit_code: int = 1, state: str = "failed") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.state = state
+
+
 class PreemptedError(WganError):
     """The run was asked to stop (SIGTERM), saved itself and can be resumed."""
 

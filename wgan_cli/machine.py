@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from wgan_cli.errors import ConfigError
+from wgan_cli.place import ALONE, Place
 from wgan_cli.schema import SCHEMAS, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -20,21 +21,31 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 
 
-def choose_machine(config: TrainConfig) -> torch.device:
+def choose_machine(config: TrainConfig, place: Place = ALONE) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
     The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 for
     this package's networks on a CPU that multiplies bfloat16, else fp32, and no compiling anywhere.
-    fp32 never uses TF32. `deterministic` and `graphs` concern CUDA alone.
+    fp32 never uses TF32. `deterministic` and `graphs` concern CUDA alone. Where several processes
+    train one run, each gets the GPU of its number on its machine.
     """
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(config.device)
+    if place.world > 1 and device.index is not None:
+        raise ConfigError(
+            f"device={config.device} is one GPU, and each of {place.world} processes needs its own:"
+            " type device=cuda."
+        )
+    if place.world > 1 and device.type == "cuda":
+        device = torch.device("cuda", place.local)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             there = f"there are {count}, counted from 0" if count else "none is available here"
-            raise ConfigError(f"device={config.device}: no such CUDA device; {there}.")
+            raise ConfigError(f"device={device}: no such CUDA device; {there}.")
+        if place.world > 1:
+            torch.cuda.set_device(device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()

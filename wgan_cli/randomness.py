@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,15 +39,47 @@ class Stream(enum.IntEnum):
 
 _mine = threading.local()
 
+Rows = TypeVar("Rows", Tensor, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of every batch that one of `world` processes works on; all of them, where it is one.
+
+    Processes draw whole batches and keep their rows, so that what a run is trained on does not
+    depend on how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, rows: Rows) -> Rows:
+        """Its rows of a whole batch, whose size `world` divides."""
+        if self.world == 1:
+            return rows
+        size = len(rows) // self.world
+        return rows[self.rank * size : (self.rank + 1) * size]
+
+    def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the whole batch of which it has this one's."""
+        return tuple(shape) if self.world == 1 else (self.world * shape[0], *shape[1:])
+
+
+WHOLE = Share()
+
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one place in a run; drawing twice gives the same numbers twice."""
+    """The random numbers of one place in a run; drawing twice gives the same numbers twice.
+
+    With a `share`, `normal` and `uniform` give its rows of what is drawn for the whole batch.
+    """
 
     seed: int
     stream: Stream
     step: int = 0
     inner: int = 0
+    share: Share = WHOLE
 
     def numpy(self) -> np.random.Generator:
         """A fresh numpy generator at this place."""
@@ -54,15 +87,21 @@ class Draws:
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Standard normal float32 numbers of this shape, on the device."""
+        whole = self.share.whole(shape)
         if device.type == "cpu":
-            return torch.from_numpy(self._here().standard_normal(tuple(shape), dtype=np.float32))
-        return torch.randn(tuple(shape), generator=self._on(device), device=device)
+            drawn = torch.from_numpy(self._here().standard_normal(whole, dtype=np.float32))
+        else:
+            drawn = torch.randn(whole, generator=self._on(device), device=device)
+        return self.share.of(drawn)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Uniform float32 numbers in [0, 1) of this shape, on the device."""
+        whole = self.share.whole(shape)
         if device.type == "cpu":
-            return torch.from_numpy(self._here().random(tuple(shape), dtype=np.float32))
-        return torch.rand(tuple(shape), generator=self._on(device), device=device)
+            drawn = torch.from_numpy(self._here().random(whole, dtype=np.float32))
+        else:
+            drawn = torch.rand(whole, generator=self._on(device), device=device)
+        return self.share.of(drawn)
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:

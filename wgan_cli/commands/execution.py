@@ -15,6 +15,7 @@ from wgan_cli.commands.jobs import record_failure, take_folder, typed
 from wgan_cli.commands.last_words import how_to_go_on, summary
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
+from wgan_cli.commands.ranks import say_world
 from wgan_cli.commands.resuming import refuse_changes, refuse_other_data, run_of
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import (
@@ -22,6 +23,7 @@ from wgan_cli.errors import (
     InterruptedRunError,
     WganError,
 )
+from wgan_cli.place import Place
 from wgan_cli.rules import check_rules
 from wgan_cli.rundir import LOG, RunFolder, remove_if_empty
 from wgan_cli.schema import TrainConfig
@@ -81,7 +83,8 @@ def _train(
     # From here on torch is needed, which takes seconds to import, and all that builds on it one.
     from wgan_cli.machine import choose_machine, keep_choices, unset_choices
 
-    unset, device = unset_choices(config), choose_machine(config)
+    place = Place.here()
+    unset, device = unset_choices(config), choose_machine(config, place)
 
     from wgan_cli.build import (
         build_callbacks,
@@ -91,6 +94,7 @@ def _train(
         data_facts,
     )
     from wgan_cli.training.callbacks.log import LogWatch
+    from wgan_cli.training.ranks import of_place
 
     going_on = resume is not None or sweep
     first = not folder.holds_run()
@@ -105,8 +109,10 @@ def _train(
     if done > steps or (done == steps and _finished(folder)):
         log.info("%s has %d steps already: nothing to do.", folder.path, done)
         return 0
-    dataset = build_dataset(config)
-    trainer = build_trainer(config, dataset, device)
+    ranks = of_place(place)
+    ranks.connect(as_dict(config), device)
+    dataset = ranks.in_turn(lambda: build_dataset(config))
+    trainer = build_trainer(config, dataset, device, ranks)
     if state is not None:
         refuse_other_data(state.get("data"), data_facts(config, dataset))
         trainer.load(state)
@@ -114,10 +120,11 @@ def _train(
         folder.claim(resuming=going_on)
     with file_log(folder.path / LOG, early) as written:
         _announce(config, folder, notes, trainer.step)
+        say_world(config, state, ranks.world)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if state is not None and not sweep else []
         folder.write_overrides([*before, *typed(overrides)])
-        folder.write_environment(device=str(device))
+        folder.write_environment(device=str(device), world=ranks.world)
         trainer.rollback = build_rollback(config, folder)
         trainer.callbacks = [
             *build_callbacks(
@@ -125,7 +132,7 @@ def _train(
             ),
             LogWatch(written),
         ]
-        trainer.signals = signals
+        trainer.signals = ranks.heard(signals)
         with signals:
             trainer.fit()
     if not sweep:

@@ -13,14 +13,16 @@ from wgan_cli.errors import (
     InterruptedRunError,
     OutOfMemoryError,
     PreemptedError,
+    RankError,
     WganError,
 )
+from wgan_cli.place import Place
 from wgan_cli.rundir import RunFolder
 
 
 def how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
     """What to type after this error to go on with the run in `path`, or nothing."""
-    again = f"wgan-train {typeable('resume', path)}"
+    again = f"{Place.here().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: {again}"
     kept = any((path / "checkpoints").glob("step_*.pt"))
@@ -28,6 +30,8 @@ def how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
         return f" Then go on with: {again}"
     if isinstance(error, DivergedError) and kept and composed.on_divergence == "stop":
         return f" Back to the last checkpoint at a lower rate: {again} on_divergence=rollback"
+    if isinstance(error, RankError) and kept:
+        return f" The run goes on with: {again}"
     if isinstance(error, OutOfMemoryError) and kept:
         return f" Where more memory is free, the run goes on with: {again}"
     return ""

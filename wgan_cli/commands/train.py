@@ -14,6 +14,7 @@ from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DiskError, FolderInUseError, PreemptedError, WganError
 from wgan_cli.files import disk_error
+from wgan_cli.place import Place, refuse_in_several, refuse_uneven
 from wgan_cli.rules import check_rules
 from wgan_cli.training.interrupts import Terminated, leaving_when_asked
 
@@ -34,7 +35,19 @@ def main() -> NoReturn:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the command line; returns the exit code. A user's mistake is one sentence on stderr."""
+    """Run the command line; returns the exit code. A user's mistake is one sentence on stderr.
+
+    Where torchrun started several processes, only rank 0 reads the words.
+    """
+    place = Place.here()
+    if place.world == 1:
+        return _answered(words)
+    from wgan_cli.commands.ranks import follow, lead
+
+    return lead(place, lambda: _answered(words)) if place.rank == 0 else follow(place)
+
+
+def _answered(words: Sequence[str]) -> int:
     try:
         with leaving_when_asked():
             return _run(list(words))
@@ -81,7 +94,8 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.rundir import CONFIG, read_config, remove_if_empty
 
     overrides = list(arguments.overrides)
-    sweep = arguments.multirun
+    sweep, place = arguments.multirun, Place.here()
+    refuse_in_several(place, sweep=sweep)
     resume = typed_value(overrides, "resume")
     if sweep and resume not in (None, "auto"):
         raise ConfigError(
@@ -129,6 +143,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
+    refuse_uneven(place, config.batch_size)
     refuse_missing_packages(config)
     filled, _ = fill(config)
     if resume not in (None, "auto"):

@@ -2,7 +2,7 @@
 
 from wgan_cli.constraints.base import Constraint, Unconstrained
 from wgan_cli.constraints.clipping import WeightClipping
-from wgan_cli.constraints.fit import refuse_unfit
+from wgan_cli.constraints.fit import mention_clipped_batch_norm, refuse_unfit
 from wgan_cli.constraints.gradient_penalty import GradientPenalty
 from wgan_cli.constraints.layers import NORMALIZATION, batch_norm_layers
 from wgan_cli.constraints.orthogonal import OrthogonalRegularization
@@ -17,5 +17,6 @@ __all__ = [
     "Unconstrained",
     "WeightClipping",
     "batch_norm_layers",
+    "mention_clipped_batch_norm",
     "refuse_unfit",
 ]

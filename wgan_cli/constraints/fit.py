@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import nn
 
 from wgan_cli.constraints.base import Constraint
@@ -11,6 +13,8 @@ from wgan_cli.constraints.layers import LINEAR, NORMALIZATION, batch_norm_layers
 from wgan_cli.constraints.orthogonal import OrthogonalRegularization
 from wgan_cli.constraints.spectral_norm import SpectralNorm
 from wgan_cli.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def refuse_unfit(constraint: Constraint, critic: nn.Module) -> None:
@@ -45,4 +49,16 @@ def refuse_unfit(constraint: Constraint, critic: nn.Module) -> None:
         raise ConfigError(
             "The constraint has no effect: the critic has neither linear nor convolution layers."
             " Type constraint=gradient_penalty or constraint=clip."
+        )
+
+
+def mention_clipped_batch_norm(constraint: Constraint, critic: nn.Module) -> None:
+    """Log that the critic's BatchNorm is clipped too, where it is."""
+    layers = batch_norm_layers(critic)
+    if isinstance(constraint, WeightClipping) and layers and not constraint.exempt_normalization:
+        log.info(
+            "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
+            " constraint.exempt_normalization=true leaves them out.",
+            ", ".join(layers),
+            constraint.clip,
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.feeds import EndlessFeed, Feed, ResidentFeed
 from wgan_cli.errors import ConfigError, DataError
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import WHOLE, Draws, Share, Stream
 
 # The split and the held-out points are facts of a data set: no run's seed changes them.
 FIXED_SEED = 0
@@ -59,8 +59,11 @@ class Dataset(Protocol):
     def modes(self) -> Modes | None:
         """The Gaussians that a mixture is made of."""
 
-    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
-        """Training batches as floats on the device. Raises when a batch is larger than the data."""
+    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
+        """Training batches as floats on the device. Raises when a batch is larger than the data.
+
+        `share` is whose rows of each batch they are.
+        """
 
     @property
     def training_size(self) -> int | None:
@@ -107,11 +110,13 @@ class TensorDataset:
         """The shape of one sample."""
         return tuple(self.train.shape[1:])
 
-    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
         """Batches in an order that (seed, epoch) alone decides."""
         check_batch_size(self.name, batch_size, len(self.train))
         labels = None if self.labels is None else self.labels.train
-        return ResidentFeed(self.train, batch_size, seed, device, labels=labels, flip=self.flip)
+        return ResidentFeed(
+            self.train, batch_size, seed, device, share, labels=labels, flip=self.flip
+        )
 
     @property
     def training_size(self) -> int:
@@ -151,9 +156,9 @@ class EndlessDataset:
         rng = Draws(FIXED_SEED, Stream.HELD_OUT).numpy()
         return torch.from_numpy(self.draw(rng, self.held_out_size))
 
-    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
         """Fresh points in every update."""
-        return EndlessFeed(self.draw, batch_size, seed, device)
+        return EndlessFeed(self.draw, batch_size, seed, device, share)
 
     @property
     def training_size(self) -> None:

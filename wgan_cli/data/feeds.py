@@ -1,7 +1,7 @@
 """Feeds: the real batch of every critic update, as floats on the device.
 
 A feed keeps no position. The batch of critic update u is a function of (seed, u), so a run can go
-on from any step, mid-epoch too.
+on from any step, mid-epoch too. With a `share` of a run's processes it gives that one's rows of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import WHOLE, Draws, Share, Stream
 
 
 class Batch(NamedTuple):
@@ -61,11 +61,19 @@ class EpochOrder:
     the next, so no sample is dropped.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        share: Share = WHOLE,
+    ) -> None:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
+        self.share = share
         self._orders: dict[int, Tensor] = {}
 
     def indices(self, update: int) -> Tensor:
@@ -73,7 +81,9 @@ class EpochOrder:
         epoch, start = divmod(update * self.batch_size, self.size)
         chosen = self._order(epoch)[start : start + self.batch_size]
         missing = self.batch_size - len(chosen)
-        return torch.cat([chosen, self._order(epoch + 1)[:missing]]) if missing else chosen
+        if missing:
+            chosen = torch.cat([chosen, self._order(epoch + 1)[:missing]])
+        return self.share.of(chosen)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
@@ -93,14 +103,16 @@ class ResidentFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
+        share: Share = WHOLE,
         *,
         labels: Tensor | None = None,
         flip: bool = False,
     ) -> None:
         self.samples = samples.to(device)
         self.labels = None if labels is None else labels.to(device)
-        self.order = EpochOrder(len(samples), batch_size, seed, device)
+        self.order = EpochOrder(len(samples), batch_size, seed, device, share)
         self.seed = seed
+        self.share = share
         self.flip = flip
 
     def batch(self, update: int) -> Batch:
@@ -108,7 +120,8 @@ class ResidentFeed:
         chosen = self.order.indices(update)
         samples = self.samples[chosen]
         if self.flip:
-            samples = flipped(samples, Draws(self.seed, Stream.FLIPS, update))
+            draws = Draws(self.seed, Stream.FLIPS, update, share=self.share)
+            samples = flipped(samples, draws)
         return Batch(as_floats(samples), None if self.labels is None else self.labels[chosen])
 
     def close(self) -> None:
@@ -124,16 +137,19 @@ class EndlessFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
+        share: Share = WHOLE,
     ) -> None:
         self.draw = draw
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
+        self.share = share
 
     def batch(self, update: int) -> Batch:
         """The points of critic update `update`, counted from 0 over the whole run."""
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
-        return Batch(torch.from_numpy(self.draw(rng, self.batch_size)).to(self.device))
+        points = self.share.of(self.draw(rng, self.batch_size))
+        return Batch(torch.from_numpy(points).to(self.device))
 
     def close(self) -> None:
         """Nothing reads for it."""

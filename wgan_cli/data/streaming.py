@@ -16,7 +16,7 @@ from wgan_cli.data.dataset import FIXED_SEED, Dataset, Labels, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, Feed, as_floats, flipped
 from wgan_cli.data.reading import Reads, load, usual_workers
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import WHOLE, Draws, Share, Stream
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class StreamingFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
+        share: Share = WHOLE,
         *,
         faults: Faults,
         workers: int,
@@ -45,8 +46,9 @@ class StreamingFeed:
     ) -> None:
         self.part = part
         self.labels = None if part.labels is None else torch.from_numpy(part.labels)
-        self.order = EpochOrder(len(part), batch_size, seed, torch.device("cpu"))
+        self.order = EpochOrder(len(part), batch_size, seed, torch.device("cpu"), share)
         self.seed = seed
+        self.share = share
         self.device = device
         self.faults = faults
         self.workers = workers
@@ -62,7 +64,8 @@ class StreamingFeed:
         samples = next(self._reads).to(self.device, non_blocking=True)
         self._next = update + 1
         if self.flip:
-            samples = flipped(samples, Draws(self.seed, Stream.FLIPS, update))
+            draws = Draws(self.seed, Stream.FLIPS, update, share=self.share)
+            samples = flipped(samples, draws)
         if self.labels is None:
             return Batch(as_floats(samples))
         labels = self.labels[self.order.indices(update)]
@@ -113,7 +116,7 @@ class StreamedDataset:
         """The shape of one image."""
         return self.training.shape
 
-    def feed(self, batch_size: int, seed: int, device: torch.device) -> Feed:
+    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
         """Batches in an order that (seed, epoch) alone decides."""
         check_batch_size(self.name, batch_size, len(self.training))
         return StreamingFeed(
@@ -121,6 +124,7 @@ class StreamedDataset:
             batch_size,
             seed,
             device,
+            share,
             faults=self.faults,
             workers=self.workers,
             flip=self.flip,

@@ -123,6 +123,7 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
         "unmeasured": isinstance(state.get("unmeasured", False), bool),
         "returns": are_returns(state.get("returns", [])),
         "data": isinstance(state.get("data"), dict | None),
+        "world": is_count(state.get("world", 1)),
         **{part: isinstance(state.get(part), dict) for part in _PARTS},
     }
     for entry, right in sound.items():

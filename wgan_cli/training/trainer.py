@@ -32,7 +32,8 @@ class Trainer:
 
     `step` counts finished generator updates, `inner` the critic updates since. Nothing in `fit`
     keeps a random state or a data position: both follow from (seed, step, inner), so `load` is all
-    that a resume needs. `classes` makes the networks conditional.
+    that a resume needs. `classes` makes the networks conditional. Of a batch this process works on
+    its share, where there are several ranks.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Trainer:
         decay: LearningRateDecay,
         ema: float,
         cadence: Cadence,
-        evaluation: Evaluation,
+        evaluation: Evaluation | None,
         classes: Classes | None = None,
         callbacks: Sequence[Callback] = (),
         signals: StopSignals | None = None,
@@ -66,6 +67,7 @@ class Trainer:
         self.classes = classes
         self.callbacks = callbacks
         self.signals = signals
+        self.share = updates.ranks.share
         self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
         self.averaged = Average(updates.generator, ema) if ema > 0 else None
@@ -76,7 +78,7 @@ class Trainer:
         self.returns = Returns()
         self.window = Window(self.device)
         self.pace = Pace(batch_size)
-        self._latent_shape = (batch_size, latent_dim)
+        self._rows = batch_size // self.share.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
         self._gate_opened = 0
@@ -154,7 +156,7 @@ class Trainer:
             with self.phase("data"):
                 real, labels = self.feed.batch(first + inner)
             latent = self._noise(Stream.CRITIC_NOISE, inner)
-            draws = Draws(self.seed, Stream.PENALTY, self.step, inner)
+            draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.share)
             classes = None if self.classes is None else labels
             with self.phase("critic update"):
                 self.window.critic += self.updates.critic_update(real, latent, draws, classes)
@@ -166,8 +168,8 @@ class Trainer:
         latent = self._noise(Stream.GENERATOR_NOISE)
         labels = None
         if self.classes is not None:
-            draws = Draws(self.seed, Stream.CLASSES, self.step)
-            labels = self.classes.draw(self.batch_size, draws)
+            draws = Draws(self.seed, Stream.CLASSES, self.step, share=self.share)
+            labels = self.classes.draw(self._rows, draws)
         with self.phase("generator update"):
             self.window.generator += self.updates.generator_update(latent, labels)
         self.window.steps += 1
@@ -211,7 +213,7 @@ class Trainer:
                 point.values.update(getattr(self.generator, "report", dict)())
                 done = self.schedule.updates_before(self.step)
                 point.values.update(self.pace.report(self.step, done, restart=regular))
-        if point.evaluate:
+        if point.evaluate and self.evaluation is not None:
             leaving = nullcontext() if self.signals is None else self.signals.at_once()
             try:
                 with self.phase("evaluation"), leaving:
@@ -251,6 +253,7 @@ class Trainer:
             "inner": self.inner,
             "unmeasured": self.unmeasured,
             "returns": self.returns.state(),
+            "world": self.share.world,
             **self.updates.state(),
             "window": self.window.state(),
         }
@@ -278,5 +281,5 @@ class Trainer:
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         with self.phase("noise"):
-            draws = Draws(self.seed, stream, self.step, inner)
-            return draws.normal(self._latent_shape, self.device)
+            draws = Draws(self.seed, stream, self.step, inner, self.share)
+            return draws.normal((self._rows, self.latent_dim), self.device)

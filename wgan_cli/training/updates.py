@@ -21,6 +21,7 @@ from wgan_cli.models.precision import as_float32
 from wgan_cli.randomness import Draws
 from wgan_cli.training.gate import Gate, moved_by
 from wgan_cli.training.graphs import Graph, GraphedUpdate, Update, for_graphs, without_graphs
+from wgan_cli.training.ranks import ALONE, Ranks
 from wgan_cli.training.weights import Weights
 
 # What an update reports, in the order of its tensor.
@@ -68,6 +69,8 @@ class Updates:
     stay in float32. A plain network is taken as it is. The optimizers are of the weights'
     `optimised`. `grad_clip` holds the longest gradient of the critic and of the generator, if there
     is one. With `graph`, which makes an empty one, updates are recorded and replayed (`graphs`).
+    Where several `ranks` train, each gives its share of a batch; gradients and what is reported are
+    then those of the whole batch, on every rank.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class Updates:
         *,
         grad_clip: tuple[float | None, float | None] = (None, None),
         graph: Callable[[], Graph] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.generator_weights = _weights(generator)
         self.critic_weights = _weights(critic)
         self.generator = self.generator_weights.network
@@ -142,19 +147,12 @@ class Updates:
         penalty = self.constraint.penalty(self.critic, real, fake.to(real.dtype), draws, *classes)
         if penalty is not None:
             loss = loss + penalty
-        norm = _backward(loss, self.critic_weights, self.critic_clip)
         with torch.no_grad():
             estimate = real_scores.mean() - fake_scores.mean()
             zero = torch.zeros_like(estimate)
-            terms = (
-                estimate,
-                loss,
-                loss_real,
-                loss_fake,
-                zero if penalty is None else penalty,
-                norm,
-            )
-            numbers = torch.stack([term.detach().float() for term in terms])
+        terms = [estimate, loss, loss_real, loss_fake, zero if penalty is None else penalty]
+        terms = self._backward(loss, terms, self.critic_weights, self.critic_clip)
+        numbers = torch.stack([term.float() for term in terms])
         self.gate.step("critic", self.critic_optimizer, numbers)
         self.constraint.after_step(self.critic)
         self.critic_weights.round()
@@ -165,8 +163,8 @@ class Updates:
             fake = self.generator_weights(latent, labels)
             scores = as_float32(self.critic_weights(fake, labels))
             loss = self.loss.generator(scores)
-            norm = _backward(loss, self.generator_weights, self.generator_clip)
-        numbers = torch.stack([loss.detach(), norm])
+            terms = self._backward(loss, [loss], self.generator_weights, self.generator_clip)
+        numbers = torch.stack(terms)
         self.gate.step("generator", self.generator_optimizer, numbers)
         self.generator_weights.round()
         return numbers
@@ -205,6 +203,25 @@ class Updates:
         """What an update of these weights changes."""
         return [*weights.tensors(), *self.gate.tensors(), *moved_by(optimizer)]
 
+    def _backward(
+        self, loss: Tensor, terms: list[Tensor], weights: Weights, longest: float | None
+    ) -> list[Tensor]:
+        """Leave a loss's gradients for the optimizer; returns the terms and the gradients' norm.
+
+        The norm is Euclidean, of all of them together, before they are cut to `longest`.
+        """
+        weights.forget_gradients()
+        loss.backward()
+        weights.gather_gradients()
+        terms = [term.detach() for term in terms]
+        if self.ranks.world > 1:
+            terms = self.ranks.average(weights, terms)
+        parameters = weights.optimised
+        norm = _length([p.grad for p in parameters if p.grad is not None])
+        if longest is not None:
+            clip_grads_with_norm_(parameters, longest, norm)
+        return [*terms, norm]
+
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         critic = self.critic_weights
         if not self._one_pass:
@@ -216,21 +233,6 @@ class Updates:
 
 def _weights(network: Weights | nn.Module) -> Weights:
     return network if isinstance(network, Weights) else Weights(network)
-
-
-def _backward(loss: Tensor, weights: Weights, longest: float | None) -> Tensor:
-    """Leave a loss's gradients for the optimizer, and return their Euclidean norm all together.
-
-    The norm is that before they are cut to `longest`.
-    """
-    weights.forget_gradients()
-    loss.backward()
-    weights.gather_gradients()
-    parameters = weights.optimised
-    norm = _length([p.grad for p in parameters if p.grad is not None])
-    if longest is not None:
-        clip_grads_with_norm_(parameters, longest, norm)
-    return norm
 
 
 def _length(gradients: list[Tensor]) -> Tensor:

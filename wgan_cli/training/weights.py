@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # All else that torch's optimizers keep as tensors has the shape of the weights.
 _COUNT = "step"
+# So many numbers find a place after the gradients in a message.
+ROOM = 16
 
 
 class Weights:
@@ -49,7 +51,7 @@ class Weights:
         self._block: Block | None = None
         self.optimised = list(own.values())
         if joined:
-            self._block, self._gradients = into_block(self._own), Block(self._own)
+            self._block, self._gradients = into_block(self._own), Block(self._own, room=ROOM)
             self.optimised = [nn.Parameter(self._block.flat)]
             self.optimised[0].grad = self._gradients.flat
         if self._rounded:
@@ -106,6 +108,33 @@ class Weights:
             torch._foreach_add_,
             [(part, p.grad) for part, p in zip(parts, self._also, strict=False)],
         )
+
+    @torch.no_grad()
+    def message(self, numbers: int) -> Tensor:
+        """The gathered gradients and after them room for some `numbers`, at most `ROOM`: (n,).
+
+        Of a joined network it is their own memory, else a copy; absent gradients are zeros there.
+        """
+        if self._block is not None:
+            return self._gradients.whole[: len(self._gradients.flat) + numbers]
+        message = Block(self.optimised, room=numbers)
+        found = zip(message.parts, self.optimised, strict=True)
+        _each(torch._foreach_copy_, [(part, p.grad) for part, p in found])
+        return message.whole
+
+    @torch.no_grad()
+    def take(self, message: Tensor) -> None:
+        """Bring the gradients of a message to where the optimizer reads them."""
+        if self._block is not None:
+            return
+        for part, parameter in zip(
+            Block(self.optimised).split(message), self.optimised, strict=True
+        ):
+            if parameter.grad is not None:
+                parameter.grad.copy_(part)
+            elif part.any():
+                # Another process's batch went through weights that this one's did not.
+                parameter.grad = part.clone()
 
     @torch.no_grad()
     def round(self) -> None:

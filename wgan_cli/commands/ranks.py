@@ -1,0 +1,120 @@
+"""A command under torchrun: rank 0 is the command, the others do as it says."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from wgan_cli.commands.answering import complain
+from wgan_cli.commands.logs import log
+from wgan_cli.config import validate
+from wgan_cli.errors import RankError, WganError
+from wgan_cli.place import Place
+
+if TYPE_CHECKING:
+    from wgan_cli.schema import TrainConfig
+    from wgan_cli.training.ranks import Group
+
+# Seconds in which the others have ended too once a run has, if they are still there.
+_PATIENCE = 15.0
+# And in which they have read how rank 0 ended.
+_LINGER = 3.0
+
+
+def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
+    """How many processes train, and that another count than before changes the last bits."""
+    if world > 1:
+        rows = config.batch_size // world
+        log.info("%d processes, each with %d samples of every batch", world, rows)
+        if config.graphs:
+            log.info("graphs=true: an update that other processes share runs kernel by kernel.")
+    before = 1 if state is None else state.get("world", 1)
+    if state is not None and before != world:
+        log.info(
+            "Trained in %d process%s so far, the run goes on in %d: sums are added in another"
+            " order, so the last bits are not those of a run that kept their number.",
+            before,
+            "es" if before > 1 else "",
+            world,
+        )
+
+
+def lead(place: Place, command: Callable[[], int]) -> int:
+    """Rank 0: run the command, and let the others end with it; returns its exit code."""
+    code = 1
+    try:
+        code = command()
+    finally:
+        group = _group(place)
+        group.tell_end(code)
+    trouble = group.trouble()
+    if trouble is not None and code != trouble.exit_code:
+        # torchrun asked this process to end because another had failed before training.
+        complain(f"wgan-train: {trouble}")
+        code = trouble.exit_code
+    # Where torchrun does not keep the store, it is gone with this process.
+    group.wait_for_others(_LINGER)
+    group.close()
+    return code
+
+
+def follow(place: Place) -> int:
+    """Train as rank 0 says; returns the exit code. All that a user reads comes from rank 0."""
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    group = _group(place)
+    settings = group.settings()
+    try:
+        if settings is not None:
+            _train(group, settings)
+    except RankError:
+        # Rank 0 says why.
+        pass
+    except Exception as error:
+        return _tell(group, error, 1 if settings is None else settings["batch_size"])
+    code = group.code_of_leader(_PATIENCE)
+    group.close()
+    group.tell_end(code)
+    return code
+
+
+def _group(place: Place) -> Group:
+    from wgan_cli.training.ranks import Group, of_place
+
+    group = of_place(place)
+    assert isinstance(group, Group)
+    return group
+
+
+def _train(group: Group, settings: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf
+
+    from wgan_cli.build import build_dataset, build_trainer
+    from wgan_cli.machine import choose_machine
+    from wgan_cli.training.interrupts import StopSignals
+
+    config = validate(OmegaConf.create(settings))
+    device = choose_machine(config, group.place)
+    group.connect({}, device)
+    dataset = group.in_turn(lambda: build_dataset(config))
+    trainer = build_trainer(config, dataset, device, group)
+    signals = StopSignals()
+    trainer.signals = group.heard(signals)
+    with signals:
+        trainer.fit()
+
+
+def _tell(group: Group, error: Exception, batch_size: int) -> int:
+    """Leave this process's failure where rank 0 finds it; returns the exit code."""
+    from wgan_cli.training.failures import in_plain_words
+
+    failure = in_plain_words(error, batch_size)
+    if isinstance(failure, WganError):
+        group.tell_end(failure.exit_code, str(failure), failure.state)
+        return failure.exit_code
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    complain(f"wgan-train, rank {group.place.rank}: unexpected error:\n{trace}")
+    group.tell_end(1, f"{type(failure).__name__}: {failure}")
+    return 1
