@@ -199,21 +199,106 @@ def test_gpus_are_dealt_out_one_a_job(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_worker_that_was_asked_to_end_takes_no_further_job(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the signal came between two jobs; only amid a job does the command send one."""
     monkeypatch.setattr(workers, "_over", False)
+    monkeypatch.setattr(workers, "_prepared", False)
+    before = {number: signal.getsignal(number) for number in workers._SIGNALS}
     ran: list[int] = []
 
     def job(end: BaseException | None = None) -> int:
+        assert [path.name for path in (tmp_path / ".workers").iterdir()] == [str(os.getpid())]
         ran.append(1)
         if end is not None:
             raise end
         return 0
 
-    assert workers.in_worker(job) == 0
-    assert workers.in_worker(lambda: job(SystemExit(75))) == 75
-    assert workers.in_worker(job) == 75
-    assert len(ran) == 2
+    try:
+        assert workers.in_worker(tmp_path, job) == 0
+        assert not list((tmp_path / ".workers").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert workers.in_worker(tmp_path, job) == 75
+        assert len(ran) == 1
+        monkeypatch.setattr(workers, "_over", False)
+        assert workers.in_worker(tmp_path, lambda: job(SystemExit(75))) == 75
+        assert workers.in_worker(tmp_path, job) == 75
+        assert len(ran) == 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_workers_of_which_one_is_idle_end_and_the_command_with_them(tmp_path: Path) -> None:
+    words = [*TINY, "steps=1,1000000,1000001", "log_every=1", "metrics=[]"]
+    words += ["hydra.launcher.n_jobs=3", "hydra.sweep.dir=sweep", "hydra/launcher=joblib"]
+    process = start(tmp_path, *[word for word in words if word != "steps=2"])
+    jobs = [tmp_path / "sweep" / name for name in "012"]
+
+    def one_is_idle() -> bool:
+        if not all((job / "status.json").exists() for job in jobs):
+            return False
+        return status_of(jobs[0])["state"] == "finished" and all(
+            status_of(job)["step"] >= 1 for job in jobs
+        )
+
+    try:
+        wait_for(one_is_idle, process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    for job in jobs[1:]:
+        status = status_of(job)
+        assert status["state"] in ("preempted", "interrupted")
+        assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
+
+
+def test_a_worker_that_is_killed_costs_its_job_at_most(tmp_path: Path) -> None:
+    """As the system does where memory runs out: joblib gives up, and the rest begins again."""
+    words = [*TINY, "log_every=10", "seed=1,2,3", "metrics=[]", "checkpoint_every=10", *JOBLIB]
+    words = [word for word in words if word != "steps=2"]
+    process = start(tmp_path, *words, "steps=1500", "hydra.sweep.dir=sweep")
+    sweep = tmp_path / "sweep"
+
+    def training() -> bool:
+        return all(
+            (sweep / job / "status.json").exists() and status_of(sweep / job)["step"] >= 20
+            for job in "01"
+        )
+
+    try:
+        wait_for(training, process)
+        worker = next((sweep / ".workers").iterdir())
+        os.kill(int(worker.name), signal.SIGKILL)
+        out, err = process.communicate(timeout=200)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "Its process was killed" in err
+    assert out.count("finished") >= 3
+    for job in "012":
+        assert status_of(sweep / job)["step"] == 1500
+    assert (sweep / "report.html").is_file()
+    assert not (sweep / ".workers").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(["hydra.launcher.n_jobs=0"], "n_jobs"), (["hydra.launcher.n_jobs=many"], "n_jobs")],
+)
+def test_a_launcher_that_is_set_wrongly_is_2(
+    words: list[str], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["-m", *TINY, *JOBLIB[:1], *words, "seed=1,2", "hydra.sweep.dir=sweep"]) == 2
+    stderr = capsys.readouterr().err
+    assert reason in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(
@@ -224,10 +309,11 @@ def test_a_worker_that_was_asked_to_end_takes_no_further_job(
         (["seed=range(3)", "loss=hinge"], 3),
         (["experiment=momentum"], 9),
         (["experiment=momentum", "seed=0,1"], 18),
+        (["experiment=momentum", "n_critic=3", "seed=0,1"], 6),
     ],
 )
 def test_a_sweep_knows_how_many_jobs_it_has(words: list[str], count: int) -> None:
-    assert Composer().count(words) == count
+    assert len(Composer().jobs(words)) == count
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(

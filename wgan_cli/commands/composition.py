@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -59,23 +59,18 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Every value of a sweep in at least one job's overrides, others at their first.
+        """Every job's words, as Hydra will start them: all combinations, a recipe's own included.
 
-        Types and keys depend on one value at a time, so these stand for all combinations. A word
-        without several values is in all of them.
+        A later word for a key replaces an earlier one, and any word a recipe's.
         """
-        parsed = self._parsed(overrides)
-        choices: list[list[str]] = []
-        for override in parsed:
-            if override.is_discrete_sweep():
-                key = override.get_key_element()
-                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-            elif override.is_sweep_override():
-                raise ConfigError(
-                    f"{override.input_line}: the basic sweeper takes lists of values (0.1,0.2)."
-                )
-            else:
-                choices.append([str(override.input_line)])
+        return [list(words) for words in itertools.product(*self._choices(overrides))]
+
+    def samples(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Every value of a sweep in at least one job's words, others at their first.
+
+        Types and keys depend on one value at a time, so these stand for all combinations.
+        """
+        choices = self._choices(overrides)
         first = [values[0] for values in choices]
         more = [
             [*first[:place], value, *first[place + 1 :]]
@@ -84,12 +79,13 @@ class Composer:
         ]
         return [first, *more]
 
-    def count(self, overrides: Sequence[str]) -> int:
-        """How many jobs a sweep has: every combination of its values, a recipe's own included."""
-        params = self.compose(self.jobs(overrides)[0]).hydra.sweeper.params or {}
+    def _choices(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Of each word all that it stands for, as the basic sweeper sees them."""
+        typed = _values(self._parsed(overrides))
+        composed = self.compose([values[0] for values in typed.values()])
+        params = composed.hydra.sweeper.get("params") or {}
         own = self._parsed([f"{key}={values}" for key, values in params.items()])
-        lists = [o for o in (*self._parsed(overrides), *own) if o.is_discrete_sweep()]
-        return math.prod(len(list(each.sweep_string_iterator())) for each in lists)
+        return list({**_values(own), **typed}.values())
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         try:
@@ -169,6 +165,22 @@ class Composer:
         if key in known:
             return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
         return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
+
+
+def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
+    """Key to the words that an override stands for."""
+    found: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_discrete_sweep():
+            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        elif override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line}: the basic sweeper takes lists of values (0.1,0.2)."
+            )
+        else:
+            found[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return found
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:

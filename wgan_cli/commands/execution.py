@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from wgan_cli.commands.jobs import record_failure, take_folder, typed
+from wgan_cli.commands.jobs import give_back_folder, record_failure, take_folder, typed
 from wgan_cli.commands.last_words import how_to_go_on, summary
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
@@ -36,12 +36,12 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     An error is said in one line, and its folder tells its story: of a single run only once training
     began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
     """
-    folder, signals = RunFolder(path), StopSignals()
+    folder, signals, taken = RunFolder(path), StopSignals(), False
     # Of a sweep's jobs the terminal shows their states alone.
     with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
-                folder = RunFolder(shown(take_folder(path, overrides)))
+                folder, taken = RunFolder(shown(take_folder(path, overrides))), True
                 log.info("job %s: %s", folder.path.name, " ".join(overrides) or "(defaults)")
             else:
                 folder = RunFolder(shown(path))
@@ -63,6 +63,8 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
         finally:
             folder.abandon()
             folder.release()
+            if taken:
+                give_back_folder(folder)
             remove_if_empty(folder.path)
 
 

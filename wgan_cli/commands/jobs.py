@@ -10,8 +10,8 @@ from typing import Any
 
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
-from wgan_cli.locking import held
-from wgan_cli.rundir import LOG, RunFolder, make_folder, now, remove_if_empty
+from wgan_cli.locking import held, locked
+from wgan_cli.rundir import LOG, OVERRIDES, RunFolder, make_folder, now, remove_if_empty
 
 _NOT_BEGUN: dict[str, Any] = {"step": 0, "steps": None, "final": {}, "seconds": 0.0}
 
@@ -33,8 +33,14 @@ class Launcher(enum.Enum):
 
 
 def typed(overrides: Sequence[str]) -> list[str]:
-    """What says what is trained: all that was typed but where to go on."""
-    return [word for word in overrides if word.partition("=")[0].lstrip("+") != "resume"]
+    """What says what is trained: all that was typed but where to go on, and Hydra's own words."""
+    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
+    own = ("hydra.", "hydra/")
+    return [
+        word
+        for word, key in zip(overrides, keys, strict=True)
+        if key != "resume" and not key.startswith(own)
+    ]
 
 
 def take_folder(path: Path, overrides: Sequence[str]) -> Path:
@@ -65,6 +71,12 @@ def take_folder(path: Path, overrides: Sequence[str]) -> Path:
     return path
 
 
+def give_back_folder(folder: RunFolder) -> None:
+    """Where no run has begun in a job's folder, as after Ctrl-C, it is free again."""
+    if not folder.holds_run():
+        (folder.path / OVERRIDES).unlink(missing_ok=True)
+
+
 def record_failure(
     folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
 ) -> None:
@@ -90,6 +102,20 @@ def record_failure(
         folder.write_status({**_NOT_BEGUN, "started": now(), **folder.read_status(), **outcome})
     except DiskError:
         jobs.error("wgan-train: %s", failure)
+
+
+def record_cut(folder: RunFolder) -> bool:
+    """Whether a job's process ended without a word; `status.json` then says so."""
+    if folder.read_status().get("state") != "running":
+        return False
+    lock = locked(folder.path / ".lock")
+    if lock is None:
+        return False
+    with lock:
+        message = "Its process was killed, as it may be where memory runs out."
+        outcome = {"state": "failed", "exit_code": 1, "message": message, "ended": now()}
+        folder.write_status({**folder.read_status(), **outcome})
+    return True
 
 
 def line(folder: RunFolder, name: str) -> str:

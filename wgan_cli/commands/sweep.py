@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,27 +14,36 @@ from tqdm import tqdm
 
 from wgan_cli.commands.answering import complain
 from wgan_cli.commands.composition import typeable
-from wgan_cli.commands.jobs import Launcher, line
+from wgan_cli.commands.jobs import Launcher, line, record_cut, typed
 from wgan_cli.commands.workers import asking_workers_to_end
-from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
+from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
 from wgan_cli.rundir import STATUS, RunFolder
 from wgan_cli.training.interrupts import Terminated
 
 _SECONDS = 0.5
+# How often joblib's jobs are begun where a worker is lost each time.
+_STARTS = 3
 
 
-def run_jobs(folder: Path, count: int, launcher: Launcher, launch: Callable[[], int]) -> int:
-    """Let `launch` run a sweep's `count` jobs in its folder; returns the sweep's exit code.
+def run_jobs(
+    folder: Path, jobs: Sequence[Sequence[str]], launcher: Launcher, launch: Callable[[], int]
+) -> int:
+    """Let `launch` run a sweep's jobs, of these words, in its folder; returns the exit code.
 
-    Raises `InterruptedRunError` or `PreemptedError` where a signal ended it.
+    Where a job's process is lost, it is a failed job, and the others go on. Raises
+    `InterruptedRunError` or `PreemptedError` where a signal ended the sweep, `ConfigError` where
+    the launcher cannot be used as it is set.
     """
     asked: WganError | None = None
     with _watched(folder):
         try:
             if launcher is Launcher.JOBLIB:
-                asked, code = _launched_beside(launch)
+                asked = _beside(folder, jobs, launch)
             else:
-                code = launch()
+                lost = _launched(launch)
+                if lost is not None:
+                    _refuse_setting(folder, lost)
+                    _wait_for_others(folder)
         except KeyboardInterrupt:
             asked = InterruptedRunError("")
         except (SystemExit, Terminated):
@@ -45,20 +55,55 @@ def run_jobs(folder: Path, count: int, launcher: Launcher, launch: Callable[[], 
             f" {typeable('hydra.sweep.dir', folder)}; wgan-report {shlex.quote(str(folder))} shows"
             f" what there is.{goes_on}"
         )
-    # A job that another process keeps from its folder leaves no status of its own.
-    return _come_to(folder, count) or min(code, 1)
+    return _come_to(folder, jobs)
 
 
-def _launched_beside(launch: Callable[[], int]) -> tuple[WganError | None, int]:
-    with asking_workers_to_end() as asked:
-        try:
-            code = launch()
-        except Exception:
-            # Of a worker that had no handler yet.
-            if asked() is None:
-                raise
-            code = 1
-        return asked(), code
+def _launched(launch: Callable[[], int]) -> Exception | None:
+    """What the launcher raised, which is never a job's own error: those are in their folders."""
+    try:
+        launch()
+    except (WganError, OSError):
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _beside(
+    folder: Path, jobs: Sequence[Sequence[str]], launch: Callable[[], int]
+) -> WganError | None:
+    """Joblib's jobs: where a worker is lost it ends the others too, which then begin again."""
+    with asking_workers_to_end(folder) as asked:
+        for _ in range(_STARTS):
+            lost = _launched(launch)
+            if lost is None or asked() is not None:
+                break
+            _refuse_setting(folder, lost)
+            cut = [path for path in _jobs(folder) if record_cut(RunFolder(path))]
+            tqdm.write(
+                "A process that ran jobs was lost; what it cut short and what has not begun"
+                " starts again.",
+                file=sys.stderr,
+            )
+            if not cut and not _without_run(folder, jobs):
+                break
+        return asked()
+
+
+def _refuse_setting(folder: Path, error: Exception) -> None:
+    """A launcher that fails before any job begins was set wrongly."""
+    if not _jobs(folder):
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"hydra.launcher: {reason}.") from None
+
+
+def _wait_for_others(folder: Path) -> None:
+    """A launcher that waits for its jobs in turn gives up at the first that is lost."""
+    while any(
+        run.read_status().get("state") == "running" and not record_cut(run)
+        for run in map(RunFolder, _jobs(folder))
+    ):
+        time.sleep(_SECONDS)
 
 
 @contextmanager
@@ -88,22 +133,26 @@ def _watched(folder: Path) -> Iterator[None]:
         tell()
 
 
-def _come_to(folder: Path, count: int) -> int:
+def _come_to(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     """Print the ranked table and write the page; returns 1 where a job did not finish, else 0.
 
-    Of `count` jobs some may have left nothing, where the disk was full.
+    Runs of earlier starts with other values are shown, and do not count.
     """
     # What it builds on is not needed before.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.terminal import screen_width
 
     runs = read_runs([folder])
-    report = Report(runs, title=f"The sweep in {folder}")
-    print(f"\n{report.table(screen_width())}")
-    missing = max(0, count - len(runs))
-    if missing:
-        print(f"and {missing} of which nothing could be written")
-    failed = missing or not all(run.finished for run in runs)
+    if runs:
+        report = Report(runs, title=f"The sweep in {folder}")
+        print(f"\n{report.table(screen_width())}")
+    missing = _without_run(folder, jobs)
+    for words in missing:
+        print(f"no run could be begun or written of: {' '.join(words) or '(defaults)'}")
+    own = {tuple(sorted(typed(words))) for words in jobs}
+    unfinished = [
+        run for run in runs if not run.finished and tuple(sorted(typed(run.words))) in own
+    ]
     if not runs:
         return 1
     try:
@@ -112,11 +161,19 @@ def _come_to(folder: Path, count: int) -> int:
         complain(f"wgan-train: {error}")
         return 1
     print(f"\nThe page: {page}")
-    return 1 if failed else 0
+    return 1 if missing or unfinished else 0
+
+
+def _without_run(folder: Path, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The words of those jobs of which no run is in the folder, each once."""
+    there = {tuple(sorted(typed(RunFolder(path).read_overrides()))) for path in _jobs(folder)}
+    wanted = {tuple(sorted(typed(words))): typed(words) for words in jobs}
+    return [words for key, words in wanted.items() if key not in there]
 
 
 def _jobs(folder: Path) -> list[Path]:
-    found = [path.parent for path in (*folder.glob(f"*/{STATUS}"), *folder.glob(f"*/*/{STATUS}"))]
+    depths = ("*", "*/*", "*/*/*")
+    found = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 

@@ -118,24 +118,23 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
         package = ["--package", arguments.package] if arguments.package else []
         return _hand_over([*overrides, *flags, *shown, *package])
     if sweep:
-        jobs = composer.jobs(overrides)
-        for job in jobs:
-            composed = composer.compose(job)
+        for words in composer.samples(overrides):
+            composed = composer.compose(words)
             validate(_without_hydra(composed))
         folder = _new_folder(composed, "sweep", overrides)
         from wgan_cli.commands.jobs import Launcher
         from wgan_cli.commands.sweep import run_jobs
 
         words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"]
-        count, launcher = composer.count(overrides), Launcher.of(composed.hydra)
+        jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
         if launcher is Launcher.LOCAL:
             # It starts all jobs at once, each with as many threads as the machine has cores.
-            share = max(1, (os.cpu_count() or 1) // count)
+            share = max(1, (os.cpu_count() or 1) // len(jobs))
             os.environ.setdefault("OMP_NUM_THREADS", str(share))
         # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            return run_jobs(folder, count, launcher, lambda: _hand_over(words))
+            return run_jobs(folder, jobs, launcher, lambda: _hand_over(words))
         except OSError as error:
             raise disk_error(error, folder / "multirun.yaml") from None
         finally:
@@ -177,7 +176,7 @@ def task(config: DictConfig) -> None:
 
     global _exit_code
     if sweep and Launcher.of(hydra) is Launcher.JOBLIB:
-        code = in_worker(job)
+        code = in_worker(Path(hydra.sweep.dir), job)
         remove_if_empty(folder)
     else:
         code = execute(config, folder, overrides, sweep=sweep)
@@ -246,7 +245,7 @@ def _new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Pa
     assert isinstance(pattern, dict)
     if "${now:" in pattern["dir"] and typed_value(overrides, f"hydra.{mode}.dir") is None:
         return reserved(folder)
-    if mode == "run" and RunFolder(folder).holds_run():
+    if RunFolder(folder).holds_run():
         raise FolderInUseError(taken_message(folder))
     make_folder(folder)
     return folder

@@ -57,7 +57,11 @@ def read_yaml(text: str) -> Any:
     # A run's own file has no aliases, and a few of them can stand for gigabytes.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
         raise yaml.YAMLError("aliases")
-    return yaml.load(text, _Loader)
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def as_value(text: str) -> Any:
