@@ -307,3 +307,64 @@ def test_the_order_of_words_makes_no_other_job(here: Path) -> None:
     assert run(["-m", *TINY, "seed=1,2", "loss=hinge", "hydra.sweep.dir=sweep"]) == 0
     assert run(["-m", "loss=hinge", "seed=1,2", *TINY, "hydra.sweep.dir=sweep"]) == 0
     assert jobs_in(here / "sweep") == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [({"sed": "0,1"}, "sed"), ({"loss": "hinge,foo"}, "foo"), ({"clip": "0.1,abc"}, "clip")],
+)
+def test_a_recipes_own_sweep_is_refused_whole_too(
+    params: dict[str, str], word: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = here / "mine" / "experiment" / "bad.yaml"
+    recipe.parent.mkdir(parents=True)
+    node = yaml.safe_dump({"hydra": {"sweeper": {"params": params}}})
+    recipe.write_text(f"# @package _global_\n{node}")
+    assert sweep("--config-dir", "mine", "experiment=bad") == 2
+    answer = capsys.readouterr()
+    assert word in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert [path.name for path in here.iterdir()] == ["mine"]
+
+
+def test_a_sweep_answers_for_its_own_jobs_and_for_each_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise DataError("no digits today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wgan_cli.data.images.digits_table", broken)
+        assert sweep("seed=7") == 1
+    # An earlier start's failure is shown, and is not this one's.
+    assert sweep("seed=0,0") == 0
+    answer = capsys.readouterr()
+    assert "no digits today" in answer.out
+    assert "no run could be" not in answer.out
+    # Two jobs in one folder: one is refused, and named.
+    assert run(["-m", *TINY, "hydra.sweep.dir=one", "hydra.sweep.subdir=same", "seed=3,4"]) == 1
+    answer = capsys.readouterr()
+    assert "no run could be begun or written of" in answer.out
+    assert "seed=4" in answer.out.splitlines()[-3]
+
+
+def test_a_sweep_does_not_go_into_a_runs_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, "hydra.run.dir=run"]) == 0
+    before = snapshot(here, "run")
+    assert run(["-m", *TINY, "seed=1,2", "hydra.sweep.dir=run"]) == 8
+    assert "run holds a run already" in capsys.readouterr().err
+    assert snapshot(here, "run") == before
+
+
+def test_a_job_that_never_began_leaves_its_folder_free(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wgan_cli.data.images.digits_table", interrupted)
+        assert sweep("seed=1,2") == 130
+    assert not list((here / "sweep").glob("*/overrides.yaml"))
