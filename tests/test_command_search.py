@@ -82,6 +82,8 @@ def test_a_search_from_its_first_line_to_its_last(
     assert command.run([str(folder)]) == 0
     assert command.run([tiny, "--dir", str(folder)]) == 0
     assert "\n5 trials: 5 finished" in capsys.readouterr().out
+    assert command.run([str(folder), "--trials", "2"]) == 0
+    assert capsys.readouterr().out.startswith("5 trials in ")
     assert len((read_study(folder) or facts).trials) == 5
 
 
@@ -111,6 +113,8 @@ def test_where_no_trial_finishes_the_exit_code_is_1(
         (["tiny.yaml", "clip=0.01,0.02"], 2, "one value for all trials"),
         (["tiny.yaml", "stpes=3"], 2, "Did you mean steps?"),
         (["tiny.yaml", "hydra.run.dir=x"], 2, "chooses this itself"),
+        (["resume.yaml"], 2, "resume: wgan-search chooses this itself"),
+        (["twice.yaml"], 2, "clip is searched by the space and fixed by clip=0.1 among its words"),
         (["tiny.yaml", "--storage", "nonsense"], 2, "--storage nonsense cannot be opened"),
         (["begun", "batch_size=8"], 2, "begun holds another search (words"),
         (["tiny.yaml", "--dir", "begun", "n_critic=1"], 2, "begun holds another search (words"),
@@ -127,6 +131,9 @@ def test_a_mistake_is_one_sentence_and_nothing_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny", None)
+    own = {**SPACE, "space": {**SPACE["space"], "resume": {"choices": ["auto", None]}}}
+    Path("resume.yaml").write_text(yaml.safe_dump(own))
+    Path("twice.yaml").write_text(yaml.safe_dump({**SPACE, "words": ["clip=0.1"]}))
     assert command.run(words) == code
     answer = capsys.readouterr().err
     assert answer.startswith("wgan-search: ")

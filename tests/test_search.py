@@ -518,6 +518,51 @@ def test_another_search_in_the_folder_is_refused(begun: Any, search: Any) -> Non
     assert len(search(begun(trials=2)).trials) == 2
 
 
+def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
+    folder = begun(trials=2)
+    search(folder)
+    folder.journal.rename(folder.path / "aside")
+    with pytest.raises(ConfigError) as refusal:
+        search(folder)
+    assert str(refusal.value) == (
+        f"{folder.trial(0)} holds a run of another study: put {folder.journal} back, or choose"
+        " another --dir."
+    )
+    assert states(read_study(folder.path)) == []
+    (folder.path / "aside").rename(folder.journal)
+    assert len(search(begun(trials=3)).trials) == 3
+
+
+@pytest.mark.parametrize("more", [[], ["x=0.5"]])
+def test_a_trial_is_taken_up_in_its_own_folder_alone(
+    more: list[str], begun: Any, search: Any
+) -> None:
+    folder = begun("hydra.verbose=true", "a=1", trials=1)
+    asked, _, _ = folder.read()
+    lost = claim(folder, open_study(folder), asked)
+    assert isinstance(lost, Claim)
+    lost.lock.close()
+    x = f"x={lost.values['x']!r}"
+    # As after a resume, whose words follow the first start's.
+    noted = ["a=1", x, "a=1", x] if not more else ["a=1", *more]
+    (folder.trial(0) / "overrides.yaml").write_text(json.dumps(noted))
+    if more:
+        with pytest.raises(ConfigError, match="0000 holds a run of another study"):
+            search(folder)
+        assert starts(folder, 0) == []
+    else:
+        assert states(search(folder)) == ["finished"]
+
+
+def test_a_smaller_total_is_not_below_the_trials_there_are(begun: Any, search: Any) -> None:
+    search(begun(trials=3))
+    folder = begun(trials=2)
+    assert folder.read()[0].trials == 3
+    assert search(folder).asked == 3
+    begun(trials=9)
+    assert begun(trials=5).read()[0].trials == 5
+
+
 def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     folder = begun(storage=url, trials=2)

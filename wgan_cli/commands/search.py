@@ -99,6 +99,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands.paths import shown
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.searching import Searching
+    from wgan_cli.search.tables import counted
 
     name, search = _asked_for(arguments)
     _check(search)
@@ -106,8 +107,8 @@ def _search(arguments: argparse.Namespace) -> int:
     if storage is not None:
         refuse_unreachable(storage)
     folder = SearchFolder(shown(_folder(arguments, name)))
-    folder.begin(search, name, storage)
-    print(f"{search.trials} trials in {folder.path}", flush=True)
+    search = folder.begin(search, name, storage)
+    print(f"{counted(search.trials)} in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:
         try:
@@ -169,9 +170,16 @@ def _check(search: Search) -> None:
     from wgan_cli.commands.composition import Composer
     from wgan_cli.search.space import key_of
 
-    for word in search.words:
+    for word in (*search.words, *search.settings):
         if key_of(word) in _OWN:
             raise ConfigError(f"{word}: wgan-search chooses this itself for every trial.")
+    fixed = {key_of(word): word for word in search.words}
+    for key in search.settings:
+        if key_of(key) in fixed:
+            raise ConfigError(
+                f"{key} is searched by the space and fixed by {fixed[key_of(key)]} among its words;"
+                " leave one of them out."
+            )
     composer = Composer()
     if len(composer.jobs(search.words)) > 1:
         raise ConfigError(

@@ -11,6 +11,7 @@ from wgan_cli.report.drawing import page_chart
 from wgan_cli.report.ranking import number
 from wgan_cli.report.settings import in_words
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudyFacts, history
+from wgan_cli.search.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ class SearchSection:
         running = (RUNNING,) if self.facts.count(RUNNING) else ()
         states = (FINISHED, PRUNED, FAILED, *running)
         parts = ", ".join(f"{self.facts.count(state)} {state}" for state in states)
-        return f"{len(self.facts.trials)} of {self.facts.asked} trials: {parts}."
+        return f"{len(self.facts.trials)} of {counted(self.facts.asked)}: {parts}."
 
     @property
     def best(self) -> str:

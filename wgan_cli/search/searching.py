@@ -21,7 +21,7 @@ from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.space import Search, as_words
 from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudyFacts, facts_of
-from wgan_cli.search.tables import trial_line
+from wgan_cli.search.tables import counted, trial_line
 from wgan_cli.search.trials import Claim, NoneFree, claim
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Searching:
         """Carry out trials until the total is reached, by this process and others.
 
         Raises what `asked` gives, `DiskError`, and what every other trial would fail by:
-        `DataError` before any has finished, `ConfigError` for a metric that a run does not measure.
+        `DataError` before any has finished, `ConfigError` for a metric that a run does not measure
+        and for a trial's folder that holds another study's run.
         A trial under way then stays running by the study, to be taken up by the next start.
         """
         from optuna.exceptions import StorageInternalError
@@ -87,7 +88,9 @@ class Searching:
     def _one_trial(self, study: Study, found: Claim) -> None:
         trial, number = found.trial, found.trial.number
         run = RunFolder(self.folder.trial(number))
+        words = [*self.search.words, *as_words(found.values)]
         if found.again:
+            self.folder.refuse_foreign(number, words)
             self.say(f"  #{number} is taken up where it was left.")
         course = Course(run, self.search.metric)
         before = set(study.get_trials(deepcopy=False)[number].intermediate_values)
@@ -97,7 +100,6 @@ class Searching:
                 trial.report(value, step)
             return trial.should_prune()
 
-        words = [*self.search.words, *as_words(found.values)]
         ending = carry_out(self.command(words, run.path), course, found.lock, report, self.asked)
         if ending.state == STOPPED:
             self._stop_if_asked()
@@ -144,5 +146,4 @@ def _stopped_by_another(ending: Ending, number: int) -> WganError:
 
 
 def _waiting(found: NoneFree) -> str:
-    trials = "1 trial" if found.elsewhere == 1 else f"{found.elsewhere} trials"
-    return f"No trial is left to begin; waiting for {trials} of other processes."
+    return f"No trial is left to begin; waiting for {counted(found.elsewhere)} of other processes."

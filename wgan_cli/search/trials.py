@@ -36,7 +36,8 @@ def claim(folder: SearchFolder, study: Study, search: Search) -> Claim | NoneFre
 
     Processes that share a folder choose one after another, so that together they begin no more
     than `search.trials`. A trial that is running by the study, and whose lock is free, belonged to
-    a process that died: it comes first, under its own number.
+    a process that died: it comes first, under its own number. Raises `ConfigError` where the next
+    number's folder holds a run already.
     """
     from optuna.trial import Trial, TrialState
 
@@ -57,6 +58,7 @@ def claim(folder: SearchFolder, study: Study, search: Search) -> Claim | NoneFre
         number = len(study.get_trials(deepcopy=False))
         if number >= search.trials:
             return NoneFree(elsewhere)
+        folder.refuse_foreign(number)
         study.sampler = sampler_for(search, number)
         trial = study.ask()
         new = folder.lock_of(trial.number)
