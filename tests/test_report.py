@@ -151,6 +151,22 @@ def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[st
     assert [setting.n for setting in Report(runs).settings] == [0]
 
 
+def test_a_link_to_a_run_is_that_run_once(tmp_path: Path, default: dict[str, Any]) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    write(inside / "0", default, ["seed=0"], 3.0)
+    write(outside / "1", default, ["seed=1"], 3.1)
+    write(outside / "2", default, ["seed=2"], 3.2)
+    (inside / "again").symlink_to(inside / "0")
+    (inside / "one").symlink_to(outside / "1")
+    (inside / "around").symlink_to(inside)
+    (inside / "0" / "up").symlink_to(inside)
+    (inside / "all").symlink_to(outside)
+    (inside / "nowhere").symlink_to(tmp_path / "gone")
+    (inside / "itself").symlink_to(inside / "itself")
+    assert sorted(run.seed for run in read_runs([inside])) == [0, 1]
+    assert sorted(run.seed for run in read_runs([inside, inside / "all"])) == [0, 1, 2]
+
+
 def test_means_deviations_and_intervals_are_numpys_and_scipys(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:

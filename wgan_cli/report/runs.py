@@ -127,8 +127,8 @@ class Run:
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Every run in or below the paths, in the order of their names, each once.
 
-    A folder with `status.json` or `config.yaml` is a run. Files that are missing, broken or half
-    written raise nothing: such a run is listed with what can be read.
+    A folder with `status.json` or `config.yaml` is a run, also by a link to it. Files that are
+    missing, broken or half written raise nothing: such a run is listed with what can be read.
     """
     folders: dict[str, Path] = {}
     for path in paths:
@@ -160,6 +160,9 @@ def readable(node: Any) -> Any:
 def _run_folders(path: Path) -> Iterator[Path]:
     for place, below, files in os.walk(path):
         run = STATUS in files or CONFIG in files
+        # What else a link leads to may be a whole disk, or the folder that it is in.
+        links = [link for link in (Path(place, name) for name in below) if link.is_symlink()]
+        yield from (link for link in sorted(links) if RunFolder(link).holds_run())
         below[:] = sorted(
             name for name in below if not name.startswith(".") and not (run and name in _INNER)
         )
