@@ -87,6 +87,32 @@ def test_a_search_from_its_first_line_to_its_last(
     assert len((read_study(folder) or facts).trials) == 5
 
 
+def test_the_first_trial_is_the_defaults(tiny: str, quick: None, here: Path) -> None:
+    space = {
+        "clip": {"low": 0.01, "high": 0.1, "log": True},
+        "n_critic": {"low": 1, "high": 3},
+        "latent_dim": {"low": 90, "high": 100, "step": 5},
+        "batch_size": {"low": 5, "high": 15, "step": 10},
+        "optimizer.critic.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+        "ema": {"low": 0.1, "high": 0.2},
+        "loss": {"choices": ["hinge", "wasserstein"]},
+    }
+    own = {**SPACE, "space": space, "trials": 2, "words": ["optimizer.lr=0.0003"]}
+    Path("own.yaml").write_text(yaml.safe_dump(own))
+    assert command.run(["own.yaml", "--dir", "mine"]) == 0
+    facts = read_study(Path("mine"))
+    assert facts is not None
+    first, second = (trial.params for trial in facts.trials)
+    # What the digits recommend, what the words say, and what nobody does.
+    usual = {"clip": 0.013, "n_critic": 1, "optimizer.critic.lr": 0.0003, "loss": "wasserstein"}
+    assert first.items() >= usual.items()
+    assert not second.items() >= usual.items()
+    # The others' defaults lie outside, or between two steps.
+    assert first["latent_dim"] in (90, 95, 100)
+    assert first["batch_size"] in (5, 15)
+    assert 0.1 <= first["ema"] <= 0.2
+
+
 def test_typed_words_are_the_same_for_every_trial(tiny: str, quick: None, here: Path) -> None:
     assert command.run([tiny, "n_critic=2", "--dir", "mine", "batch_size=8"]) == 0
     saved = yaml.safe_load((here / "mine" / "search.yaml").read_text())

@@ -449,16 +449,36 @@ def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
     assert claim(folder, studies[1], asked) == NoneFree(elsewhere=2)
 
 
+def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
+    folder = begun(trials=2, space={**X, "y": {"choices": [1, 2]}})
+    asked, _, _ = folder.read()
+    # Killed before it was taken: it waits, and is none beyond the total.
+    open_study(folder).enqueue_trial({"x": 0.25})
+    one = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(one, Claim)
+    assert (one.trial.number, one.values["x"], one.again) == (0, 0.25, False)
+    one.lock.close()
+    again = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(again, Claim)
+    assert (again.trial.number, again.values, again.again) == (0, one.values, True)
+    two = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(two, Claim)
+    assert two.trial.number == 1
+    assert two.values["x"] not in (0.25, 0.5)
+    assert isinstance(claim(folder, open_study(folder), asked, {"x": 0.5}), NoneFree)
+
+
 def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     folder = begun(trials=7)
     asked, _, _ = folder.read()
     studies = [open_study(folder) for _ in range(4)]
     gate = threading.Barrier(len(studies))
+    first = {"x": 0.5}
 
     def ask(study: optuna.Study) -> list[int]:
         gate.wait()
         numbers = []
-        while isinstance(found := claim(folder, study, asked), Claim):
+        while isinstance(found := claim(folder, study, asked, first), Claim):
             numbers.append(found.trial.number)
             held.append(found.lock)
         return numbers
@@ -467,7 +487,7 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     with ThreadPoolExecutor(len(studies)) as threads:
         shares = list(threads.map(ask, studies))
     assert sorted(number for share in shares for number in share) == list(range(7))
-    assert len(open_study(folder).trials) == 7
+    assert [trial.params["x"] == 0.5 for trial in open_study(folder).trials] == [True] + [False] * 6
 
 
 def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> None:

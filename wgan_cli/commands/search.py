@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from wgan_cli.checking import nearest
 from wgan_cli.commands.answering import complain, leave
 from wgan_cli.commands.help import options_in
-from wgan_cli.config import configs_folder, fill, refuse_missing_packages, validate
+from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
     ConfigError,
     DataError,
@@ -29,9 +29,10 @@ from wgan_cli.schema import METRICS
 from wgan_cli.training.interrupts import StopSignals, Terminated, leaving_when_asked
 
 if TYPE_CHECKING:
+    from wgan_cli.commands.composition import Composer
     from wgan_cli.schema import TrainConfig
     from wgan_cli.search.folder import SearchFolder
-    from wgan_cli.search.space import Search
+    from wgan_cli.search.space import Search, Value
     from wgan_cli.search.study import StudyFacts
 
 # What wgan-search says itself to every run.
@@ -102,7 +103,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from wgan_cli.search.tables import counted
 
     name, search = _asked_for(arguments)
-    _check(search)
+    first = _check(search)
     storage = _absolute(arguments.storage)
     if storage is not None:
         refuse_unreachable(storage)
@@ -112,7 +113,7 @@ def _search(arguments: argparse.Namespace) -> int:
     signals = StopSignals()
     with signals:
         try:
-            searching = Searching(folder, _command, signals.requested, _say)
+            searching = Searching(folder, _command, signals.requested, _say, first)
             facts = searching.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             again = shlex.join(["wgan-search", str(folder.path)])
@@ -163,8 +164,11 @@ def _space_file(space: str) -> Path:
     return shipped / f"{space}.yaml"
 
 
-def _check(search: Search) -> None:
-    """Refuse what cannot be trained, at both ends of every range. Raises `ConfigError`."""
+def _check(search: Search) -> dict[str, Value]:
+    """Refuse what cannot be trained, at both ends of every range; returns the defaults in these.
+
+    Raises `ConfigError`.
+    """
     from omegaconf import open_dict
 
     from wgan_cli.commands.composition import Composer
@@ -195,6 +199,23 @@ def _check(search: Search) -> None:
         refuse_missing_packages(config)
         filled, _ = fill(config)
     _check_metric(search, filled)
+    return _defaults(search, composer)
+
+
+def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
+    """What the settings searched are where nobody types them, as far as the space holds that."""
+    from omegaconf import open_dict
+
+    from wgan_cli.search.first import defaults_in
+
+    try:
+        composed = composer.compose(search.words)
+        with open_dict(composed):
+            del composed["hydra"]
+        return defaults_in(search, as_dict(fill(validate(composed))[0]))
+    except ConfigError:
+        # The words cannot be without the space.
+        return {}
 
 
 def _check_metric(search: Search, config: TrainConfig) -> None:

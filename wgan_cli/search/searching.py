@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from wgan_cli.errors import (
 from wgan_cli.rundir import RunFolder
 from wgan_cli.search.child import PAUSE, STOPPED, Course, Ending, carry_out
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.space import Search, as_words
+from wgan_cli.search.space import Search, Value, as_words
 from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudyFacts, facts_of
 from wgan_cli.search.tables import counted, trial_line
@@ -35,7 +35,7 @@ class Searching:
     """Carries out the trials of the search begun in a folder.
 
     `command` makes a trial's command line, `asked` gives the error by which the search is to end,
-    `say` prints a line.
+    `say` prints a line, `first` has values for trial 0.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class Searching:
         command: Command,
         asked: Callable[[], WganError | None],
         say: Callable[[str], None],
+        first: Mapping[str, Value] | None = None,
     ) -> None:
         self.folder = folder
         self.search, _, _ = folder.read()
         self.command = command
         self.asked = asked
         self.say = say
+        self.first = first
 
     def run(self) -> StudyFacts:
         """Carry out trials until the total is reached, by this process and others.
@@ -73,7 +75,7 @@ class Searching:
         told = False
         while True:
             self._stop_if_asked()
-            found = claim(self.folder, study, self.search)
+            found = claim(self.folder, study, self.search, self.first)
             if isinstance(found, Claim):
                 with found.lock:
                     self._one_trial(study, found)
