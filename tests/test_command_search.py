@@ -82,7 +82,35 @@ def test_a_search_from_its_first_line_to_its_last(
     assert command.run([str(folder)]) == 0
     assert command.run([tiny, "--dir", str(folder)]) == 0
     assert "\n5 trials: 5 finished" in capsys.readouterr().out
+    assert command.run([str(folder), "--trials", "2"]) == 0
+    assert capsys.readouterr().out.startswith("5 trials in ")
     assert len((read_study(folder) or facts).trials) == 5
+
+
+def test_the_first_trial_is_the_defaults(tiny: str, quick: None, here: Path) -> None:
+    space = {
+        "clip": {"low": 0.01, "high": 0.1, "log": True},
+        "n_critic": {"low": 1, "high": 3},
+        "latent_dim": {"low": 90, "high": 100, "step": 5},
+        "batch_size": {"low": 5, "high": 15, "step": 10},
+        "optimizer.critic.lr": {"low": 1e-5, "high": 1e-2, "log": True},
+        "ema": {"low": 0.1, "high": 0.2},
+        "loss": {"choices": ["hinge", "wasserstein"]},
+    }
+    own = {**SPACE, "space": space, "trials": 2, "words": ["optimizer.lr=0.0003"]}
+    Path("own.yaml").write_text(yaml.safe_dump(own))
+    assert command.run(["own.yaml", "--dir", "mine"]) == 0
+    facts = read_study(Path("mine"))
+    assert facts is not None
+    first, second = (trial.params for trial in facts.trials)
+    # What the digits recommend, what the words say, and what nobody does.
+    usual = {"clip": 0.013, "n_critic": 1, "optimizer.critic.lr": 0.0003, "loss": "wasserstein"}
+    assert first.items() >= usual.items()
+    assert not second.items() >= usual.items()
+    # The others' defaults lie outside, or between two steps.
+    assert first["latent_dim"] in (90, 95, 100)
+    assert first["batch_size"] in (5, 15)
+    assert 0.1 <= first["ema"] <= 0.2
 
 
 def test_typed_words_are_the_same_for_every_trial(tiny: str, quick: None, here: Path) -> None:
@@ -111,6 +139,8 @@ def test_where_no_trial_finishes_the_exit_code_is_1(
         (["tiny.yaml", "clip=0.01,0.02"], 2, "one value for all trials"),
         (["tiny.yaml", "stpes=3"], 2, "Did you mean steps?"),
         (["tiny.yaml", "hydra.run.dir=x"], 2, "chooses this itself"),
+        (["resume.yaml"], 2, "resume: wgan-search chooses this itself"),
+        (["twice.yaml"], 2, "clip is searched by the space and fixed by clip=0.1 among its words"),
         (["tiny.yaml", "--storage", "nonsense"], 2, "--storage nonsense cannot be opened"),
         (["begun", "batch_size=8"], 2, "begun holds another search (words"),
         (["tiny.yaml", "--dir", "begun", "n_critic=1"], 2, "begun holds another search (words"),
@@ -127,6 +157,9 @@ def test_a_mistake_is_one_sentence_and_nothing_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny", None)
+    own = {**SPACE, "space": {**SPACE["space"], "resume": {"choices": ["auto", None]}}}
+    Path("resume.yaml").write_text(yaml.safe_dump(own))
+    Path("twice.yaml").write_text(yaml.safe_dump({**SPACE, "words": ["clip=0.1"]}))
     assert command.run(words) == code
     answer = capsys.readouterr().err
     assert answer.startswith("wgan-search: ")

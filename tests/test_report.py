@@ -25,6 +25,7 @@ from wgan_cli.commands.report import run as report_command
 from wgan_cli.commands.train import run as train
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import ConfigError
+from wgan_cli.locking import locked
 from wgan_cli.report import Report, read_runs
 
 EXACT = "wasserstein/exact"
@@ -132,6 +133,38 @@ VALUES = {
     "loss=wasserstein clip=0.01": [3.52, 3.49],
     "loss=wasserstein clip=0.03": [3.22, 3.21, 3.25],
 }
+
+
+def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[str, Any]) -> None:
+    places = [write(tmp_path / f"{n}", default, [f"seed={n}"], 3.0, "running") for n in range(3)]
+    (places[0] / ".lock").touch()
+    live = locked(places[1] / ".lock")
+    assert live is not None
+    with live:
+        runs = read_runs([tmp_path])
+        # It is only looked at: who trains there still has it, and who comes later can.
+        assert locked(places[1] / ".lock") is None
+    assert [run.state for run in runs] == ["cut off", "running", "running"]
+    assert runs[0].message == f"its process is gone; resume={places[0]} goes on with it"
+    assert [run.message for run in runs[1:]] == ["", ""]
+    assert not (places[2] / ".lock").exists()
+    assert [setting.n for setting in Report(runs).settings] == [0]
+
+
+def test_a_link_to_a_run_is_that_run_once(tmp_path: Path, default: dict[str, Any]) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    write(inside / "0", default, ["seed=0"], 3.0)
+    write(outside / "1", default, ["seed=1"], 3.1)
+    write(outside / "2", default, ["seed=2"], 3.2)
+    (inside / "again").symlink_to(inside / "0")
+    (inside / "one").symlink_to(outside / "1")
+    (inside / "around").symlink_to(inside)
+    (inside / "0" / "up").symlink_to(inside)
+    (inside / "all").symlink_to(outside)
+    (inside / "nowhere").symlink_to(tmp_path / "gone")
+    (inside / "itself").symlink_to(inside / "itself")
+    assert sorted(run.seed for run in read_runs([inside])) == [0, 1]
+    assert sorted(run.seed for run in read_runs([inside, inside / "all"])) == [0, 1, 2]
 
 
 def test_means_deviations_and_intervals_are_numpys_and_scipys(

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from test_report import EXACT, Tables, default, page_of, write
 from benchmarks.report import write_runs
 from wgan_cli.commands.report import run as report_command
 from wgan_cli.report import Report, read_runs
-from wgan_cli.report.curves import merged, thinned
+from wgan_cli.report.curves import HeatMap, merged, thinned
+from wgan_cli.report.drawing import heat_chart
 
 __all__ = ["default"]
 
@@ -224,6 +226,36 @@ def test_two_numbers_make_a_map_for_each_choice_of_the_rest(
         assert np.array_equal(one.cells, [[1.5, 3.5], [2.5, np.nan]], equal_nan=True)
         assert one.lost.tolist() == [[False, False], [False, True]]
     assert "Two settings at once" in page_of(report, tmp_path).words
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [
+        ([(1, 1), (1, 2), (2, 1), (2, 2)], True),
+        ([(1, 1), (2, 2)], False),
+        ([(1, 1), (2, 2), (3, 3), (4, 4)], False),
+    ],
+)
+def test_points_of_which_none_share_a_row_are_no_map(
+    cells: list[tuple[int, int]], shown: bool, tmp_path: Path, default: dict[str, Any]
+) -> None:
+    for place, (a, b) in enumerate(cells):
+        write(tmp_path / str(place), default, [f"clip=0.{a}", f"optimizer.lr=0.{b}"], 3.0)
+    # Runs without a result fill nothing.
+    write(tmp_path / "last", default, ["clip=0.1", "optimizer.lr=0.3"], state="preempted")
+    maps, note = Report(read_runs([tmp_path])).heat_maps
+    assert bool(maps) is shown
+    assert ("runs fill too little of a grid of" in note) is not shown
+
+
+@pytest.mark.parametrize("low", [0.000122039, 0.5])
+def test_a_maps_words_are_on_it(low: float) -> None:
+    values = (low, low * 1.3, low * 1.7)
+    one = HeatMap("", ("clip", "optimizer.lr"), values, values, np.eye(3), np.eye(3) > 1)
+    (left,) = re.findall(r"rotate\(-90 ([-\d.]+) ", heat_chart(one, "w"))
+    assert 8.5 <= float(left) < 40
+    # No two ticks are one number.
+    assert "1.00002" in heat_chart(replace(one, ys=(1.0, 1.00001, 1.00002)), "w")
 
 
 def test_more_numbers_than_two_are_said_to_have_no_map(

@@ -449,16 +449,38 @@ def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
     assert claim(folder, studies[1], asked) == NoneFree(elsewhere=2)
 
 
+def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
+    space = {**X, "y": {"choices": [1, 2]}}
+    folder = begun(trials=1, space=space)
+    asked, _, _ = folder.read()
+    # Killed before it was taken: it waits, and is none beyond the total.
+    open_study(folder).enqueue_trial({"x": 0.25})
+    one = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(one, Claim)
+    assert (one.trial.number, one.values["x"], one.again) == (0, 0.25, False)
+    one.lock.close()
+    again = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(again, Claim)
+    assert (again.trial.number, again.values, again.again) == (0, one.values, True)
+    asked, _, _ = begun(trials=2, space=space).read()
+    two = claim(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(two, Claim)
+    assert two.trial.number == 1
+    assert two.values["x"] not in (0.25, 0.5)
+    assert isinstance(claim(folder, open_study(folder), asked, {"x": 0.5}), NoneFree)
+
+
 def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     folder = begun(trials=7)
     asked, _, _ = folder.read()
     studies = [open_study(folder) for _ in range(4)]
     gate = threading.Barrier(len(studies))
+    first = {"x": 0.5}
 
     def ask(study: optuna.Study) -> list[int]:
         gate.wait()
         numbers = []
-        while isinstance(found := claim(folder, study, asked), Claim):
+        while isinstance(found := claim(folder, study, asked, first), Claim):
             numbers.append(found.trial.number)
             held.append(found.lock)
         return numbers
@@ -467,7 +489,7 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     with ThreadPoolExecutor(len(studies)) as threads:
         shares = list(threads.map(ask, studies))
     assert sorted(number for share in shares for number in share) == list(range(7))
-    assert len(open_study(folder).trials) == 7
+    assert [trial.params["x"] == 0.5 for trial in open_study(folder).trials] == [True] + [False] * 6
 
 
 def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> None:
@@ -516,6 +538,51 @@ def test_another_search_in_the_folder_is_refused(begun: Any, search: Any) -> Non
         begun("tag=a")
     # More trials are the same search.
     assert len(search(begun(trials=2)).trials) == 2
+
+
+def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
+    folder = begun(trials=2)
+    search(folder)
+    folder.journal.rename(folder.path / "aside")
+    with pytest.raises(ConfigError) as refusal:
+        search(folder)
+    assert str(refusal.value) == (
+        f"{folder.trial(0)} holds a run of another study: put {folder.journal} back, or choose"
+        " another --dir."
+    )
+    assert states(read_study(folder.path)) == []
+    (folder.path / "aside").rename(folder.journal)
+    assert len(search(begun(trials=3)).trials) == 3
+
+
+@pytest.mark.parametrize("more", [[], ["x=0.5"]])
+def test_a_trial_is_taken_up_in_its_own_folder_alone(
+    more: list[str], begun: Any, search: Any
+) -> None:
+    folder = begun("hydra.verbose=true", "a=1", trials=1)
+    asked, _, _ = folder.read()
+    lost = claim(folder, open_study(folder), asked)
+    assert isinstance(lost, Claim)
+    lost.lock.close()
+    x = f"x={lost.values['x']!r}"
+    # As after a resume, whose words follow the first start's.
+    noted = ["a=1", x, "a=1", x] if not more else ["a=1", *more]
+    (folder.trial(0) / "overrides.yaml").write_text(json.dumps(noted))
+    if more:
+        with pytest.raises(ConfigError, match="0000 holds a run of another study"):
+            search(folder)
+        assert starts(folder, 0) == []
+    else:
+        assert states(search(folder)) == ["finished"]
+
+
+def test_a_smaller_total_is_not_below_the_trials_there_are(begun: Any, search: Any) -> None:
+    search(begun(trials=3))
+    folder = begun(trials=2)
+    assert folder.read()[0].trials == 3
+    assert search(folder).asked == 3
+    begun(trials=9)
+    assert begun(trials=5).read()[0].trials == 5
 
 
 def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -104,6 +105,21 @@ def test_the_page_shows_every_trial_with_the_studys_numbers(searched: SearchFold
     assert f"The best is trial {facts.best.number} with {facts.best.value:.4g}" in text
     for key, share in facts.importances.items():
         assert [key, f"{100 * share:.0f}%", ""] in parser.rows
+
+
+def test_a_trials_run_is_what_its_trial_is(searched: SearchFolder) -> None:
+    said = {"message": "asked to stop", "final": {"wasserstein/exact": 5.0}}
+    for number, state in {3: "running", 4: "preempted", 5: "preempted", 14: "preempted"}.items():
+        status = json.dumps({"state": state, **said})
+        (searched.trial(number) / "status.json").write_text(status)
+    assert run([str(searched.path)]) == 0
+    with (searched.path / "summary.csv").open() as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    shown = {number: rows[f"trials/{number:04d}"] for number in (2, 3, 4, 14)}
+    assert [row["state"] for row in shown.values()] == ["finished", "failed", "pruned", "preempted"]
+    assert shown[3]["message"] == HOSTILE
+    assert shown[4]["message"] == "ended early: worse than half of the trials before it"
+    assert shown[14]["message"] == "asked to stop"
 
 
 def test_what_a_trial_says_is_text(searched: SearchFolder) -> None:

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from wgan_cli.errors import DiskError
+from wgan_cli.errors import CheckpointError, DiskError
 
 # What can be full, and what to do about it.
 _FULL = {
@@ -135,6 +135,22 @@ def disk_error(
 def is_full(error: OSError) -> bool:
     """Whether there was no space: on the disk, in a quota or under a limit."""
     return error.errno in _FULL
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `CheckpointError` for a link to a file or folder elsewhere.
+
+    Somebody else may have packed the run, and what is written to it must not go elsewhere.
+    """
+    if not path.is_symlink() or path.is_char_device():
+        return
+    # Path.resolve raises for a loop.
+    place = Path(os.path.realpath(path))
+    if not place.is_relative_to(path.parent.resolve()):
+        raise CheckpointError(
+            f"{path} is a link to {place}, and a run writes to its own folder alone: put what"
+            " it points to in its place, or remove it."
+        )
 
 
 def _room(path: Path) -> str:

@@ -38,6 +38,19 @@ def locked(path: Path) -> TextIO | None:
         file.close()
 
 
+def unheld(path: Path) -> bool:
+    """Whether the lock file at `path` is there and nobody has it; neither made nor changed.
+
+    False where that cannot be told, as on a network disk without `flock`.
+    """
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Inside, nobody else is inside for this lock file; who comes later waits. Raises `DiskError`.

@@ -16,15 +16,15 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
-from wgan_cli.files import Growing, disk_error, sync, write_over, write_whole
-from wgan_cli.locking import locked
+from wgan_cli.files import Growing, disk_error, refuse_link, sync, write_over, write_whole
+from wgan_cli.locking import locked, unheld
 from wgan_cli.migration import migrated
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
-LOG = "train.log"
+LOG, LOCK = "train.log", ".lock"
 ENVIRONMENT = "environment.json"
 _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 _PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
@@ -69,7 +69,7 @@ class RunFolder:
         """
         make_folder(self.path)
         self._refuse_links()
-        lock = locked(self.path / ".lock")
+        lock = locked(self.path / LOCK)
         if lock is None:
             raise FolderInUseError(
                 f"Another process is training in {self.path}. Wait for it, or choose another"
@@ -83,6 +83,10 @@ class RunFolder:
             make_folder(folder)
         self._remove_leftovers()
 
+    def left(self) -> bool:
+        """Whether its lock is there and no process has it; False where that cannot be told."""
+        return unheld(self.path / LOCK)
+
     def abandon(self) -> None:
         """Where no run has begun, remove what was written for it: the folder is free again."""
         begun = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
@@ -94,7 +98,7 @@ class RunFolder:
             with suppress(OSError):
                 folder.rmdir()
         # Last: whoever makes it anew owns the folder.
-        _remove([self.path / ".lock"])
+        _remove([self.path / LOCK])
 
     def release(self) -> None:
         """Let another process write here."""
@@ -194,7 +198,7 @@ class RunFolder:
         write_whole(self.path / name, text.encode(), durable=durable)
 
     def _refuse_links(self) -> None:
-        for name in (".lock", LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):
+        for name in (LOCK, LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):
             refuse_link(self.path / name)
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             refuse_link(folder)
@@ -257,22 +261,6 @@ def make_folder(path: Path) -> None:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def refuse_link(path: Path) -> None:
-    """Raise `CheckpointError` for a link to a file or folder elsewhere.
-
-    Somebody else may have packed the run, and what is written to it must not go elsewhere.
-    """
-    if not path.is_symlink() or path.is_char_device():
-        return
-    # Path.resolve raises for a loop.
-    place = Path(os.path.realpath(path))
-    if not place.is_relative_to(path.parent.resolve()):
-        raise CheckpointError(
-            f"{path} is a link to {place}, and a run writes to its own folder alone: put what"
-            " it points to in its place, or remove it."
-        )
 
 
 def remove_if_empty(path: Path) -> None:

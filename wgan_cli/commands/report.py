@@ -59,6 +59,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     # What it builds on is not needed for an answer to a mistake.
     from wgan_cli.report import Report, read_runs
+    from wgan_cli.report.search import tell_as_trials
     from wgan_cli.report.terminal import screen_width
     from wgan_cli.search.study import read_study
 
@@ -71,8 +72,11 @@ def _report(arguments: argparse.Namespace) -> None:
             " config.yaml."
         )
     title = ", ".join(str(shown(folder)) for folder in folders)
-    studies = [facts for facts in map(read_study, folders) if facts is not None]
-    report = Report(runs, by=arguments.by, title=title, studies=studies)
+    found = [(folder, read_study(folder)) for folder in folders]
+    studies = {folder: facts for folder, facts in found if facts is not None}
+    for folder, facts in studies.items():
+        tell_as_trials(runs, folder, facts)
+    report = Report(runs, by=arguments.by, title=title, studies=list(studies.values()))
     _say(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")

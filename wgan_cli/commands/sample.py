@@ -78,7 +78,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
 
     # From here on torch is needed, which takes seconds to import.
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
-    from wgan_cli.rundir import refuse_link
+    from wgan_cli.files import refuse_link
 
     state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from wgan_cli.checking import nearest
 from wgan_cli.commands.answering import complain, leave
 from wgan_cli.commands.help import options_in
-from wgan_cli.config import configs_folder, fill, refuse_missing_packages, validate
+from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
     ConfigError,
     DataError,
@@ -29,9 +29,10 @@ from wgan_cli.schema import METRICS
 from wgan_cli.training.interrupts import StopSignals, Terminated, leaving_when_asked
 
 if TYPE_CHECKING:
+    from wgan_cli.commands.composition import Composer
     from wgan_cli.schema import TrainConfig
     from wgan_cli.search.folder import SearchFolder
-    from wgan_cli.search.space import Search
+    from wgan_cli.search.space import Search, Value
     from wgan_cli.search.study import StudyFacts
 
 # What wgan-search says itself to every run.
@@ -99,19 +100,20 @@ def _search(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands.paths import shown
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.searching import Searching
+    from wgan_cli.search.tables import counted
 
     name, search = _asked_for(arguments)
-    _check(search)
+    first = _check(search)
     storage = _absolute(arguments.storage)
     if storage is not None:
         refuse_unreachable(storage)
     folder = SearchFolder(shown(_folder(arguments, name)))
-    folder.begin(search, name, storage)
-    print(f"{search.trials} trials in {folder.path}", flush=True)
+    search = folder.begin(search, name, storage)
+    print(f"{counted(search.trials)} in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:
         try:
-            searching = Searching(folder, _command, signals.requested, _say)
+            searching = Searching(folder, _command, signals.requested, _say, first)
             facts = searching.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             again = shlex.join(["wgan-search", str(folder.path)])
@@ -162,16 +164,26 @@ def _space_file(space: str) -> Path:
     return shipped / f"{space}.yaml"
 
 
-def _check(search: Search) -> None:
-    """Refuse what cannot be trained, at both ends of every range. Raises `ConfigError`."""
+def _check(search: Search) -> dict[str, Value]:
+    """Refuse what cannot be trained, at both ends of every range; returns the defaults in these.
+
+    Raises `ConfigError`.
+    """
     from omegaconf import open_dict
 
     from wgan_cli.commands.composition import Composer
     from wgan_cli.search.space import key_of
 
-    for word in search.words:
+    for word in (*search.words, *search.settings):
         if key_of(word) in _OWN:
             raise ConfigError(f"{word}: wgan-search chooses this itself for every trial.")
+    fixed = {key_of(word): word for word in search.words}
+    for key in search.settings:
+        if key_of(key) in fixed:
+            raise ConfigError(
+                f"{key} is searched by the space and fixed by {fixed[key_of(key)]} among its words;"
+                " leave one of them out."
+            )
     composer = Composer()
     if len(composer.jobs(search.words)) > 1:
         raise ConfigError(
@@ -187,6 +199,23 @@ def _check(search: Search) -> None:
         refuse_missing_packages(config)
         filled, _ = fill(config)
     _check_metric(search, filled)
+    return _defaults(search, composer)
+
+
+def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
+    """What the settings searched are where nobody types them, as far as the space holds that."""
+    from omegaconf import open_dict
+
+    from wgan_cli.search.first import defaults_in
+
+    try:
+        composed = composer.compose(search.words)
+        with open_dict(composed):
+            del composed["hydra"]
+        return defaults_in(search, as_dict(fill(validate(composed))[0]))
+    except ConfigError:
+        # The words cannot be without the space.
+        return {}
 
 
 def _check_metric(search: Search, config: TrainConfig) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS, HIGHLIGHTED = 8, 6
 # A curve's points on the page, and those of all grey curves of a chart together.
 _POINTS, _GREY_POINTS = 300, 6000
-# Two settings' values that fill less of their grid than this are no grid.
+# Two settings' values whose results fill less of their grid than this are no grid.
 _FILLED = 0.25
 _MAPS = 6
 
@@ -112,8 +112,8 @@ def heat_maps(report: Report) -> tuple[list[HeatMap], str]:
         for others, group in groups.items()
     ]
     maps = [one for one in maps if one.cells.size > 1]
-    if sum(len(group) for group in groups.values()) < _FILLED * sum(map(_size, maps)):
-        return [], f"No heat map: the values of {keys[x]} and {keys[y]} form no grid."
+    if not _filled(maps):
+        return [], f"No heat map: runs fill too little of a grid of {keys[x]} and {keys[y]}."
     note = f"The first {_MAPS} of {len(maps)} heat maps." if len(maps) > _MAPS else ""
     return maps[:_MAPS], note
 
@@ -188,5 +188,9 @@ def _numbers(values: Sequence[Hashable]) -> bool:
     return len(known) > 1 and all(type(value) in (int, float) for value in known)
 
 
-def _size(one: HeatMap) -> int:
-    return one.cells.size
+def _filled(maps: Sequence[HeatMap]) -> bool:
+    """Whether most rows or columns have something to compare, unlike those of random points."""
+    filled = sum(int((np.isfinite(one.cells) | one.lost).sum()) for one in maps)
+    size = sum(one.cells.size for one in maps)
+    alone = sum(max(one.cells.shape) for one in maps)
+    return filled == size or (filled > alone and filled >= _FILLED * size)

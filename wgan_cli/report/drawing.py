@@ -8,7 +8,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ _LEGEND_WORDS = 60
 _MOST_TICKS = 12
 # Points; a number has no room in less.
 _NARROWEST_CELL = 16
+# Inches that a sign of a tick's label takes.
+_SIGN = 0.065
 # Inches above the charts of the picture, for what it shows and what to make of it.
 _HEAD = 1.2
 # So few points are marked each.
@@ -74,10 +76,11 @@ def chart(panel: Panel, settings: int) -> str:
 
 def heat_chart(one: HeatMap, tag: str) -> str:
     """A heat map as an SVG element."""
-    wide, high = 1.3 + 0.62 * max(3, len(one.xs)), 1.0 + 0.42 * max(2, len(one.ys))
+    across = 0.45 + _SIGN * max(map(len, _ticks(one.ys)))
+    wide, high = across + 0.35 + 0.62 * max(3, len(one.xs)), 1.0 + 0.42 * max(2, len(one.ys))
     with _style(_PAGE, one.words):
         figure = _figure(wide, high)
-        left, bottom = 0.95 / wide, 0.5 / high
+        left, bottom = across / wide, 0.5 / high
         axes = figure.add_axes((left, bottom, 1 - left - 0.1 / wide, 1 - bottom - 0.35 / high))
         _draw_heat(axes, one, tag, _PAGE)
         return _svg(figure, f"heat {one.words}")
@@ -198,10 +201,17 @@ def _draw_heat(axes: Axes, one: HeatMap, tag: str, ink: _Ink) -> None:
     for axis, values, every in ticks:
         every = max(every, math.ceil(len(values) / _MOST_TICKS))
         kept = range(0, len(values), every)
-        axis.set_ticks([place + 0.5 for place in kept], [f"{values[place]:g}" for place in kept])
+        words = _ticks(values)
+        axis.set_ticks([place + 0.5 for place in kept], [words[place] for place in kept])
     axes.set_xlabel(one.keys[0]).set_parse_math(False)
     axes.set_ylabel(one.keys[1]).set_parse_math(False)
     axes.set_title(f"{tag}  {one.words}".strip(), fontsize=9.5, loc="left").set_parse_math(False)
+
+
+def _ticks(values: Sequence[float]) -> list[str]:
+    """To four digits, where that tells them apart."""
+    short = [number(value) for value in values]
+    return short if len(set(short)) == len(values) else [f"{value:g}" for value in values]
 
 
 def _legend(axes: Axes, report: Report) -> None:

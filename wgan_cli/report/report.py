@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from wgan_cli.files import write_whole
+from wgan_cli.files import refuse_link, write_whole
 from wgan_cli.report import ranking, spreadsheet, terminal
 from wgan_cli.report.curves import HeatMap, Panel, heat_maps, panels
 from wgan_cli.report.runs import Run, readable
 from wgan_cli.report.settings import in_words
 from wgan_cli.report.varied import what_varied
-from wgan_cli.rundir import make_folder, refuse_link
+from wgan_cli.rundir import make_folder
 from wgan_cli.search.study import StudyFacts
 
 CSV, PAGE, PICTURE = "summary.csv", "report.html", "report.png"

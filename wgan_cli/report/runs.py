@@ -19,6 +19,7 @@ from wgan_cli.migration import migrated
 from wgan_cli.report.settings import as_value, flat_settings, read_yaml
 from wgan_cli.rundir import CONFIG, ENVIRONMENT, STATUS, RunFolder
 
+RUNNING, CUT_OFF = "running", "cut off"
 # States that no resume mends by itself: these rows go last and enter no mean or curve.
 LOST = ("diverged", "failed")
 # What a run keeps in its own folder, where no other run lies.
@@ -34,8 +35,9 @@ class Run:
     """One run: its folder, its `name` in tables, and what its files say.
 
     `state`, `message`, `step`, `steps`, `seconds` and `final` (tag to finite number) are
-    `status.json`'s, `config` is empty where `config.yaml` cannot be read, `words` what was typed,
-    `argv` the command line of the process.
+    `status.json`'s, but that a running run whose process is gone is cut off. `config` is empty
+    where `config.yaml` cannot be read, `words` what was typed, `argv` the command line of the
+    process.
     """
 
     folder: Path
@@ -125,8 +127,8 @@ class Run:
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Every run in or below the paths, in the order of their names, each once.
 
-    A folder with `status.json` or `config.yaml` is a run. Files that are missing, broken or half
-    written raise nothing: such a run is listed with what can be read.
+    A folder with `status.json` or `config.yaml` is a run, also by a link to it. Files that are
+    missing, broken or half written raise nothing: such a run is listed with what can be read.
     """
     folders: dict[str, Path] = {}
     for path in paths:
@@ -158,6 +160,9 @@ def readable(node: Any) -> Any:
 def _run_folders(path: Path) -> Iterator[Path]:
     for place, below, files in os.walk(path):
         run = STATUS in files or CONFIG in files
+        # What else a link leads to may be a whole disk, or the folder that it is in.
+        links = [link for link in (Path(place, name) for name in below) if link.is_symlink()]
+        yield from (link for link in sorted(links) if RunFolder(link).holds_run())
         below[:] = sorted(
             name for name in below if not name.startswith(".") and not (run and name in _INNER)
         )
@@ -172,11 +177,19 @@ def _name(folder: Path, base: Path) -> str:
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
     status: dict[str, Any] = _tried(lambda: readable(folder.read_status()), {})
+    gone = status.get("state") == RUNNING and folder.left()
+    if gone:
+        # It may have ended since its status was read.
+        status = _tried(lambda: readable(folder.read_status()), {})
     run = Run(path, readable(name), words=_tried(lambda: readable(folder.read_overrides()), []))
     run.argv = _tried(lambda: readable(_argv(path / ENVIRONMENT)), [])
     run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
     run.state = str(status.get("state", "unknown"))
     run.message = " ".join(str(status.get("message") or "").split())
+    if gone and run.state == RUNNING:
+        run.state = CUT_OFF
+        again = f"its process is gone; resume={readable(str(path))} goes on with it"
+        run.message = f"{run.message} {again}".strip()
     run.ended = str(status.get("ended") or "")
     run.step = _number(status.get("step"), int) or 0
     run.steps = _number(status.get("steps"), int) or _number(run.config.get("steps"), int)

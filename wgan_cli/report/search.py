@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wgan_cli.report.drawing import page_chart
 from wgan_cli.report.ranking import number
+from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import in_words
+from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudyFacts, history
+from wgan_cli.search.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Of the chart's height, above and below.
 _ROOM = 0.08
+_HOPELESS = "ended early: worse than half of the trials before it"
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class SearchSection:
         running = (RUNNING,) if self.facts.count(RUNNING) else ()
         states = (FINISHED, PRUNED, FAILED, *running)
         parts = ", ".join(f"{self.facts.count(state)} {state}" for state in states)
-        return f"{len(self.facts.trials)} of {self.facts.asked} trials: {parts}."
+        return f"{len(self.facts.trials)} of {counted(self.facts.asked)}: {parts}."
 
     @property
     def best(self) -> str:
@@ -47,6 +54,21 @@ class SearchSection:
             return "None has finished."
         settings = in_words(list(best.params), list(best.params.values()))
         return f"The best is trial {best.number} with {number(best.value)}: {settings}."
+
+
+def tell_as_trials(runs: Iterable[Run], folder: Path, facts: StudyFacts) -> None:
+    """Runs of the search in `folder` take their trials' states and reasons.
+
+    One that was ended early says of itself that it was asked to stop, and one that was killed
+    nothing. What has finished stays so, and of a trial under way its run knows more.
+    """
+    place = SearchFolder(folder)
+    trials = {os.path.realpath(place.trial(trial.number)): trial for trial in facts.trials}
+    for run in runs:
+        trial = trials.get(os.path.realpath(run.folder))
+        if trial is not None and trial.state in (PRUNED, FAILED) and not run.finished:
+            run.state = trial.state
+            run.message = _HOPELESS if trial.state == PRUNED else trial.reason
 
 
 def section(facts: StudyFacts) -> SearchSection:

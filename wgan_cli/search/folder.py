@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +15,8 @@ from wgan_cli.checking import flatten
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.files import write_whole
 from wgan_cli.locking import held, locked
-from wgan_cli.rundir import make_folder
-from wgan_cli.search.space import Search, checked
+from wgan_cli.rundir import RunFolder, make_folder
+from wgan_cli.search.space import Search, checked, key_of
 
 SEARCH = "search.yaml"
 JOURNAL = "study.log"
@@ -64,25 +64,27 @@ class SearchFolder:
             raise ConfigError(f"{path} does not name its study; start another search.")
         return search, study, storage
 
-    def begin(self, search: Search, name: str, storage: str | None) -> None:
-        """Note the search, or go on with the one that was begun here.
+    def begin(self, search: Search, name: str, storage: str | None) -> Search:
+        """Note the search, or go on with the one that was begun here; returns what is noted.
 
-        A larger or smaller number of trials replaces the one noted. Raises `ConfigError` where
-        another search was begun here, `DiskError`.
+        A larger or smaller number of trials replaces the one noted, none below the trials that
+        there are. Raises `ConfigError` where another search was begun here, `DiskError`.
         """
         make_folder(self.path)
         with self.alone():
             if not self.holds_search():
                 self._write(search, f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}", storage)
-                return
+                return search
             begun, study, place = self.read()
             self._refuse_another(begun, search)
             if storage not in (None, place):
                 raise ConfigError(
                     f"--storage {storage}: the study of {self.path} is in {place or self.journal}."
                 )
+            search = dataclasses.replace(search, trials=max(search.trials, self._trials()))
             if begun.trials != search.trials:
                 self._write(search, study, place)
+            return search
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -94,6 +96,31 @@ class SearchFolder:
         """A trial's lock; None where a process, or a run that outlived it, has it."""
         make_folder(self.trial(number))
         return locked(self.trial(number) / ".search.lock")
+
+    def refuse_foreign(self, number: int, words: Sequence[str] | None = None) -> None:
+        """Raise `ConfigError` where a trial's folder holds a run that is not this trial's.
+
+        So it is where the study was lost and the folders were not. `words` are those by which the
+        trial was begun, None for one that was not.
+        """
+        run = RunFolder(self.trial(number))
+        there = set(run.read_overrides())
+        if words is None:
+            foreign = run.holds_run()
+        else:
+            # Hydra notes no words about itself, and a kill may have come before any was noted.
+            foreign = bool(there) and there != {w for w in words if not _of_hydra(w)}
+        if foreign:
+            _, _, storage = self.read()
+            raise ConfigError(
+                f"{run.path} holds a run of another study: put {storage or self.journal} back, or"
+                " choose another --dir."
+            )
+
+    def _trials(self) -> int:
+        """How many have a folder, which each is given as it begins."""
+        numbers = [int(path.name) for path in self.path.glob("trials/*") if path.name.isdecimal()]
+        return max(numbers, default=-1) + 1
 
     def _write(self, search: Search, study: str, storage: str | None) -> None:
         node = {"study": study, "storage": storage, **dataclasses.asdict(search)}
@@ -112,6 +139,10 @@ class SearchFolder:
             f"{self.path} holds another search ({'; '.join(shown)}{more}). Go on with that one by"
             f" wgan-search {self.path}, or choose another --dir."
         )
+
+
+def _of_hydra(word: str) -> bool:
+    return key_of(word).startswith(("hydra.", "hydra/"))
 
 
 def _plain(search: Search) -> dict[str, Any]:

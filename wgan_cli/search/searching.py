@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ from wgan_cli.errors import (
 from wgan_cli.rundir import RunFolder
 from wgan_cli.search.child import PAUSE, STOPPED, Course, Ending, carry_out
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.space import Search, as_words
+from wgan_cli.search.space import Search, Value, as_words
 from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudyFacts, facts_of
-from wgan_cli.search.tables import trial_line
+from wgan_cli.search.tables import counted, trial_line
 from wgan_cli.search.trials import Claim, NoneFree, claim
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Searching:
     """Carries out the trials of the search begun in a folder.
 
     `command` makes a trial's command line, `asked` gives the error by which the search is to end,
-    `say` prints a line.
+    `say` prints a line, `first` has values for trial 0.
     """
 
     def __init__(
@@ -44,18 +44,21 @@ class Searching:
         command: Command,
         asked: Callable[[], WganError | None],
         say: Callable[[str], None],
+        first: Mapping[str, Value] | None = None,
     ) -> None:
         self.folder = folder
         self.search, _, _ = folder.read()
         self.command = command
         self.asked = asked
         self.say = say
+        self.first = first
 
     def run(self) -> StudyFacts:
         """Carry out trials until the total is reached, by this process and others.
 
         Raises what `asked` gives, `DiskError`, and what every other trial would fail by:
-        `DataError` before any has finished, `ConfigError` for a metric that a run does not measure.
+        `DataError` before any has finished, `ConfigError` for a metric that a run does not measure
+        and for a trial's folder that holds another study's run.
         A trial under way then stays running by the study, to be taken up by the next start.
         """
         from optuna.exceptions import StorageInternalError
@@ -72,7 +75,7 @@ class Searching:
         told = False
         while True:
             self._stop_if_asked()
-            found = claim(self.folder, study, self.search)
+            found = claim(self.folder, study, self.search, self.first)
             if isinstance(found, Claim):
                 with found.lock:
                     self._one_trial(study, found)
@@ -87,7 +90,9 @@ class Searching:
     def _one_trial(self, study: Study, found: Claim) -> None:
         trial, number = found.trial, found.trial.number
         run = RunFolder(self.folder.trial(number))
+        words = [*self.search.words, *as_words(found.values)]
         if found.again:
+            self.folder.refuse_foreign(number, words)
             self.say(f"  #{number} is taken up where it was left.")
         course = Course(run, self.search.metric)
         before = set(study.get_trials(deepcopy=False)[number].intermediate_values)
@@ -97,7 +102,6 @@ class Searching:
                 trial.report(value, step)
             return trial.should_prune()
 
-        words = [*self.search.words, *as_words(found.values)]
         ending = carry_out(self.command(words, run.path), course, found.lock, report, self.asked)
         if ending.state == STOPPED:
             self._stop_if_asked()
@@ -144,5 +148,4 @@ def _stopped_by_another(ending: Ending, number: int) -> WganError:
 
 
 def _waiting(found: NoneFree) -> str:
-    trials = "1 trial" if found.elsewhere == 1 else f"{found.elsewhere} trials"
-    return f"No trial is left to begin; waiting for {trials} of other processes."
+    return f"No trial is left to begin; waiting for {counted(found.elsewhere)} of other processes."

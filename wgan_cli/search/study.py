@@ -113,9 +113,9 @@ def facts_of(folder: SearchFolder, study: Study) -> StudyFacts:
     """What an open study holds."""
     search, _, _ = folder.read()
     trials = tuple(trial_facts(trial, search) for trial in study.get_trials(deepcopy=False))
-    return StudyFacts(
-        search.metric, search.direction, search.trials, trials, _importances(study, trials)
-    )
+    # A smaller total may be noted while a process goes on to its own.
+    asked = max(search.trials, len(trials))
+    return StudyFacts(search.metric, search.direction, asked, trials, _importances(study, trials))
 
 
 def trial_facts(trial: FrozenTrial, search: Search) -> TrialFacts:

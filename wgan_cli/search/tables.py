@@ -27,7 +27,7 @@ def last_words(facts: StudyFacts, runs: Mapping[int, Path], command: str) -> str
     `runs` has the folder of each trial, `command` trains the best.
     """
     counts = ", ".join(f"{facts.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
-    lines = [f"\n{len(facts.trials)} trials: {counts}. {facts.metric}, the best first:", ""]
+    lines = [f"\n{counted(len(facts.trials))}: {counts}. {facts.metric}, the best first:", ""]
     for trial in facts.ranked[:_LISTED]:
         lines.append(f"  #{trial.number:<4} {short(trial.value):<8}  {settings(trial.params)}")
     best = facts.best
@@ -43,6 +43,11 @@ def last_words(facts: StudyFacts, runs: Mapping[int, Path], command: str) -> str
         "  One seed chose it: try it over others (-m … seed=1,2,3) before believing it.",
     ]
     return "\n".join(lines)
+
+
+def counted(trials: int) -> str:
+    """So many trials."""
+    return f"{trials} trial{'s' * (trials != 1)}"
 
 
 def settings(params: Mapping[str, Any]) -> str:

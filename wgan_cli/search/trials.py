@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -31,12 +32,17 @@ class NoneFree:
     elsewhere: int
 
 
-def claim(folder: SearchFolder, study: Study, search: Search) -> Claim | NoneFree:
+def claim(
+    folder: SearchFolder, study: Study, search: Search, first: Mapping[str, Value] | None = None
+) -> Claim | NoneFree:
     """The next trial, its settings proposed and its folder locked.
+
+    Trial 0 has the values of `first` for its settings, as far as they go.
 
     Processes that share a folder choose one after another, so that together they begin no more
     than `search.trials`. A trial that is running by the study, and whose lock is free, belonged to
-    a process that died: it comes first, under its own number.
+    a process that died: it comes first, under its own number. Raises `ConfigError` where the next
+    number's folder holds a run already.
     """
     from optuna.trial import Trial, TrialState
 
@@ -54,9 +60,14 @@ def claim(folder: SearchFolder, study: Study, search: Search) -> Claim | NoneFre
             study.sampler = sampler_for(search, left.number)
             trial = Trial(study, left._trial_id)
             return Claim(trial, _proposed(trial, search), lock, again=True)
-        number = len(study.get_trials(deepcopy=False))
+        there = study.get_trials(deepcopy=False)
+        # A kill may have left the first one waiting.
+        number = sum(trial.state != TrialState.WAITING for trial in there)
         if number >= search.trials:
             return NoneFree(elsewhere)
+        folder.refuse_foreign(number)
+        if first and not there:
+            study.enqueue_trial(dict(first))
         study.sampler = sampler_for(search, number)
         trial = study.ask()
         new = folder.lock_of(trial.number)

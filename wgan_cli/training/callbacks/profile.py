@@ -12,8 +12,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from wgan_cli.errors import DiskError
-from wgan_cli.files import write_whole
-from wgan_cli.rundir import RunFolder, make_folder, refuse_link
+from wgan_cli.files import refuse_link, write_whole
+from wgan_cli.rundir import RunFolder, make_folder
 from wgan_cli.training.phases import untraced
 from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
