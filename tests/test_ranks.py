@@ -11,6 +11,7 @@ import pytest
 import torch
 from several_ranks import groups
 from torch import Tensor, nn
+from torch.distributed import HashStore
 
 from wgan_cli.constraints import (
     Constraint,
@@ -26,11 +27,13 @@ from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.optimizers import RMSprop
+from wgan_cli.place import Place
 from wgan_cli.randomness import Draws, Share, Stream
+from wgan_cli.training import ranks
 from wgan_cli.training.classes import Classes
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence
-from wgan_cli.training.ranks import ALONE, Ranks
+from wgan_cli.training.ranks import ALONE, Group, Ranks
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
@@ -286,3 +289,19 @@ def test_a_message_carries_gradients_numbers_and_signals(tmp_path: Path) -> None
         "preempted": ([1.5, 5.0], gradients, ["PreemptedError", "NoneType"]),
         "interrupted": ([1.5, 5.0], gradients, ["InterruptedRunError", "InterruptedRunError"]),
     }
+
+
+def test_another_attempt_of_torchrun_reads_nothing_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = HashStore()
+    monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
+    found = []
+    for attempt in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        group = ranks.of_place.__wrapped__(Place(1, 2, 1, 2))
+        assert isinstance(group, Group)
+        found.append(group.end_of(1))
+        group.tell_end(5, "NaN", "diverged")
+        assert group.end_of(1) is not None
+    assert found == [None, None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +17,7 @@ from wgan_cli.errors import ConfigError, DiskError, FolderInUseError, PreemptedE
 from wgan_cli.files import disk_error
 from wgan_cli.place import Place, refuse_in_several, refuse_uneven
 from wgan_cli.rules import check_rules
-from wgan_cli.training.interrupts import Terminated, leaving_when_asked
+from wgan_cli.training.interrupts import StopSignals, Terminated, leaving_when_asked
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -41,13 +42,16 @@ def run(words: Sequence[str]) -> int:
     """
     place = Place.here()
     if place.world == 1:
-        return _answered(words)
-    from wgan_cli.commands.ranks import follow, lead
+        return _answered(words, lambda: None)
+    with StopSignals() as signals:
+        # An import of torch that is cut short cannot be done again, and the others are to hear why.
+        from wgan_cli.commands.ranks import follow, group_of, lead
 
-    return lead(place, lambda: _answered(words)) if place.rank == 0 else follow(place)
+        group = group_of(place)
+    return lead(group, signals, partial(_answered, words)) if group.leads else follow(group)
 
 
-def _answered(words: Sequence[str]) -> int:
+def _answered(words: Sequence[str], why_asked: Callable[[], WganError | None]) -> int:
     try:
         with leaving_when_asked():
             return _run(list(words))
@@ -62,8 +66,9 @@ def _answered(words: Sequence[str]) -> int:
         complain("wgan-train: interrupted.")
         return 130
     except Terminated:
-        complain("wgan-train: asked to stop while nothing was training.")
-        return PreemptedError.exit_code
+        why = why_asked() or PreemptedError("asked to stop while nothing was training.")
+        complain(f"wgan-train: {why}")
+        return why.exit_code
 
 
 def _run(words: list[str]) -> int:

@@ -28,7 +28,6 @@ class Leader(_Ranked):
 
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
-        self.group.send(self.state())
         try:
             super().fit()
         except RankError:
@@ -37,6 +36,12 @@ class Leader(_Ranked):
             if self._awaited:
                 self._say(Word.END)
             raise
+
+    def begin(self) -> None:
+        """Begin the record, which tells of a rank that is not there, and let the others begin."""
+        super().begin()
+        self.group.arrive("start")
+        self.group.send(self.state())
 
     def advance(self) -> None:
         """One step. Where another rank is lost amid it, what is done of it is saved."""
@@ -80,10 +85,9 @@ class Leader(_Ranked):
 class Follower(_Ranked):
     """Any other rank: it has no callbacks and does what rank 0 says."""
 
-    def fit(self) -> None:
-        """Train until rank 0 has ended. Raises what happens here, or `RankError`."""
+    def begin(self) -> None:
+        """Load what rank 0 begins with."""
         self.load(self.group.receive())
-        super().fit()
 
     def housekeeping(self) -> None:
         """Wait for rank 0 where it does more than a step; stop where all were asked to."""
