@@ -269,10 +269,11 @@ def small_talk(ranks: Ranks) -> dict[str, Any]:
         heard = ranks.heard(signals)
         layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)])
         weights = Weights(layers)
-        # The second layer is used by rank 1 alone, the third by none.
+        # The second layer is used by rank 1 alone, by its bias without effect; the third by none.
         layers[0].weight.grad = torch.full((1, 2), 1.0 if first else 3.0)
         if not first:
             layers[1].weight.grad = torch.full((1, 2), 4.0)
+            layers[1].bias.grad = torch.zeros(1)
         means = ranks.average(weights, [torch.tensor(1.0 if first else 2.0), torch.tensor(5.0)])
         grads = [None if p.grad is None else p.grad.tolist() for p in layers.parameters()]
         errors = [heard.requested(), heard.overdue()]
@@ -283,7 +284,7 @@ def small_talk(ranks: Ranks) -> dict[str, Any]:
 def test_a_message_carries_gradients_numbers_and_signals(tmp_path: Path) -> None:
     one, other = groups(2, tmp_path, small_talk)
     assert one == other
-    gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], None, None, None]
+    gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], [0.0], None, None]
     assert one == {
         "nothing": ([1.5, 5.0], gradients, ["NoneType", "NoneType"]),
         "preempted": ([1.5, 5.0], gradients, ["PreemptedError", "NoneType"]),

@@ -121,6 +121,26 @@ def test_a_signal_at_any_rank_stops_all_at_one_step_and_the_run_goes_on_bit_for_
     assert_same_curves(whole / "run", here / "cut")
 
 
+def test_another_number_of_processes_must_divide_the_batch_of_a_run(whole: Path) -> None:
+    processes = commands(3, whole / "three", [f"resume={whole / 'run'}"])
+    assert processes.codes() == [2, 2, 2]
+    assert processes.said()[0].endswith("which is 3: go on in 1 or 2 or 4.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_networks_with_batch_norm_go_on_bit_for_bit(number: int, here: Path) -> None:
+    words = [word for word in WORDS if not word.startswith(("model", "steps", "checkpoint"))]
+    words += ["model=dcgan", "model.critic.norm=batch", "steps=2", "ema=0.5"]
+    words += ["checkpoint_every=2", "model.generator.width=2", "model.critic.width=2"]
+    whole = commands(2, here, [*words, "hydra.run.dir=whole"])
+    assert whole.codes() == [0, 0], whole.said()
+    commands(2, here, [*words, "hydra.run.dir=cut"], on_rank_1(2, to_itself(number))).codes()
+    assert state_of(here / "cut")["step"] < 2
+    again = commands(2, here, ["resume=cut"])
+    assert again.codes() == [0, 0], again.said()
+    assert_same_state(here / "whole", here / "cut")
+
+
 def test_a_killed_rank_ends_all_soon_and_nothing_is_lost(whole: Path, here: Path) -> None:
     words = [*WORDS, "hydra.run.dir=cut"]
     started = time.monotonic()

@@ -148,7 +148,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
-    refuse_uneven(place, config.batch_size)
+    refuse_uneven(place, config.batch_size, going_on=resume not in (None, "auto"))
     refuse_missing_packages(config)
     filled, _ = fill(config)
     if resume not in (None, "auto"):

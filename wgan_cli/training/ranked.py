@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from wgan_cli.errors import DivergedError, RankError, WganError
 from wgan_cli.training.ranks import Group, Word
 from wgan_cli.training.trainer import Trainer
@@ -48,11 +46,7 @@ class Leader(_Ranked):
         try:
             super().advance()
         except RankError as error:
-            # BatchNorm's statistics may have seen the batch that then moved no weight.
-            networks = (self.updates.generator, self.updates.critic)
-            if not any(isinstance(m, _BatchNorm) for n in networks for m in n.modules()):
-                super().stop(error)
-            raise
+            super().stop(error)
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; then let the others go on."""
