@@ -31,6 +31,7 @@ from wgan_cli.place import Place
 from wgan_cli.randomness import Draws, Share, Stream
 from wgan_cli.training import ranks
 from wgan_cli.training.classes import Classes
+from wgan_cli.training.hearing import HeardByAll
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence
 from wgan_cli.training.ranks import ALONE, Group, Ranks
@@ -306,3 +307,15 @@ def test_another_attempt_of_torchrun_reads_nothing_of_the_one_before(
         group.tell_end(5, "NaN", "diverged")
         assert group.end_of(1) is not None
     assert found == [None, None]
+
+
+def test_a_gpu_is_waited_for_every_few_steps_at_the_same_ones_on_all_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HeardByAll, "_on_cpu", lambda self: False)
+    heard = HeardByAll(Asked(None))
+    heard.heard = torch.tensor([1.0, 0.0, 1.0])
+    looks = [heard.requested() is not None for _ in range(2 * HeardByAll.STEPS_A_LOOK)]
+    one = [False] * (HeardByAll.STEPS_A_LOOK - 1) + [True]
+    assert looks == one * 2
+    assert heard.overdue() is None

@@ -21,6 +21,7 @@ from several_ranks import commands
 from wgan_cli.commands.train import run
 from wgan_cli.data.feeds import Batch, ResidentFeed
 from wgan_cli.errors import ConfigError
+from wgan_cli.evaluation.evaluation import Evaluation, Findings
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.updates import Updates
 
@@ -115,6 +116,29 @@ def test_a_signal_at_any_rank_stops_all_at_one_step_and_the_run_goes_on_bit_for_
     status = status_of(here / "cut")
     assert (status["state"], status["exit_code"], status["step"]) == (state, code, 3)
     assert "--nproc-per-node=2 -m wgan_cli resume=cut" in processes.said()[0]
+    again = commands(2, here, ["resume=cut"])
+    assert again.codes() == [0, 0], again.said()
+    assert_same_state(whole / "run", here / "cut")
+    assert_same_curves(whole / "run", here / "cut")
+
+
+def test_a_signal_in_an_evaluation_stops_all_and_the_run_goes_on_bit_for_bit(
+    whole: Path, here: Path
+) -> None:
+    def arrange(rank: int) -> None:
+        evaluate = Evaluation.__call__
+
+        def signalled(self: Evaluation, *networks: Any) -> Findings:
+            to_itself(signal.SIGTERM)()
+            return evaluate(self, *networks)
+
+        if rank == 0:
+            Evaluation.__call__ = signalled  # type: ignore[method-assign]
+
+    processes = commands(2, here, [*WORDS, "hydra.run.dir=cut"], arrange)
+    assert processes.codes() == [75, 75], processes.said()
+    state = state_of(here / "cut")
+    assert (state["step"], state["unmeasured"]) == (3, True)
     again = commands(2, here, ["resume=cut"])
     assert again.codes() == [0, 0], again.said()
     assert_same_state(whole / "run", here / "cut")
