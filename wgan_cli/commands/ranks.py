@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -68,12 +69,11 @@ def lead(
             complain(f"wgan-train: {asked}")
             code = asked.exit_code
     finally:
-        # torchrun asks all to end as soon as one has.
-        with StopSignals():
-            group.tell_end(code)
-            group.close(failed=code != 0)
-            # Where torchrun does not keep the store, it is gone with this process.
-            group.wait_for_others(_LINGER)
+        _end_by_itself()
+        group.tell_end(code)
+        group.close(failed=code != 0)
+        # Where torchrun does not keep the store, it is gone with this process.
+        group.wait_for_others(_LINGER)
     return code
 
 
@@ -90,15 +90,21 @@ def follow(group: Group) -> int:
         # Rank 0 says why; Ctrl-C goes to all.
         pass
     except Exception as error:
-        with signals:
-            code = _tell(group, error, 1 if settings is None else settings["batch_size"])
-            group.close(failed=True)
+        _end_by_itself()
+        code = _tell(group, error, 1 if settings is None else settings["batch_size"])
+        group.close(failed=True)
         return code
-    with signals:
-        code = group.code_of_leader(_PATIENCE)
-        group.close(failed=code != 0)
-        group.tell_end(code)
+    _end_by_itself()
+    code = group.code_of_leader(_PATIENCE)
+    group.close(failed=code != 0)
+    group.tell_end(code)
     return code
+
+
+def _end_by_itself() -> None:
+    """Heed no signal: torchrun asks all processes to end as soon as one has."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _train(group: Group, settings: dict[str, Any], signals: StopSignals) -> None:
