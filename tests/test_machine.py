@@ -15,6 +15,7 @@ from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.errors import ConfigError
 from wgan_cli.machine import choose_machine
+from wgan_cli.place import Place
 from wgan_cli.schema import TrainConfig
 from wgan_cli.training.failures import in_plain_words
 
@@ -49,6 +50,13 @@ def test_a_users_own_workspace_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     choose_machine(settings("cuda", deterministic=True))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_more_processes_than_gpus_are_refused_on_all_of_them() -> None:
+    for rank in range(2):
+        with pytest.raises(ConfigError, match="--nproc-per-node=1"):
+            choose_machine(settings("cuda", deterministic=False), Place(rank, 2, rank, 2))
 
 
 def test_a_kernel_that_cannot_repeat_is_a_config_mistake() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from several_ranks import groups
 from torch import Tensor, nn
+from torch.distributed import HashStore
 
 from wgan_cli.constraints import (
     Constraint,
@@ -26,11 +27,14 @@ from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.optimizers import RMSprop
+from wgan_cli.place import Place
 from wgan_cli.randomness import Draws, Share, Stream
+from wgan_cli.training import ranks
 from wgan_cli.training.classes import Classes
+from wgan_cli.training.hearing import HeardByAll
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.points import Cadence
-from wgan_cli.training.ranks import ALONE, Ranks
+from wgan_cli.training.ranks import ALONE, Group, Ranks
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
@@ -266,10 +270,11 @@ def small_talk(ranks: Ranks) -> dict[str, Any]:
         heard = ranks.heard(signals)
         layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)])
         weights = Weights(layers)
-        # The second layer is used by rank 1 alone, the third by none.
+        # The second layer is used by rank 1 alone, by its bias without effect; the third by none.
         layers[0].weight.grad = torch.full((1, 2), 1.0 if first else 3.0)
         if not first:
             layers[1].weight.grad = torch.full((1, 2), 4.0)
+            layers[1].bias.grad = torch.zeros(1)
         means = ranks.average(weights, [torch.tensor(1.0 if first else 2.0), torch.tensor(5.0)])
         grads = [None if p.grad is None else p.grad.tolist() for p in layers.parameters()]
         errors = [heard.requested(), heard.overdue()]
@@ -280,9 +285,37 @@ def small_talk(ranks: Ranks) -> dict[str, Any]:
 def test_a_message_carries_gradients_numbers_and_signals(tmp_path: Path) -> None:
     one, other = groups(2, tmp_path, small_talk)
     assert one == other
-    gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], None, None, None]
+    gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], [0.0], None, None]
     assert one == {
         "nothing": ([1.5, 5.0], gradients, ["NoneType", "NoneType"]),
         "preempted": ([1.5, 5.0], gradients, ["PreemptedError", "NoneType"]),
         "interrupted": ([1.5, 5.0], gradients, ["InterruptedRunError", "InterruptedRunError"]),
     }
+
+
+def test_another_attempt_of_torchrun_reads_nothing_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = HashStore()
+    monkeypatch.setattr(ranks, "rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
+    found = []
+    for attempt in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        group = ranks.of_place.__wrapped__(Place(1, 2, 1, 2))
+        assert isinstance(group, Group)
+        found.append(group.end_of(1))
+        group.tell_end(5, "NaN", "diverged")
+        assert group.end_of(1) is not None
+    assert found == [None, None]
+
+
+def test_a_gpu_is_waited_for_every_few_steps_at_the_same_ones_on_all_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HeardByAll, "_on_cpu", lambda self: False)
+    heard = HeardByAll(Asked(None))
+    heard.heard = torch.tensor([1.0, 0.0, 1.0])
+    looks = [heard.requested() is not None for _ in range(2 * HeardByAll.STEPS_A_LOOK)]
+    one = [False] * (HeardByAll.STEPS_A_LOOK - 1) + [True]
+    assert looks == one * 2
+    assert heard.overdue() is None

@@ -20,6 +20,8 @@ from several_ranks import commands
 
 from wgan_cli.commands.train import run
 from wgan_cli.data.feeds import Batch, ResidentFeed
+from wgan_cli.errors import ConfigError
+from wgan_cli.evaluation.evaluation import Evaluation, Findings
 from wgan_cli.rundir import RunFolder
 from wgan_cli.training.updates import Updates
 
@@ -120,6 +122,50 @@ def test_a_signal_at_any_rank_stops_all_at_one_step_and_the_run_goes_on_bit_for_
     assert_same_curves(whole / "run", here / "cut")
 
 
+def test_a_signal_in_an_evaluation_stops_all_and_the_run_goes_on_bit_for_bit(
+    whole: Path, here: Path
+) -> None:
+    def arrange(rank: int) -> None:
+        evaluate = Evaluation.__call__
+
+        def signalled(self: Evaluation, *networks: Any) -> Findings:
+            to_itself(signal.SIGTERM)()
+            return evaluate(self, *networks)
+
+        if rank == 0:
+            Evaluation.__call__ = signalled  # type: ignore[method-assign]
+
+    processes = commands(2, here, [*WORDS, "hydra.run.dir=cut"], arrange)
+    assert processes.codes() == [75, 75], processes.said()
+    state = state_of(here / "cut")
+    assert (state["step"], state["unmeasured"]) == (3, True)
+    again = commands(2, here, ["resume=cut"])
+    assert again.codes() == [0, 0], again.said()
+    assert_same_state(whole / "run", here / "cut")
+    assert_same_curves(whole / "run", here / "cut")
+
+
+def test_another_number_of_processes_must_divide_the_batch_of_a_run(whole: Path) -> None:
+    processes = commands(3, whole / "three", [f"resume={whole / 'run'}"])
+    assert processes.codes() == [2, 2, 2]
+    assert processes.said()[0].endswith("which is 3: go on in 1 or 2 or 4.\n")
+
+
+def test_networks_with_batch_norm_go_on_bit_for_bit_where_a_rank_was_killed(here: Path) -> None:
+    words = [word for word in WORDS if not word.startswith(("model", "steps", "checkpoint"))]
+    words += ["model=dcgan", "model.critic.norm=batch", "steps=2", "ema=0.5"]
+    words += ["checkpoint_every=2", "model.generator.width=2", "model.critic.width=2"]
+    whole = commands(2, here, [*words, "hydra.run.dir=whole"])
+    assert whole.codes() == [0, 0], whole.said()
+    commands(
+        2, here, [*words, "hydra.run.dir=cut"], on_rank_1(2, to_itself(signal.SIGKILL))
+    ).codes()
+    assert state_of(here / "cut")["step"] < 2
+    again = commands(2, here, ["resume=cut"])
+    assert again.codes() == [0, 0], again.said()
+    assert_same_state(here / "whole", here / "cut")
+
+
 def test_a_killed_rank_ends_all_soon_and_nothing_is_lost(whole: Path, here: Path) -> None:
     words = [*WORDS, "hydra.run.dir=cut"]
     started = time.monotonic()
@@ -195,8 +241,8 @@ def test_all_ranks_go_back_together(here: Path) -> None:
     assert last["wasserstein/exact"] == pytest.approx(expected["wasserstein/exact"], rel=1e-5)
 
 
-def fail(error: Exception) -> Callable[[], None]:
-    def act() -> None:
+def fail(error: Exception) -> Callable[..., None]:
+    def act(*arguments: Any) -> None:
         raise error
 
     return act
@@ -222,6 +268,69 @@ def test_an_error_at_another_rank_stands_in_the_status(
     assert said in leader
     assert "Traceback" not in leader
     assert ("a defect" in follower) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("a defect"), 1, "RuntimeError: a defect"),
+        (MemoryError(), 6, "Out of memory at batch_size=16"),
+    ],
+)
+def test_an_error_at_rank_0_amid_a_step_ends_all_with_its_code(
+    error: Exception, code: int, said: str, here: Path
+) -> None:
+    def arrange(rank: int) -> None:
+        on_rank_1(6, fail(error))(1 - rank)
+
+    processes = commands(2, here, [*WORDS, "hydra.run.dir=run"], arrange)
+    assert processes.codes() == [code, code], processes.said()
+    status = status_of(here / "run")
+    assert (status["state"], status["exit_code"]) == ("failed", code)
+    assert status["message"].startswith(said)
+    leader, follower = processes.said()
+    assert leader.count("Traceback") == (code == 1)
+    assert "terminate called" not in leader
+    assert follower == ""
+
+
+def test_a_rank_that_fails_before_it_meets_the_others_ends_all(here: Path) -> None:
+    def arrange(rank: int) -> None:
+        if rank == 1:
+            from wgan_cli import machine
+
+            machine.choose_machine = fail(ConfigError("There is no such device."))  # type: ignore
+
+    processes = commands(3, here, [*WORDS, "batch_size=18", "hydra.run.dir=run"], arrange)
+    assert processes.codes() == [2, 2, 2], processes.said()
+    leader, *followers = processes.said()
+    assert leader == "wgan-train: Rank 1: There is no such device.\n"
+    assert followers == ["", ""]
+    assert not (here / "run").exists()
+
+
+def test_a_rank_that_fails_while_it_builds_is_told_of_in_the_status_of_a_run(here: Path) -> None:
+    def arrange(rank: int) -> None:
+        if rank == 1:
+            from wgan_cli import build
+
+            build.build_trainer = fail(MemoryError())  # type: ignore[assignment]
+
+    def begin(*words: str) -> str:
+        processes = commands(2, here, words, arrange)
+        assert processes.codes() == [6, 6], processes.said()
+        leader, follower = processes.said()
+        assert leader.count("Rank 1: Out of memory at batch_size=16") == 1
+        assert follower == ""
+        return leader
+
+    begin(*WORDS, "hydra.run.dir=run")
+    assert not (here / "run").exists()
+    assert run([*WORDS, "steps=2", "hydra.run.dir=run"]) == 0
+    begin("resume=run", "steps=6")
+    status = status_of(here / "run")
+    assert (status["state"], status["exit_code"], status["step"]) == ("failed", 6, 2)
+    assert status["message"].startswith("Rank 1: Out of memory at batch_size=16")
 
 
 @pytest.mark.parametrize("which", [0, 1])

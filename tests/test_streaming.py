@@ -193,6 +193,14 @@ def test_there_is_a_process_a_core_and_not_too_many():
     assert 1 <= usual_workers() <= min(8, os.cpu_count() or 1)
 
 
+def test_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert usual_workers() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert usual_workers() == 1
+
+
 class Numbers:
     """Images of their own number, opened as a test wants it."""
 

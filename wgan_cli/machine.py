@@ -38,6 +38,12 @@ def choose_machine(config: TrainConfig, place: Place = ALONE) -> torch.device:
             " type device=cuda."
         )
     if place.world > 1 and device.type == "cuda":
+        count = torch.cuda.device_count()
+        if 0 < count < place.beside:
+            raise ConfigError(
+                f"Each of the {place.beside} processes needs its own GPU, and there are {count}"
+                f" here: type --nproc-per-node={count}, or device=cpu."
+            )
         device = torch.device("cuda", place.local)
     if device.type == "cuda":
         count = torch.cuda.device_count()

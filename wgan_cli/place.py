@@ -54,8 +54,17 @@ def refuse_in_several(place: Place, *, sweep: bool) -> None:
         )
 
 
-def refuse_uneven(place: Place, batch_size: int) -> None:
-    """Raise `ConfigError` for a batch of which the processes' parts would differ in size."""
+def refuse_uneven(place: Place, batch_size: int, *, going_on: bool = False) -> None:
+    """Raise `ConfigError` for a batch of which the processes' parts would differ in size.
+
+    A run that goes on keeps its batch; for it other numbers of processes are named.
+    """
+    if batch_size % place.world and going_on:
+        few = [str(n) for n in range(1, 2 * place.world) if batch_size % n == 0]
+        raise ConfigError(
+            f"This run's batch_size={batch_size} is that of all processes together and must be"
+            f" divisible by their number, which is {place.world}: go on in {' or '.join(few)}."
+        )
     if batch_size % place.world:
         less = batch_size - batch_size % place.world
         fitting = [f"batch_size={size}" for size in (less, less + place.world) if size]

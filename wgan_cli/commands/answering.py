@@ -10,8 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.errors import DiskError, OutOfMemoryError, WganError
+from wgan_cli.errors import (
+    DiskError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    WganError,
+)
 from wgan_cli.files import disk_error, is_full
+from wgan_cli.training.interrupts import Terminated, leaving_when_asked
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +61,29 @@ def answered(command: str, work: Callable[[], int], *, smaller: str, interrupted
     except KeyboardInterrupt:
         complain(f"{command}: interrupted{interrupted}")
         return 130
+
+
+def answered_while_training(
+    command: str, work: Callable[[], int], why: Callable[[], WganError]
+) -> int:
+    """The same of a command that trains; `why` is what a signal that finds no run ends it by."""
+    try:
+        with leaving_when_asked():
+            return work()
+    except WganError as error:
+        complain(f"{command}: {error}")
+        return error.exit_code
+    except OSError as error:
+        complain(
+            f"{command}: {disk_error(error, Path(error.filename) if error.filename else None)}"
+        )
+        return DiskError.exit_code
+    except KeyboardInterrupt:
+        complain(f"{command}: interrupted.")
+        return InterruptedRunError.exit_code
+    except Terminated:
+        complain(f"{command}: {why()}")
+        return why().exit_code
 
 
 def complain(message: str) -> None:

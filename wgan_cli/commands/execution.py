@@ -50,22 +50,26 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                 _end_sweep_if_asked(signals)
             return code
         except Exception as error:
-            failure = _in_plain_words(error, composed)
-            if isinstance(failure, WganError):
-                again = how_to_go_on(failure, folder.path, composed)
-                log.error("wgan-train: %s%s", failure, again)
-            else:
-                log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
+            # A request to end would now hide why the run does.
+            with signals:
+                failure = _in_plain_words(error, composed)
+                if isinstance(failure, WganError):
+                    again = how_to_go_on(failure, folder.path, composed)
+                    log.error("wgan-train: %s%s", failure, again)
+                else:
+                    log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
+                if sweep:
+                    record_failure(folder, overrides, failure, early)
             if sweep:
-                record_failure(folder, overrides, failure, early)
                 _end_sweep_if_asked(signals)
             return failure.exit_code if isinstance(failure, WganError) else 1
         finally:
-            folder.abandon()
-            folder.release()
-            if taken:
-                give_back_folder(folder)
-            remove_if_empty(folder.path)
+            with signals:
+                folder.abandon()
+                folder.release()
+                if taken:
+                    give_back_folder(folder)
+                remove_if_empty(folder.path)
 
 
 def _train(
@@ -119,6 +123,7 @@ def _train(
         refuse_other_data(state.get("data"), data_facts(config, dataset))
         trainer.load(state)
     if first:
+        ranks.arrive("start")
         folder.claim(resuming=going_on)
     with file_log(folder.path / LOG, early) as written:
         _announce(config, folder, notes, trainer.step)

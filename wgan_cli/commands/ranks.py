@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from wgan_cli.commands.logs import log
 from wgan_cli.config import validate
 from wgan_cli.errors import RankError, WganError
 from wgan_cli.place import Place
+from wgan_cli.training.interrupts import StopSignals
 
 if TYPE_CHECKING:
     from wgan_cli.schema import TrainConfig
@@ -41,46 +43,8 @@ def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> 
         )
 
 
-def lead(place: Place, command: Callable[[], int]) -> int:
-    """Rank 0: run the command, and let the others end with it; returns its exit code."""
-    code = 1
-    try:
-        code = command()
-    finally:
-        group = _group(place)
-        group.tell_end(code)
-    trouble = group.trouble()
-    if trouble is not None and code != trouble.exit_code:
-        # torchrun asked this process to end because another had failed before training.
-        complain(f"wgan-train: {trouble}")
-        code = trouble.exit_code
-    # Where torchrun does not keep the store, it is gone with this process.
-    group.wait_for_others(_LINGER)
-    group.close()
-    return code
-
-
-def follow(place: Place) -> int:
-    """Train as rank 0 says; returns the exit code. All that a user reads comes from rank 0."""
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
-    group = _group(place)
-    settings = group.settings()
-    try:
-        if settings is not None:
-            _train(group, settings)
-    except RankError:
-        # Rank 0 says why.
-        pass
-    except Exception as error:
-        return _tell(group, error, 1 if settings is None else settings["batch_size"])
-    code = group.code_of_leader(_PATIENCE)
-    group.close()
-    group.tell_end(code)
-    return code
-
-
-def _group(place: Place) -> Group:
+def group_of(place: Place) -> Group:
+    """The processes of this run, of which torchrun tells; this imports torch."""
     from wgan_cli.training.ranks import Group, of_place
 
     group = of_place(place)
@@ -88,19 +52,73 @@ def _group(place: Place) -> Group:
     return group
 
 
-def _train(group: Group, settings: dict[str, Any]) -> None:
+def lead(
+    group: Group, signals: StopSignals, command: Callable[[Callable[[], WganError | None]], int]
+) -> int:
+    """Rank 0: run the command, unless `signals` say that nobody wants it any more.
+
+    The others end with it. `command` gets what tells why torchrun may ask it to end: another rank's
+    failure, if there is. Returns the exit code.
+    """
+    code = 1
+    try:
+        asked = signals.requested()
+        if asked is None:
+            code = command(group.trouble)
+        else:
+            complain(f"wgan-train: {asked}")
+            code = asked.exit_code
+    finally:
+        _end_by_itself()
+        group.tell_end(code)
+        group.close(failed=code != 0)
+        # Where torchrun does not keep the store, it is gone with this process.
+        group.wait_for_others(_LINGER)
+    return code
+
+
+def follow(group: Group) -> int:
+    """Train as rank 0 says; returns the exit code. All that a user reads comes from rank 0."""
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    signals, settings = StopSignals(), None
+    try:
+        settings = group.settings()
+        if settings is not None:
+            _train(group, settings, signals)
+    except (RankError, KeyboardInterrupt):
+        # Rank 0 says why; Ctrl-C goes to all.
+        pass
+    except Exception as error:
+        _end_by_itself()
+        code = _tell(group, error, 1 if settings is None else settings["batch_size"])
+        group.close(failed=True)
+        return code
+    _end_by_itself()
+    code = group.code_of_leader(_PATIENCE)
+    group.close(failed=code != 0)
+    group.tell_end(code)
+    return code
+
+
+def _end_by_itself() -> None:
+    """Heed no signal: torchrun asks all processes to end as soon as one has."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _train(group: Group, settings: dict[str, Any], signals: StopSignals) -> None:
     from omegaconf import OmegaConf
 
     from wgan_cli.build import build_dataset, build_trainer
     from wgan_cli.machine import choose_machine
-    from wgan_cli.training.interrupts import StopSignals
 
     config = validate(OmegaConf.create(settings))
     device = choose_machine(config, group.place)
     group.connect({}, device)
     dataset = group.in_turn(lambda: build_dataset(config))
     trainer = build_trainer(config, dataset, device, group)
-    signals = StopSignals()
+    group.arrive("start")
     trainer.signals = group.heard(signals)
     with signals:
         trainer.fit()

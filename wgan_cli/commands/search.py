@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli.checking import nearest
-from wgan_cli.commands.answering import complain, leave
+from wgan_cli.commands.answering import answered_while_training, complain, leave
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
@@ -21,12 +21,10 @@ from wgan_cli.errors import (
     DiskError,
     InterruptedRunError,
     PreemptedError,
-    WganError,
 )
-from wgan_cli.files import disk_error
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS
-from wgan_cli.training.interrupts import StopSignals, Terminated, leaving_when_asked
+from wgan_cli.training.interrupts import StopSignals
 
 if TYPE_CHECKING:
     from wgan_cli.commands.composition import Composer
@@ -47,22 +45,11 @@ def main() -> NoReturn:
 def run(words: Sequence[str]) -> int:
     """Search as the words say; returns the exit code."""
     arguments = _parser().parse_intermixed_args(words)
-    try:
-        with leaving_when_asked():
-            return _search(arguments)
-    except WganError as error:
-        complain(f"wgan-search: {error}")
-        return error.exit_code
-    except OSError as error:
-        where = Path(error.filename) if error.filename else None
-        complain(f"wgan-search: {disk_error(error, where)}")
-        return DiskError.exit_code
-    except KeyboardInterrupt:
-        complain("wgan-search: interrupted.")
-        return InterruptedRunError.exit_code
-    except Terminated:
-        complain("wgan-search: asked to stop before a trial began.")
-        return PreemptedError.exit_code
+    return answered_while_training(
+        "wgan-search",
+        lambda: _search(arguments),
+        lambda: PreemptedError("asked to stop before a trial began."),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

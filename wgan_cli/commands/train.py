@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
-from wgan_cli.commands.answering import complain, leave
+from wgan_cli.commands.answering import answered_while_training, leave
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
-from wgan_cli.errors import ConfigError, DiskError, FolderInUseError, PreemptedError, WganError
+from wgan_cli.errors import ConfigError, FolderInUseError, PreemptedError, WganError
 from wgan_cli.files import disk_error
 from wgan_cli.place import Place, refuse_in_several, refuse_uneven
 from wgan_cli.rules import check_rules
-from wgan_cli.training.interrupts import Terminated, leaving_when_asked
+from wgan_cli.training.interrupts import StopSignals
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -41,29 +42,20 @@ def run(words: Sequence[str]) -> int:
     """
     place = Place.here()
     if place.world == 1:
-        return _answered(words)
-    from wgan_cli.commands.ranks import follow, lead
+        return _answered(words, lambda: None)
+    with StopSignals() as signals:
+        # An import of torch that is cut short cannot be done again, and the others are to hear why.
+        from wgan_cli.commands.ranks import follow, group_of, lead
 
-    return lead(place, lambda: _answered(words)) if place.rank == 0 else follow(place)
+        group = group_of(place)
+    return lead(group, signals, partial(_answered, words)) if group.leads else follow(group)
 
 
-def _answered(words: Sequence[str]) -> int:
-    try:
-        with leaving_when_asked():
-            return _run(list(words))
-    except WganError as error:
-        complain(f"wgan-train: {error}")
-        return error.exit_code
-    except OSError as error:
-        where = Path(error.filename) if error.filename else None
-        complain(f"wgan-train: {disk_error(error, where)}")
-        return DiskError.exit_code
-    except KeyboardInterrupt:
-        complain("wgan-train: interrupted.")
-        return 130
-    except Terminated:
-        complain("wgan-train: asked to stop while nothing was training.")
-        return PreemptedError.exit_code
+def _answered(words: Sequence[str], why_asked: Callable[[], WganError | None]) -> int:
+    idle = PreemptedError("asked to stop while nothing was training.")
+    return answered_while_training(
+        "wgan-train", lambda: _run(list(words)), lambda: why_asked() or idle
+    )
 
 
 def _run(words: list[str]) -> int:
@@ -142,7 +134,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     composed = composer.compose(overrides)
     config = validate(_without_hydra(composed))
     check_rules(config)
-    refuse_uneven(place, config.batch_size)
+    refuse_uneven(place, config.batch_size, going_on=resume not in (None, "auto"))
     refuse_missing_packages(config)
     filled, _ = fill(config)
     if resume not in (None, "auto"):

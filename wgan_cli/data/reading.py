@@ -35,10 +35,13 @@ _MANY = 5000
 
 
 def usual_workers() -> int:
-    """A process for every CPU core that this one may use, and at most 8."""
+    """A process for every CPU core that this one may use, and at most 8.
+
+    Those that torchrun started beside this one read too: the cores are shared out among them.
+    """
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(8, cores)
+    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 class Reads(Iterator[Tensor]):

@@ -16,11 +16,14 @@ class HeardByAll(StopSignals):
     """
 
     NOTHING = (False, False, False)
+    # On a GPU every look waits for it, so that only every so many steps have one, on all ranks.
+    STEPS_A_LOOK = 8
 
     def __init__(self, signals: StopSignals) -> None:
         super().__init__()
         self.signals = signals
         self.heard: Tensor | None = None
+        self._steps = 0
         self.at_once = signals.at_once  # type: ignore[method-assign]
 
     def asked(self) -> tuple[bool, bool, bool]:
@@ -32,7 +35,13 @@ class HeardByAll(StopSignals):
         return not interrupted, interrupted, self.signals.overdue() is not None
 
     def requested(self) -> WganError | None:
-        """The error to end the run by, on all ranks; this waits for the device."""
+        """The error to end the run by, on all ranks. Asked once a step, by all of them."""
+        self._steps += 1
+        if not self._on_cpu() and self._steps % self.STEPS_A_LOOK:
+            return None
+        return self._why()
+
+    def _why(self) -> WganError | None:
         ended, interrupted, _ = self._heard()
         if interrupted:
             return InterruptedRunError("Interrupted.")
@@ -43,9 +52,10 @@ class HeardByAll(StopSignals):
 
         Nothing on a GPU, where every look would be waited for and steps are short.
         """
-        if self.heard is None or self.heard.device.type != "cpu":
-            return None
-        return self.requested() if self._heard()[2] else None
+        return self._why() if self._on_cpu() and self._heard()[2] else None
+
+    def _on_cpu(self) -> bool:
+        return self.heard is None or self.heard.device.type == "cpu"
 
     def _heard(self) -> tuple[bool, ...]:
         return self.NOTHING if self.heard is None else tuple(map(bool, self.heard.tolist()))

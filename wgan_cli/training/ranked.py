@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from wgan_cli.errors import DivergedError, RankError, WganError
 from wgan_cli.training.ranks import Group, Word
 from wgan_cli.training.trainer import Trainer
@@ -28,7 +26,6 @@ class Leader(_Ranked):
 
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
-        self.group.send(self.state())
         try:
             super().fit()
         except RankError:
@@ -38,16 +35,18 @@ class Leader(_Ranked):
                 self._say(Word.END)
             raise
 
+    def begin(self) -> None:
+        """Begin the record, which tells of a rank that is not there, and let the others begin."""
+        super().begin()
+        self.group.arrive("start")
+        self.group.send(self.state())
+
     def advance(self) -> None:
         """One step. Where another rank is lost amid it, what is done of it is saved."""
         try:
             super().advance()
         except RankError as error:
-            # BatchNorm's statistics may have seen the batch that then moved no weight.
-            networks = (self.updates.generator, self.updates.critic)
-            if not any(isinstance(m, _BatchNorm) for n in networks for m in n.modules()):
-                super().stop(error)
-            raise
+            super().stop(error)
 
     def housekeeping(self) -> None:
         """Log, sample, evaluate and save where due; then let the others go on."""
@@ -80,10 +79,9 @@ class Leader(_Ranked):
 class Follower(_Ranked):
     """Any other rank: it has no callbacks and does what rank 0 says."""
 
-    def fit(self) -> None:
-        """Train until rank 0 has ended. Raises what happens here, or `RankError`."""
+    def begin(self) -> None:
+        """Load what rank 0 begins with."""
         self.load(self.group.receive())
-        super().fit()
 
     def housekeeping(self) -> None:
         """Wait for rank 0 where it does more than a step; stop where all were asked to."""

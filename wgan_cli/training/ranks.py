@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,8 +31,10 @@ from wgan_cli.training.hearing import HeardByAll
 from wgan_cli.training.interrupts import StopSignals
 from wgan_cli.training.weights import Weights
 
-# How long a rank waits for another, which may be measuring, or reading data.
-TIMEOUT = timedelta(minutes=30)
+# How long processes wait for the first word of each other.
+_MEETING = timedelta(minutes=30)
+# And later, while rank 0 measures: who is lost is noticed by its connection.
+_SILENCE = timedelta(days=1)
 # Seconds in which the ranks that are left have said why they end.
 _LAST_WORDS = 5.0
 _LOOK_EVERY = 0.05
@@ -61,6 +64,9 @@ class Ranks:
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Let the others begin, with these settings."""
 
+    def arrive(self, where: str) -> None:
+        """Wait until all the others are there too. Raises `RankError` where one has failed."""
+
     def in_turn(self, work: Callable[[], Result]) -> Result:
         """What `work` returns. One process a machine does it first: the others find its files."""
         return work()
@@ -88,19 +94,37 @@ class Group(Ranks):
         self.signals: HeardByAll | None = None
         self._lost: list[int] = []
         self._unreachable = False
-        self._broken = False
+        self._on_gpu = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Meet the others; rank 0's settings are what `settings` of another rank waits for."""
+        self._on_gpu = device.type == "cuda"
         if self.leads:
             self.store.set("settings", json.dumps(settings))
+        self.arrive("door")
+        if self.leads:
+            self.store.set("open", "")
+        elif not self._comes("open"):
+            raise RankError("Rank 0 ended before the ranks met.")
         dist.init_process_group(
-            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
+            "cpu:gloo,cuda:nccl" if self._on_gpu else "gloo",
             store=PrefixStore("group", self.store),
             rank=self.place.rank,
             world_size=self.place.world,
-            timeout=TIMEOUT,
+            timeout=_SILENCE,
         )
+
+    def arrive(self, where: str) -> None:
+        """Only rank 0 waits, and not inside of torch, where it would hear of no failure."""
+        if not self.leads:
+            self._put(f"{where}/{self.place.rank}", "")
+            return
+        for rank in range(1, self.world):
+            while not self._knows(f"{where}/{rank}"):
+                trouble = self.trouble()
+                if trouble is not None or self._unreachable:
+                    raise trouble or RankError("torchrun has ended.")
+                time.sleep(_LOOK_EVERY)
 
     def settings(self) -> dict[str, Any] | None:
         """Rank 0's, waited for; None where it ends without training."""
@@ -175,16 +199,12 @@ class Group(Ranks):
     def tell_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
         """Leave in the store how this process ends; `message` where it is why the run does."""
         end = {"exit_code": exit_code, "message": message, "state": state}
-        if self._unreachable:
-            return
-        with suppress(RuntimeError):
-            self.store.set(_end(self.place.rank), json.dumps(end))
+        self._put(f"end/{self.place.rank}", json.dumps(end))
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """How a rank ended, if it did and could say so."""
-        if not self._knows(_end(rank)):
-            return None
-        end: dict[str, Any] = json.loads(self.store.get(_end(rank)))
+        key = f"end/{rank}"
+        end: dict[str, Any] | None = json.loads(self.store.get(key)) if self._knows(key) else None
         return end
 
     def code_of_leader(self, seconds: float) -> int:
@@ -197,10 +217,10 @@ class Group(Ranks):
         """Wait until those have ended that are not lost."""
         self._wait_for([rank for rank in range(1, self.world) if rank not in self._lost], seconds)
 
-    def close(self) -> None:
-        """End the connections' threads, which would abort a process that ends with them."""
-        # nccl would wait for the answer to a message that was never to be answered.
-        if dist.is_initialized() and not (self._broken and dist.get_backend() != "gloo"):
+    def close(self, *, failed: bool) -> None:
+        """End the connections, whose threads would abort a process that ends with them."""
+        # nccl would wait for the answer to a message that is never to be answered.
+        if dist.is_initialized() and not (failed and self._on_gpu):
             dist.destroy_process_group()
 
     def trouble(self) -> RankError | None:
@@ -213,14 +233,14 @@ class Group(Ranks):
 
     def lost(self) -> NoReturn:
         """A message could not be sent: raise why, as far as the others' last words tell."""
-        self._broken = True
         if not self.leads:
-            self.tell_end(1)
+            self._put(f"alive/{self.place.rank}", "")
             raise RankError("Another process of the run ended.")
-        silent = self._lost = self._wait_for(range(1, self.world), _LAST_WORDS)
+        silent = self._wait_for(range(1, self.world), _LAST_WORDS, "alive")
         trouble = self.trouble()
         if trouble is not None:
             raise trouble
+        self._lost = silent
         which = ", ".join(map(str, silent))
         raise RankError(
             f"Rank {which} was lost: its process was killed, or its machine is not to be reached."
@@ -228,6 +248,11 @@ class Group(Ranks):
             else f"A process was lost: of ranks {which or 'from 1 on'} one was killed, or its"
             " machine is not to be reached."
         )
+
+    def _put(self, key: str, value: str) -> None:
+        if not self._unreachable:
+            with suppress(RuntimeError):
+                self.store.set(key, value)
 
     def _knows(self, key: str) -> bool:
         """Whether the store has it; a store that rank 0 kept is gone with that."""
@@ -245,13 +270,13 @@ class Group(Ranks):
             time.sleep(_LOOK_EVERY)
         return True
 
-    def _wait_for(self, ranks: Sequence[int], seconds: float) -> list[int]:
-        """Wait until these have ended; returns those that did not, of which one may be why."""
+    def _wait_for(self, ranks: Sequence[int], seconds: float, also: str = "end") -> list[int]:
+        """Wait until these have ended, or said `also`; returns those that did not."""
         until = time.monotonic() + seconds
         while True:
-            ranks = [rank for rank in ranks if self.end_of(rank) is None]
-            told = self.leads and self.trouble() is not None
-            if told or not ranks or self._unreachable or time.monotonic() > until:
+            ranks = [r for r in ranks if not any(self._knows(f"{it}/{r}") for it in ("end", also))]
+            over = self._unreachable or time.monotonic() > until
+            if over or not ranks or (also != "end" and self.trouble() is not None):
                 return ranks
             time.sleep(_LOOK_EVERY)
 
@@ -268,9 +293,7 @@ def of_place(place: Place) -> Ranks:
     """The processes of this run, by torchrun's store where there are several."""
     if place.world == 1:
         return ALONE
-    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
-    return Group(place, store)
-
-
-def _end(rank: int) -> str:
-    return f"end/{rank}"
+    store, _, _ = next(rendezvous("env://", timeout=_MEETING))
+    # torchrun --max-restarts keeps one store for all attempts.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Group(place, PrefixStore(f"attempt_{attempt}", store))

@@ -102,8 +102,7 @@ class Trainer:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
         error: BaseException | None = None
         try:
-            for callback in self.callbacks:
-                callback.on_start(self)
+            self.begin()
             self.pace.restart(self.step, self.schedule.updates_before(self.step))
             while self.step < self.steps or self.unmeasured:
                 try:
@@ -124,6 +123,11 @@ class Trainer:
             finally:
                 # The next run of a sweep is in the same process.
                 self.feed.close()
+
+    def begin(self) -> None:
+        """What goes before the first step of this process."""
+        for callback in self.callbacks:
+            callback.on_start(self)
 
     def advance(self) -> None:
         """One step; of a run that was stopped amid housekeeping, first the rest of that."""

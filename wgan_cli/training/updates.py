@@ -7,6 +7,7 @@ before a log point. Where one of them is not finite, no weight moves any more (`
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from wgan_cli.randomness import Draws
 from wgan_cli.training.gate import Gate, moved_by
 from wgan_cli.training.graphs import Graph, GraphedUpdate, Update, for_graphs, without_graphs
 from wgan_cli.training.ranks import ALONE, Ranks
+from wgan_cli.training.statistics import Statistics
 from wgan_cli.training.weights import Weights
 
 # What an update reports, in the order of its tensor.
@@ -105,6 +107,11 @@ class Updates:
         # cancel as in any other loop, and RMSprop and Adam make whole steps of what remains.
         batch_norm = any(isinstance(m, _BatchNorm) for m in self.critic.modules())
         self._one_pass = self.critic_weights.passes is not self.critic and not batch_norm
+        # A rank can be lost in any update, and what was done before that one is saved.
+        several = ranks.world > 1
+        self._whole: AbstractContextManager[None] = (
+            Statistics((self.generator, self.critic)) if several else nullcontext()
+        )
         self._critic_step: Update = self._step_critic
         self._generator_step: Update = self._step_generator
         self._graphed: list[GraphedUpdate] = []
@@ -126,14 +133,16 @@ class Updates:
         where the networks are conditional; the fakes are drawn for the same. The generator is left
         untouched.
         """
-        return self._critic_step(real, latent, labels, draws=draws)
+        with self._whole:
+            return self._critic_step(real, latent, labels, draws=draws)
 
     def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
 
         `labels` (batch,) are the classes to draw where the networks are conditional.
         """
-        return self._generator_step(latent, labels)
+        with self._whole:
+            return self._generator_step(latent, labels)
 
     def _step_critic(
         self, real: Tensor, latent: Tensor, labels: Tensor | None, draws: Draws

@@ -111,15 +111,18 @@ class Weights:
 
     @torch.no_grad()
     def message(self, numbers: int) -> Tensor:
-        """The gathered gradients and after them room for some `numbers`, at most `ROOM`: (n,).
+        """The gathered gradients and at its end room for some `numbers`, at most `ROOM`: (n,).
 
-        Of a joined network it is their own memory, else a copy; absent gradients are zeros there.
+        Of a joined network it is their own memory. Else it is a copy, where absent gradients are
+        zeros, and tells which are there: an optimizer moves weights by a gradient of zeros too.
         """
         if self._block is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
-        message = Block(self.optimised, room=numbers)
+        message = Block(self.optimised, room=len(self.optimised) + numbers)
         found = zip(message.parts, self.optimised, strict=True)
         _each(torch._foreach_copy_, [(part, p.grad) for part, p in found])
+        there = [float(p.grad is not None) for p in self.optimised]
+        self._there(message.whole).copy_(torch.tensor(there))
         return message.whole
 
     @torch.no_grad()
@@ -127,14 +130,18 @@ class Weights:
         """Bring the gradients of a message to where the optimizer reads them."""
         if self._block is not None:
             return
-        for part, parameter in zip(
-            Block(self.optimised).split(message), self.optimised, strict=True
-        ):
+        parts, there = Block(self.optimised).split(message), self._there(message)
+        for part, parameter, anywhere in zip(parts, self.optimised, there, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(part)
-            elif part.any():
+            elif anywhere > 0:
                 # Another process's batch went through weights that this one's did not.
                 parameter.grad = part.clone()
+
+    def _there(self, message: Tensor) -> Tensor:
+        """Of a message of gradients that are apart, how many processes have each of them."""
+        size = sum(parameter.numel() for parameter in self.optimised)
+        return message[size : size + len(self.optimised)]
 
     @torch.no_grad()
     def round(self) -> None:
