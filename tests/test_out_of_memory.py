@@ -67,8 +67,8 @@ def test_a_run_that_is_too_large_from_the_start_leaves_no_folder(apart: SmallDis
         code, said = heard(run, *TINY, "model.critic.width=9000", "hydra.run.dir=run")
         assert code == 6
         assert re.fullmatch(
-            r"wgan-train: Out of memory at batch_size=16: the peak was \d+ MiB, and 309 MiB more"
-            r" were asked for\. Try batch_size=8 or a smaller model\.\n",
+            r"wgan-train: Out of memory at batch_size=16: the peak was [\d.]+ [MG]iB, and 309 MiB"
+            r" more were asked for\. Try batch_size=8 or a smaller model\.\n",
             said,
         )
         assert not Path("run").exists()
@@ -112,7 +112,7 @@ def test_samples_that_do_not_fit_are_6_too(apart: SmallDisk, finished: Path) -> 
         leave_memory(8)
         code, said = heard(sample.run, str(finished), "--n", "1000000", "--out", "many.npy")
         assert code == 6
-        assert re.match(r"wgan-sample: out of memory: the peak was \d+ MiB", said)
+        assert re.match(r"wgan-sample: out of memory: the peak was [\d.]+ [MG]iB", said)
         assert said.endswith("; try a smaller --n.\n")
         assert not Path("many.npy").exists()
 

@@ -142,7 +142,9 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
     listener.start()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
-        if handler != signal.SIG_IGN:
+        # nohup has hang-ups ignored. A shell's background jobs are born with Ctrl-C ignored, and
+        # yet a run heeds it, as where it was sent by name.
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:
             signal.signal(number, note)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
