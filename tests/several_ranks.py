@@ -80,7 +80,8 @@ def groups(world: int, folder: Path, work: Callable[[Group], Any]) -> list[Any]:
     processes = Processes(world, folder, on_rank)
     codes = processes.codes()
     assert codes == [0] * world, processes.said()
-    return [torch.load(folder / f"result_{rank}.pt") for rank in range(world)]
+    results = [folder / f"result_{rank}.pt" for rank in range(world)]
+    return [torch.load(result, weights_only=True) for result in results]
 
 
 def commands(world: int, folder: Path, words: Sequence[str], at: Any = None) -> Processes:

@@ -71,6 +71,22 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
+def ended(
+    process: subprocess.Popen[str],
+    condition: Callable[[], bool],
+    act: Callable[[], object],
+    seconds: float = 200,
+) -> tuple[str, str]:
+    """What a sweep has printed at its end, in which `act` is done once the condition holds."""
+    try:
+        wait_for(condition, process)
+        act()
+        return process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            kill_group(process)
+
+
 def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_half_way(
     here: Path,
 ) -> None:
@@ -113,12 +129,7 @@ def test_a_signal_lets_all_workers_save_and_no_job_begin(
     def training() -> bool:
         return all((job / "status.json").exists() and status_of(job)["step"] >= 1 for job in jobs)
 
-    try:
-        wait_for(training, process)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    _, stderr = ended(process, training, lambda: process.send_signal(number), 60)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
     assert "hydra.sweep.dir=sweep" in stderr
@@ -147,13 +158,7 @@ def test_a_job_that_a_scheduler_pre_empts_is_saved_and_goes_on_by_itself(tmp_pat
                 tasks.append(int(path.parent.name))
         return bool(tasks) and (job / "status.json").exists() and status_of(job)["step"] >= 20
 
-    try:
-        wait_for(training, process)
-        os.kill(tasks[-1], signal.SIGUSR2)
-        out, err = process.communicate(timeout=200)
-    finally:
-        if process.poll() is None:
-            kill_group(process)
+    out, err = ended(process, training, lambda: os.kill(tasks[-1], signal.SIGUSR2))
     assert process.returncode == 0, err
     status = status_of(job)
     assert (status["state"], status["step"]) == ("finished", 2000)
@@ -242,13 +247,7 @@ def test_workers_of_which_one_is_idle_end_and_the_command_with_them(tmp_path: Pa
             status_of(job)["step"] >= 1 for job in jobs
         )
 
-    try:
-        wait_for(one_is_idle, process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            kill_group(process)
+    _, stderr = ended(process, one_is_idle, lambda: os.killpg(process.pid, signal.SIGINT), 60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     for job in jobs[1:]:
@@ -270,14 +269,10 @@ def test_a_worker_that_is_killed_costs_its_job_at_most(tmp_path: Path) -> None:
             for job in "01"
         )
 
-    try:
-        wait_for(training, process)
-        worker = next((sweep / ".workers").iterdir())
-        os.kill(int(worker.name), signal.SIGKILL)
-        out, err = process.communicate(timeout=200)
-    finally:
-        if process.poll() is None:
-            kill_group(process)
+    def kill_a_worker() -> None:
+        os.kill(int(next((sweep / ".workers").iterdir()).name), signal.SIGKILL)
+
+    out, err = ended(process, training, kill_a_worker)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert "Its process was killed" in err
