@@ -19,7 +19,14 @@ from wgan_cli.training.callbacks import profile
 from wgan_cli.training.callbacks.progress import Progress
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=run"]
-STEP = {"data": 2, "noise": 3, "critic update": 2, "generator update": 1, "average": 1}
+STEP = {
+    "data": 2,
+    "noise": 3,
+    "generated samples": 2,
+    "critic update": 2,
+    "generator update": 1,
+    "average": 1,
+}
 
 
 def traces(run: Path) -> dict[str, list[dict[str, Any]]]:

@@ -15,8 +15,9 @@ class RMSprop(torch.optim.RMSprop):
     RMSprop is Adam with a first beta of 0 and no bias correction, and Adam's fused kernel leaves
     the correction out once its step count is so large that alpha ** step is 0. torch's own RMSprop
     makes six passes over every weight, which on a CPU costs as much as the matrix products of a
-    small critic. Equal to it up to rounding; state and checkpoints are torch's. With momentum, or
-    on a device without the kernel, torch's own step runs.
+    small critic. Equal to it up to rounding; state and checkpoints are torch's. Adam's first moment
+    is here the gradient itself, and kept in its memory: a step may leave weight decay in the
+    gradients. With momentum, or on a device without the kernel, torch's own step runs.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class RMSprop(torch.optim.RMSprop):
         super().__init__(
             params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
         )
-        self._scratch: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        self._endless: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -57,7 +58,7 @@ class RMSprop(torch.optim.RMSprop):
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             state["step"] = state["step"].to(parameter.device)
-        self._scratch.clear()
+        self._endless.clear()
 
     @staticmethod
     def _fusible(group: dict[str, Any]) -> bool:
@@ -80,17 +81,17 @@ class RMSprop(torch.optim.RMSprop):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["square_avg"] = torch.zeros_like(parameter)
             state["step"] += 1
-            if parameter not in self._scratch:
+            if parameter not in self._endless:
                 endless = torch.full((), 1e9, dtype=torch.float32, device=parameter.device)
-                # Zeros: the kernel multiplies what is here by the first beta, and 0 * NaN is NaN.
-                self._scratch[parameter] = (torch.zeros_like(parameter), endless)
+                self._endless[parameter] = endless
+        gradients = [p.grad for p in parameters]
         torch._fused_adam_(
             parameters,
-            [p.grad for p in parameters],
-            [self._scratch[p][0] for p in parameters],
+            gradients,
+            gradients,
             [self.state[p]["square_avg"] for p in parameters],
             [],
-            [self._scratch[p][1] for p in parameters],
+            [self._endless[p] for p in parameters],
             lr=group["lr"],
             beta1=0.0,
             beta2=group["alpha"],

@@ -16,6 +16,7 @@ from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.average import Average
 from wgan_cli.training.classes import Classes
 from wgan_cli.training.failures import in_plain_words, tell_of_end
+from wgan_cli.training.fakes import Fakes
 from wgan_cli.training.interrupts import StopNow, StopSignals
 from wgan_cli.training.pace import Pace
 from wgan_cli.training.phases import Phase, untraced
@@ -81,6 +82,7 @@ class Trainer:
         self._rows = batch_size // self.share.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
+        self._fakes = Fakes(updates, self._critic_noise)
         self._gate_opened = 0
 
     @property
@@ -152,18 +154,20 @@ class Trainer:
         Of a large network a whole step can take longer than one who asks for an end will wait; then
         it is saved half done.
         """
-        first = self.schedule.updates_before(self.step)
-        for inner in range(self.inner, self.schedule.updates(self.step)):
+        before, updates = self.schedule.updates_before(self.step), self.schedule.updates(self.step)
+        for inner in range(first := self.inner, updates):
             overdue = self.signals.overdue() if self.signals is not None else None
             if overdue is not None:
                 self.stop(overdue)
             with self.phase("data"):
-                real, labels = self.feed.batch(first + inner)
-            latent = self._noise(Stream.CRITIC_NOISE, inner)
-            draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.share)
+                real, labels = self.feed.batch(before + inner)
             classes = None if self.classes is None else labels
+            with self.phase("generated samples"):
+                fake = None if classes is not None else self._fakes.of(inner, first, updates)
+            latent = self._critic_noise(inner) if fake is None else None
+            draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.share)
             with self.phase("critic update"):
-                self.window.critic += self.updates.critic_update(real, latent, draws, classes)
+                self.window.critic += self.updates.critic_update(real, latent, draws, classes, fake)
             self.window.critic_updates += 1
             self.inner = inner + 1
 
@@ -282,6 +286,9 @@ class Trainer:
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None
         self.updates.gate.reopen()
         self._gate_opened = self.step
+
+    def _critic_noise(self, inner: int) -> Tensor:
+        return self._noise(Stream.CRITIC_NOISE, inner)
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         with self.phase("noise"):

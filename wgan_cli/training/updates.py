@@ -6,7 +6,7 @@ before a log point. Where one of them is not finite, no weight moves any more (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -105,8 +105,9 @@ class Updates:
         # One pass of a twin, which no user's network has, serves real and fake, unless BatchNorm
         # must see them apart. In float32 too they pass apart: terms that cancel between them then
         # cancel as in any other loop, and RMSprop and Adam make whole steps of what remains.
-        batch_norm = any(isinstance(m, _BatchNorm) for m in self.critic.modules())
-        self._one_pass = self.critic_weights.passes is not self.critic and not batch_norm
+        self._one_pass = _twin_alone(self.critic_weights)
+        # What a graph reads has to lie where it lay when it was recorded.
+        self.one_generator_pass = graph is None and _twin_alone(self.generator_weights)
         # A rank can be lost in any update, and what was done before that one is saved.
         several = ranks.world > 1
         self._whole: AbstractContextManager[None] = (
@@ -125,16 +126,29 @@ class Updates:
             self._prepare_graphs()
 
     def critic_update(
-        self, real: Tensor, latent: Tensor, draws: Draws, labels: Tensor | None = None
+        self,
+        real: Tensor,
+        latent: Tensor | None,
+        draws: Draws,
+        labels: Tensor | None = None,
+        fake: Tensor | None = None,
     ) -> Tensor:
         """One critic step on a real batch and as many fakes; returns `CRITIC_TERMS`, shape (6,).
 
         `draws` serves the penalty's random points. `labels` (batch,) are the real samples' classes
         where the networks are conditional; the fakes are drawn for the same. The generator is left
-        untouched.
+        untouched. With `fake`, of `fakes`, no latent is needed.
         """
         with self._whole:
+            if fake is not None:
+                return self._learn(real, fake, labels, draws)
             return self._critic_step(real, latent, labels, draws=draws)
+
+    @torch.no_grad()
+    def fakes(self, latents: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the generator, as it is, makes of several updates' latents: a batch of each."""
+        with self._frozen_generator:
+            return self.generator_weights(torch.cat(list(latents))).chunk(len(latents))
 
     def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
@@ -149,6 +163,9 @@ class Updates:
     ) -> Tensor:
         with torch.no_grad(), self._frozen_generator:
             fake = self.generator_weights(latent, labels)
+        return self._learn(real, fake, labels, draws)
+
+    def _learn(self, real: Tensor, fake: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
         real_scores, fake_scores = self._scores(real, fake, labels)
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
@@ -242,6 +259,12 @@ class Updates:
 
 def _weights(network: Weights | nn.Module) -> Weights:
     return network if isinstance(network, Weights) else Weights(network)
+
+
+def _twin_alone(weights: Weights) -> bool:
+    """Whether passes run on a twin in which no sample depends on the others of its batch."""
+    batch_norm = any(isinstance(m, _BatchNorm) for m in weights.network.modules())
+    return weights.passes is not weights.network and not batch_norm
 
 
 def _length(gradients: list[Tensor]) -> Tensor:
