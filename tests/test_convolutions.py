@@ -18,9 +18,11 @@ pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 LAYERS = {
     "whole map": (nn.Conv2d(6, 1, 4), (6, 4, 4)),
     "whole map, several scores": (nn.Conv2d(6, 5, (4, 3), bias=False), (6, 4, 3)),
-    "small maps": (nn.Conv2d(6, 5, 4, 2, 1), (6, 8, 8)),
-    "small maps of all shapes": (nn.Conv2d(3, 4, (3, 2), (2, 3), (0, 1)), (3, 11, 14)),
-    "no bias": (nn.Conv2d(2, 4, 4, 2, 1, bias=False), (2, 16, 16)),
+    "small maps": (nn.Conv2d(6, 256, 4, 2, 1), (6, 8, 8)),
+    "small maps of all shapes": (nn.Conv2d(3, 256, (3, 2), (2, 3), (0, 1)), (3, 11, 14)),
+    "no bias": (nn.Conv2d(2, 256, 4, 2, 1, bias=False), (2, 16, 16)),
+    "from small maps": (nn.ConvTranspose2d(256, 5, 4, 2, 1), (256, 4, 4)),
+    "from small maps of all shapes": (nn.ConvTranspose2d(256, 2, (3, 2), (2, 3)), (256, 3, 2)),
     "one pixel": (nn.ConvTranspose2d(6, 5, (4, 3)), (6, 1, 1)),
     "one pixel without bias": (nn.ConvTranspose2d(6, 5, 4, bias=False), (6, 1, 1)),
     "to an image": (nn.ConvTranspose2d(6, 3, 4, 2, 1), (6, 8, 8)),
@@ -28,8 +30,9 @@ LAYERS = {
 }
 # For these nothing is gained.
 OTHERS = {
-    "large maps": (nn.Conv2d(3, 4, 4, 2, 1), (3, 32, 32)),
-    "no stride": (nn.Conv2d(3, 4, 3, 1, 1), (3, 8, 8)),
+    "large maps": (nn.Conv2d(3, 256, 4, 2, 1), (3, 32, 32)),
+    "few channels": (nn.Conv2d(3, 4, 4, 2, 1), (3, 8, 8)),
+    "no stride": (nn.Conv2d(3, 256, 3, 1, 1), (3, 8, 8)),
     "to many channels": (nn.ConvTranspose2d(6, 8, 4, 2, 1), (6, 8, 8)),
     "one pixel, cut": (nn.ConvTranspose2d(6, 5, 4, 2, 1), (6, 1, 1)),
 }

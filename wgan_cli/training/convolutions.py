@@ -7,6 +7,7 @@ and for shapes that gain nothing, it is its base class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Where a convolution with strides makes maps no larger, its weights' gradient is by patches.
-_SMALL = 8
+# The weights' gradient is by patches where maps are no larger on a convolution's small side, and
+# have at least so many channels there: copying patches pays by what is multiplied with them.
+_SMALL, _MANY = 8, 128
 # A last layer has as many channels as an image.
 _FEW = 4
 # What the left, own and right neighbour of a pixel meet of a kernel of four with a stride of two,
@@ -44,14 +46,14 @@ class Convolution(nn.Conv2d):
     """Maps (batch, channels, height, width) to maps of other sizes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Of a kernel as large as the map a matrix product, to small maps `_ByPatches`."""
+        """Of a kernel as large as the map a matrix product, to small maps often `_ByPatches`."""
         if input.is_cpu:
             if self.padding == (0, 0) and self.kernel_size == input.shape[2:]:
                 flat = input.permute(0, 2, 3, 1).flatten(1)
                 weight = self.weight.permute(0, 2, 3, 1).flatten(1)
                 return F.linear(flat, weight, self.bias)[:, :, None, None]
-            if max(self.stride) > 1 and max(self._sizes(input)) <= _SMALL:
-                settings = self.stride, self.padding
+            if _by_patches(self, self.out_channels, self._sizes(input)):
+                settings = self.stride, self.padding, False
                 return cast(Tensor, _ByPatches.apply(input, self.weight, self.bias, *settings))
         return super().forward(input)
 
@@ -71,29 +73,34 @@ class TransposedConvolution(nn.ConvTranspose2d):
         if input.is_cpu and output_size is None:
             if input.shape[2:] == (1, 1) and self.padding == (0, 0):
                 maps = input.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
-                return self._biased(maps.unflatten(1, (*self.kernel_size, self.out_channels)))
+                maps = maps.unflatten(1, (*self.kernel_size, self.out_channels))
+                return (maps if self.bias is None else maps + self.bias).permute(0, 3, 1, 2)
             if shape == ((4, 4), (2, 2), (1, 1)) and self.out_channels <= _FEW:
-                return self._biased(self._interleaved(input))
+                return self._interleaved(input)
+            if _by_patches(self, self.in_channels, input.shape[2:]):
+                settings = self.stride, self.padding, True
+                return cast(Tensor, _ByPatches.apply(input, self.weight, self.bias, *settings))
         return super().forward(input, output_size)
 
     def _interleaved(self, maps: Tensor) -> Tensor:
-        """The four pixels that each one becomes, at once: (batch, 2 height, 2 width, channels)."""
+        """The four pixels that each one becomes, at once."""
         table = torch.tensor(_EVEN_AND_ODD)
         kernel = F.pad(self.weight, (0, 1, 0, 1))[:, :, table][..., table]
         kernel = kernel.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         kernel = kernel.contiguous(memory_format=torch.channels_last)
-        pixels = F.conv2d(maps, kernel, padding=1).permute(0, 2, 3, 1)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        pixels = F.conv2d(maps, kernel, bias, padding=1).permute(0, 2, 3, 1)
         pixels = pixels.unflatten(3, (2, 2, self.out_channels)).transpose(2, 3)
-        return pixels.flatten(1, 2).flatten(2, 3)
+        return pixels.flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
 
-    def _biased(self, maps: Tensor) -> Tensor:
-        """Maps with their channels last in shape too, as torch's with them in place."""
-        biased = maps if self.bias is None else maps + self.bias
-        return biased.permute(0, 3, 1, 2)
+
+def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Sequence[int]) -> bool:
+    """Whether `_ByPatches` pays, by what there is on the small side."""
+    return max(layer.stride) > 1 and max(sizes) <= _SMALL and channels >= _MANY
 
 
 class _ByPatches(torch.autograd.Function):
-    """A convolution whose weights' gradient is one product of its gradient with all patches."""
+    """A convolution whose weights' gradient is one product: small side by patches of the large."""
 
     @staticmethod
     def forward(
@@ -103,29 +110,37 @@ class _ByPatches(torch.autograd.Function):
         bias: Tensor | None,
         stride: tuple[int, int],
         padding: tuple[int, int],
+        transposed: bool,
     ) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        ctx.settings = stride, padding
-        return F.conv2d(maps, weight, bias, stride, padding)
+        ctx.settings = stride, padding, transposed
+        convolve = F.conv_transpose2d if transposed else F.conv2d
+        return convolve(maps, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (maps, weight), (stride, padding) = ctx.saved_tensors, ctx.settings
-        rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+        (maps, weight), (stride, padding, transposed) = ctx.saved_tensors, ctx.settings
         of_maps = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_maps, _, _ = torch.ops.aten.convolution_backward(
                 *(gradient, maps, weight, None, stride, padding, (1, 1)),
-                *(False, (0, 0), 1, (True, False, False)),
+                *(transposed, (0, 0), 1, (True, False, False)),
             )
         if ctx.needs_input_grad[1]:
+            small, large = (maps, gradient) if transposed else (gradient, maps)
             kernel = weight.shape[2:]
-            patches = _patches(maps, kernel, stride, padding, gradient.shape[2:])
-            of_weight = (rows.t() @ patches).unflatten(1, (*kernel, -1)).permute(0, 3, 1, 2)
+            patches = _patches(large, kernel, stride, padding, small.shape[2:])
+            of_weight = _rows(small).t() @ patches
+            of_weight = of_weight.unflatten(1, (*kernel, -1)).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_maps, of_weight, of_bias, None, None
+            of_bias = _rows(gradient).sum(0)
+        return of_maps, of_weight, of_bias, None, None, None
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """The channels of every place (batch * places, channels)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _patches(

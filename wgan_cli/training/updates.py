@@ -253,7 +253,9 @@ class Updates:
         if not self._one_pass:
             return as_float32(critic(real, labels)), as_float32(critic(fake, labels))
         twice = None if labels is None else torch.cat([labels, labels])
-        real_scores, fake_scores = as_float32(critic(torch.cat([real, fake]), twice)).chunk(2)
+        # In the fakes' layout, which is that of the layers.
+        both = torch.cat([torch.empty_like(fake).copy_(real), fake])
+        real_scores, fake_scores = as_float32(critic(both, twice)).chunk(2)
         return real_scores, fake_scores
 
 
