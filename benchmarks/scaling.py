@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-import torch
-
-from benchmarks.workloads import tool
+from benchmarks.measuring import Loop, Stopwatch
+from benchmarks.workloads import Tool, tool
 
 N_CRITIC = (1, 2, 5, 10, 20)
 BATCH_SIZES = (64, 128, 256, 512)
+ROUNDS = 5
+TOOL = "tool"
 
 
 def main() -> None:
@@ -26,27 +27,22 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="of wgan-train")
     arguments = parser.parse_intermixed_args()
     for key, values in (("n_critic", N_CRITIC), ("batch_size", BATCH_SIZES)):
-        found = [
-            step_ms([*arguments.words, f"{key}={value}"], arguments.seconds) for value in values
-        ]
+        trained = [tool([*arguments.words, f"{key}={value}"]) for value in values]
+        found = step_ms(trained, arguments.seconds)
         print(f"\n{key:<12}" + "".join(f"{value:>9}" for value in values))
         print(f"{'ms a step':<12}" + "".join(f"{ms:9.2f}" for ms in found))
         print(f"{'on a line':<12}" + "".join(f"{ms:9.2f}" for ms in line(values, found)))
 
 
-def step_ms(words: Sequence[str], seconds: float) -> float:
-    """The median milliseconds of `Trainer.train_step`."""
-    one = tool(words)
-    times: list[float] = []
-    for _ in range(3):
-        one.trainer.train_step()
-    while sum(times) < seconds or len(times) < 5:
-        start = time.perf_counter()
-        one.trainer.train_step()
-        if one.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+def step_ms(trained: Sequence[Tool], seconds: float) -> list[float]:
+    """The median milliseconds of each one's steps, in turns, so that all meet the same hours."""
+    watches = [Stopwatch(one.device, one.config.n_critic or 1, seconds / ROUNDS) for one in trained]
+    loops = [{TOOL: Loop(one.trainer.train_step, nullcontext)} for one in trained]
+    rounds = [
+        [watch.times(loop, 1)[TOOL].median for watch, loop in zip(watches, loops, strict=True)]
+        for _ in range(ROUNDS)
+    ]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def line(places: Sequence[int], values: Sequence[float]) -> list[float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from wgan_cli.models import dcgan
-from wgan_cli.training.convolutions import Convolution, TransposedConvolution, quick
+from wgan_cli.training.convolutions import Convolution, TransposedConvolution, quicken
 from wgan_cli.training.twin import twin_of
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
@@ -41,7 +42,7 @@ OTHERS = {
 def both(layer: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     own = copy.deepcopy(layer).to(dtype=dtype, memory_format=torch.channels_last)
     other = copy.deepcopy(own)
-    quick(other)
+    quicken(other)
     return own, other
 
 
@@ -83,19 +84,50 @@ def test_bfloat16_is_rounded_no_more_than_torchs(name: str) -> None:
         assert (found - truth).norm() <= allowed
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_torchs_own_kernel_is_not_used_where_another_is_faster(
+@pytest.mark.parametrize("name", [*LAYERS, *OTHERS])
+def test_torchs_own_way_is_gone_just_where_another_is_faster(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer, shape = LAYERS[name]
+    layer, shape = (LAYERS | OTHERS)[name]
     _, other = both(layer, torch.float64)
-
-    def refused(*arguments: object) -> Tensor:
-        raise AssertionError(arguments)
-
+    calls = []
     for kind in (nn.Conv2d, nn.ConvTranspose2d):
-        monkeypatch.setattr(kind, "forward", refused)
+
+        def noting(*given: Any, own: Callable[..., Tensor] = kind.forward) -> Tensor:
+            calls.append(1)
+            return own(*given)
+
+        monkeypatch.setattr(kind, "forward", noting)
     results(other, maps_of(shape, torch.float64))
+    assert len(calls) == (name in OTHERS)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_image_without_a_batch_is_torchs(name: str) -> None:
+    layer, shape = LAYERS[name]
+    own, other = both(layer, torch.float64)
+    image = maps_of(shape, torch.float64)[0]
+    assert torch.equal(own(image), other(image))
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_batch_may_be_of_one_or_none(name: str, batch: int) -> None:
+    layer, shape = LAYERS[name]
+    own, other = both(layer, torch.float64)
+    maps = maps_of(shape, torch.float64)[:batch]
+    for expected, found in zip(results(own, maps), results(other, maps), strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_derivative_of_a_gradient_is_made_up() -> None:
+    layer, shape = LAYERS["small maps"]
+    _, other = both(layer, torch.float64)
+    maps = maps_of(shape, torch.float64).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(other(maps).square().sum(), maps, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +145,7 @@ def test_torchs_own_kernel_is_not_used_where_another_is_faster(
 )
 def test_what_is_not_known_stays_as_it_is(layer: nn.Module) -> None:
     before = type(layer)
-    quick(layer)
+    quicken(layer)
     assert type(layer) is before
 
 
@@ -136,7 +168,7 @@ def test_a_dcgans_twin_has_them_and_its_network_does_not() -> None:
     for network, inputs in ((generator, latent), (critic, images)):
         twin = twin_of(network)
         assert twin is not None
-        quick_kinds = {Convolution, TransposedConvolution}
-        assert not {type(module) for module in network.modules()} & quick_kinds
-        assert {type(module) for module in twin.modules()} & quick_kinds
+        quickened = {Convolution, TransposedConvolution}
+        assert not {type(module) for module in network.modules()} & quickened
+        assert {type(module) for module in twin.modules()} & quickened
         assert torch.allclose(twin(inputs.bfloat16()).float(), network(inputs), atol=0.02)

@@ -102,6 +102,25 @@ def test_each_update_makes_its_own_where_the_pass_would_be_another(words: list[s
     assert set(heard.given) == {None}
 
 
+@pytest.mark.parametrize(("batches", "passes"), [(9, [8, 2]), (4, [4, 4, 2]), (0.5, [1] * 10)])
+def test_no_more_is_made_at_once_than_there_is_room_for(
+    batches: float, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wgan_cli.training.fakes.ROOM", int(batches * 8 * 64))
+    trainer = trainer_of("precision=bf16")
+    heard = Heard(trainer)
+    trainer.train_step()
+    assert heard.passes == passes
+    assert not trainer._fakes._made
+
+
+def test_compiled_passes_meet_one_size_of_batch() -> None:
+    trainer = trainer_of("precision=bf16")
+    assert trainer.updates.joins_fakes
+    trainer.updates.generator_weights.passes.compile()
+    assert not trainer.updates.joins_fakes
+
+
 @pytest.mark.parametrize("end", [1, GROUP - 1, GROUP, GROUP + 1, UPDATES + 3])
 def test_a_step_cut_off_amid_a_group_goes_on_bit_for_bit(end: int) -> None:
     whole = trainer_of("precision=bf16")

@@ -244,3 +244,8 @@ def test_a_learning_rate_on_the_device_is_set_there() -> None:
     rates.set(0.25)
     assert group["lr"] is rate
     assert float(rate) == pytest.approx(RATE / 4)
+
+
+def test_recorded_updates_make_their_own_samples() -> None:
+    assert built(None, bf16=True).joins_fakes
+    assert not built(Again, bf16=True).joins_fakes

@@ -16,8 +16,8 @@ class RMSprop(torch.optim.RMSprop):
     the correction out once its step count is so large that alpha ** step is 0. torch's own RMSprop
     makes six passes over every weight, which on a CPU costs as much as the matrix products of a
     small critic. Equal to it up to rounding; state and checkpoints are torch's. Adam's first moment
-    is here the gradient itself, and kept in its memory: a step may leave weight decay in the
-    gradients. With momentum, or on a device without the kernel, torch's own step runs.
+    is here the gradient itself, and kept in its memory: what a step leaves there is no gradient
+    any more. With momentum, or on a device without the kernel, torch's own step runs.
     """
 
     def __init__(

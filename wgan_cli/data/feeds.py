@@ -118,7 +118,7 @@ class ResidentFeed:
     def batch(self, update: int) -> Batch:
         """The batch of critic update `update`, counted from 0 over the whole run."""
         chosen = self.order.indices(update)
-        samples = self.samples.index_select(0, chosen)
+        samples = self.samples[chosen]
         if self.flip:
             draws = Draws(self.seed, Stream.FLIPS, update, share=self.share)
             samples = flipped(samples, draws)

@@ -1,8 +1,9 @@
 """A twin's convolutions, computed as what a CPU's libraries are fast at.
 
 oneDNN is far from its rate of products where a convolution ends in few channels or small maps. Each
-class is its base class with the same weights, and equal to it but for rounding; on other devices,
-and for shapes that gain nothing, it is its base class.
+class is its base class with the same weights and, but for rounding and second derivatives, equal to
+it; on other devices, and for shapes that gain nothing, it is its base class. What each gained is in
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from torch.nn import functional as F
 _SMALL, _MANY = 8, 128
 # A last layer has as many channels as an image.
 _FEW = 4
-# What the left, own and right neighbour of a pixel meet of a kernel of four with a stride of two,
-# in even and in odd places of the larger map. The fifth number is a 0.
+# A transposed convolution by a kernel k of four, with a stride of two, makes of a row x
+#   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
+# two convolutions by kernels of three. Where a neighbour has no part stands k[4], which is 0.
 _EVEN_AND_ODD = ((3, 1, 4), (4, 2, 0))
 
 
-def quick(layer: nn.Module) -> None:
+def quicken(layer: nn.Module) -> None:
     """Let a convolution of torch's be computed as here; any other layer stays as it is."""
     if type(layer) is nn.Conv2d and _is_plain(layer):
         layer.__class__ = Convolution
@@ -43,11 +45,11 @@ def _is_plain(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 class Convolution(nn.Conv2d):
-    """Maps (batch, channels, height, width) to maps of other sizes."""
+    """A matrix product where the kernel is as large as the map; to small maps `_ByPatches`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Of a kernel as large as the map a matrix product, to small maps often `_ByPatches`."""
-        if input.is_cpu:
+        """(batch, channels, height, width), or one image without the batch, as `nn.Conv2d`."""
+        if input.is_cpu and input.dim() == 4:
             if self.padding == (0, 0) and self.kernel_size == input.shape[2:]:
                 flat = input.permute(0, 2, 3, 1).flatten(1)
                 weight = self.weight.permute(0, 2, 3, 1).flatten(1)
@@ -65,12 +67,15 @@ class Convolution(nn.Conv2d):
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """Maps (batch, channels, height, width) to larger maps."""
+    """A matrix product of single pixels, a convolution to few channels, from small maps by patches.
+
+    The last by `_ByPatches`, as `Convolution`.
+    """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Of single pixels a matrix product, to few channels a convolution."""
+        """(batch, channels, height, width), or one image without the batch, as torch's."""
         shape = self.kernel_size, self.stride, self.padding
-        if input.is_cpu and output_size is None:
+        if input.is_cpu and input.dim() == 4 and output_size is None:
             if input.shape[2:] == (1, 1) and self.padding == (0, 0):
                 maps = input.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
                 maps = maps.unflatten(1, (*self.kernel_size, self.out_channels))
@@ -100,7 +105,10 @@ def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Seq
 
 
 class _ByPatches(torch.autograd.Function):
-    """A convolution whose weights' gradient is one product: small side by patches of the large."""
+    """A convolution whose weights' gradient is one product: small side by patches of the large.
+
+    Of the first derivative only: none can be taken of its gradients.
+    """
 
     @staticmethod
     def forward(

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from wgan_cli.training.updates import Updates
-
-# So many updates' samples are made at once at most: an authors' warm-up has 100 a step.
+# At most so many updates' samples are made at once, an authors' warm-up having 100 a step, and so
+# many numbers, so that a joint pass needs no more memory than an update of the critic.
 GROUP = 8
+ROOM = 2**20
 
 
 class Fakes:
     """The generated samples of a step's critic updates, several updates' in one pass.
 
-    The generator stands still in a critic phase, so that its passes can be one wherever a sample
-    does not depend on its batch (`Updates.one_generator_pass`). Groups begin at every `GROUP`-th
-    update, and a run that goes on amid one makes all of it again: a sample's last bits depend on
-    how many are made with it. `noise` gives the latents of a critic update of the step.
+    The generator stands still in a critic phase, so its passes can be one wherever a sample does
+    not depend on its batch. Groups begin at fixed places, and a run that goes on amid one makes all
+    of it again: a sample's last bits depend on how many are made with it. `make` gives the batches
+    of these updates of the step.
     """
 
-    def __init__(self, updates: Updates, noise: Callable[[int], Tensor]) -> None:
-        self._updates = updates
-        self._noise = noise
-        self._made: tuple[Tensor, ...] = ()
+    def __init__(self, make: Callable[[range], Sequence[Tensor]]) -> None:
+        self._make = make
+        self._made: Sequence[Tensor] = ()
 
-    def of(self, inner: int, first: int, count: int) -> Tensor | None:
-        """The samples (batch, *sample shape) of one of a step's `count` updates.
+    def of(self, inner: int, first: int, count: int, numbers: int) -> Tensor:
+        """The batch of update `inner`, counted from 0, of a step that has `count` of them.
 
-        `first` is the update with which this phase begins or goes on. None where each update has to
-        make its own.
+        This process began the step, or went on with it, at update `first`. A batch has so many
+        `numbers`.
         """
-        if not self._updates.one_generator_pass or count == 1:
-            return None
-        place = inner % GROUP
+        group = max(1, min(GROUP, ROOM // numbers))
+        place = inner % group
         if place == 0 or inner == first:
             start = inner - place
-            latents = [self._noise(each) for each in range(start, min(start + GROUP, count))]
-            self._made = self._updates.fakes(latents)
-        return self._made[place]
+            self._made = ()
+            self._made = self._make(range(start, min(start + group, count)))
+        batch = self._made[place]
+        if inner == count - 1:
+            self._made = ()
+        return batch

@@ -82,7 +82,7 @@ class Trainer:
         self._rows = batch_size // self.share.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
-        self._fakes = Fakes(updates, self._critic_noise)
+        self._fakes = Fakes(self._make_fakes)
         self._gate_opened = 0
 
     @property
@@ -155,16 +155,16 @@ class Trainer:
         it is saved half done.
         """
         before, updates = self.schedule.updates_before(self.step), self.schedule.updates(self.step)
+        joined = updates > 1 and self.classes is None and self.updates.joins_fakes
         for inner in range(first := self.inner, updates):
             overdue = self.signals.overdue() if self.signals is not None else None
             if overdue is not None:
                 self.stop(overdue)
             with self.phase("data"):
                 real, labels = self.feed.batch(before + inner)
+            fake = self._fakes.of(inner, first, updates, real.numel()) if joined else None
+            latent = self._noise(Stream.CRITIC_NOISE, inner) if fake is None else None
             classes = None if self.classes is None else labels
-            with self.phase("generated samples"):
-                fake = None if classes is not None else self._fakes.of(inner, first, updates)
-            latent = self._critic_noise(inner) if fake is None else None
             draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.share)
             with self.phase("critic update"):
                 self.window.critic += self.updates.critic_update(real, latent, draws, classes, fake)
@@ -287,8 +287,10 @@ class Trainer:
         self.updates.gate.reopen()
         self._gate_opened = self.step
 
-    def _critic_noise(self, inner: int) -> Tensor:
-        return self._noise(Stream.CRITIC_NOISE, inner)
+    def _make_fakes(self, inners: range) -> Sequence[Tensor]:
+        latents = [self._noise(Stream.CRITIC_NOISE, inner) for inner in inners]
+        with self.phase("generated samples"):
+            return self.updates.fakes(latents)
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         with self.phase("noise"):

@@ -13,7 +13,7 @@ from torch import nn
 
 from wgan_cli.models.normalization import ClassNorm2d
 from wgan_cli.models.precision import keeps_float32
-from wgan_cli.training.convolutions import quick
+from wgan_cli.training.convolutions import quicken
 
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
 # Their kernels take float32 scales and statistics with bfloat16 maps.
@@ -38,7 +38,7 @@ def twin_of(network: nn.Module) -> nn.Module | None:
         else:
             for parameter in other.parameters(recurse=False):
                 parameter.data = parameter.data.to(torch.bfloat16)
-        quick(other)
+        quicken(other)
     return twin
 
 

@@ -102,12 +102,12 @@ class Updates:
         self._frozen_critic = Frozen(self.critic_weights.passes)
         device = next(self.critic.parameters()).device
         self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
-        # One pass of a twin, which no user's network has, serves real and fake, unless BatchNorm
-        # must see them apart. In float32 too they pass apart: terms that cancel between them then
+        # One pass of a twin, which no user's network has, serves real and fake. In float32 they
+        # pass apart even where BatchNorm does not ask for it: terms that cancel between them then
         # cancel as in any other loop, and RMSprop and Adam make whole steps of what remains.
-        self._one_pass = _twin_alone(self.critic_weights)
-        # What a graph reads has to lie where it lay when it was recorded.
-        self.one_generator_pass = graph is None and _twin_alone(self.generator_weights)
+        self._one_pass = _row_by_row(self.critic_weights)
+        # What is recorded begins with a pass of its own.
+        self._joins_fakes = graph is None and _row_by_row(self.generator_weights)
         # A rank can be lost in any update, and what was done before that one is saved.
         several = ranks.world > 1
         self._whole: AbstractContextManager[None] = (
@@ -137,18 +137,23 @@ class Updates:
 
         `draws` serves the penalty's random points. `labels` (batch,) are the real samples' classes
         where the networks are conditional; the fakes are drawn for the same. The generator is left
-        untouched. With `fake`, of `fakes`, no latent is needed.
+        untouched. With a batch of `fakes` as `fake` no latent is needed.
         """
         with self._whole:
             if fake is not None:
                 return self._learn(real, fake, labels, draws)
             return self._critic_step(real, latent, labels, draws=draws)
 
+    @property
+    def joins_fakes(self) -> bool:
+        """Whether `fakes` makes what updates would make for themselves, but for rounding."""
+        # Every further size of a batch would be compiled amid the training.
+        return self._joins_fakes and not self.generator_weights.compiled
+
     @torch.no_grad()
     def fakes(self, latents: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the generator, as it is, makes of several updates' latents: a batch of each."""
-        with self._frozen_generator:
-            return self.generator_weights(torch.cat(list(latents))).chunk(len(latents))
+        return self.generator_weights(torch.cat(list(latents))).chunk(len(latents))
 
     def generator_update(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays untouched.
@@ -254,7 +259,7 @@ class Updates:
             return as_float32(critic(real, labels)), as_float32(critic(fake, labels))
         twice = None if labels is None else torch.cat([labels, labels])
         # In the fakes' layout, which is that of the layers.
-        both = torch.cat([torch.empty_like(fake).copy_(real), fake])
+        both = torch.cat([torch.empty_like(fake).copy_(real.view_as(fake)), fake])
         real_scores, fake_scores = as_float32(critic(both, twice)).chunk(2)
         return real_scores, fake_scores
 
@@ -263,8 +268,11 @@ def _weights(network: Weights | nn.Module) -> Weights:
     return network if isinstance(network, Weights) else Weights(network)
 
 
-def _twin_alone(weights: Weights) -> bool:
-    """Whether passes run on a twin in which no sample depends on the others of its batch."""
+def _row_by_row(weights: Weights) -> bool:
+    """Whether passes run on a twin in which no sample depends on the others of its batch.
+
+    Of the layers that a twin may have (`twin`) only BatchNorm mixes them.
+    """
     batch_norm = any(isinstance(m, _BatchNorm) for m in weights.network.modules())
     return weights.passes is not weights.network and not batch_norm
 

@@ -86,6 +86,11 @@ class Weights:
             for buffer, before in buffers:
                 buffer.copy_(before)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the passes are."""
+        return self.passes._compiled_call_impl is not None
+
     def forget_gradients(self) -> None:
         """To be called before a backward pass."""
         for parameter in self._passing:
