@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 # The weights' gradient is by patches where maps are no larger on a convolution's small side, and
 # have at least so many channels there: copying patches pays by what is multiplied with them.
-_SMALL, _MANY = 8, 128
+_SMALL, _MANY = 8, 256
 # A last layer has as many channels as an image.
 _FEW = 4
 # A transposed convolution by a kernel k of four, with a stride of two, makes of a row x
