@@ -316,10 +316,12 @@ def test_every_update_gets_noise_of_its_own():
         trainer.updates.generator_update,
     )
 
-    def noting_critic(real: Tensor, latent: Tensor, draws: Draws, labels: None) -> Tensor:
+    def noting_critic(
+        real: Tensor, latent: Tensor, draws: Draws, labels: None, fake: None
+    ) -> Tensor:
         seen.append(latent)
         draws_seen.append(draws)
-        return critic_update(real, latent, draws, labels)
+        return critic_update(real, latent, draws, labels, fake)
 
     def noting_generator(latent: Tensor, labels: None) -> Tensor:
         seen.append(latent)
