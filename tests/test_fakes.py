@@ -79,6 +79,7 @@ def test_the_samples_are_those_of_every_updates_own_latents() -> None:
                 alone = before(latent.bfloat16())
             assert fake is not None
             assert fake.shape == alone.shape
+            assert not fake.requires_grad
             assert torch.allclose(fake.float(), alone.float(), atol=0.02)
         before = copy.deepcopy(trainer.updates.generator_weights.passes)
 

@@ -24,7 +24,7 @@ _FEW = 4
 # A transposed convolution by a kernel k of four, with a stride of two, makes of a row x
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
 # two convolutions by kernels of three. Where a neighbour has no part stands k[4], which is 0.
-_EVEN_AND_ODD = ((3, 1, 4), (4, 2, 0))
+_EVEN_AND_ODD = torch.tensor(((3, 1, 4), (4, 2, 0)))
 
 
 def quicken(layer: nn.Module) -> None:
@@ -89,8 +89,8 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
     def _interleaved(self, maps: Tensor) -> Tensor:
         """The four pixels that each one becomes, at once."""
-        table = torch.tensor(_EVEN_AND_ODD)
-        kernel = F.pad(self.weight, (0, 1, 0, 1))[:, :, table][..., table]
+        numbers = F.pad(self.weight, (0, 1, 0, 1))
+        kernel = numbers[:, :, _EVEN_AND_ODD][..., _EVEN_AND_ODD]
         kernel = kernel.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         bias = None if self.bias is None else self.bias.repeat(4)

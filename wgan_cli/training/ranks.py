@@ -183,9 +183,8 @@ class Group(Ranks):
         """What rank 0 sends, on the CPU."""
         size = self._broadcast(torch.zeros(1, dtype=torch.int64))
         data = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True
-        )
+        sent = io.BytesIO(data.numpy().tobytes())
+        state: dict[str, Any] = torch.load(sent, map_location="cpu", weights_only=True)
         return state
 
     def say(self, word: Word) -> None:
