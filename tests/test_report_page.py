@@ -88,6 +88,7 @@ def test_hostile_words_messages_and_tags_are_only_text(
     assert not [key for _, found in page.tags for key in found if key.startswith("on")]
     assert "49" not in "".join(page.column("runs", "message"))
     assert page.column("runs", "message")[0] == HOSTILE[0]
+    assert "\x00" not in (tmp_path / "summary.csv").read_text()
     with (tmp_path / "summary.csv").open(newline="") as file:
         messages = {row["message"] for row in csv.DictReader(file)}
     assert HOSTILE[0] in messages
