@@ -220,9 +220,9 @@ def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
 
     for samples in (real, fake):
         assert torch.equal(neighbours.ball_radii(samples, 3), radii(samples))
-    for one, other in ((real, fake), (fake, real)):
-        expected = (distances(one, other) <= radii(other)).any(dim=1)
-        assert torch.equal(neighbours._covered(one, other, radii(other)), expected)
+    inside_real, inside_fake = neighbours._covered(real, fake, radii(real), radii(fake))
+    assert torch.equal(inside_real, (distances(fake, real) <= radii(real)).any(dim=1))
+    assert torch.equal(inside_fake, (distances(real, fake) <= radii(fake)).any(dim=1))
     known = precision_recall(real, fake, real_radii=neighbours.ball_radii(real))
     assert known == precision_recall(real, fake)
 

@@ -25,10 +25,8 @@ def precision_recall(
     if real_radii is None:
         real_radii = ball_radii(real, k)
     fake_radii = ball_radii(fake, k)
-    real, fake = _rows(real), _rows(fake)
-    precision = _covered(fake, real, real_radii)
-    recall = _covered(real, fake, fake_radii)
-    return float(precision.double().mean()), float(recall.double().mean())
+    inside_real, inside_fake = _covered(_rows(real), _rows(fake), real_radii, fake_radii)
+    return float(inside_real.double().mean()), float(inside_fake.double().mean())
 
 
 def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
@@ -59,19 +57,43 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     return torch.cat(found)
 
 
-def _covered(samples: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """Whether each sample lies in a centre's ball, its edge included."""
+def _covered(
+    real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Whether each fake lies in a real ball, and each real in a fake one, edges included.
+
+    Shapes (n, d), (m, d) and radii (n,), (m,) give (m,), (n,).
+    """
     found = []
-    squares = radii.square()
-    for rows in samples.split(_rows_at_once(len(centres))):
-        low, high = _squared_bounds(rows, centres)
-        inside = (high < squares).any(dim=1)
-        undecided = ~inside & ~(low > squares).all(dim=1)
-        if undecided.any():
-            distances = torch.cdist(rows[undecided], centres, compute_mode=_EXACT)
-            inside[undecided] = (distances <= radii).any(dim=1)
-        found.append(inside)
-    return torch.cat(found)
+    inside = torch.zeros(len(real), dtype=torch.bool)
+    perhaps = inside.clone()
+    real_squares = real_radii.square()
+    at_once = _rows_at_once(len(real))
+    for rows, squares in zip(fake.split(at_once), fake_radii.square().split(at_once), strict=True):
+        low, high = _squared_bounds(rows, real)
+        found.append(
+            _settled(
+                (high < real_squares).any(dim=1),
+                ~(low > real_squares).all(dim=1),
+                rows,
+                real,
+                real_radii,
+            )
+        )
+        inside |= (high < squares[:, None]).any(dim=0)
+        perhaps |= ~(low > squares[:, None]).all(dim=0)
+    return torch.cat(found), _settled(inside, perhaps, real, fake, fake_radii)
+
+
+def _settled(
+    surely: Tensor, perhaps: Tensor, samples: Tensor, centres: Tensor, radii: Tensor
+) -> Tensor:
+    """Whether each sample lies in a centre's ball: by exact distances where that is open."""
+    undecided = (perhaps & ~surely).nonzero()[:, 0]
+    for places in undecided.split(_rows_at_once(len(centres))):
+        distances = torch.cdist(samples[places], centres, compute_mode=_EXACT)
+        surely[places] = (distances <= radii).any(dim=1)
+    return surely
 
 
 def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
