@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from wgan_cli.metrics.classifier import extract
 from wgan_cli.metrics.classifier_training import trained_classifier
 from wgan_cli.metrics.inception import inception
 from wgan_cli.metrics.neighbours import ball_radii
+from wgan_cli.metrics.wasserstein import slices
 from wgan_cli.randomness import Draws, Stream
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Samples:
         self._many = many
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
         self._radii: dict[str, Tensor] = {}
+        self._slices: dict[Draws, np.ndarray] = {}
 
     @cached_property
     def points(self) -> Tensor:
@@ -74,6 +77,12 @@ class Samples:
         if space not in self._radii:
             self._radii[space] = ball_radii(points)
         return self._radii[space]
+
+    def slices(self, draws: Draws) -> np.ndarray:
+        """The few projected to the random lines of `draws`, sorted along each, found once."""
+        if draws not in self._slices:
+            self._slices[draws] = slices(self.few, draws)
+        return self._slices[draws]
 
 
 @dataclass(frozen=True)

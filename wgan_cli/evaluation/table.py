@@ -24,7 +24,7 @@ from wgan_cli.metrics.features import (
 )
 from wgan_cli.metrics.lipschitz import layer_gradient_norms
 from wgan_cli.metrics.modes import modes_found, share_within
-from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import between_slices, exact_wasserstein
 from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.randomness import Draws, Stream
 
@@ -64,7 +64,7 @@ def sized(tag: str, metric: Metric, counts: Counts) -> str:
 
 def _sliced(comparison: Comparison) -> float:
     draws = Draws(comparison.seed, Stream.EVALUATION, step=3)
-    return sliced_wasserstein(comparison.fake, comparison.real, draws)
+    return between_slices(comparison.shown.slices(draws), comparison.reference.real.slices(draws))
 
 
 def _layer_norms(comparison: Comparison) -> np.ndarray:

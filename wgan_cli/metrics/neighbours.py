@@ -40,7 +40,7 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     if not samples.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
     found = []
-    count = min(4 * (k + 1), len(samples))
+    count = min(2 * (k + 1), len(samples))
     for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
         low, high = _squared_bounds(rows, samples)
         # The nearest is the sample itself, at distance 0.
