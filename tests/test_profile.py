@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_run_that_ends_early_leaves_what_was_traced(
     assert steps == "00000006-00000007"
     assert counted(events)["generator update"] == 2
     # The next run of a sweep is in the same process.
+    assert not torch.autograd._profiler_enabled()
+
+
+def test_a_run_that_ends_before_the_steps_it_went_back_over_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = SimpleNamespace(step=2, steps=4, device=torch.device("cpu"))
+    callback = profile.Profile(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
+    callback.on_start(SimpleNamespace(step=0, steps=4))  # type: ignore[arg-type]
+    callback.on_step(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    trainer.step = 1
+    callback.on_end(trainer, None)
+    assert "no trace" in caplog.text
+    assert not (tmp_path / "profile").exists()
     assert not torch.autograd._profiler_enabled()
 
 

@@ -319,10 +319,17 @@ class Own(mlp.Critic):
     ],
     ids=["another's", "parametrized", "lipschitz", "layer norm", "own parameter"],
 )
-def test_networks_that_may_not_go_with_it_have_no_twin(network: Callable[[], nn.Module]) -> None:
+def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
+    network: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     made = network()
     assert twin_of(made) is None
+    assert Weights(made, joined=True).passes is made
+    assert caplog.text == ""
     assert Weights(made, joined=True, bf16=True).passes is made
+    (line,) = caplog.messages
+    assert f"{type(made).__name__} runs under autocast" in line
 
 
 def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:

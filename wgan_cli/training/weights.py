@@ -39,6 +39,15 @@ class Weights:
         joined = joined and {p.dtype for p in own.values()} == {torch.float32}
         joined = joined and len({p.device for p in own.values()}) == 1
         twin = twin_of(network) if joined and bf16 else None
+        if bf16 and twin is None:
+            kind = type(network)
+            log.info(
+                "precision=bf16: %s.%s runs under autocast, which converts its weights in every"
+                " pass and gains less: only plain networks of this package, with its own optimizers"
+                " and constraints, have bf16 copies of their weights.",
+                kind.__module__,
+                kind.__qualname__,
+            )
         self.passes = network if twin is None else twin
         passing = dict(self.passes.named_parameters())
         # Those that are rounded come first, so that one copy rounds them all.
