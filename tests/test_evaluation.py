@@ -25,7 +25,7 @@ from wgan_cli.evaluation.table import TABLE, Metric, sized
 from wgan_cli.metrics import inception
 from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 from wgan_cli.metrics.features import frechet_distance
-from wgan_cli.metrics.wasserstein import exact_wasserstein
+from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.models.lipschitz import Critic
 from wgan_cli.randomness import Draws, Stream
@@ -118,6 +118,9 @@ def test_the_numbers_are_of_the_named_samples():
     assert values["wasserstein/exact_n"] == len(real) == 30
     assert values["wasserstein/exact"] == pytest.approx(exact_wasserstein(fake, real))
     assert values["wasserstein/exact_real_real"] == pytest.approx(exact_wasserstein(other, real))
+    lines = Draws(0, Stream.EVALUATION, step=3)
+    for tag, samples in (("wasserstein/sliced", fake), ("wasserstein/sliced_real_real", other)):
+        assert values[tag] == pytest.approx(sliced_wasserstein(samples, real, lines))
     assert 0 < values["wasserstein/sliced"] < values["wasserstein/exact"]
     assert 0 < values["wasserstein/sliced_real_real"] < values["wasserstein/exact_real_real"]
     with torch.no_grad():
