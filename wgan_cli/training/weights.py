@@ -42,9 +42,9 @@ class Weights:
         if bf16 and twin is None:
             kind = type(network)
             log.info(
-                "precision=bf16: %s.%s runs under autocast, which converts its weights in every"
-                " pass and gains less: only plain networks of this package, with its own optimizers"
-                " and constraints, have bf16 copies of their weights.",
+                "precision=bf16: %s.%s runs under autocast, which gains less: bf16 copies of their"
+                " weights have only this package's plain networks, under its own optimizers and"
+                " constraints.",
                 kind.__module__,
                 kind.__qualname__,
             )
