@@ -42,9 +42,8 @@ class Weights:
         if bf16 and twin is None:
             kind = type(network)
             log.info(
-                "precision=bf16: %s.%s runs under autocast, which gains less: bf16 copies of their"
-                " weights have only this package's plain networks, under its own optimizers and"
-                " constraints.",
+                "precision=bf16: %s.%s runs under autocast, which gains less: only this package's"
+                " plain networks, under its own optimizers and constraints, get bf16 weights.",
                 kind.__module__,
                 kind.__qualname__,
             )
