@@ -139,7 +139,8 @@ def _write(path: Path, samples: Any, columns: int | None) -> None:
     if path.suffix == ".npy":
         file = io.BytesIO()
         np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
-        write_whole(path, file.getbuffer())
+        with file.getbuffer() as data:
+            write_whole(path, data)
     elif images:
         columns = columns or max(_COLUMNS, int(len(samples) ** 0.5))
         save_png(path, grid(as_bytes(samples), columns=columns))

@@ -253,7 +253,8 @@ def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
         # Under its own name first: another process may be writing or reading the same file.
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
-            temporary.write_bytes(stored.getbuffer())
+            with stored.getbuffer() as data:
+                temporary.write_bytes(data)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

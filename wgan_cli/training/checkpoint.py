@@ -65,7 +65,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     _seal(buffer)
-    write_whole(path, buffer.getbuffer())
+    # Given back also where the disk is full: else Python 3.13 complains when it collects the two.
+    with buffer.getbuffer() as data:
+        write_whole(path, data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class Group(Ranks):
         """As the bytes of `torch.save`: machines may share no disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        data = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+        data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         self._broadcast(torch.tensor([len(data)]))
         self._broadcast(data)
 
