@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from wgan_cli.metrics import neighbours
 from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
-from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import between_slices, exact_wasserstein, sliced_wasserstein
 from wgan_cli.randomness import Draws, Stream
 
 HERE = Draws(0, Stream.EVALUATION)
@@ -143,6 +143,8 @@ def test_broken_samples_are_refused(broken: float):
             sliced_wasserstein(*pair, HERE)
         with pytest.raises(ValueError, match="NaN"):
             precision_recall(*pair)
+    with pytest.raises(ValueError, match="NaN"):
+        precision_recall(bad, good, real_radii=torch.ones(8).double())
 
 
 def test_unequal_or_empty_samples_are_refused():
@@ -153,6 +155,9 @@ def test_unequal_or_empty_samples_are_refused():
     for sizes in ((4, 5), (0, 0)):
         with pytest.raises(ValueError, match="one size"):
             sliced_wasserstein(torch.zeros(sizes[0], 2), torch.zeros(sizes[1], 2), HERE)
+    for one, other in ((1, 5), (0, 0)):
+        with pytest.raises(ValueError, match="one size"):
+            between_slices(np.zeros((512, one)), np.zeros((512, other)))
     with pytest.raises(ValueError, match="k=3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
 
@@ -188,6 +193,12 @@ def test_precision_recall_is_torch_fidelitys(seed: int):
     )
 
 
+def lonely(count: int, seed: int = 0) -> Tensor:
+    samples = normal(count, 3, seed=seed)
+    samples[7] = 1e100
+    return samples
+
+
 def awkward_sets() -> dict[str, tuple[Tensor, Tensor]]:
     grid = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (400, 4))).double()
     few = normal(12, 9)[torch.arange(200) % 12]
@@ -200,6 +211,7 @@ def awkward_sets() -> dict[str, tuple[Tensor, Tensor]]:
         "one point": (torch.ones(30, 3).double(), normal(40, 3)),
         "overflowing": (normal(60, 3) * 1e160, normal(60, 3, seed=1)),
         "underflowing": (normal(60, 3) * 1e-170, normal(60, 3, seed=1) * 1e-170),
+        "one of each very far away": (lonely(80), lonely(80, seed=1)),
         "copies of the real": (normal(90, 20).float().double(), normal(90, 20).float().double()),
     }
 

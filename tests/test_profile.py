@@ -123,16 +123,21 @@ def test_a_run_that_ends_early_leaves_what_was_traced(
     assert not torch.autograd._profiler_enabled()
 
 
-def test_a_run_that_ends_before_the_steps_it_went_back_over_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("reached", "ended"), [(5, 5), (7, 4)], ids=["stopped before them", "gone back over them"]
+)
+def test_a_run_that_ends_before_what_was_to_be_traced_says_so(
+    reached: int, ended: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer: Any = SimpleNamespace(step=2, steps=4, device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(step=0, steps=10, device=torch.device("cpu"))
     callback = profile.Profile(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
-    callback.on_start(SimpleNamespace(step=0, steps=4))  # type: ignore[arg-type]
-    callback.on_step(trainer, SimpleNamespace())  # type: ignore[arg-type]
-    trainer.step = 1
+    callback.on_start(trainer)
+    for step in range(1, reached + 1):
+        trainer.step = step
+        callback.on_step(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    trainer.step = ended
     callback.on_end(trainer, None)
-    assert "no trace" in caplog.text
+    assert f"ended at step {ended} and the first to be traced was 6" in caplog.text
     assert not (tmp_path / "profile").exists()
     assert not torch.autograd._profiler_enabled()
 

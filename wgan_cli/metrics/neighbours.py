@@ -25,7 +25,10 @@ def precision_recall(
     if real_radii is None:
         real_radii = ball_radii(real, k)
     fake_radii = ball_radii(fake, k)
-    inside_real, inside_fake = _covered(_rows(real), _rows(fake), real_radii, fake_radii)
+    real, fake = _rows(real), _rows(fake)
+    if not real.isfinite().all():
+        raise ValueError("the samples hold NaN or infinite values")
+    inside_real, inside_fake = _covered(real, fake, real_radii, fake_radii)
     return float(inside_real.double().mean()), float(inside_fake.double().mean())
 
 

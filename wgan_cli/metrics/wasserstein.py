@@ -8,6 +8,8 @@ from torch import Tensor
 
 from wgan_cli.randomness import Draws
 
+_LOOKED_AT = 64
+
 
 def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     """W1 between two equally large samples under the Euclidean distance, in the samples' units.
@@ -22,8 +24,10 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     costs = _distances(first, second).numpy()
     # A number taken from a whole row or column changes no assignment. The search is several times
     # shorter where generated samples are much alike, for then a column's costs nearly are too.
-    costs -= costs.mean(axis=1, keepdims=True)
-    costs -= costs.mean(axis=0)
+    # Medians, of some of them: with a mean, one sample very far away would round off all others.
+    every = max(1, len(costs) // _LOOKED_AT)
+    costs -= np.median(costs[:, ::every], axis=1, keepdims=True)
+    costs -= np.median(costs[::every], axis=0)
     rows, columns = linear_sum_assignment(costs)
     return float((first[rows] - second[columns]).norm(dim=1).mean())
 
@@ -56,7 +60,12 @@ def slices(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
 
 
 def between_slices(first: np.ndarray, second: np.ndarray) -> float:
-    """Sliced W1 of two sets by their `slices`: in one dimension sorted pairs are the cheapest."""
+    """Sliced W1 of two sets by their `slices`: in one dimension sorted pairs are the cheapest.
+
+    Raises ValueError for unequal shapes and for no samples.
+    """
+    if first.shape != second.shape or first.size == 0:
+        raise ValueError(f"slices of one size are needed, not {first.shape}, {second.shape}")
     return float(np.abs(first - second).mean())
 
 

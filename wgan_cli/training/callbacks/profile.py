@@ -78,7 +78,11 @@ class Profile(Callback):
         # A run that goes back by a rollback comes by the first step again.
         first, self._first = self._first, 0
         if trainer.step < first:
-            log.warning("profile: no trace; the run went back to before its first step, and ended.")
+            log.warning(
+                "profile: no trace: the run ended at step %d and the first to be traced was %d.",
+                trainer.step,
+                first,
+            )
             return
         path = self.folder / f"steps_{first:08d}-{trainer.step:08d}.pt.trace.json"
         trace = _exported(running)
