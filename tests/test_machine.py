@@ -132,3 +132,14 @@ def test_a_sweeps_job_goes_on_in_the_precision_it_began_in(
     status = yaml.safe_load((folder / "status.json").read_text())
     assert (status["state"], status["step"]) == ("finished", 3)
     assert yaml.safe_load((folder / "config.yaml").read_text())["precision"] == "fp32"
+
+
+def test_a_network_that_goes_by_autocast_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "steps=1", "precision=bf16"]
+    assert run([*words, "hydra.run.dir=plain"]) == 0
+    assert "autocast" not in capsys.readouterr().err
+    assert run([*words, "hydra.run.dir=spectral", "constraint=spectral_norm", "clip=null"]) == 0
+    assert capsys.readouterr().err.count("The critic runs under autocast") == 1

@@ -325,11 +325,15 @@ def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
     caplog.set_level(logging.INFO)
     made = network()
     assert twin_of(made) is None
-    assert Weights(made, joined=True).passes is made
-    assert caplog.text == ""
     assert Weights(made, joined=True, bf16=True).passes is made
+    for weights in (
+        Weights(made, joined=True),
+        Weights(mlp.Critic(IMAGE, 8, 1), joined=True, bf16=True),
+        Weights(made, joined=True, bf16=True),
+    ):
+        weights.mention_autocast("critic")
     (line,) = caplog.messages
-    assert f"{type(made).__name__} runs under autocast" in line
+    assert "The critic runs under autocast" in line
 
 
 def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:

@@ -121,6 +121,8 @@ def build_trainer(
         evaluation=evaluation,
         classes=Classes(labels.train, classes, device) if labels and classes else None,
     )
+    for name, weights in (("generator", generator_weights), ("critic", critic_weights)):
+        weights.mention_autocast(name)
     if config.compile:
         rows = config.batch_size // ranks.world
         latent = torch.zeros(rows, _given(config.latent_dim), device=device)

@@ -39,14 +39,6 @@ class Weights:
         joined = joined and {p.dtype for p in own.values()} == {torch.float32}
         joined = joined and len({p.device for p in own.values()}) == 1
         twin = twin_of(network) if joined and bf16 else None
-        if bf16 and twin is None:
-            kind = type(network)
-            log.info(
-                "precision=bf16: %s.%s runs under autocast, which gains less: only this package's"
-                " plain networks, under its own optimizers and constraints, get bf16 weights.",
-                kind.__module__,
-                kind.__qualname__,
-            )
         self.passes = network if twin is None else twin
         passing = dict(self.passes.named_parameters())
         # Those that are rounded come first, so that one copy rounds them all.
@@ -75,6 +67,15 @@ class Weights:
             return run(inputs)
         with torch.autocast(inputs.device.type, torch.bfloat16):
             return run(inputs)
+
+    def mention_autocast(self, name: str) -> None:
+        """Log where bf16 gains less than it could."""
+        if self.bf16 and self.passes is self.network:
+            log.info(
+                "The %s runs under autocast, which gains less than bf16 weights do: only this"
+                " package's plain networks get those, under its own optimizers and constraints.",
+                name,
+            )
 
     def compile(self, name: str, inputs: Tensor, labels: Tensor | None = None) -> None:
         """Compile the passes, tried on these inputs; where that fails, log why and do without."""
