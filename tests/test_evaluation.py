@@ -121,6 +121,9 @@ def test_the_numbers_are_of_the_named_samples():
     lines = Draws(0, Stream.EVALUATION, step=3)
     for tag, samples in (("wasserstein/sliced", fake), ("wasserstein/sliced_real_real", other)):
         assert values[tag] == pytest.approx(sliced_wasserstein(samples, real, lines))
+    kept = measure.reference.real
+    assert kept.slices(lines) is kept.slices(lines)
+    assert not np.array_equal(kept.slices(lines), kept.slices(Draws(1, Stream.EVALUATION, step=3)))
     assert 0 < values["wasserstein/sliced"] < values["wasserstein/exact"]
     assert 0 < values["wasserstein/sliced_real_real"] < values["wasserstein/exact_real_real"]
     with torch.no_grad():
