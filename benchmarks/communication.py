@@ -22,11 +22,11 @@ from torch import distributed as dist
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from benchmarks.workloads import composed
+from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build import build_dataset, build_trainer
 from wgan_cli.commands.composition import quoted
-from wgan_cli.place import Place
-from wgan_cli.training.ranks import ALONE, Group, Ranks
-from wgan_cli.training.weights import Weights
+from wgan_cli.distributed.process import Process
+from wgan_cli.distributed.process_group import ALONE, ProcessGroup, SingleProcess
 
 # Model, image shape, and steps a block. All with 5 critic updates.
 WORKLOADS = {"mlp": ((28, 28), 20), "dcgan": ((32, 32, 3), 2)}
@@ -34,13 +34,13 @@ BATCH = 64
 BLOCKS = 5
 
 
-class TimedGroup(Group):
+class TimedGroup(ProcessGroup):
     """Ranks that count the seconds and bytes of their messages."""
 
     seconds = 0.0
     bytes = 0
 
-    def average(self, weights: Weights, terms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def average(self, weights: TrainedNetwork, terms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """As those do."""
         start = time.perf_counter()
         means = super().average(weights, terms)
@@ -89,9 +89,11 @@ def _measure(rank: int, world: int, model: str, batch: int, folder: Path) -> Non
     path = f"dataset.path={quoted(str(folder / 'images.npy'))}"
     words = ["dataset=array", path, f"model={model}", f"batch_size={batch}", "n_critic=5"]
     config, device = composed([*words, "device=cpu", "threads=1"])
-    ranks: Ranks = ALONE
+    ranks: SingleProcess = ALONE
     if world > 1:
-        ranks = TimedGroup(Place(rank, world, rank, world), FileStore(str(folder / "store"), world))
+        ranks = TimedGroup(
+            Process(rank, world, rank, world), FileStore(str(folder / "store"), world)
+        )
         ranks.connect({}, device)
     trainer = build_trainer(config, build_dataset(config), device, ranks)
     _, steps = WORKLOADS[model]

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.measuring import Loop, Stopwatch
 from benchmarks.workloads import composed
-from wgan_cli.training.convolutions import quicken
+from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
 
 Layer = nn.Conv2d | nn.ConvTranspose2d
 ROUNDS = 9
@@ -55,7 +55,7 @@ def compared(layer: Layer, batch: int, size: int, seconds: float) -> list[tuple[
     dtype = torch.float32 if score else torch.bfloat16
     torchs = copy.deepcopy(layer).to(dtype).to(memory_format=torch.channels_last)
     ours = copy.deepcopy(torchs)
-    quicken(ours)
+    use_fast_convolutions(ours)
     maps = torch.randn(batch, layer.in_channels, size, size)
     maps = maps.to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(True)
     gradient = torch.randn_like(torchs(maps))

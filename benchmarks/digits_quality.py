@@ -21,7 +21,7 @@ from wgan_cli.evaluation.sampling import generate
 from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import load_newest
 
 COUNT, PAIRS, SEED = 1400, 297, 12345

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 
 BLUE, RED, GREEN = "#1f6fb4", "#d0322d", "#2a8f5a"
 

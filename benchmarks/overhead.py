@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wgan_cli.commands import train
-from wgan_cli.evaluation.evaluation import Evaluation, Findings
+from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
 from wgan_cli.training.trainer import Trainer
 
 Seconds = defaultdict[str, float]
@@ -31,7 +31,7 @@ def main() -> None:
             callback.on_step = _timed(spent, name, callback.on_step)  # type: ignore[method-assign]
         _timed(spent, "all", fit)(trainer)
 
-    def split(evaluation: Evaluation, *networks: Any) -> Findings:
+    def split(evaluation: Evaluation, *networks: Any) -> EvaluationResult:
         found = measure(evaluation, *networks)
         for metric, seconds in found.seconds.items():
             metrics[metric] += seconds

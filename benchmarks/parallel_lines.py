@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 
 RUNS = {
     "wasserstein": ["experiment=parallel_lines"],

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wgan_cli.rundir import METRICS, RunFolder, now
+from wgan_cli.run_folder import METRICS, RunFolder, now
 
 LOSSES = ("wasserstein", "hinge")
 CLIPS = (0.001, 0.003, 0.01, 0.03, 0.1)

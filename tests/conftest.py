@@ -81,7 +81,7 @@ def composed(words: list[str]) -> Any:
 
 def trained(config: Any, folder: Path, resume: str | None = None) -> int:
     """The exit code of a run in `folder` from what `composed` gives."""
-    from wgan_cli.commands.execution import execute
+    from wgan_cli.commands.run import execute
 
     config.resume = resume
     return execute(config, folder, [], sweep=False)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.distributed import FileStore
 
-from wgan_cli.place import Place
-from wgan_cli.training.ranks import Group
+from wgan_cli.distributed.process import Process
+from wgan_cli.distributed.process_group import ProcessGroup
 
 PATIENCE = 60.0
 
@@ -68,11 +68,13 @@ class Processes:
         os._exit(code)
 
 
-def groups(world: int, folder: Path, work: Callable[[Group], Any]) -> list[Any]:
+def groups(world: int, folder: Path, work: Callable[[ProcessGroup], Any]) -> list[Any]:
     """What `work` returns on each rank, for what `torch.save` can keep."""
 
     def on_rank(rank: int) -> int:
-        group = Group(Place(rank, world, rank, world), FileStore(str(folder / "store"), world))
+        group = ProcessGroup(
+            Process(rank, world, rank, world), FileStore(str(folder / "store"), world)
+        )
         group.connect({}, torch.device("cpu"))
         torch.save(work(group), folder / f"result_{rank}.pt")
         return 0

@@ -51,7 +51,7 @@ def test_the_files_of_the_design_are_there():
         "build.py",
         "config.py",
         "errors.py",
-        "rundir.py",
+        "run_folder.py",
         "losses.py",
         "constraints/base.py",
         "training/trainer.py",
@@ -88,7 +88,7 @@ def test_only_instantiation_calls_instantiate(file: str):
 
 @pytest.mark.parametrize("file", files_in(*LEAVES))
 def test_leaves_know_nothing_of_what_uses_them(file: str):
-    above = ("training", "commands", "build", "rundir", "config", "schema")
+    above = ("training", "commands", "build", "run_folder", "config", "schema")
     assert not offending(file, "hydra", "omegaconf", *(f"wgan_cli.{name}" for name in above))
 
 
@@ -112,7 +112,16 @@ def test_only_commands_import_commands(file: str):
 
 @pytest.mark.parametrize("file", files_in("report/"))
 def test_reports_know_run_folders_and_settings_alone(file: str):
-    below = ("report", "search", "config", "checking", "errors", "files", "migration", "rundir")
+    below = (
+        "report",
+        "search",
+        "config",
+        "validation",
+        "errors",
+        "files",
+        "migration",
+        "run_folder",
+    )
     own = {name for name in imports(file) if name.startswith("wgan_cli.")}
     assert not {name for name in own if name.split(".")[1] not in below}
 

@@ -25,7 +25,7 @@ from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.losses import Wasserstein
 from wgan_cli.pictures import grid
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.classes import Classes
+from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.updates import Updates
 
 CPU = torch.device("cpu")
@@ -112,7 +112,7 @@ def test_the_generator_is_asked_for_classes_and_judged_by_them():
 
 def test_classes_are_drawn_as_often_as_the_data_have_them():
     labels = torch.tensor([0] * 60 + [2] * 30 + [3] * 10)
-    classes = Classes(labels, 5, CPU)
+    classes = ClassSampler(labels, 5, CPU)
     drawn = torch.cat([classes.draw(1000, Draws(0, Stream.CLASSES, step)) for step in range(20)])
     shares = drawn.bincount(minlength=5) / len(drawn)
     torch.testing.assert_close(shares, torch.tensor([0.6, 0, 0.3, 0.1, 0]), atol=0.01, rtol=0)
@@ -277,7 +277,7 @@ def test_classes_are_drawn_as_the_training_part_has_them_and_afresh_in_each_upda
     for trainer.step in range(3):
         trainer.generator_phase()
     assert torch.cat(asked).unique().tolist() == [0, 1]
-    of_training = Classes(labels.train, 3, CPU)
+    of_training = ClassSampler(labels.train, 3, CPU)
     for step, classes in enumerate(asked):
         expected = of_training.draw(config.batch_size, Draws(config.seed, Stream.CLASSES, step))
         assert torch.equal(classes, expected)

@@ -12,7 +12,6 @@ import pytest
 from conftest import COMPANIONS
 from omegaconf import OmegaConf
 
-from wgan_cli.checking import flatten
 from wgan_cli.commands.composition import Composer
 from wgan_cli.config import (
     DEFAULT_STEPS,
@@ -30,6 +29,7 @@ from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig
 from wgan_cli.schema.datasets import HELD_OUT_SIZES, TRAINING_SIZES, known_side
 from wgan_cli.schema.models import RESNET_SIDES
+from wgan_cli.validation import flatten
 
 OPTIONS = sorted(
     path.relative_to(configs_folder()).with_suffix("").as_posix()
@@ -571,10 +571,3 @@ def test_every_option_says_what_it_is():
 def test_flatten():
     nested = {"a": {"b": 1, "c": {}}, "d": [1]}
     assert flatten(nested) == {"a.b": 1, "a.c": {}, "d": [1]}
-
-
-def test_what_an_earlier_version_called_otherwise_is_named():
-    plain = composed("model=dcgan", model__critic__batch_norm=True)
-    message = refusal(plain)
-    assert "model.critic.batch_norm is no setting" in message
-    assert "norm=batch" in message

@@ -23,12 +23,12 @@ from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.train import run
 from wgan_cli.errors import DiskError, InterruptedRunError
 from wgan_cli.files import Growing, disk_error, write_over, write_whole
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.callbacks import pictures, saving, tensorboard
+from wgan_cli.training.callbacks.protocol import Callback
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
 from wgan_cli.training.events import Events
 from wgan_cli.training.failures import tell_of_end
-from wgan_cli.training.points import Callback
 
 WORDS = [
     *TINY,
@@ -216,8 +216,8 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_tell_of_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object) -> None:
-        monkeypatch.setattr("wgan_cli.rundir.write_whole", full)
-        monkeypatch.setattr("wgan_cli.rundir.write_over", lambda path, data: False)
+        monkeypatch.setattr("wgan_cli.run_folder.write_whole", full)
+        monkeypatch.setattr("wgan_cli.run_folder.write_over", lambda path, data: False)
         (here / "run" / "train.log").unlink()
         raise ZeroDivisionError("the first error")
 
@@ -271,7 +271,7 @@ def test_an_answer_that_cannot_be_written_is_7_and_no_traceback(word: str) -> No
 @pytest.mark.parametrize(("code", "left"), [(0, 7), (3, 3)])
 def test_the_exit_code_does_not_depend_on_where_the_last_words_went(code: int, left: int) -> None:
     program = (
-        "import sys; from wgan_cli.commands.answering import complain, leave\n"
+        "import sys; from wgan_cli.commands.cli import complain, leave\n"
         f"print('table'); complain('sentence'); leave({code})"
     )
     with Path("/dev/full").open("w") as full:

@@ -14,10 +14,10 @@ from conftest import TINY, fast_curves_of, leaves, metrics_of, status_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.training.callbacks.protocol import Point
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
-from wgan_cli.training.points import Point
 from wgan_cli.training.trainer import Trainer
 
 FEW = [word for word in TINY if not word.startswith("steps")]
@@ -231,7 +231,7 @@ def test_the_best_of_what_is_left_is_kept_after_a_return(tmp_path: Path) -> None
     reach(2, 0.5)
     trainer.step = 1
     folder.forget_metrics_after(1)
-    saving.on_return(trainer)  # type: ignore[arg-type]
+    saving.on_rollback(trainer)  # type: ignore[arg-type]
     for step in (2, 3, 4):
         reach(step, 5.0 + step)
     kept = [path.name for path in find_checkpoints(folder.checkpoints)]

@@ -17,11 +17,11 @@ from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, Tensor
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError, DivergedError
-from wgan_cli.evaluation.choice import all_metrics, data_kinds, usual_metrics
-from wgan_cli.evaluation.evaluation import Evaluation, Findings
+from wgan_cli.evaluation.default_metrics import all_metrics, data_kinds, usual_metrics
+from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
+from wgan_cli.evaluation.registry import TABLE, Metric, sized
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
-from wgan_cli.evaluation.table import TABLE, Metric, sized
 from wgan_cli.metrics import inception
 from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 from wgan_cli.metrics.features import frechet_distance
@@ -438,7 +438,7 @@ def test_the_picture_of_weights_shows_what_the_critic_multiplies_by(
         drawn.append((weights, clip))
         return np.zeros((2, 2, 3), np.uint8)
 
-    monkeypatch.setattr("wgan_cli.evaluation.table.weight_histogram", draw)
+    monkeypatch.setattr("wgan_cli.evaluation.registry.weight_histogram", draw)
     reference = Reference(noise(), CPU, Path())
     generator, _ = networks()
     exempt = WeightClipping(0.01, exempt_normalization=True)
@@ -458,7 +458,7 @@ def test_the_picture_of_weights_shows_what_the_critic_multiplies_by(
 
 
 def test_curves_hold_floors_and_the_time():
-    found = Findings(
+    found = EvaluationResult(
         values={"wasserstein/exact": 2.0},
         floors={"wasserstein/exact": 1.0},
         seconds={"samples": 0.5, "wasserstein/exact": 0.25},

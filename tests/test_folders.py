@@ -18,7 +18,7 @@ from conftest import TINY, status_of
 from wgan_cli.commands.paths import reserved
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 
 MANY = 20
 WORDS = [*TINY, "eval_samples=4", "metrics=[wasserstein/exact]"]
@@ -30,7 +30,7 @@ AT_ONCE = """
 import datetime, json, os, sys
 import hydra.core.utils
 import matplotlib.figure, scipy.optimize, sklearn.datasets, torch._dynamo
-import wgan_cli.build, wgan_cli.commands.execution
+import wgan_cli.build, wgan_cli.commands.run
 from wgan_cli.commands.train import run
 
 class Instant(datetime.datetime):

@@ -25,7 +25,7 @@ from conftest import (
 )
 
 from wgan_cli.errors import FolderInUseError
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest, step_of
 
 KILLS = 50
@@ -56,7 +56,7 @@ NURSERY = f"""
 import json, os, sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
-from wgan_cli.commands import execution
+import wgan_cli.commands.run as execution
 from wgan_cli.commands.train import run
 
 with open("nursery.log", "w") as log:

@@ -13,9 +13,9 @@ from conftest import TINY
 
 from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
+from wgan_cli.distributed.process import Process
 from wgan_cli.errors import ConfigError
 from wgan_cli.machine import choose_machine
-from wgan_cli.place import Place
 from wgan_cli.schema import TrainConfig
 from wgan_cli.training.failures import in_plain_words
 
@@ -56,7 +56,7 @@ def test_a_users_own_workspace_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 def test_more_processes_than_gpus_are_refused_on_all_of_them() -> None:
     for rank in range(2):
         with pytest.raises(ConfigError, match="--nproc-per-node=1"):
-            choose_machine(settings("cuda", deterministic=False), Place(rank, 2, rank, 2))
+            choose_machine(settings("cuda", deterministic=False), Process(rank, 2, rank, 2))
 
 
 def test_a_kernel_that_cannot_repeat_is_a_config_mistake() -> None:

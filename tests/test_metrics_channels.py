@@ -15,8 +15,8 @@ from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.data.feeds import as_floats
 from wgan_cli.errors import DataError
 from wgan_cli.evaluation.comparison import Comparison
+from wgan_cli.evaluation.registry import TABLE
 from wgan_cli.evaluation.samples import Reference, Samples
-from wgan_cli.evaluation.table import TABLE
 from wgan_cli.metrics.channel_classifier import ChannelClassifier, trained_channel_classifier
 
 CPU = torch.device("cpu")

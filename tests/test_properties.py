@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from wgan_cli.checking import flatten
 from wgan_cli.commands.composition import Composer, quoted
 from wgan_cli.commands.train import run
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.schema import METRICS
+from wgan_cli.validation import flatten
 
 # More of them: WGAN_EXAMPLES=5000 pytest -n 0 tests/test_properties.py
 IN_CI = 60

@@ -21,7 +21,7 @@ from benchmarks.report import write_runs
 from wgan_cli.commands.report import run as report_command
 from wgan_cli.report import Report, read_runs
 from wgan_cli.report.curves import HeatMap, merged, thinned
-from wgan_cli.report.drawing import heat_chart
+from wgan_cli.report.writers.drawing import heat_chart
 
 __all__ = ["default"]
 

@@ -12,8 +12,7 @@ import pytest
 import yaml
 from conftest import TINY
 
-from wgan_cli.checking import flatten
-from wgan_cli.commands.resuming import MAY_DIFFER, refuse_changes
+from wgan_cli.commands.resume import MAY_DIFFER, refuse_changes
 from wgan_cli.commands.train import run
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import ConfigError
@@ -21,6 +20,7 @@ from wgan_cli.machine import multiplies_bfloat16
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
+from wgan_cli.validation import flatten
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=first"]
 # Where another value is none of the setting's kind.

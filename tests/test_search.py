@@ -28,11 +28,11 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.searching import Searching
+from wgan_cli.search.loop import Searching
+from wgan_cli.search.printing import last_words, trial_line
 from wgan_cli.search.space import checked
 from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import StudyFacts, history, read_study
-from wgan_cli.search.tables import last_words, trial_line
 from wgan_cli.search.trials import Claim, NoneFree, claim
 
 # Stands in for wgan-train: a line of metrics.jsonl every ten steps, going on where the file ends.
@@ -93,8 +93,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.searching import Searching
-from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.search.loop import Searching
+from wgan_cli.stop_signals import StopSignals
 
 folder, stub = SearchFolder(Path(sys.argv[1])), sys.argv[2]
 signals = StopSignals()

@@ -19,14 +19,14 @@ from wgan_cli.commands.composition import quoted
 from wgan_cli.commands.train import run
 from wgan_cli.errors import DataError, InterruptedRunError, PreemptedError
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.training.checkpoint import save_checkpoint
-from wgan_cli.training.interrupts import (
+from wgan_cli.stop_signals import (
     PATIENCE,
     StopNow,
     StopSignals,
     Terminated,
     leaving_when_asked,
 )
+from wgan_cli.training.checkpoint import save_checkpoint
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
@@ -241,7 +241,7 @@ def test_a_step_that_takes_too_long_is_saved_half_done_and_finished_later(
         return update(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("wgan_cli.training.interrupts.PATIENCE", 0.0)
+        patch.setattr("wgan_cli.stop_signals.PATIENCE", 0.0)
         patch.setattr(Updates, "critic_update", slow)
         assert run([*words, "hydra.run.dir=cut"]) == 75
     # The last of a step's updates is followed by the generator's and the end of the step.
@@ -292,7 +292,7 @@ def test_a_signal_at_the_end_of_a_job_ends_the_sweep_all_the_same(
 
 def test_patience_is_counted_from_the_first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 14.0, 14.5, 15.5])
-    monkeypatch.setattr("wgan_cli.training.interrupts.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("wgan_cli.stop_signals.time.monotonic", lambda: next(clock))
     with StopSignals() as signals:
         send(signal.SIGTERM)
         send(signal.SIGTERM)

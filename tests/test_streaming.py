@@ -20,7 +20,7 @@ from wgan_cli.data.dataset import Dataset, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, ResidentFeed
 from wgan_cli.data.folders import image_folder
-from wgan_cli.data.reading import usual_workers
+from wgan_cli.data.reader_processes import usual_workers
 from wgan_cli.data.streaming import StreamedDataset, StreamingFeed
 from wgan_cli.errors import DataError
 
@@ -158,8 +158,8 @@ def test_many_images_are_loaded_by_processes_as_by_this_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     expected = read(folder, in_memory=True, workers=0)
-    monkeypatch.setattr("wgan_cli.data.reading._FEW", 0)
-    monkeypatch.setattr("wgan_cli.data.reading._TOGETHER", 4)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._FEW", 0)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._TOGETHER", 4)
     dataset = read(folder, in_memory=True, workers=2)
     assert isinstance(dataset, TensorDataset)
     assert isinstance(expected, TensorDataset)

@@ -17,9 +17,9 @@ import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
 
-from wgan_cli.commands import workers
+from wgan_cli.commands import sweep_workers
 from wgan_cli.commands.composition import Composer
-from wgan_cli.commands.jobs import take_folder
+from wgan_cli.commands.sweep_job import take_folder
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 
@@ -190,16 +190,16 @@ def test_jobs_that_start_in_one_instant_take_a_folder_each(tmp_path: Path) -> No
 def test_gpus_are_dealt_out_one_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with workers.own_gpu("auto") as first, workers.own_gpu("cuda") as second:
+    with sweep_workers.own_gpu("auto") as first, sweep_workers.own_gpu("cuda") as second:
         assert {first, second} == {"cuda:0", "cuda:1"}
-        with workers.own_gpu("auto") as third, workers.own_gpu("auto") as fourth:
+        with sweep_workers.own_gpu("auto") as third, sweep_workers.own_gpu("auto") as fourth:
             assert {third, fourth} == {"cuda:0", "cuda:1"}
-    with workers.own_gpu("auto") as again:
+    with sweep_workers.own_gpu("auto") as again:
         assert again == first
-        with workers.own_gpu("cuda:0") as named, workers.own_gpu("cpu") as cpu:
+        with sweep_workers.own_gpu("cuda:0") as named, sweep_workers.own_gpu("cpu") as cpu:
             assert (named, cpu) == ("cuda:0", "cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with workers.own_gpu("auto") as only:
+    with sweep_workers.own_gpu("auto") as only:
         assert only == "auto"
 
 
@@ -207,9 +207,9 @@ def test_a_worker_that_was_asked_to_end_takes_no_further_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the signal came between two jobs; only amid a job does the command send one."""
-    monkeypatch.setattr(workers, "_over", False)
-    monkeypatch.setattr(workers, "_prepared", False)
-    before = {number: signal.getsignal(number) for number in workers._SIGNALS}
+    monkeypatch.setattr(sweep_workers, "_over", False)
+    monkeypatch.setattr(sweep_workers, "_prepared", False)
+    before = {number: signal.getsignal(number) for number in sweep_workers._SIGNALS}
     ran: list[int] = []
 
     def job(end: BaseException | None = None) -> int:
@@ -220,14 +220,14 @@ def test_a_worker_that_was_asked_to_end_takes_no_further_job(
         return 0
 
     try:
-        assert workers.in_worker(tmp_path, job) == 0
+        assert sweep_workers.in_worker(tmp_path, job) == 0
         assert not list((tmp_path / ".workers").iterdir())
         os.kill(os.getpid(), signal.SIGTERM)
-        assert workers.in_worker(tmp_path, job) == 75
+        assert sweep_workers.in_worker(tmp_path, job) == 75
         assert len(ran) == 1
-        monkeypatch.setattr(workers, "_over", False)
-        assert workers.in_worker(tmp_path, lambda: job(SystemExit(75))) == 75
-        assert workers.in_worker(tmp_path, job) == 75
+        monkeypatch.setattr(sweep_workers, "_over", False)
+        assert sweep_workers.in_worker(tmp_path, lambda: job(SystemExit(75))) == 75
+        assert sweep_workers.in_worker(tmp_path, job) == 75
         assert len(ran) == 2
     finally:
         for number, handler in before.items():

@@ -22,9 +22,9 @@ from wgan_cli.losses import Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
+from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.pictures import fixed_samples
-from wgan_cli.training.interrupts import StopSignals
-from wgan_cli.training.points import Cadence, Callback, Point
+from wgan_cli.training.callbacks.protocol import Cadence, Callback, Point
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
@@ -338,7 +338,7 @@ def test_every_update_gets_noise_of_its_own():
 
 def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch):
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("wgan_cli.training.pace.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("wgan_cli.training.throughput.time.perf_counter", lambda: next(clock))
     recorder = Recorder()
     make_trainer(5, log=2, schedule=CriticSchedule(3), callbacks=[recorder]).fit()
     for step, done in ((2, 2), (4, 2), (5, 1)):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint, Unconstrained, WeightClipping
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Frozen, Updates
-from wgan_cli.training.weights import Weights
 
 CPU = torch.device("cpu")
 IMAGE = (1, 16, 16)
@@ -54,8 +54,8 @@ def updates_of(
     grad_clip: tuple[float | None, float | None] = (None, None),
 ) -> Updates:
     return Updates(
-        Weights(generator, bf16=bf16),
-        Weights(critic, bf16=bf16),
+        TrainedNetwork(generator, bf16=bf16),
+        TrainedNetwork(critic, bf16=bf16),
         make(generator.parameters(), lr=lr),
         make(critic.parameters(), lr=lr),
         loss or Wasserstein(),
@@ -182,7 +182,7 @@ def test_in_bfloat16_one_pass_through_the_critic_equals_two(model: str, loss: Lo
         fake = generator(latent).detach()
         scores = apart(real).float(), apart(fake).float()
     sum(loss.critic(*scores)).backward()
-    weights = [Weights(network, joined=True, bf16=True) for network in (generator, critic)]
+    weights = [TrainedNetwork(network, joined=True, bf16=True) for network in (generator, critic)]
     optimizers = [torch.optim.SGD(each.optimised, lr=1.0) for each in weights]
     passes = []
     weights[1].passes.register_forward_hook(lambda *call: passes.append(len(call[-1])))

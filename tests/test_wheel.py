@@ -67,7 +67,7 @@ def test_the_wheel_holds_every_config_and_module(wheel: Path) -> None:
     assert {f"wgan_cli/{path.as_posix()}" for path in CONFIGS} <= names
     modules = {path.relative_to(TREE).as_posix() for path in (TREE / "wgan_cli").rglob("*.py")}
     assert modules <= names
-    assert "wgan_cli/report/page.html.j2" in names
+    assert "wgan_cli/report/writers/page.html.j2" in names
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"wgan_cli"}
 

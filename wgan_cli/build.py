@@ -10,36 +10,36 @@ from typing import Any
 import torch
 from torch import nn
 
+from wgan_cli.acceleration.cuda_graphs import CudaGraph
+from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.config import as_dict
 from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError, DataError
-from wgan_cli.evaluation.choice import data_kinds, usual_metrics
+from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
 from wgan_cli.instantiation import built, called, maker
-from wgan_cli.models.fit import refuse_misfit
+from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
+from wgan_cli.training.callbacks.protocol import Cadence, Callback
 from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard
-from wgan_cli.training.classes import Classes
+from wgan_cli.training.class_sampler import ClassSampler
+from wgan_cli.training.distributed_trainers import FollowerTrainer, LeaderTrainer
 from wgan_cli.training.events import Events
-from wgan_cli.training.graphs import CudaGraph
-from wgan_cli.training.points import Cadence, Callback
-from wgan_cli.training.ranked import Follower, Leader
-from wgan_cli.training.ranks import ALONE, Ranks
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
-from wgan_cli.training.weights import Weights
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -63,7 +63,7 @@ def build_generator(
 
 
 def build_trainer(
-    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: Ranks = ALONE
+    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: SingleProcess = ALONE
 ) -> Trainer:
     """Everything that trains, ready to `fit` or to `load` a checkpoint first.
 
@@ -102,7 +102,7 @@ def build_trainer(
     )
     labels = dataset.labels
     warmup = config.critic_warmup
-    kind = Trainer if ranks.world == 1 else Leader if ranks.leads else Follower
+    kind = Trainer if ranks.world == 1 else LeaderTrainer if ranks.leads else FollowerTrainer
     trainer = kind(
         updates,
         feed,
@@ -119,7 +119,7 @@ def build_trainer(
             config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
         ),
         evaluation=evaluation,
-        classes=Classes(labels.train, classes, device) if labels and classes else None,
+        classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
     )
     for name, weights in (("generator", generator_weights), ("critic", critic_weights)):
         weights.mention_autocast(name)
@@ -269,7 +269,7 @@ def _build_network(
     return network
 
 
-def _weights(config: TrainConfig, name: str, network: nn.Module) -> Weights:
+def _weights(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
     bf16 = config.precision == "bf16"
     # In float32 this would add in another order, and BatchNorm on a CPU be thirty times less exact.
     # A user's own network may view its maps in a way that only the usual layout has.
@@ -277,7 +277,9 @@ def _weights(config: TrainConfig, name: str, network: nn.Module) -> Weights:
         network.to(memory_format=torch.channels_last)
     # What ships does the same to every weight and leaves weights where they are.
     parts = (config.optimizer, config.constraint, config.model[name])
-    return Weights(network, joined=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16)
+    return TrainedNetwork(
+        network, joined=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16
+    )
 
 
 def _build_optimizer(

@@ -15,11 +15,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from wgan_cli.checking import typed
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig
 from wgan_cli.schema.constraints import CLIPPING
+from wgan_cli.validation import typed
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
-from wgan_cli.place import ALONE, Place
 from wgan_cli.schema import SCHEMAS, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 
 
-def choose_machine(config: TrainConfig, place: Place = ALONE) -> torch.device:
+def choose_machine(config: TrainConfig, place: Process = ALONE) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
     The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 for

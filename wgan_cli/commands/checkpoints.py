@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from wgan_cli.build import build_generator
-from wgan_cli.commands.resuming import refuse_references
+from wgan_cli.commands.resume import refuse_references
 from wgan_cli.commands.trust import check_trusted
 from wgan_cli.config import validate
 from wgan_cli.errors import CheckpointError
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
 
 

@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from wgan_cli.checking import flatten, nearest, no_setting
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
+from wgan_cli.validation import flatten, nearest, no_setting
 
 PRIMARY = "train"
 _SAVED = "_saved_config"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wgan_cli.checking import nearest
-from wgan_cli.commands.answering import add_run_arguments, answered, leave
+from wgan_cli.commands.cli import add_run_arguments, answered, leave
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
-from wgan_cli.rundir import CONFIG
+from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
+from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
     from wgan_cli.commands.evaluation_report import Report
@@ -115,10 +115,10 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.commands.evaluation_report import Report, progress
     from wgan_cli.commands.trust import check_trusted
     from wgan_cli.config import validate
-    from wgan_cli.evaluation.choice import all_metrics, curve_metrics
+    from wgan_cli.evaluation.default_metrics import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine
     from wgan_cli.rules import check_rules
-    from wgan_cli.rundir import RunFolder
+    from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
     logging.getLogger("wgan_cli").setLevel(logging.INFO)

@@ -19,9 +19,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from wgan_cli.charts import curves
 from wgan_cli.commands.paths import shown
 from wgan_cli.errors import DataError, DiskError
-from wgan_cli.evaluation.evaluation import Evaluation, Findings
+from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
 from wgan_cli.pictures import save_png
-from wgan_cli.rundir import RunFolder, make_folder
+from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
 _ESTIMATE = "critic/wasserstein"
@@ -96,7 +96,7 @@ class Report:
         self.evaluation = evaluation
         self.steps: list[int] = []
         self.names: list[str] = []
-        self.findings: list[Findings] = []
+        self.findings: list[EvaluationResult] = []
         self.estimates: list[float | None] = []
         recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
         self._recorded = {step: value for step, value in recorded.items() if math.isfinite(value)}
@@ -108,7 +108,7 @@ class Report:
             return DiskError.exit_code
         return DataError.exit_code if any(found.refused for found in self.findings) else 0
 
-    def add(self, step: int, path: Path, found: Findings) -> None:
+    def add(self, step: int, path: Path, found: EvaluationResult) -> None:
         """One checkpoint's findings."""
         self.steps.append(step)
         self.names.append(path.name)

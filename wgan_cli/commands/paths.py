@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from wgan_cli.files import disk_error
-from wgan_cli.rundir import make_folder
+from wgan_cli.run_folder import make_folder
 
 
 def shown(path: Path) -> Path:

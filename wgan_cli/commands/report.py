@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.commands.answering import answered, leave
+from wgan_cli.commands.cli import answered, leave
 from wgan_cli.commands.paths import shown
 from wgan_cli.errors import CheckpointError
 
@@ -59,8 +59,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
     # What it builds on is not needed for an answer to a mistake.
     from wgan_cli.report import Report, read_runs
-    from wgan_cli.report.search import tell_as_trials
-    from wgan_cli.report.terminal import screen_width
+    from wgan_cli.report.writers.search_section import tell_as_trials
+    from wgan_cli.report.writers.terminal import screen_width
     from wgan_cli.search.study import read_study
 
     folders: list[Path] = arguments.folders

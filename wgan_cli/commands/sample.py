@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgan_cli.commands.answering import add_run_arguments, answered, leave
+from wgan_cli.commands.cli import add_run_arguments, answered, leave
 from wgan_cli.commands.paths import shown
 from wgan_cli.errors import CheckpointError, ConfigError
 

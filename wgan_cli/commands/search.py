@@ -11,8 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from wgan_cli.checking import nearest
-from wgan_cli.commands.answering import answered_while_training, complain, leave
+from wgan_cli.commands.cli import answered_while_training, complain, leave
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
@@ -24,7 +23,8 @@ from wgan_cli.errors import (
 )
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS
-from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.stop_signals import StopSignals
+from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
     from wgan_cli.commands.composition import Composer
@@ -86,8 +86,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from wgan_cli.commands.paths import shown
     from wgan_cli.search.folder import SearchFolder
-    from wgan_cli.search.searching import Searching
-    from wgan_cli.search.tables import counted
+    from wgan_cli.search.loop import Searching
+    from wgan_cli.search.printing import counted
 
     name, search = _asked_for(arguments)
     first = _check(search)
@@ -193,7 +193,7 @@ def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
     """What the settings searched are where nobody types them, as far as the space holds that."""
     from omegaconf import open_dict
 
-    from wgan_cli.search.first import defaults_in
+    from wgan_cli.search.default_trial import defaults_in
 
     try:
         composed = composer.compose(search.words)
@@ -249,8 +249,8 @@ def _say(line: str) -> None:
 
 
 def _report(folder: SearchFolder, search: Search, facts: StudyFacts) -> None:
+    from wgan_cli.search.printing import last_words
     from wgan_cli.search.space import as_words
-    from wgan_cli.search.tables import last_words
 
     params = facts.best.params if facts.best is not None else {}
     command = shlex.join(["wgan-train", *search.words, *as_words(params)])

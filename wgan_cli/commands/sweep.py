@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wgan_cli.commands.answering import complain
+from wgan_cli.commands.cli import complain
 from wgan_cli.commands.composition import typeable
-from wgan_cli.commands.jobs import Launcher, line, record_cut, typed
-from wgan_cli.commands.workers import asking_workers_to_end
+from wgan_cli.commands.sweep_job import Launcher, line, record_cut, typed
+from wgan_cli.commands.sweep_workers import asking_workers_to_end
 from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
-from wgan_cli.rundir import STATUS, RunFolder
-from wgan_cli.training.interrupts import Terminated
+from wgan_cli.run_folder import STATUS, RunFolder
+from wgan_cli.stop_signals import Terminated
 
 _SECONDS = 0.5
 # How often joblib's jobs are begun where a worker is lost each time.
@@ -140,7 +140,7 @@ def _come_to(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     """
     # What it builds on is not needed before.
     from wgan_cli.report import Report, read_runs
-    from wgan_cli.report.terminal import screen_width
+    from wgan_cli.report.writers.terminal import screen_width
 
     runs = read_runs([folder])
     if runs:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
-from wgan_cli.commands.answering import answered_while_training, leave
+from wgan_cli.commands.cli import answered_while_training, leave
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
+from wgan_cli.distributed.process import Process, refuse_in_several, refuse_uneven
 from wgan_cli.errors import ConfigError, FolderInUseError, PreemptedError, WganError
 from wgan_cli.files import disk_error
-from wgan_cli.place import Place, refuse_in_several, refuse_uneven
 from wgan_cli.rules import check_rules
-from wgan_cli.training.interrupts import StopSignals
+from wgan_cli.stop_signals import StopSignals
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -40,12 +40,12 @@ def run(words: Sequence[str]) -> int:
 
     Where torchrun started several processes, only rank 0 reads the words.
     """
-    place = Place.here()
+    place = Process.here()
     if place.world == 1:
         return _answered(words, lambda: None)
     with StopSignals() as signals:
         # An import of torch that is cut short cannot be done again, and the others are to hear why.
-        from wgan_cli.commands.ranks import follow, group_of, lead
+        from wgan_cli.commands.torchrun import follow, group_of, lead
 
         group = group_of(place)
     return lead(group, signals, partial(_answered, words)) if group.leads else follow(group)
@@ -82,11 +82,11 @@ def _run(words: list[str]) -> int:
 
 def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.commands.composition import quoted, typed_value
-    from wgan_cli.commands.resuming import refuse_changes, run_of
-    from wgan_cli.rundir import CONFIG, read_config, remove_if_empty
+    from wgan_cli.commands.resume import refuse_changes, run_of
+    from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 
     overrides = list(arguments.overrides)
-    sweep, place = arguments.multirun, Place.here()
+    sweep, place = arguments.multirun, Process.here()
     refuse_in_several(place, sweep=sweep)
     resume = typed_value(overrides, "resume")
     if sweep and resume not in (None, "auto"):
@@ -114,8 +114,8 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
             composed = composer.compose(words)
             validate(_without_hydra(composed))
         folder = _new_folder(composed, "sweep", overrides)
-        from wgan_cli.commands.jobs import Launcher
         from wgan_cli.commands.sweep import run_jobs
+        from wgan_cli.commands.sweep_job import Launcher
 
         words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"]
         jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
@@ -152,10 +152,10 @@ def task(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from wgan_cli.commands.execution import execute
-    from wgan_cli.commands.jobs import Launcher
-    from wgan_cli.commands.workers import in_worker, own_gpu
-    from wgan_cli.rundir import remove_if_empty
+    from wgan_cli.commands.run import execute
+    from wgan_cli.commands.sweep_job import Launcher
+    from wgan_cli.commands.sweep_workers import in_worker, own_gpu
+    from wgan_cli.run_folder import remove_if_empty
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -180,14 +180,14 @@ def _composer(
 ) -> Composer:
     """What composes this command: the shipped configs, a user's own, or a run's saved config."""
     from wgan_cli.commands.composition import PRIMARY, Composer, register_saved
-    from wgan_cli.commands.resuming import run_of, saved_config
+    from wgan_cli.commands.resume import run_of, saved_config
 
     own = Path(arguments.config_dir).absolute() if arguments.config_dir else None
     name = (arguments.config_name or PRIMARY).removesuffix(".yaml")
     if resume is None or resume == "auto":
         if own is None or not (own / f"{name}.yaml").is_file():
             return Composer(name, own)
-        from wgan_cli.rundir import read_config
+        from wgan_cli.run_folder import read_config
 
         if arguments.config_name is None and "defaults" in read_config(own / f"{name}.yaml"):
             return Composer(name, own)
@@ -199,7 +199,7 @@ def _composer(
 
 def _run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
     """Where the run goes, made: its own folder, or the one it goes on in."""
-    from wgan_cli.rundir import make_folder
+    from wgan_cli.run_folder import make_folder
 
     if resume == "auto":
         folder = _named_folder(composed, "run")
@@ -230,7 +230,7 @@ def _new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Pa
 
     from wgan_cli.commands.composition import typed_value
     from wgan_cli.commands.paths import reserved
-    from wgan_cli.rundir import RunFolder, make_folder, taken_message
+    from wgan_cli.run_folder import RunFolder, make_folder, taken_message
 
     folder = _named_folder(composed, mode)
     pattern = OmegaConf.to_container(composed.hydra[mode])

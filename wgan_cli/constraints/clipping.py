@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.blocks import covering
 from wgan_cli.constraints.base import Constraint
 from wgan_cli.constraints.layers import NORMALIZATION
+from wgan_cli.flat_tensors import merge_adjacent
 
 
 class WeightClipping(Constraint):
@@ -43,7 +43,7 @@ class WeightClipping(Constraint):
         parameters = self.clipped_parameters(critic)
         places = [parameter.data_ptr() for parameter in parameters]
         if self._covering is None or self._covering[0] != places:
-            self._covering = (places, covering(parameters))
+            self._covering = (places, merge_adjacent(parameters))
         for weights in self._covering[1]:
             weights.clamp_(-self.clip, self.clip)
 

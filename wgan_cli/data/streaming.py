@@ -15,7 +15,7 @@ from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.dataset import FIXED_SEED, Dataset, Labels, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, Feed, as_floats, flipped
-from wgan_cli.data.reading import Reads, load, usual_workers
+from wgan_cli.data.reader_processes import Reads, load, usual_workers
 from wgan_cli.randomness import WHOLE, Draws, Share, Stream
 
 log = logging.getLogger(__name__)

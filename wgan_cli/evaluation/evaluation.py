@@ -13,8 +13,8 @@ from torch import nn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.comparison import Comparison
+from wgan_cli.evaluation.registry import TABLE, Metric, sized
 from wgan_cli.evaluation.samples import Reference, generated
-from wgan_cli.evaluation.table import TABLE, Metric, sized
 
 log = logging.getLogger(__name__)
 _SLOW = 5.0
@@ -23,7 +23,7 @@ _MANY_PAIRS = 1500
 
 
 @dataclass
-class Findings:
+class EvaluationResult:
     """What one evaluation found.
 
     `values` by tag; `raw` the same of the generator beside its average, where there is one and the
@@ -83,12 +83,12 @@ class Evaluation:
 
     def __call__(
         self, generator: nn.Module, critic: nn.Module, raw: nn.Module | None = None
-    ) -> Findings:
+    ) -> EvaluationResult:
         """Measure `generator`, and `raw` beside it by what needs no critic and no feature network.
 
         Raises `DivergedError` where the samples are NaN or infinite.
         """
-        found = Findings(n=self.reference.counts.few)
+        found = EvaluationResult(n=self.reference.counts.few)
         started = time.perf_counter()
         comparison = self._compared(generator, critic)
         alone = [tag for tag in self.metrics if _looks_at_samples_alone(TABLE[tag])]
@@ -113,7 +113,7 @@ class Evaluation:
         metric: Metric,
         comparison: Comparison,
         real: Comparison,
-        found: Findings,
+        found: EvaluationResult,
     ) -> None:
         name = sized(tag, metric, self.reference.counts)
         if metric.number is not None:
@@ -126,7 +126,7 @@ class Evaluation:
             found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
 
     def _measure_beside(
-        self, tag: str, metric: Metric, beside: Comparison, found: Findings
+        self, tag: str, metric: Metric, beside: Comparison, found: EvaluationResult
     ) -> None:
         assert metric.number is not None
         try:

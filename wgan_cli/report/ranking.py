@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from wgan_cli.checking import nearest
 from wgan_cli.errors import ConfigError
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT
 from wgan_cli.report.varied import Varied
+from wgan_cli.validation import nearest
 
 EXACT = "wasserstein/exact"
 ESTIMATE = "critic/wasserstein"

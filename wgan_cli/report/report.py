@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from wgan_cli.files import refuse_link, write_whole
-from wgan_cli.report import ranking, spreadsheet, terminal
+from wgan_cli.report import ranking
 from wgan_cli.report.curves import HeatMap, Panel, heat_maps, panels
 from wgan_cli.report.runs import Run, readable
 from wgan_cli.report.settings import in_words
 from wgan_cli.report.varied import what_varied
-from wgan_cli.rundir import make_folder
+from wgan_cli.report.writers import summary_csv, terminal
+from wgan_cli.run_folder import make_folder
 from wgan_cli.search.study import StudyFacts
 
 CSV, PAGE, PICTURE = "summary.csv", "report.html", "report.png"
@@ -97,12 +98,12 @@ class Report:
 
         Raises `DiskError`, and `CheckpointError` where a link would take one elsewhere.
         """
-        from wgan_cli.report.drawing import picture
-        from wgan_cli.report.page import page
+        from wgan_cli.report.writers.drawing import picture
+        from wgan_cli.report.writers.page import page
 
         make_folder(folder)
         contents = {
-            CSV: spreadsheet.table(self).encode(),
+            CSV: summary_csv.table(self).encode(),
             PAGE: page(self).encode(),
             PICTURE: picture(self),
         }

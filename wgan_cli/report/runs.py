@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from wgan_cli.migration import migrated
 from wgan_cli.report.settings import as_value, flat_settings, read_yaml
-from wgan_cli.rundir import CONFIG, ENVIRONMENT, STATUS, RunFolder
+from wgan_cli.run_folder import CONFIG, ENVIRONMENT, STATUS, RunFolder
 
 RUNNING, CUT_OFF = "running", "cut off"
 # States that no resume mends by itself: these rows go last and enter no mean or curve.
@@ -229,4 +228,4 @@ def _argv(path: Path) -> list[str]:
 
 def _config(path: Path) -> dict[str, Any]:
     config = read_yaml(path.read_text())
-    return migrated({str(key): value for key, value in config.items()})
+    return {str(key): value for key, value in config.items()}

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from wgan_cli.checking import flatten
 from wgan_cli.config import GROUPS
+from wgan_cli.validation import flatten
 
 # When a run looks at itself, and how its files come in: none changes what is trained.
 _BOOKKEEPING = (

@@ -11,12 +11,12 @@ from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
-from wgan_cli.checking import flatten
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.files import write_whole
 from wgan_cli.locking import held, locked
-from wgan_cli.rundir import RunFolder, make_folder
+from wgan_cli.run_folder import RunFolder, make_folder
 from wgan_cli.search.space import Search, checked, key_of
+from wgan_cli.validation import flatten
 
 SEARCH = "search.yaml"
 JOURNAL = "study.log"

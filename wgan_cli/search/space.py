@@ -13,9 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from wgan_cli.checking import typed
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema.settings import setting
+from wgan_cli.validation import typed
 
 Value = float | int | str | bool | None
 

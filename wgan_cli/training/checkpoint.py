@@ -21,7 +21,6 @@ import torch
 
 from wgan_cli.errors import CheckpointError, DamagedCheckpointError
 from wgan_cli.files import write_whole
-from wgan_cli.migration import migrated
 from wgan_cli.training.failures import is_out_of_memory
 
 FORMAT = 1
@@ -93,8 +92,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path} cannot be loaded safely: {reason}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
-    if isinstance(state.get("config"), dict):
-        state["config"] = migrated(state["config"])
     return state
 
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Return:
+class RollbackRecord:
     """One return: after step `at` to step `to`, and the factor on every learning rate since."""
 
     at: int
@@ -36,7 +36,9 @@ class Rollback:
         self.times = times
         self.lr_factor = lr_factor
 
-    def state_to_return_to(self, error: DivergedError, at: int, so_far: Returns) -> dict[str, Any]:
+    def state_to_return_to(
+        self, error: DivergedError, at: int, so_far: RollbackHistory
+    ) -> dict[str, Any]:
         """The newest checkpoint's state with this return noted in it, or the error."""
         if len(so_far) >= self.times:
             raise DivergedError(
@@ -52,15 +54,18 @@ class Rollback:
         if state is None:
             raise DivergedError(error.what, f"There is no checkpoint to go back to. {error.advice}")
         factor = self.lr_factor * so_far.lr_factor
-        state["returns"] = [*so_far.state(), asdict(Return(at, state["step"], factor, error.what))]
+        state["returns"] = [
+            *so_far.state(),
+            asdict(RollbackRecord(at, state["step"], factor, error.what)),
+        ]
         return state
 
 
-class Returns:
+class RollbackHistory:
     """The returns of a run so far, as its checkpoints keep them."""
 
     def __init__(self, state: list[dict[str, Any]] | None = None) -> None:
-        self._all = [Return(**entry) for entry in state or []]
+        self._all = [RollbackRecord(**entry) for entry in state or []]
 
     def __len__(self) -> int:
         return len(self._all)
@@ -71,7 +76,7 @@ class Returns:
         return self._all[-1].lr_factor if self._all else 1.0
 
     @property
-    def last(self) -> Return:
+    def last(self) -> RollbackRecord:
         """The newest."""
         return self._all[-1]
 

@@ -8,24 +8,24 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
+from wgan_cli.acceleration.joint_fakes import JointFakes
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.feeds import Feed
 from wgan_cli.errors import CheckpointError, DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.average import Average
-from wgan_cli.training.classes import Classes
+from wgan_cli.stop_signals import StopNow, StopSignals
+from wgan_cli.training.callbacks.protocol import Cadence, Callback, Point
+from wgan_cli.training.class_sampler import ClassSampler
+from wgan_cli.training.divergence import check_finite
+from wgan_cli.training.ema import ExponentialMovingAverage
 from wgan_cli.training.failures import in_plain_words, tell_of_end
-from wgan_cli.training.fakes import Fakes
-from wgan_cli.training.interrupts import StopNow, StopSignals
-from wgan_cli.training.pace import Pace
 from wgan_cli.training.phases import Phase, untraced
-from wgan_cli.training.points import Cadence, Callback, Point
-from wgan_cli.training.rollback import Returns, Rollback
+from wgan_cli.training.rollback import Rollback, RollbackHistory
+from wgan_cli.training.running_means import RunningMeans
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
-from wgan_cli.training.soundness import check_sound
+from wgan_cli.training.throughput import Throughput
 from wgan_cli.training.updates import Updates
-from wgan_cli.training.window import Window
 
 
 class Trainer:
@@ -51,7 +51,7 @@ class Trainer:
         ema: float,
         cadence: Cadence,
         evaluation: Evaluation | None,
-        classes: Classes | None = None,
+        classes: ClassSampler | None = None,
         callbacks: Sequence[Callback] = (),
         signals: StopSignals | None = None,
     ) -> None:
@@ -71,18 +71,18 @@ class Trainer:
         self.share = updates.ranks.share
         self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
-        self.averaged = Average(updates.generator, ema) if ema > 0 else None
+        self.averaged = ExponentialMovingAverage(updates.generator, ema) if ema > 0 else None
         self.rollback: Rollback | None = None
         self.step = 0
         self.inner = 0
         self.unmeasured = False
-        self.returns = Returns()
-        self.window = Window(self.device)
-        self.pace = Pace(batch_size)
+        self.returns = RollbackHistory()
+        self.window = RunningMeans(self.device)
+        self.pace = Throughput(batch_size)
         self._rows = batch_size // self.share.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
-        self._fakes = Fakes(self._make_fakes)
+        self._fakes = JointFakes(self._make_fakes)
         self._gate_opened = 0
 
     @property
@@ -193,7 +193,7 @@ class Trainer:
         if point.anything:
             self.measure(point)
         elif self.device.type == "cpu" and self.updates.gate.closed():
-            self.check_sound({})
+            self.check_finite({})
         self.unmeasured = False
         for callback in self.callbacks:
             with self.phase(callback.phase) if point.anything else nullcontext():
@@ -211,7 +211,7 @@ class Trainer:
         regular = self.step % self.cadence.log == 0
         with self.phase("log"):
             means = self.window.means()
-            self.check_sound(means)
+            self.check_finite(means)
             if point.log:
                 if not self._penalised:
                     del means["critic/penalty"]
@@ -234,13 +234,13 @@ class Trainer:
         if point.log and regular:
             self.window.reset()
 
-    def check_sound(self, means: dict[str, float]) -> None:
+    def check_finite(self, means: dict[str, float]) -> None:
         """Raise `DivergedError` where a number, a weight or one of these means is not finite."""
-        check_sound(self.updates, means, begun=self._gate_opened, step=self.step)
+        check_finite(self.updates, means, begun=self._gate_opened, step=self.step)
 
     def stop(self, error: WganError) -> NoReturn:
         """Let the callbacks save what there is, if it is sound, and end the run by `error`."""
-        self.check_sound(self.window.means())
+        self.check_finite(self.window.means())
         for callback in self.callbacks:
             callback.on_stop(self)
         raise error
@@ -252,7 +252,7 @@ class Trainer:
         self.load(self.rollback.state_to_return_to(error, self.step, self.returns))
         self.pace.restart(self.step, self.schedule.updates_before(self.step))
         for callback in self.callbacks:
-            callback.on_return(self)
+            callback.on_rollback(self)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""
@@ -280,7 +280,7 @@ class Trainer:
             self.step = int(state["step"])
             self.inner = int(state.get("inner", 0))
             self.unmeasured = bool(state.get("unmeasured", False))
-            self.returns = Returns(state.get("returns"))
+            self.returns = RollbackHistory(state.get("returns"))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None

@@ -16,15 +16,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from wgan_cli.acceleration.cuda_graphs import (
+    Graph,
+    GraphedUpdate,
+    Update,
+    make_capturable,
+    portable_state,
+)
+from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint
+from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.losses import Loss
 from wgan_cli.models.precision import as_float32
 from wgan_cli.randomness import Draws
-from wgan_cli.training.gate import Gate, moved_by
-from wgan_cli.training.graphs import Graph, GraphedUpdate, Update, for_graphs, without_graphs
-from wgan_cli.training.ranks import ALONE, Ranks
-from wgan_cli.training.statistics import Statistics
-from wgan_cli.training.weights import Weights
+from wgan_cli.training.batch_norm_rollback import BatchNormRollback
+from wgan_cli.training.nan_guard import NanGuard, moved_by
 
 # What an update reports, in the order of its tensor.
 CRITIC_TERMS = (
@@ -67,7 +73,7 @@ class Frozen:
 class Updates:
     """The two updates of a WGAN on its networks and optimizers.
 
-    The networks are `Weights`, whose passes may run in bfloat16; losses, penalties and optimizers
+    The networks are `TrainedNetwork`s, whose passes may be bfloat16; losses, penalties and updates
     stay in float32. A plain network is taken as it is. The optimizers are of the weights'
     `optimised`. `grad_clip` holds the longest gradient of the critic and of the generator, if there
     is one. With `graph`, which makes an empty one, updates are recorded and replayed (`graphs`).
@@ -77,8 +83,8 @@ class Updates:
 
     def __init__(
         self,
-        generator: Weights | nn.Module,
-        critic: Weights | nn.Module,
+        generator: TrainedNetwork | nn.Module,
+        critic: TrainedNetwork | nn.Module,
         generator_optimizer: torch.optim.Optimizer,
         critic_optimizer: torch.optim.Optimizer,
         loss: Loss,
@@ -86,7 +92,7 @@ class Updates:
         *,
         grad_clip: tuple[float | None, float | None] = (None, None),
         graph: Callable[[], Graph] | None = None,
-        ranks: Ranks = ALONE,
+        ranks: SingleProcess = ALONE,
     ) -> None:
         self.ranks = ranks
         self.generator_weights = _weights(generator)
@@ -101,7 +107,9 @@ class Updates:
         self._frozen_generator = Frozen(self.generator_weights.passes)
         self._frozen_critic = Frozen(self.critic_weights.passes)
         device = next(self.critic.parameters()).device
-        self.gate = Gate(device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)})
+        self.gate = NanGuard(
+            device, {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)}
+        )
         # One pass of a twin, which no user's network has, serves real and fake. In float32 they
         # pass apart even where BatchNorm does not ask for it: terms that cancel between them then
         # cancel as in any other loop, and RMSprop and Adam make whole steps of what remains.
@@ -111,7 +119,7 @@ class Updates:
         # A rank can be lost in any update, and what was done before that one is saved.
         several = ranks.world > 1
         self._whole: AbstractContextManager[None] = (
-            Statistics((self.generator, self.critic)) if several else nullcontext()
+            BatchNormRollback((self.generator, self.critic)) if several else nullcontext()
         )
         self._critic_step: Update = self._step_critic
         self._generator_step: Update = self._step_generator
@@ -205,7 +213,7 @@ class Updates:
         state: dict[str, Any] = {}
         for name, weights, optimizer in self._networks():
             state[name] = weights.network.state_dict()
-            state[f"{name}_optimizer"] = weights.split_state(without_graphs(optimizer.state_dict()))
+            state[f"{name}_optimizer"] = weights.split_state(portable_state(optimizer.state_dict()))
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -216,7 +224,7 @@ class Updates:
             optimizer.load_state_dict(weights.join_state(state[f"{name}_optimizer"]))
         self._prepare_graphs()
 
-    def _networks(self) -> tuple[tuple[str, Weights, torch.optim.Optimizer], ...]:
+    def _networks(self) -> tuple[tuple[str, TrainedNetwork, torch.optim.Optimizer], ...]:
         return (
             ("generator", self.generator_weights, self.generator_optimizer),
             ("critic", self.critic_weights, self.critic_optimizer),
@@ -228,14 +236,14 @@ class Updates:
             graphed.forget()
         if self._graphed:
             for optimizer in (self.generator_optimizer, self.critic_optimizer):
-                for_graphs(optimizer)
+                make_capturable(optimizer)
 
-    def _changing(self, weights: Weights, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    def _changing(self, weights: TrainedNetwork, optimizer: torch.optim.Optimizer) -> list[Tensor]:
         """What an update of these weights changes."""
         return [*weights.tensors(), *self.gate.tensors(), *moved_by(optimizer)]
 
     def _backward(
-        self, loss: Tensor, terms: list[Tensor], weights: Weights, longest: float | None
+        self, loss: Tensor, terms: list[Tensor], weights: TrainedNetwork, longest: float | None
     ) -> list[Tensor]:
         """Leave a loss's gradients for the optimizer; returns the terms and the gradients' norm.
 
@@ -264,11 +272,11 @@ class Updates:
         return real_scores, fake_scores
 
 
-def _weights(network: Weights | nn.Module) -> Weights:
-    return network if isinstance(network, Weights) else Weights(network)
+def _weights(network: TrainedNetwork | nn.Module) -> TrainedNetwork:
+    return network if isinstance(network, TrainedNetwork) else TrainedNetwork(network)
 
 
-def _row_by_row(weights: Weights) -> bool:
+def _row_by_row(weights: TrainedNetwork) -> bool:
     """Whether passes run on a twin in which no sample depends on the others of its batch.
 
     Of the layers that a twin may have (`twin`) only BatchNorm mixes them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wgan_cli.errors import DiskError
 from wgan_cli.files import Growing
-from wgan_cli.training.points import Callback, Point
+from wgan_cli.training.callbacks.protocol import Callback, Point
 
 if TYPE_CHECKING:
     from wgan_cli.training.trainer import Trainer

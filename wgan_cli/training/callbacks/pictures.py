@@ -10,9 +10,9 @@ from wgan_cli.data.feeds import as_bytes, as_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.events import Events
-from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 _COLUMNS = 8

@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from wgan_cli.errors import DiskError
 from wgan_cli.files import refuse_link, write_whole
-from wgan_cli.rundir import RunFolder, make_folder
+from wgan_cli.run_folder import RunFolder, make_folder
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.phases import untraced
-from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

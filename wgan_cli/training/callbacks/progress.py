@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from wgan_cli.evaluation.evaluation import Findings
-from wgan_cli.training.points import Callback, Point
+from wgan_cli.evaluation.evaluation import EvaluationResult
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Progress(Callback):
                 mininterval=0.2,
             )
 
-    def on_return(self, trainer: Trainer) -> None:
+    def on_rollback(self, trainer: Trainer) -> None:
         """Say why, and count from there."""
         last = trainer.returns.last
         log.warning(
@@ -72,7 +72,7 @@ class Progress(Callback):
                 left / 1000,
             )
 
-    def _tell(self, findings: Findings, step: int) -> None:
+    def _tell(self, findings: EvaluationResult, step: int) -> None:
         """What the first evaluation cost, and why a metric gave no number, each once."""
         if not self._costs_told:
             self._costs_told = True

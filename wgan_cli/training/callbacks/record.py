@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from wgan_cli.errors import WganError
-from wgan_cli.rundir import RunFolder, now
-from wgan_cli.training.points import Callback, Point
+from wgan_cli.run_folder import RunFolder, now
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 
@@ -38,7 +38,7 @@ class Record(Callback):
         self._clock = time.perf_counter()
         self._write(trainer, "running")
 
-    def on_return(self, trainer: Trainer) -> None:
+    def on_rollback(self, trainer: Trainer) -> None:
         """Drop what comes again, and tell of the return at once."""
         self._forget_after(trainer.recorded)
         self._write(trainer, "running")

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from wgan_cli.rundir import RunFolder
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.checkpoint import (
     checkpoint_name,
     find_checkpoints,
@@ -16,7 +17,6 @@ from wgan_cli.training.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
 KEPT = 2
@@ -55,7 +55,7 @@ class Saving(Callback):
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
-    def on_return(self, trainer: Trainer) -> None:
+    def on_rollback(self, trainer: Trainer) -> None:
         """Note the return in the checkpoint, so that it counts also after a kill."""
         self.save(trainer)
         self._drop_after(trainer.step)

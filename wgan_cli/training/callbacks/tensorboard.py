@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
-from wgan_cli.checking import flatten
 from wgan_cli.metrics.weights import weights_in_use
+from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.events import Events
-from wgan_cli.training.points import Callback, Point
 from wgan_cli.training.trainer import Trainer
+from wgan_cli.validation import flatten
 
 
 class TensorBoard(Callback):
@@ -52,7 +52,7 @@ class TensorBoard(Callback):
                 values = weight.detach().float().cpu()
                 self.writer.add_histogram(f"critic_weights/{name}", values, point.step)
 
-    def on_return(self, trainer: Trainer) -> None:
+    def on_rollback(self, trainer: Trainer) -> None:
         """Hide what comes again, as after a resume, and say why."""
         self.writer.restart(trainer.recorded + 1)
         last = trainer.returns.last

@@ -1,0 +1,431 @@
+"""Weights side by side, twins in bfloat16 and the average: the same training as without them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wgan_cli.acceleration.bf16_copy import bf16_copy_of
+from wgan_cli.acceleration.trained_network import TrainedNetwork
+from wgan_cli.constraints import Constraint, GradientPenalty, SpectralNorm, WeightClipping
+from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place, merge_adjacent
+from wgan_cli.losses import Wasserstein
+from wgan_cli.models import dcgan, lipschitz, mlp, parallel_lines, resnet
+from wgan_cli.optimizers import RMSprop
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.ema import ExponentialMovingAverage
+from wgan_cli.training.updates import Updates
+
+CPU = torch.device("cpu")
+IMAGE = (3, 16, 16)
+BATCH, LATENT, CLASSES = 8, 3, 4
+Make = Callable[..., torch.optim.Optimizer]
+
+pytestmark = pytest.mark.usefixtures("one_seeded_thread")
+
+
+def networks(model: str, classes: int | None = None) -> tuple[nn.Module, nn.Module]:
+    with Draws(0, Stream.GENERATOR_WEIGHTS).global_seed():
+        if model == "mlp":
+            return (
+                mlp.Generator(LATENT, IMAGE, width=16, depth=2, classes=classes),
+                mlp.Critic(IMAGE, 16, 2, classes=classes),
+            )
+        if model == "dcgan":
+            return (
+                dcgan.Generator(LATENT, IMAGE, width=8, classes=classes),
+                dcgan.Critic(IMAGE, width=8, classes=classes),
+            )
+        size = (3, 28, 28)
+        return (
+            resnet.Generator(LATENT, size, width=8, classes=classes),
+            resnet.Critic(size, width=8, classes=classes),
+        )
+
+
+def updates_of(
+    made: tuple[nn.Module, nn.Module],
+    *,
+    joined: bool,
+    bf16: bool = False,
+    make: Make = torch.optim.SGD,
+    constraint: Constraint | None = None,
+    **settings: Any,
+) -> Updates:
+    pair = [TrainedNetwork(network, joined=joined, bf16=bf16) for network in copy.deepcopy(made)]
+    optimizers = [make(weights.optimised, lr=1e-2, **settings) for weights in pair]
+    return Updates(*pair, *optimizers, Wasserstein(), constraint or WeightClipping(0.1))
+
+
+def trained(updates: Updates, steps: int, classes: int | None = None) -> Tensor:
+    """The numbers of all critic updates, (steps, 6)."""
+    shape = IMAGE if not isinstance(updates.critic, resnet.Critic) else (3, 28, 28)
+    labels = None if classes is None else torch.arange(BATCH) % classes
+    numbers = []
+    for step in range(steps):
+        real = Draws(0, Stream.POINTS, step).uniform((BATCH, *shape), CPU) * 2 - 1
+        latent = Draws(0, Stream.CRITIC_NOISE, step).normal((BATCH, LATENT), CPU)
+        numbers.append(updates.critic_update(real, latent, Draws(0, Stream.PENALTY, step), labels))
+        latent = Draws(0, Stream.GENERATOR_NOISE, step).normal((BATCH, LATENT), CPU)
+        updates.generator_update(latent, labels)
+    return torch.stack(numbers)
+
+
+def states_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(states_equal(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(states_equal, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+# Blocks
+
+
+def test_a_block_holds_tensors_in_their_own_order_in_memory() -> None:
+    image = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    flat, scalar = torch.randn(5), torch.tensor(7.0)
+    values = [tensor.clone() for tensor in (image, flat, scalar)]
+    tensors = [nn.Parameter(tensor) for tensor in (image, flat, scalar)]
+    block = flatten_in_place(tensors)
+    assert block.flat.shape == (4 * 3 * 2 * 2 + 5 + 1,)
+    for tensor, value in zip(tensors, values, strict=True):
+        assert torch.equal(tensor, value)
+    assert tensors[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(block.flat[:48], image.permute(0, 2, 3, 1).flatten())
+    block.flat.mul_(2)
+    assert float(tensors[2].detach()) == 14
+    assert torch.equal(block.split(block.flat + 1)[1], tensors[1] + 1)
+    behind_others = torch.cat([torch.zeros(7), block.flat])[7:]
+    assert torch.equal(block.split(behind_others)[1], tensors[1])
+
+
+def test_tensors_are_covered_by_the_fewest_that_are_the_same_memory() -> None:
+    tensors = [torch.full((n,), float(n)) for n in (2, 3, 4, 5)]
+    flatten_in_place(tensors)
+    alone, gapped = torch.zeros(3), torch.zeros(4, 4)[:, :2]
+    assert [len(found) for found in merge_adjacent(tensors)] == [14]
+    assert sorted(map(len, merge_adjacent([*tensors[:2], tensors[3], alone]))) == [3, 5, 5]
+    assert [found.shape for found in merge_adjacent([gapped])] == [gapped.shape]
+    memory = torch.zeros(16)
+    # Between its own numbers lie those of others.
+    striped, behind = memory.as_strided((4,), (2,), 0), memory[4:8]
+    assert len(merge_adjacent([striped, behind])) == 2
+    other_kind = memory.view(torch.bfloat16)[4:8]
+    assert len(merge_adjacent([memory[:4], other_kind])) == 2
+    for found in merge_adjacent([tensors[3], tensors[1], tensors[0]]):
+        found.zero_()
+    assert [float(tensor.sum()) for tensor in tensors] == [0, 0, 16, 0]
+    halves = torch.zeros(4, dtype=torch.bfloat16)
+    assert len(merge_adjacent([halves[:2], halves[2:]])) == 1
+    assert merge_adjacent([]) == []
+
+
+def test_a_clip_that_spares_normalisation_cuts_only_the_rest() -> None:
+    critic = dcgan.Critic(IMAGE, width=4, norm="layer")
+    TrainedNetwork(critic, joined=True)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1.0)
+    WeightClipping(0.25, exempt_normalization=True).after_step(critic)
+    for name, parameter in critic.named_parameters():
+        spared = isinstance(critic.get_submodule(name.rpartition(".")[0]), nn.GroupNorm)
+        assert torch.all(parameter == (1.0 if spared else 0.25)), name
+
+
+def test_a_clip_follows_weights_that_were_moved() -> None:
+    critic, clipping = mlp.Critic(IMAGE, 8, 1), WeightClipping(1e-3)
+    clipping.after_step(critic)
+    TrainedNetwork(critic, joined=True)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.fill_(1.0)
+    clipping.after_step(critic)
+    assert all(torch.all(parameter == 1e-3) for parameter in critic.parameters())
+
+
+# Joined weights
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (torch.optim.SGD, {"momentum": 0.5, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"betas": (0.0, 0.9), "fused": True}),
+        (RMSprop, {}),
+        (RMSprop, {"momentum": 0.5}),
+    ],
+)
+@pytest.mark.parametrize("model", ["mlp", "dcgan"])
+def test_joined_weights_are_trained_as_those_apart(
+    model: str, make: Make, settings: dict[str, Any]
+) -> None:
+    made = networks(model)
+    apart = updates_of(made, joined=False, make=make, **settings)
+    joined = updates_of(made, joined=True, make=make, **settings)
+    (parameter,) = joined.critic_optimizer.param_groups[0]["params"]
+    assert parameter.shape == (sum(p.numel() for p in joined.critic.parameters()),)
+    torch.testing.assert_close(trained(apart, 4), trained(joined, 4))
+    # The states of checkpoints, too, are torch's own, an entry a layer.
+    assert states_equal(apart.state(), joined.state())
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, RMSprop])
+def test_states_of_apart_and_joined_weights_go_on_in_each_other(make: Make) -> None:
+    made = networks("dcgan")
+    settings = {"momentum": 0.5} if make is torch.optim.SGD else {}
+    first = updates_of(made, joined=False, make=make, **settings)
+    trained(first, 2)
+    state = copy.deepcopy(first.state())
+    apart, joined = (updates_of(made, joined=j, make=make, **settings) for j in (False, True))
+    for updates in (apart, joined):
+        updates.load(copy.deepcopy(state))
+        assert states_equal(updates.state(), state)
+        trained(updates, 2)
+    assert states_equal(apart.state(), joined.state())
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    state = updates_of(networks("mlp"), joined=True).state()["critic_optimizer"]
+    weights = TrainedNetwork(dcgan.Critic(IMAGE, width=4), joined=True)
+    with pytest.raises(ValueError, match="another network"):
+        weights.join_state({**state, "param_groups": [{"params": [0]}]})
+
+
+@pytest.mark.parametrize("make", [RMSprop, torch.optim.Adam])
+def test_the_state_of_a_single_number_is_not_taken_for_the_count_of_steps(make: Make) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.gain = nn.Parameter(torch.tensor(1.0))
+    weights = TrainedNetwork(network, joined=True)
+    optimizer = make(weights.optimised, lr=0.1)
+    weights.optimised[0].grad.fill_(1.0)
+    optimizer.step()
+    state = weights.split_state(optimizer.state_dict())
+    assert [entry["step"].shape for entry in state["state"].values()] == [()] * 3
+    assert len({entry["step"].data_ptr() for entry in state["state"].values()}) == 3
+    optimizer.load_state_dict(weights.join_state(state))
+    optimizer.step()
+    again = weights.split_state(optimizer.state_dict())["state"]
+    assert [float(entry["step"]) for entry in again.values()] == [2.0] * 3
+
+
+def test_a_gradient_that_is_missing_is_not_the_one_before() -> None:
+    network = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    weights = TrainedNetwork(network, joined=True)
+    for used in (network[0], network[1]):
+        weights.forget_gradients()
+        used(torch.ones(1, 2)).sum().backward()
+        weights.gather_gradients()
+    assert weights.optimised[0].grad.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_weights_of_two_kinds_stay_apart() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    assert len(TrainedNetwork(network, joined=True).optimised) == 4
+
+
+def test_a_layer_without_gradient_does_not_move() -> None:
+    critic = mlp.Critic(IMAGE, 8, 1)
+    critic.unused = nn.Linear(2, 2)  # type: ignore[assignment]
+    before = critic.unused.weight.detach().clone()
+    updates = updates_of((networks("mlp")[0], critic), joined=True, constraint=GradientPenalty())
+    trained(updates, 3)
+    assert torch.equal(updates.critic.unused.weight, before)  # type: ignore[union-attr, arg-type]
+
+
+# Twins
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES])
+@pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
+def test_a_twin_computes_what_its_network_does_in_fewer_digits(
+    model: str, classes: int | None
+) -> None:
+    labels = None if classes is None else torch.arange(BATCH) % classes
+    generator, critic = networks(model, classes)
+    latent = torch.randn(BATCH, LATENT)
+    exact = generator(latent) if labels is None else generator(latent, labels)
+    fake = TrainedNetwork(generator, joined=True, bf16=True)(latent, labels)
+    assert fake.dtype == torch.bfloat16
+    torch.testing.assert_close(fake.float(), exact, rtol=0.05, atol=0.05)
+    scores = critic(exact) if labels is None else critic(exact, labels)
+    found = TrainedNetwork(critic, joined=True, bf16=True)(fake, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, scores, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
+def test_a_twin_is_trained_as_autocast_trains(model: str) -> None:
+    made = networks(model)
+    twins = updates_of(made, joined=True, bf16=True, constraint=GradientPenalty())
+    assert twins.critic_weights.passes is not twins.critic
+    cast = updates_of(made, joined=False, bf16=True, constraint=GradientPenalty())
+    assert cast.critic_weights.passes is cast.critic
+    one, other = trained(twins, 4), trained(cast, 4)
+    torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
+    for network in ("generator", "critic"):
+        states = (twins.state()[network], cast.state()[network])
+        for name, value in states[0].items():
+            assert value.dtype == states[1][name].dtype
+            torch.testing.assert_close(value.float(), states[1][name].float(), rtol=0.1, atol=0.02)
+
+
+def test_a_twin_shares_what_is_not_rounded_and_follows_the_rest() -> None:
+    generator, _ = networks("dcgan")
+    weights = TrainedNetwork(generator, joined=True, bf16=True)
+    twin = dict(weights.passes.named_parameters())
+    for name, own in generator.named_parameters():
+        shared = isinstance(generator.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)
+        assert (twin[name] is own) == shared, name
+    with torch.no_grad():
+        weights.optimised[0].add_(1)
+    weights.round()
+    for name, own in generator.named_parameters():
+        assert torch.equal(twin[name].float(), own.to(twin[name].dtype).float()), name
+    weights(torch.randn(BATCH, LATENT))
+    counts = [m.num_batches_tracked for m in generator.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [int(count) for count in counts] == [1] * len(counts)
+
+
+def test_the_gradient_of_a_penalty_reaches_the_weights_beside_a_twins() -> None:
+    made = networks("dcgan")
+    plain = updates_of(made, joined=True)
+    penalised = updates_of(made, joined=True, bf16=True, constraint=GradientPenalty(1000.0))
+    exact = updates_of(made, joined=False, constraint=GradientPenalty(1000.0))
+    norms = [float(trained(updates, 1)[0, -1]) for updates in (plain, penalised, exact)]
+    assert norms[1] == pytest.approx(norms[2], rel=0.01)
+    assert norms[1] > 10 * norms[0]
+
+
+class Own(mlp.Critic):
+    """A class of another package, whose code may not go with bfloat16."""
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: Own(IMAGE, 8, 1),
+        lambda: SpectralNorm().wrap(mlp.Critic(IMAGE, 8, 1)),
+        lambda: lipschitz.Critic(IMAGE, width=8, depth=1),
+        lambda: dcgan.Critic(IMAGE, width=8, norm="layer"),
+        lambda: parallel_lines.Generator(1, (2,)),
+    ],
+    ids=["another's", "parametrized", "lipschitz", "layer norm", "own parameter"],
+)
+def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
+    network: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    made = network()
+    assert bf16_copy_of(made) is None
+    assert TrainedNetwork(made, joined=True, bf16=True).passes is made
+    for weights in (
+        TrainedNetwork(made, joined=True),
+        TrainedNetwork(mlp.Critic(IMAGE, 8, 1), joined=True, bf16=True),
+        TrainedNetwork(made, joined=True, bf16=True),
+    ):
+        weights.mention_autocast("critic")
+    (line,) = caplog.messages
+    assert "The critic runs under autocast" in line
+
+
+def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:
+    critic = mlp.Critic((2,), width=8, depth=1)
+    with torch.no_grad():
+        critic.layers[-1].bias.fill_(300.0)  # type: ignore[union-attr, operator]
+    points = torch.randn(64, 2)
+    exact = critic(points).std()
+    assert critic(points).bfloat16().float().std() == 0
+    for joined in (True, False):
+        scores = TrainedNetwork(copy.deepcopy(critic), joined=joined, bf16=True)(points)
+        assert scores.dtype == torch.float32
+        assert scores.std().item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_a_twin_follows_what_is_loaded() -> None:
+    made = networks("mlp")
+    first = updates_of(made, joined=True, bf16=True, make=RMSprop)
+    trained(first, 2)
+    state = copy.deepcopy(first.state())
+    later = updates_of(networks("mlp"), joined=True, bf16=True, make=RMSprop)
+    later.load(state)
+    latent = torch.randn(BATCH, LATENT)
+    assert torch.equal(later.generator_weights(latent), first.generator_weights(latent))
+    assert torch.equal(trained(first, 2), trained(later, 2))
+
+
+def test_bfloat16_goes_into_a_network_without_a_twin() -> None:
+    samples = torch.randn(BATCH, *IMAGE).bfloat16()
+    assert TrainedNetwork(Own(IMAGE, 8, 1))(samples).dtype == torch.float32
+
+
+# Compiling
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(network: nn.Module) -> None:
+        def fails(*inputs: Tensor) -> Tensor:
+            network.train()
+            nn.Module._call_impl(network, *inputs)
+            raise RuntimeError("CppCompileError: C++ compile error\n\nmore")
+
+        network._compiled_call_impl = fails
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    generator, _ = networks("dcgan")
+    before = copy.deepcopy(generator.state_dict())
+    weights = TrainedNetwork(generator, joined=True, bf16=True)
+    with caplog.at_level(logging.WARNING):
+        weights.compile("generator", torch.zeros(BATCH, LATENT))
+    assert [record.getMessage() for record in caplog.records] == [
+        "The generator cannot be compiled (CppCompileError: C++ compile error): it runs as it is."
+    ]
+    assert states_equal(dict(generator.state_dict()), dict(before))
+    assert weights(torch.zeros(BATCH, LATENT)).shape == (BATCH, *IMAGE)
+
+
+def test_trying_a_compiled_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda network: None)
+    for network in networks("dcgan"):
+        before = copy.deepcopy(network.state_dict())
+        shape = (LATENT,) if isinstance(network, dcgan.Generator) else IMAGE
+        TrainedNetwork(network).compile("network", torch.zeros(BATCH, *shape))
+        assert states_equal(dict(network.state_dict()), dict(before))
+        assert all(parameter.grad is None for parameter in network.parameters())
+
+
+# The average
+
+
+def test_the_average_is_torchs() -> None:
+    updates = updates_of(networks("dcgan"), joined=True)
+    average = ExponentialMovingAverage(updates.generator, 0.9)
+    reference = AveragedModel(
+        updates.generator, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True
+    )
+    for _ in range(4):
+        trained(updates, 1)
+        average.follow()
+        reference.update_parameters(updates.generator)
+    for name, value in reference.module.state_dict().items():
+        ours = average.module.state_dict()[name]
+        # torch's averages of what counts are cut to whole numbers.
+        expected = value if value.is_floating_point() else updates.generator.state_dict()[name]
+        assert torch.equal(ours, expected), name
+    assert not any(p.requires_grad for p in average.module.parameters())
+
+
+def test_a_blocks_parts_do_not_overlap() -> None:
+    block = FlatBuffer([torch.zeros(2, 3), torch.zeros(()), torch.zeros(0), torch.zeros(4)])
+    for number, part in enumerate(block.parts):
+        part.fill_(float(number))
+    assert block.flat.tolist() == [0] * 6 + [1] + [3] * 4

@@ -1,0 +1,140 @@
+"""Going on with a run: which folder, whose settings, and what may differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wgan_cli.errors import CheckpointError, ConfigError, DataError
+from wgan_cli.run_folder import CONFIG, read_config
+from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.validation import flatten, no_setting
+
+# What changes neither the weights at a step nor how they are computed.
+MAY_DIFFER = {
+    "steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "eval_every",
+    "eval_samples",
+    "feature_samples",
+    "keep_every",
+    "metrics",
+    "profile",
+    "device",
+    "resume",
+    # What happens where training cannot go on anyway.
+    "on_divergence",
+    "rollback",
+    # How images come in, not which.
+    "dataset.in_memory",
+    "dataset.workers",
+    "dataset.corrupt_limit",
+}
+_SHOWN = 5
+
+
+def run_of(resume: Path) -> Path:
+    """The run folder that `resume=` means, by the folder itself or one of its checkpoints."""
+    if resume.is_dir():
+        if not (resume / CONFIG).is_file():
+            raise CheckpointError(f"resume={resume} is no run folder: it holds no {CONFIG}.")
+        return resume
+    if resume.is_file():
+        run = resume.absolute().parent.parent
+        if not (run / CONFIG).is_file():
+            raise CheckpointError(
+                f"resume={resume} is not a checkpoint in a run folder (RUN/checkpoints/step_N.pt)."
+            )
+        return run
+    raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
+
+
+def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
+    """A run's saved config, naming only classes that may be built from a folder."""
+    config = read_config(path)
+    for key in ("defaults", "hydra"):
+        if key in config:
+            raise CheckpointError(
+                f"{path} has {key!r}, which no saved config has and which may name code: take it"
+                " out. What you need of it goes on the command line, as hydra.run.dir=FOLDER does."
+            )
+    _refuse_unknown(config, path)
+    refuse_references(config, path)
+    if _names_own_classes(config):
+        from wgan_cli.commands.trust import check_trusted
+
+        check_trusted(config, trusted)
+    return config
+
+
+def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
+    """A setting that this version has not, or not any more, nobody typed: its file is named."""
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{path}: {no_setting(key, known)}")
+
+
+def refuse_references(node: Any, path: Path) -> None:
+    """A saved config holds values only; a reference could hide what it names from the check."""
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            refuse_references(value, path)
+    elif isinstance(node, str) and "${" in node:
+        raise CheckpointError(f"{path} holds a reference ({node}); a saved config has values only.")
+    elif not isinstance(node, str | int | float | None):
+        kind = type(node).__name__
+        raise CheckpointError(f"{path} holds a {kind} in its config, which has plain values only.")
+
+
+def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """Raise `ConfigError` with a short diff where a resumed run would train something else."""
+    old, new = flatten(saved), flatten(now)
+    changed = [
+        f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
+        for key in {**old, **new}
+        if not {key, key.partition(".")[0]} & MAY_DIFFER
+        and old.get(key) != new.get(key)
+        # A setting that a later version added, switched off; 0 may be anything but off.
+        and not (key not in old and (new[key] is None or new[key] is False))
+    ]
+    if changed:
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        raise ConfigError(
+            f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
+            " them as they were, or start a new run; only steps, the cadences, metrics, profile,"
+            " device, on_divergence and the way images are read may differ."
+        )
+
+
+def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Raise `DataError` where a data set has changed since the run's checkpoint.
+
+    `saved` and `now` are `build.data_facts`; runs of earlier versions have none.
+    """
+    if saved is not None and saved != now:
+        then, there = (
+            f"{facts['training']} + {facts['held_out']} samples"
+            + (f" of {facts['classes']} classes" if facts["classes"] else "")
+            for facts in (saved, now)
+        )
+        raise DataError(
+            f"The data have changed since the run's checkpoint, from {then} to {there}, so held-out"
+            " samples might be trained on: bring the old files back, or start a new run."
+        )
+
+
+def _names_own_classes(node: Any) -> bool:
+    """Whether any target is not one of the shipped options; spares importing torch otherwise."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and not (isinstance(target, str) and target in SCHEMAS):
+            return True
+        return any(_names_own_classes(value) for value in node.values())
+    if isinstance(node, list):
+        return any(_names_own_classes(value) for value in node)
+    return False

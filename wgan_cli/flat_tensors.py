@@ -1,0 +1,81 @@
+"""Tensors side by side in memory, so that one kernel serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class FlatBuffer:
+    """Room for tensors of the same sizes and strides as others: `flat` (n,) is all of it.
+
+    `parts` are its views in the order of the others, without gaps. It starts with zeros. After it
+    in memory is `room` for more numbers: `whole` (n + room,) is both.
+    """
+
+    def __init__(
+        self, like: Sequence[Tensor], dtype: torch.dtype | None = None, room: int = 0
+    ) -> None:
+        self._shapes = [(tensor.shape, torch.empty_like(tensor).stride()) for tensor in like]
+        size = sum(tensor.numel() for tensor in like)
+        dtype = dtype or like[0].dtype
+        self.whole = torch.zeros(size + room, dtype=dtype, device=like[0].device)
+        self.flat = self.whole[:size]
+        self.parts = self.split(self.flat)
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views of another tensor (n,) as `parts` are views of `flat`."""
+        parts, start = [], flat.storage_offset()
+        for shape, stride in self._shapes:
+            parts.append(flat.as_strided(shape, stride, start))
+            start += shape.numel()
+        return parts
+
+
+def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
+    """Move tensors of one kind, such as parameters, into a new block."""
+    block = FlatBuffer(tensors)
+    for tensor, part in zip(tensors, block.parts, strict=True):
+        part.copy_(tensor.detach())
+        tensor.data = part
+    return block
+
+
+def merge_adjacent(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The fewest tensors that are the same memory: one (n,) for those side by side in a block.
+
+    For what is done to every number alike. What lies alone stays as it is.
+    """
+    found: list[Tensor] = []
+    for tensor in sorted(tensors, key=_place):
+        last = found[-1] if found else None
+        if last is not None and _follows(tensor, last):
+            found[-1] = _flat(last, last.numel() + tensor.numel())
+        else:
+            found.append(tensor.detach())
+    return found
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
+
+
+def _follows(tensor: Tensor, last: Tensor) -> bool:
+    return (
+        tensor.dtype == last.dtype
+        and _place(tensor) == (_place(last)[0], last.storage_offset() + last.numel())
+        and _without_gaps(tensor)
+        and _without_gaps(last)
+    )
+
+
+def _without_gaps(tensor: Tensor) -> bool:
+    """Whether its numbers fill the memory from its first to its last."""
+    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return reach + 1 == tensor.numel()
+
+
+def _flat(tensor: Tensor, size: int) -> Tensor:
+    return tensor.detach().as_strided((size,), (1,))

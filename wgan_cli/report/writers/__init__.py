@@ -1,0 +1,1 @@
+"""What a report writes: a terminal table, a page, a CSV file."""

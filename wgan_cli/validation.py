@@ -1,0 +1,196 @@
+"""A plain node against a dataclass of `schema`: types, unknown keys, ranges, in a user's words."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import textwrap
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from wgan_cli.errors import ConfigError
+
+_FEW = 8
+_LONGEST = 80
+
+
+def typed(schema: type, node: dict[str, Any], path: str) -> Any:
+    """`node` as an instance of the dataclass `schema`, types and ranges checked."""
+
+    def at(key: str) -> str:
+        return f"{path}.{key}" if path and key else path or key
+
+    for field in dataclasses.fields(schema):
+        given, group = node.get(field.name), _settings_within(field)
+        if group is not None and field.name in node:
+            if not isinstance(given, dict):
+                inner = ", ".join(f.name for f in dataclasses.fields(group))
+                raise ConfigError(
+                    f"{at(field.name)} holds settings ({inner}); {_shown(given)} is none."
+                )
+        elif str(field.type).startswith("list") and isinstance(given, str):
+            raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{_shown(given)}].")
+    try:
+        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+    except ConfigKeyError as error:
+        plain = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
+        # What nobody types is no suggestion.
+        known = [at(key) for key in plain if key not in ("_target_", "name")]
+        raise ConfigError(no_setting(at(str(error.full_key)), known)) from None
+    except MissingMandatoryValue as error:
+        key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
+        raise ConfigError(f"{at(key)}: a value is needed.") from None
+    except OmegaConfBaseException as error:
+        # Of a list's item, as betas[0], the list.
+        key = str(error.full_key or "").partition("[")[0]
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(_type_message(schema, node, at(key), key, reason)) from None
+    _check_ranges(checked, path, node)
+    return checked
+
+
+def _settings_within(field: dataclasses.Field[Any]) -> Any:
+    """The dataclass of a setting that holds settings, or None."""
+    factory: Any = field.default_factory
+    return factory if dataclasses.is_dataclass(factory) else None
+
+
+def _type_message(schema: type, node: Any, path: str, key: str, reason: str) -> str:
+    field: Any = None
+    owner: Any = schema
+    given = node
+    for depth, part in enumerate(key.split(".")):
+        field = {f.name: f for f in dataclasses.fields(owner)}.get(part)
+        if field is None:
+            return f"{path}: {reason}."
+        given = given.get(part) if isinstance(given, dict) else None
+        owner = _settings_within(field) or owner
+        if str(field.type) == "dict[str, float]":
+            path = path.rsplit(".", key.count(".") - depth)[0]
+            break
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "list[float]": "a list of numbers",
+        "list[str]": "a list of names",
+        "dict[str, float]": "a number for each name",
+    }
+    kind, _, optional = str(field.type).partition(" | ")
+    if kind not in words:
+        return f"{path}: {reason}."
+    wanted = words[kind] + (" or null" if optional else "")
+    limits = _limits_in_words(field.metadata)
+    return f"{path} must be {wanted}{', ' + limits if limits else ''}, not {_shown(given)}."
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed, and not more of it than a message has room for."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
+    return textwrap.shorten(text or str(value), _LONGEST, placeholder=" ...") or "blank"
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _limits_in_words(limits: Any) -> str:
+    words = {
+        "at_least": "at least",
+        "above": "above",
+        "at_most": "at most",
+        "below": "below",
+        "multiple_of": "a multiple of",
+    }
+    choices = limits.get("choices", ())
+    if len(choices) > _FEW:
+        return f"one of {len(choices)} names ({', '.join(choices[:3])}, ...)"
+    if choices:
+        return "one of " + ", ".join(map(str, choices))
+    return " and ".join(f"{words[key]} {value}" for key, value in limits.items() if key in words)
+
+
+def _check_ranges(checked: Any, path: str, raw: Any) -> None:
+    for field in dataclasses.fields(checked):
+        value = getattr(checked, field.name)
+        key = f"{path}.{field.name}" if path else field.name
+        given = raw.get(field.name) if isinstance(raw, dict) else None
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, key, given)
+            continue
+        if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
+            raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
+        # omegaconf takes any number but 0 as true.
+        if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
+            raise ConfigError(f"{key} must be true or false, not {given}.")
+        if isinstance(value, dict):
+            inner = list(value.values())
+        else:
+            inner = value if isinstance(value, list) else [value]
+        for item in inner:
+            if isinstance(item, list | dict):
+                raise ConfigError(f"{key} must hold single values, not {_shown(item)}.")
+            if item is not None and not _within(item, field.metadata):
+                raise ConfigError(_range_message(key, item, field.metadata))
+        if field.name == "betas" and value is not None and len(value) != 2:
+            raise ConfigError(f"{key} must be two numbers, as in [0.0,0.9], not {value}.")
+
+
+def _range_message(key: str, value: Any, limits: Any) -> str:
+    allowed, hint = _limits_in_words(limits), ""
+    if value == "":
+        return f"{key} must be {allowed or 'text'}, not empty."
+    if isinstance(value, str):
+        hint = nearest(value, list(limits["choices"]))
+    elif isinstance(value, float) and not math.isfinite(value):
+        allowed = f"a finite number {allowed}".rstrip()
+    return f"{key} must be {allowed}, not {_shown(value)}.{hint}"
+
+
+def _within(value: Any, limits: Any) -> bool:
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return value != "" and value in limits.get("choices", (value,))
+    if not isinstance(value, int | float):
+        return True
+    return (
+        value in limits.get("choices", (value,))
+        and math.isfinite(value)
+        and value >= limits.get("at_least", -math.inf)
+        and value > limits.get("above", -math.inf)
+        and value <= limits.get("at_most", math.inf)
+        and value < limits.get("below", math.inf)
+        and not value % limits.get("multiple_of", value or 1)
+    )
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to leaf values: {"optimizer": {"lr": 1}} gives {"optimizer.lr": 1}."""
+    if isinstance(node, dict) and node:
+        flat: dict[str, Any] = {}
+        for key, value in node.items():
+            flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: node}
+
+
+def no_setting(key: str, known: list[str]) -> str:
+    """That there is no setting `key`, and which of the known ones may be meant."""
+    return f"{key} is no setting.{nearest(key, known)}"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`" Did you mean x?"` for the nearest known word, or an empty string."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        close = [
+            last[match]
+            for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.75)
+        ]
+    return f" Did you mean {close[0]}?" if close else ""
