@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from wgan_cli.acceleration.cuda_graphs import CudaGraph
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.config import as_dict
 from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
@@ -22,6 +21,7 @@ from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
 from wgan_cli.instantiation import built, called, maker
 from wgan_cli.models.shape_check import refuse_misfit
+from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
@@ -34,12 +34,21 @@ from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard
 from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.distributed_trainers import FollowerTrainer, LeaderTrainer
+from wgan_cli.training.distributed_trainers import (
+    DistributedUpdates,
+    FollowerTrainer,
+    LeaderTrainer,
+)
 from wgan_cli.training.events import Events
+from wgan_cli.training.graphed_updates import GraphedUpdates
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
+
+# Within the ranges of schema/optimizers.py these move finite weights by a finite gradient to finite
+# weights.
+_KEEP_FINITE = (RMSprop, torch.optim.Adam, torch.optim.SGD)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -89,15 +98,26 @@ def build_trainer(
     mention_clipped_batch_norm(constraint, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
-    updates = Updates(
+    updates_class: type[Updates] = Updates
+    if ranks.world > 1:
+        updates_class = DistributedUpdates
+    elif config.graphs and device.type == "cuda":
+        updates_class = GraphedUpdates
+    optimizers = {
+        "generator": _build_optimizer(
+            config.optimizer, "generator", generator_weights.optimizer_parameters
+        ),
+        "critic": _build_optimizer(config.optimizer, "critic", critic_weights.optimizer_parameters),
+    }
+    updates = updates_class(
         generator_weights,
         critic_weights,
-        _build_optimizer(config.optimizer, "generator", generator_weights.optimised),
-        _build_optimizer(config.optimizer, "critic", critic_weights.optimised),
+        optimizers["generator"],
+        optimizers["critic"],
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
-        graph=CudaGraph if config.graphs and device.type == "cuda" and ranks.world == 1 else None,
+        keeps_finite={name: type(o) in _KEEP_FINITE for name, o in optimizers.items()},
         ranks=ranks,
     )
     labels = dataset.labels
@@ -122,7 +142,7 @@ def build_trainer(
         classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
     )
     for name, weights in (("generator", generator_weights), ("critic", critic_weights)):
-        weights.mention_autocast(name)
+        weights.log_autocast(name)
     if config.compile:
         rows = config.batch_size // ranks.world
         latent = torch.zeros(rows, _given(config.latent_dim), device=device)
@@ -278,7 +298,7 @@ def _weights(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwo
     # What ships does the same to every weight and leaves weights where they are.
     parts = (config.optimizer, config.constraint, config.model[name])
     return TrainedNetwork(
-        network, joined=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16
+        network, flat=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16
     )
 
 

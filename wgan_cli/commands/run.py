@@ -89,7 +89,7 @@ def _train(
     # From here on torch is needed, which takes seconds to import, and all that builds on it one.
     from wgan_cli.machine import choose_machine, keep_choices, unset_choices
 
-    place = Process.here()
+    place = Process.current()
     unset, device = unset_choices(config), choose_machine(config, place)
 
     from wgan_cli.build import (
@@ -117,11 +117,11 @@ def _train(
         return 0
     ranks = join_process_group(place)
     ranks.connect(as_dict(config), device)
-    dataset = ranks.in_turn(lambda: build_dataset(config))
+    dataset = ranks.one_per_machine_first(lambda: build_dataset(config))
     trainer = build_trainer(config, dataset, device, ranks)
     if state is not None:
         refuse_other_data(state.get("data"), data_facts(config, dataset))
-        trainer.load(state)
+        trainer.load_state_dict(state)
     if first:
         ranks.arrive("start")
         folder.claim(resuming=going_on)
@@ -139,7 +139,7 @@ def _train(
             ),
             LogWatch(written),
         ]
-        trainer.signals = ranks.heard(signals)
+        trainer.signals = ranks.share_signals(signals)
         with signals:
             trainer.fit()
     if not sweep:
@@ -149,7 +149,7 @@ def _train(
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
     """Also where the job was over, well or not, before it could heed the signal."""
-    signals.hand_on()
+    signals.raise_again()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):
         raise KeyboardInterrupt
