@@ -304,7 +304,8 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
 
 def test_event_files_hold_whole_records_up_to_the_failure(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> list[int]:
-        events = Events(Path(), 0)
+        events = Events(Path())
+        events.open(0)
         for step in (1, 2):
             events.add_scalar("curve", step, step)
         disk.fill()

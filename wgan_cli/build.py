@@ -26,6 +26,7 @@ from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
@@ -72,20 +73,25 @@ def build_generator(
 
 
 def build_trainer(
-    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: SingleProcess = ALONE
+    config: TrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    ranks: SingleProcess = ALONE,
+    *,
+    evaluation: Evaluation | None = None,
+    callbacks: Sequence[Callback] = (),
+    rollback: Rollback | None = None,
+    signals: StopSignals | None = None,
 ) -> Trainer:
-    """Everything that trains, ready to `fit` or to `load` a checkpoint first.
+    """Everything that trains, ready to `fit`, or to load a checkpoint's state first.
 
-    Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
-    together. Of several ranks only the first can evaluate.
+    Raises a `WganError` if parts do not fit together. With several ranks only rank 0 evaluates.
     """
     feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
-    evaluation = None
-    if ranks.leads:
-        evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
+    if evaluation is not None:
+        evaluation.prepare()
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -140,6 +146,9 @@ def build_trainer(
         ),
         evaluation=evaluation,
         classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
+        callbacks=callbacks,
+        rollback=rollback,
+        signals=signals,
     )
     for name, weights in (("generator", generator_weights), ("critic", critic_weights)):
         weights.log_autocast(name)
@@ -158,14 +167,14 @@ def build_evaluation(
     constraint: Constraint,
     device: torch.device,
     *,
-    at_most: int = MANY,
+    while_training: bool = False,
 ) -> Evaluation:
-    """The evaluation of a run, its feature networks made ready.
+    """The evaluation of a run, to be `prepare`d.
 
-    Fills in metrics and sample counts, where none is set `at_most` for features. Raises
-    `ConfigError` for metrics that cannot apply and for more samples than there are, `DataError`
-    where a feature network cannot be had.
+    Fills in metrics and sample counts; while training images get smaller ones. Raises
+    `ConfigError` for metrics that cannot apply and for more samples than there are.
     """
+    fewer = while_training and len(dataset.sample_shape) == 3
     reference = Reference(
         dataset,
         device,
@@ -173,18 +182,14 @@ def build_evaluation(
         config.eval_samples,
         config.feature_samples,
         conditional=config.conditional,
-        at_most=at_most,
+        at_most=MANY_WHILE_TRAINING if fewer else MANY,
     )
     config.eval_samples = reference.counts.few
     config.feature_samples = reference.counts.many
     if config.metrics is None:
         config.metrics = usual_metrics(dataset)
     refuse_metrics_without(data_kinds(dataset), config)
-    evaluation = Evaluation(
-        config.metrics, reference, _given(config.latent_dim), config.seed, constraint
-    )
-    evaluation.prepare()
-    return evaluation
+    return Evaluation(config.metrics, reference, _given(config.latent_dim), config.seed, constraint)
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
@@ -243,12 +248,11 @@ def cache_folder() -> Path:
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, first: bool
 ) -> list[Callback]:
-    """What watches a run of which `done` steps are done; `first` where its folder is new."""
+    """The callbacks of a run; `first` if its folder is new. They write nothing before its start."""
     settings = as_dict(config)
-    # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
-    writer = Events(folder.tensorboard, begin=0 if first else done + 1)
+    writer = Events(folder.tensorboard)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),

@@ -119,9 +119,8 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     device = choose_machine(config, group.process)
     group.connect({}, device)
     dataset = group.one_per_machine_first(lambda: build_dataset(config))
-    trainer = build_trainer(config, dataset, device, group)
+    trainer = build_trainer(config, dataset, device, group, signals=group.share_signals(signals))
     group.arrive("start")
-    trainer.signals = group.share_signals(signals)
     with signals:
         trainer.fit()
 
