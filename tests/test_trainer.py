@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from wgan_cli.constraints import Constraint, WeightClipping
 from wgan_cli.data.dataset import TensorDataset
@@ -121,6 +123,8 @@ def make_trainer(
     make: Any = torch.optim.RMSprop,
     lr: float = 1e-3,
     callbacks: Sequence[Callback] = (),
+    signals: StopSignals | None = None,
+    relativistic: bool = False,
 ) -> Trainer:
     dataset = TensorDataset("noise", images(37, 1), images(16, 2))
     with Draws(seed, Stream.GENERATOR_WEIGHTS).global_seed():
@@ -141,6 +145,7 @@ def make_trainer(
             make(critic.parameters(), lr=lr),
             loss or Wasserstein(),
             constraint or WeightClipping(0.05),
+            generator_needs_real_scores=relativistic,
         ),
         dataset.feed(BATCH, seed, CPU),
         steps=steps,
@@ -153,11 +158,12 @@ def make_trainer(
         cadence=Cadence(log, sample, checkpoint, evaluate),
         evaluation=Evaluation(metrics, reference, LATENT, seed),
         callbacks=callbacks,
+        signals=signals,
     )
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    state = trainer.state()
+    state = trainer.state_dict()
     names = ("generator", "critic", "generator_ema")
     return {
         f"{network}.{name}": tensor.clone()
@@ -256,11 +262,11 @@ def test_an_extra_last_point_resets_nothing():
 
     stopped = make_trainer(5, log=4, callbacks=[Recorder()])
     stopped.fit()
-    assert stopped.window.steps == 1
-    assert stopped.window.critic_updates == 2
-    resumed, recorder = make_trainer(6, log=4), Recorder()
-    resumed.callbacks = [recorder]
-    resumed.load(stopped.state())
+    assert stopped.means.steps == 1
+    assert stopped.means.critic_updates == 2
+    recorder = Recorder()
+    resumed = make_trainer(6, log=4, callbacks=[recorder])
+    resumed.load_state_dict(stopped.state_dict())
     resumed.fit()
     assert untimed(recorder.at(6)) == untimed(whole.at(6))
 
@@ -268,7 +274,7 @@ def test_an_extra_last_point_resets_nothing():
 def test_a_regular_last_point_starts_the_next_window():
     trainer = make_trainer(4, log=2)
     trainer.fit()
-    assert trainer.window.steps == trainer.window.critic_updates == 0
+    assert trainer.means.steps == trainer.means.critic_updates == 0
 
 
 def test_the_last_step_is_a_point_of_every_kind_and_only_once():
@@ -323,9 +329,9 @@ def test_every_update_gets_noise_of_its_own():
         draws_seen.append(draws)
         return critic_update(real, latent, draws, labels, fake)
 
-    def noting_generator(latent: Tensor, labels: None) -> Tensor:
+    def noting_generator(latent: Tensor, labels: None, real: None) -> Tensor:
         seen.append(latent)
-        return generator_update(latent, labels)
+        return generator_update(latent, labels, real)
 
     trainer.updates.critic_update = noting_critic
     trainer.updates.generator_update = noting_generator
@@ -338,7 +344,7 @@ def test_every_update_gets_noise_of_its_own():
 
 def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch):
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("wgan_cli.training.throughput.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("wgan_cli.training.running_means.time.perf_counter", lambda: next(clock))
     recorder = Recorder()
     make_trainer(5, log=2, schedule=CriticSchedule(3), callbacks=[recorder]).fit()
     for step, done in ((2, 2), (4, 2), (5, 1)):
@@ -405,11 +411,10 @@ def test_weights_that_the_last_update_made_infinite_are_no_finished_run():
                     for parameter in self.param_groups[0]["params"]:
                         parameter.mul_(1e38).mul_(1e38)
 
-    trainer = make_trainer(2, schedule=CriticSchedule(1), metrics=MEASURED)
+    recorder = Recorder()
+    trainer = make_trainer(2, schedule=CriticSchedule(1), metrics=MEASURED, callbacks=[recorder])
     generator = trainer.updates.generator
     trainer.updates.generator_optimizer = Overflow(generator.parameters(), lr=1e-3)
-    recorder = Recorder()
-    trainer.callbacks = [recorder]
     with pytest.raises(DivergedError):
         trainer.fit()
     assert not [point for point in recorder.points if point.save]
@@ -425,7 +430,7 @@ class Meddler(Callback):
         torch.rand(3)
         np.random.random(3)
         fixed_samples(trainer, trainer.generator)
-        trainer.state()
+        trainer.state_dict()
         trainer.evaluation(trainer.generator, trainer.updates.critic)
         trainer.updates.constraint.report(trainer.updates.critic)
 
@@ -475,14 +480,14 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(model: str, make: Any)
         "decay": LearningRateDecay("linear", 14),
         "metrics": MEASURED,
     }
-    whole, recorder = make_trainer(14, **settings), Recorder()
-    whole.callbacks = [recorder]
+    recorder = Recorder()
+    whole = make_trainer(14, **settings, callbacks=[recorder])
     whole.fit()
     first = make_trainer(7, **settings)
     first.fit()
-    second, again = make_trainer(14, **settings), Recorder()
-    second.callbacks = [again]
-    second.load(first.state())
+    again = Recorder()
+    second = make_trainer(14, **settings, callbacks=[again])
+    second.load_state_dict(first.state_dict())
     second.fit()
     assert again.calls[0] == "start 7"
     assert identical(weights(whole), weights(second))
@@ -491,13 +496,13 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(model: str, make: Any)
 
 
 def test_a_state_that_does_not_fit_is_refused():
-    state = make_trainer(model="dcgan").state()
+    state = make_trainer(model="dcgan").state_dict()
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer(model="mlp").load(state)
+        make_trainer(model="mlp").load_state_dict(state)
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer().load({"step": 3})
+        make_trainer().load_state_dict({"step": 3})
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer(ema=0.9).load(make_trainer().state())
+        make_trainer(ema=0.9).load_state_dict(make_trainer().state_dict())
 
 
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
@@ -514,7 +519,7 @@ def test_moving_average_is_the_one_computed_by_hand(model: str):
     average = trail[0]
     for state in trail[1:]:
         average = {name: 0.75 * average[name] + 0.25 * state[name] for name in average}
-    kept = trainer.state()["generator_ema"]
+    kept = trainer.state_dict()["generator_ema"]
     for name, tensor in kept.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor.double(), average[name], rtol=1e-5, atol=1e-6)
@@ -538,7 +543,7 @@ def test_samples_are_of_the_average_and_always_of_the_same_noise():
     assert first.shape == (64, *IMAGE)
     assert torch.equal(first, fixed_samples(trainer, trainer.generator))
     latent = Draws(0, Stream.SAMPLES).normal((64, LATENT), CPU)
-    assert torch.equal(first, generate(trainer.averaged.module, latent))
+    assert torch.equal(first, generate(trainer.ema.module, latent))
     assert not torch.equal(first, generate(trainer.updates.generator, latent))
 
 
@@ -561,10 +566,10 @@ def test_learning_rates_follow_the_decay():
     )
     generator_update = trainer.updates.generator_update
 
-    def noting(latent: Tensor, labels: None) -> Tensor:
+    def noting(latent: Tensor, labels: None, real: None) -> Tensor:
         optimizers = (trainer.updates.critic_optimizer, trainer.updates.generator_optimizer)
         rates.append([optimizer.param_groups[0]["lr"] for optimizer in optimizers])
-        return generator_update(latent, labels)
+        return generator_update(latent, labels, real)
 
     trainer.updates.generator_update = noting
     trainer.fit()
@@ -581,8 +586,7 @@ def test_a_stop_is_after_a_whole_step_with_a_chance_to_save():
             return PreemptedError("stop") if self.asked == 3 else None
 
     recorder = Recorder()
-    trainer = make_trainer(9, callbacks=[recorder])
-    trainer.signals = Signals()
+    trainer = make_trainer(9, callbacks=[recorder], signals=Signals())
     with pytest.raises(PreemptedError):
         trainer.fit()
     assert trainer.step == 3
@@ -598,8 +602,7 @@ def test_a_stop_after_the_last_evaluation_is_a_finish():
             return PreemptedError("stop") if self.asked > 1 else None
 
     recorder = Recorder()
-    trainer = make_trainer(1, callbacks=[recorder])
-    trainer.signals = Signals()
+    trainer = make_trainer(1, callbacks=[recorder], signals=Signals())
     trainer.fit()
     assert recorder.calls == ["start 0", "step 1", "end 1"]
     assert recorder.error is None
@@ -614,3 +617,70 @@ def test_callbacks_end_also_where_one_fails():
     with pytest.raises(OSError, match="disk"):
         make_trainer(3, callbacks=[recorder, Failing()]).fit()
     assert isinstance(recorder.error, OSError)
+
+
+class Relativistic(Loss):
+    """RpGAN (arXiv 1807.00734, equations 9 and 10) with f(x) = softplus."""
+
+    def critic(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
+        return softplus(fake_scores - real_scores).mean(), fake_scores.mean() * 0
+
+    def generator(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
+        assert real_scores is not None
+        return softplus(real_scores - fake_scores).mean()
+
+
+def test_a_relativistic_generator_is_scored_against_the_last_real_batch():
+    schedule = CriticSchedule(3, 1, 5)
+    trainer = make_trainer(3, schedule=schedule, loss=Relativistic(), relativistic=True)
+    feed = Counting(trainer.feed)
+    trainer.feed = feed
+    generator_update, terms, expected = trainer.updates.generator_update, [], []
+
+    def noting(latent: Tensor, labels: None, real: Tensor) -> Tensor:
+        last = schedule.updates_before(trainer.step + 1) - 1
+        with torch.no_grad():
+            real_scores = trainer.updates.critic(feed.feed.batch(last).samples)
+            fake_scores = trainer.updates.critic(trainer.updates.generator(latent))
+            expected.append(float(torch.log1p((real_scores - fake_scores).exp()).mean()))
+        before = [p.clone() for p in trainer.updates.critic.parameters()]
+        terms.append(generator_update(latent, labels, real))
+        assert all(map(torch.equal, before, trainer.updates.critic.parameters()))
+        assert all(p.requires_grad for p in trainer.updates.critic.parameters())
+        return terms[-1]
+
+    trainer.updates.generator_update = noting
+    trainer.fit()
+    assert [float(t[0]) for t in terms] == pytest.approx(expected, rel=1e-5)
+    # The batch is kept: a feed that streams would start to read again.
+    assert feed.asked == list(range(11))
+
+
+class CutError(Exception):
+    """The end of a step in the middle."""
+
+
+@pytest.mark.parametrize("end", range(8))
+def test_a_relativistic_run_resumed_after_any_update_is_the_uninterrupted_one(end: int):
+    settings: dict[str, Any] = {"loss": Relativistic(), "relativistic": True, "model": "dcgan"}
+    whole, cut, resumed = (make_trainer(3, **settings) for _ in range(3))
+    whole.fit()
+    updates: list[int] = []
+
+    def counted(update: Any) -> Any:
+        def run(*arguments: Any) -> Tensor:
+            if len(updates) == end:
+                raise CutError
+            updates.append(1)
+            return update(*arguments)
+
+        return run
+
+    cut.updates.critic_update = counted(cut.updates.critic_update)
+    cut.updates.generator_update = counted(cut.updates.generator_update)
+    with pytest.raises(CutError):
+        cut.fit()
+    assert (cut.step, cut.inner) == divmod(end, 3)
+    resumed.load_state_dict(copy.deepcopy(cut.state_dict()))
+    resumed.fit()
+    assert identical(weights(whole), weights(resumed))
