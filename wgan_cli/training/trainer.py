@@ -53,6 +53,7 @@ class Trainer:
         evaluation: Evaluation | None,
         classes: ClassSampler | None = None,
         callbacks: Sequence[Callback] = (),
+        rollback: Rollback | None = None,
         signals: StopSignals | None = None,
     ) -> None:
         self.updates = updates
@@ -72,7 +73,7 @@ class Trainer:
         self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
         self.averaged = ExponentialMovingAverage(updates.generator, ema) if ema > 0 else None
-        self.rollback: Rollback | None = None
+        self.rollback = rollback
         self.step = 0
         self.inner = 0
         self.unmeasured = False

@@ -35,7 +35,9 @@ class TensorBoard(Callback):
         self.final = final
 
     def on_start(self, trainer: Trainer) -> None:
-        """The config, at the first start."""
+        """Open the file, and write the config at the first start."""
+        # At a first start there is nothing to hide, but TensorBoard then heeds a later start too.
+        self.writer.open(0 if self.first else trainer.recorded + 1)
         if self.first:
             text = OmegaConf.to_yaml(OmegaConf.create(self.settings))
             self.writer.add_text("config", f"```yaml\n{text}\n```", trainer.step)
