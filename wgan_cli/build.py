@@ -75,16 +75,13 @@ def complete(
     """
     at_most = MANY_WHILE_TRAINING if training and len(dataset.sample_shape) == 3 else MANY
     counts = sample_counts(dataset, config.eval_samples, config.feature_samples, at_most)
-    metrics = usual_metrics(dataset) if config.metrics is None else config.metrics
-    settings = settings_below(config, RunConfig) | {
-        "device": machine.device,
-        "precision": machine.precision,
-    }
     complete = RunConfig(
-        **settings,
+        **settings_below(config, RunConfig),
+        device=machine.device,
         threads=machine.threads,
+        precision=machine.precision,
         compile=machine.compile,
-        metrics=metrics,
+        metrics=usual_metrics(dataset) if config.metrics is None else config.metrics,
         eval_samples=counts.few,
         feature_samples=counts.many,
     )

@@ -119,7 +119,9 @@ class FilledConfig(TrainConfig):
 class RunConfig(FilledConfig):
     """Every setting of a run, as `config.yaml` and checkpoints hold them."""
 
+    device: str
     threads: int
+    precision: str
     compile: bool
     metrics: list[str]
     eval_samples: int
