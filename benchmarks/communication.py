@@ -21,7 +21,7 @@ import torch
 from torch import distributed as dist
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-from benchmarks.workloads import composed
+from benchmarks.workloads import completed, composed
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build import build_dataset, build_trainer
 from wgan_cli.commands.composition import quoted
@@ -95,7 +95,8 @@ def _measure(rank: int, world: int, model: str, batch: int, folder: Path) -> Non
             Process(rank, world, rank, world), FileStore(str(folder / "store"), world)
         )
         ranks.connect({}, device)
-    trainer = build_trainer(config, build_dataset(config), device, ranks)
+    dataset = build_dataset(config)
+    trainer = build_trainer(completed(config, dataset, device), dataset, device, ranks)
     _, steps = WORKLOADS[model]
     trainer.train_step()
     steps_ms, shares = [], []

@@ -22,6 +22,7 @@ from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.run_folder import RunFolder
+from wgan_cli.run_status import read_status
 from wgan_cli.training.checkpoint import load_newest
 
 COUNT, PAIRS, SEED = 1400, 297, 12345
@@ -47,7 +48,7 @@ def main() -> None:
         ratio = exact_wasserstein(fake[:PAIRS], held_out[:PAIRS]) / floor
         print(
             f"{path!s:<44} {precision:9.3f} {recall:7.3f} {ratio:9.3f} {_fall(folder):16.3f}"
-            f" {folder.read_status()['seconds']:8.1f}"
+            f" {read_status(folder.path).seconds:8.1f}"
         )
 
 

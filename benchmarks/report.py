@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wgan_cli.run_folder import METRICS, RunFolder, now
+from wgan_cli.environment import write_environment
+from wgan_cli.run_folder import METRICS, RunFolder
+from wgan_cli.run_status import RunStatus, now, write_status
 
 LOSSES = ("wasserstein", "hinge")
 CLIPS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -70,15 +72,10 @@ def write_runs(folder: Path, count: int, losses: tuple[str, ...] = LOSSES) -> No
 
 def _config() -> dict[str, Any]:
     """The default run's, filled."""
-    from omegaconf import open_dict
-
-    from wgan_cli.commands.composition import Composer
+    from wgan_cli.commands.composition import Composer, without_hydra
     from wgan_cli.config import as_dict, fill, validate
 
-    composed = Composer().compose([])
-    with open_dict(composed):
-        del composed["hydra"]
-    return as_dict(fill(validate(composed))[0])
+    return as_dict(fill(validate(without_hydra(Composer().compose([]))))[0])
 
 
 def _write(folder: RunFolder, config: dict[str, Any], words: list[str]) -> None:
@@ -93,7 +90,7 @@ def _write(folder: RunFolder, config: dict[str, Any], words: list[str]) -> None:
     folder.claim(resuming=False)
     folder.write_config(config)
     folder.write_overrides(words)
-    folder.write_environment(device="cpu")
+    write_environment(folder.path, device="cpu")
     final: dict[str, float] = {}
     lines = []
     for step in range(LOGGED, last + 1, LOGGED):
@@ -107,19 +104,18 @@ def _write(folder: RunFolder, config: dict[str, Any], words: list[str]) -> None:
     Image.fromarray(pixels).save(folder.samples / f"step_{last:08d}.png")
     told = "critic/loss became NaN at step 720. A lower optimizer.lr helps." if diverged else ""
     code = {"diverged": 5, "running": None, "finished": 0}[state]
-    folder.write_status(
-        {
-            "state": state,
-            "exit_code": code,
-            "step": last,
-            "steps": STEPS,
-            "message": told,
-            "final": final,
-            "started": now(),
-            "ended": None if code is None else now(),
-            "seconds": 42.0,
-        }
+    status = RunStatus(
+        state=state,
+        exit_code=code,
+        step=last,
+        steps=STEPS,
+        message=told,
+        final=final,
+        started=now(),
+        ended=None if code is None else now(),
+        seconds=42.0,
     )
+    write_status(folder.path, status)
     folder.release()
 
 

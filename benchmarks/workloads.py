@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import open_dict
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import datasets
 
@@ -23,13 +23,13 @@ from wgan_cli.build import (
     build_dataset,
     build_generator,
     build_trainer,
+    complete,
 )
-from wgan_cli.commands.composition import Composer, quoted
+from wgan_cli.commands.composition import Composer, quoted, without_hydra
 from wgan_cli.config import fill, validate
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.machine import choose_machine
-from wgan_cli.rules import check_rules
-from wgan_cli.schema import TrainConfig
+from wgan_cli.machine import choose_machine, find_device, set_up_torch
+from wgan_cli.schema import FilledConfig, RunConfig
 from wgan_cli.training.trainer import Trainer
 
 
@@ -75,25 +75,28 @@ def words_of(workload: Workload, root: Path, images: Path | None) -> list[str]:
     return [*where, *workload.words]
 
 
-def composed(words: Sequence[str]) -> tuple[TrainConfig, torch.device]:
+def composed(words: Sequence[str]) -> tuple[FilledConfig, torch.device]:
     """The config and the device of `wgan-train WORDS`, torch set up for it. Raises `ConfigError`.
 
     Without metrics: nothing of an evaluation is timed, and some need a classifier trained first.
     """
-    plain = Composer().compose([*words, "metrics=[]"])
-    with open_dict(plain):
-        del plain["hydra"]
-    config = validate(plain)
-    check_rules(config)
-    config, _ = fill(config)
-    return config, choose_machine(config)
+    config, _ = fill(validate(without_hydra(Composer().compose([*words, "metrics=[]"]))))
+    device = find_device(config.device)
+    machine = choose_machine(config, device)
+    set_up_torch(machine, device, deterministic=config.deterministic)
+    return dataclasses.replace(config, **dataclasses.asdict(machine)), device
+
+
+def completed(config: FilledConfig, dataset: Dataset, device: torch.device) -> RunConfig:
+    """Every setting of a run of `composed`'s config on these data."""
+    return complete(config, choose_machine(config, device), dataset)
 
 
 @dataclass
 class Tool:
     """What `wgan-train WORDS` trains; `loading` are the seconds that reading its data took."""
 
-    config: TrainConfig
+    config: RunConfig
     device: torch.device
     dataset: Dataset
     trainer: Trainer
@@ -106,11 +109,12 @@ def tool(words: Sequence[str], dataset: Dataset | None = None) -> Tool:
     start = time.perf_counter()
     data = dataset or build_dataset(config)
     loading = time.perf_counter() - start
-    return Tool(config, device, data, build_trainer(config, data, device), loading)
+    run = completed(config, data, device)
+    return Tool(run, device, data, build_trainer(run, data, device), loading)
 
 
 def textbook(
-    config: TrainConfig,
+    config: FilledConfig,
     device: torch.device,
     shape: Sequence[int],
     start: Trainer | None = None,
@@ -120,8 +124,7 @@ def textbook(
 
     It has no batches yet.
     """
-    latent_dim = config.latent_dim or 0
-    generator = build_generator(config.model, latent_dim, shape).to(device, dtype)
+    generator = build_generator(config.model, config.latent_dim, shape).to(device, dtype)
     critic = build_critic(config, build_constraint(config), shape).to(device, dtype)
     if start is not None:
         generator.load_state_dict(start.updates.generator.state_dict())
@@ -132,14 +135,14 @@ def textbook(
         _optimizer(config.optimizer, generator),
         _optimizer(config.optimizer, critic),
         iter(()),
-        lambda: torch.randn(config.batch_size, latent_dim, device=device),
-        n_critic=config.n_critic or 0,
+        lambda: torch.randn(config.batch_size, config.latent_dim, device=device),
+        n_critic=config.n_critic,
         clip=config.clip,
         penalty_weight=config.constraint.get("weight", 0.0),
     )
 
 
-def textbook_data(config: TrainConfig) -> TorchDataset[Any]:
+def textbook_data(config: FilledConfig) -> TorchDataset[Any]:
     """The data as tutorials read them: torchvision's own classes, or images in memory as theirs."""
     dataset = config.dataset
     if dataset["name"] == "mnist":
@@ -166,7 +169,7 @@ def reading(loop: Textbook, data: TorchDataset[Any], batch: int, workers: int) -
         batches.close()
 
 
-def _optimizer(settings: dict[str, Any], network: torch.nn.Module) -> torch.optim.Optimizer:
+def _optimizer(settings: Mapping[str, Any], network: torch.nn.Module) -> torch.optim.Optimizer:
     """As people write it."""
     if settings["name"] == "adam":
         return torch.optim.Adam(

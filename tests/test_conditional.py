@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from wgan_cli.build import build_trainer
+from wgan_cli.build import build_trainer, complete
 from wgan_cli.commands.composition import Composer
 from wgan_cli.commands.evaluate import run as evaluate
 from wgan_cli.commands.train import run
@@ -23,6 +23,7 @@ from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.losses import Wasserstein
+from wgan_cli.machine import choose_machine
 from wgan_cli.pictures import grid
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.class_sampler import ClassSampler
@@ -267,10 +268,11 @@ def test_many_samples_are_of_all_classes_where_the_held_out_part_is_sorted():
 def test_classes_are_drawn_as_the_training_part_has_them_and_afresh_in_each_update():
     plain = OmegaConf.to_container(Composer().compose([*WORDS, "metrics=[wasserstein/exact]"]))
     del plain["hydra"]
-    config, _ = fill(validate(plain))
+    filled, _ = fill(validate(plain))
     images = torch.randint(0, 256, (400, *SHAPE), generator=torch.Generator().manual_seed(0))
     labels = Labels(train=torch.arange(200) % 2, held_out=torch.full((200,), 2))
     dataset = TensorDataset("halves", images[:200].byte(), images[200:].byte(), labels)
+    config = complete(filled, choose_machine(filled, CPU), dataset)
     trainer = build_trainer(config, dataset, CPU)
     asked: list[Tensor] = []
     trainer.updates.generator.register_forward_pre_hook(lambda _, args: asked.append(args[1]))

@@ -87,6 +87,16 @@ def test_the_defaults_are_complete_and_valid():
     assert "???" not in map(str, flatten(as_dict(filled)).values())
 
 
+def test_a_config_is_never_changed():
+    config = validate(composed())
+    before = copy.deepcopy(config)
+    filled, _ = fill(config)
+    assert config == before
+    for node, name in ((config, "steps"), (filled, "clip"), (filled.decay, "kind")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(node, name, None)
+
+
 def test_the_defaults_are_the_papers_where_nothing_is_recommended():
     config, _ = fill(silent())
     assert config.n_critic == 5
@@ -111,7 +121,7 @@ def test_every_option_composes_and_is_valid(option: str):
     check_rules(config)
     filled, _ = fill(config)
     assert getattr(filled, group)["name"] == name
-    assert validate(as_dict(filled)) == filled
+    assert as_dict(validate(as_dict(filled))) == as_dict(filled)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from wgan_cli.commands.train import run
 from wgan_cli.errors import DiskError, InterruptedRunError
 from wgan_cli.files import Growing, disk_error, write_over, write_whole
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.training.callbacks import pictures, saving, tensorboard
+from wgan_cli.training.callbacks import pictures, record, saving, tensorboard
 from wgan_cli.training.callbacks.protocol import Callback
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
 from wgan_cli.training.events import Events
@@ -99,7 +99,7 @@ def metrics(disk: SmallDisk) -> None:
 
 
 def status(disk: SmallDisk) -> None:
-    filling(disk, RunFolder, "write_status", lambda folder, status: status["step"] == 4)
+    filling(disk, record, "write_status", lambda folder, status: status.step == 4)
 
 
 STORIES = {
@@ -269,10 +269,10 @@ def test_an_answer_that_cannot_be_written_is_7_and_no_traceback(word: str) -> No
 
 
 @pytest.mark.parametrize(("code", "left"), [(0, 7), (3, 3)])
-def test_the_exit_code_does_not_depend_on_where_the_last_words_went(code: int, left: int) -> None:
+def test_the_exit_code_does_not_depend_on_where_the_output_went(code: int, left: int) -> None:
     program = (
-        "import sys; from wgan_cli.commands.cli import complain, leave\n"
-        f"print('table'); complain('sentence'); leave({code})"
+        "import sys; from wgan_cli.commands.cli import exit_process, print_error\n"
+        f"print('table'); print_error('sentence'); exit_process({code})"
     )
     with Path("/dev/full").open("w") as full:
         buffered = {**os.environ, "PYTHONUNBUFFERED": ""}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import TINY, status_of
 
-from wgan_cli.commands.paths import reserved
+from wgan_cli.commands.folders import reserved
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder

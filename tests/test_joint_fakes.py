@@ -12,9 +12,10 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from wgan_cli.acceleration.joint_fakes import GROUP
-from wgan_cli.build import build_dataset, build_trainer
+from wgan_cli.build import build_dataset, build_trainer, complete
 from wgan_cli.commands.composition import Composer
 from wgan_cli.config import fill, validate
+from wgan_cli.machine import choose_machine
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.trainer import Trainer
 
@@ -63,7 +64,9 @@ def trainer_of(*words: str) -> Trainer:
     with open_dict(config):
         del config["hydra"]
     filled, _ = fill(validate(config))
-    return build_trainer(filled, build_dataset(filled), CPU)
+    dataset = build_dataset(filled)
+    config = complete(filled, choose_machine(filled, CPU), dataset)
+    return build_trainer(config, dataset, CPU)
 
 
 def test_the_samples_are_those_of_every_updates_own_latents() -> None:

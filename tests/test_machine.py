@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.distributed.process import Process
 from wgan_cli.errors import ConfigError
-from wgan_cli.machine import choose_machine
+from wgan_cli.machine import Machine, choose_machine, find_device, set_up_torch
 from wgan_cli.schema import TrainConfig
 from wgan_cli.training.failures import in_plain_words
 
@@ -30,25 +31,26 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def settings(device: str, *, deterministic: bool) -> TrainConfig:
-    return TrainConfig(
-        device=device, precision="auto", compile=False, deterministic=deterministic, threads=1
-    )
+CPU = torch.device("cpu")
+SETTINGS = TrainConfig(device="cpu", precision="auto", compile=False, threads=1)
+MACHINE = Machine("cuda", threads=1, precision="fp32", compile=False)
 
 
 @pytest.mark.usefixtures("one_gpu")
 def test_deterministic_kernels_are_asked_for_and_the_next_run_of_a_sweep_is_free_of_them() -> None:
-    assert choose_machine(settings("auto", deterministic=True)).type == "cuda"
+    device = find_device("auto")
+    assert device.type == "cuda"
+    set_up_torch(MACHINE, device, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    choose_machine(settings("cuda:0", deterministic=False))
+    set_up_torch(MACHINE, find_device("cuda:0"))
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.usefixtures("one_gpu")
 def test_a_users_own_workspace_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    choose_machine(settings("cuda", deterministic=True))
+    set_up_torch(MACHINE, find_device("cuda"), deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
@@ -56,7 +58,7 @@ def test_a_users_own_workspace_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 def test_more_processes_than_gpus_are_refused_on_all_of_them() -> None:
     for rank in range(2):
         with pytest.raises(ConfigError, match="--nproc-per-node=1"):
-            choose_machine(settings("cuda", deterministic=False), Process(rank, 2, rank, 2))
+            find_device("cuda", Process(rank, 2, rank, 2))
 
 
 def test_a_kernel_that_cannot_repeat_is_a_config_mistake() -> None:
@@ -85,12 +87,24 @@ def test_the_table_behind_auto(
     able: bool, critic: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-    config = settings("cpu", deterministic=False)
     networks = {"generator": "wgan_cli.models.mlp.Generator", "critic": critic}
-    config.model = {name: {"_target_": target} for name, target in networks.items()}
-    choose_machine(config)
-    assert config.precision == precision
-    assert config.compile is False
+    model = {name: {"_target_": target} for name, target in networks.items()}
+    config = dataclasses.replace(SETTINGS, model=model)
+    chosen = choose_machine(config, CPU)
+    assert chosen == Machine("cpu", threads=1, precision=precision, compile=False)
+    # A run that goes on keeps what it began with, unless it is typed.
+    saved = {"precision": "fp32", "threads": 7}
+    kept = choose_machine(dataclasses.replace(config, threads=None), CPU, saved)
+    assert kept == Machine("cpu", threads=7, precision="fp32", compile=False)
+    assert choose_machine(config, CPU, saved).threads == 1
+
+
+def test_nothing_of_torch_is_changed_by_choosing(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    chosen = choose_machine(
+        dataclasses.replace(SETTINGS, precision="fp32", threads=threads + 1), CPU
+    )
+    assert (chosen.threads, torch.get_num_threads()) == (threads + 1, threads)
 
 
 def test_a_sweeps_job_goes_on_with_the_threads_it_began_with(

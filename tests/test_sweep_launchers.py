@@ -19,7 +19,7 @@ from conftest import TINY, metrics_of, status_of
 
 from wgan_cli.commands import sweep_workers
 from wgan_cli.commands.composition import Composer
-from wgan_cli.commands.sweep_job import take_folder
+from wgan_cli.commands.sweep_job import claim_job_folder
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 
@@ -172,19 +172,19 @@ def test_jobs_that_start_in_one_instant_take_a_folder_each(tmp_path: Path) -> No
     """Numbers clash where an earlier sweep with other values has left its own."""
     for number in range(3):
         (tmp_path / str(number)).mkdir()
-        take_folder(tmp_path / str(number), [f"seed={number + 100}"])
+        claim_job_folder(tmp_path / str(number), [f"seed={number + 100}"])
     words = [[f"seed={number}"] for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda n: take_folder(tmp_path / str(n), words[n]), range(8)))
+        taken = list(pool.map(lambda n: claim_job_folder(tmp_path / str(n), words[n]), range(8)))
     assert len(set(taken)) == 8
     assert not {path.name for path in taken} & {"0", "1", "2"}
     for path, own in zip(taken, words, strict=True):
         assert yaml.safe_load((path / "overrides.yaml").read_text()) == own
     # Each finds its own again, whatever number it has now.
-    assert take_folder(tmp_path / "0", words[5]) == taken[5]
+    assert claim_job_folder(tmp_path / "0", words[5]) == taken[5]
     with pytest.raises(FolderInUseError, match="holds another job, of seed=100"):
         (tmp_path / "0").rename(tmp_path / "mine")
-        take_folder(tmp_path / "mine", ["seed=7000"])
+        claim_job_folder(tmp_path / "mine", ["seed=7000"])
 
 
 def test_gpus_are_dealt_out_one_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
-from wgan_cli.config import as_dict
+from wgan_cli.config import as_dict, settings_below
 from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
+from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference, sample_counts
 from wgan_cli.instantiation import built, called, maker
+from wgan_cli.machine import Machine
 from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import SCHEMAS, FilledConfig, RunConfig, TrainConfig
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.profile import Profile
@@ -53,7 +54,7 @@ _KEEP_FINITE = (RMSprop, torch.optim.Adam, torch.optim.SGD)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
-    """The data set, read or drawn. Raises `DataError`."""
+    """Read or draw the data set. Raises `DataError`."""
     node = {key: value for key, value in config.dataset.items() if key != "recommended"}
     try:
         dataset: Dataset = built("dataset", node, optional={"name"})
@@ -64,7 +65,7 @@ def build_dataset(config: TrainConfig) -> Dataset:
 
 
 def build_generator(
-    model: dict[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
+    model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
     """The generator of a model's config for samples of this shape and classes, on the CPU."""
     return _build_network(
@@ -72,35 +73,58 @@ def build_generator(
     )
 
 
+def complete(
+    config: FilledConfig, machine: Machine, dataset: Dataset, *, training: bool = True
+) -> RunConfig:
+    """Every setting of a run: those of `config` and `machine`, the metrics and the sample counts.
+
+    Metrics that are not chosen are the usual ones of the data set. In training, features are by
+    default of fewer images. Raises `ConfigError` for metrics that do not apply to the data and for
+    more samples than there are.
+    """
+    at_most = MANY_WHILE_TRAINING if training and len(dataset.sample_shape) == 3 else MANY
+    counts = sample_counts(dataset, config.eval_samples, config.feature_samples, at_most)
+    complete = RunConfig(
+        **settings_below(config, RunConfig),
+        device=machine.device,
+        threads=machine.threads,
+        precision=machine.precision,
+        compile=machine.compile,
+        metrics=usual_metrics(dataset) if config.metrics is None else config.metrics,
+        eval_samples=counts.few,
+        feature_samples=counts.many,
+    )
+    refuse_metrics_without(data_kinds(dataset), complete)
+    return complete
+
+
 def build_trainer(
-    config: TrainConfig,
+    config: RunConfig,
     dataset: Dataset,
     device: torch.device,
     ranks: SingleProcess = ALONE,
     *,
-    evaluation: Evaluation | None = None,
     callbacks: Sequence[Callback] = (),
     rollback: Rollback | None = None,
     signals: StopSignals | None = None,
 ) -> Trainer:
-    """Everything that trains, ready to `fit`, or to load a checkpoint's state first.
+    """Build everything that trains, ready to `fit` or to `load` a checkpoint first.
 
-    Raises a `WganError` if parts do not fit together. With several ranks only rank 0 evaluates.
+    Raises a `WganError` where parts do not fit together. Of several ranks only the first evaluates.
     """
     feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    if evaluation is not None:
-        evaluation.prepare()
+    evaluation = build_evaluation(config, dataset, constraint, device) if ranks.leads else None
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
-        generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
+        generator = build_generator(config.model, config.latent_dim, shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
         critic = build_critic(config, constraint, shape, classes)
     generator.to(device)
     critic.to(device)
     refuse_unfit(constraint, critic)
     if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
-        refuse_misfit(generator, critic, _given(config.latent_dim), shape, classes)
+        refuse_misfit(generator, critic, config.latent_dim, shape, classes)
     mention_clipped_batch_norm(constraint, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
@@ -132,15 +156,13 @@ def build_trainer(
     trainer = kind(
         updates,
         feed,
-        steps=_given(config.steps),
+        steps=config.steps,
         batch_size=config.batch_size,
-        latent_dim=_given(config.latent_dim),
+        latent_dim=config.latent_dim,
         seed=config.seed,
-        schedule=CriticSchedule(
-            _given(config.n_critic), warmup.steps, warmup.n_critic, warmup.every
-        ),
-        decay=LearningRateDecay(_given(config.decay.kind), config.decay.steps),
-        ema=_given(config.ema),
+        schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
+        decay=LearningRateDecay(config.decay.kind, config.decay.steps),
+        ema=config.ema,
         cadence=Cadence(
             config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
         ),
@@ -154,7 +176,7 @@ def build_trainer(
         weights.log_autocast(name)
     if config.compile:
         rows = config.batch_size // ranks.world
-        latent = torch.zeros(rows, _given(config.latent_dim), device=device)
+        latent = torch.zeros(rows, config.latent_dim, device=device)
         wanted = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
         generator_weights.compile("generator", latent, wanted)
         critic_weights.compile("critic", latent.new_zeros(len(latent), *shape), wanted)
@@ -162,19 +184,12 @@ def build_trainer(
 
 
 def build_evaluation(
-    config: TrainConfig,
-    dataset: Dataset,
-    constraint: Constraint,
-    device: torch.device,
-    *,
-    while_training: bool = False,
+    config: RunConfig, dataset: Dataset, constraint: Constraint, device: torch.device
 ) -> Evaluation:
-    """The evaluation of a run, to be `prepare`d.
+    """The evaluation of a run, with its feature networks ready.
 
-    Fills in metrics and sample counts; while training images get smaller ones. Raises
-    `ConfigError` for metrics that cannot apply and for more samples than there are.
+    Raises `DataError` where a feature network is not available.
     """
-    fewer = while_training and len(dataset.sample_shape) == 3
     reference = Reference(
         dataset,
         device,
@@ -182,18 +197,14 @@ def build_evaluation(
         config.eval_samples,
         config.feature_samples,
         conditional=config.conditional,
-        at_most=MANY_WHILE_TRAINING if fewer else MANY,
     )
-    config.eval_samples = reference.counts.few
-    config.feature_samples = reference.counts.many
-    if config.metrics is None:
-        config.metrics = usual_metrics(dataset)
-    refuse_metrics_without(data_kinds(dataset), config)
-    return Evaluation(config.metrics, reference, _given(config.latent_dim), config.seed, constraint)
+    evaluation = Evaluation(config.metrics, reference, config.latent_dim, config.seed, constraint)
+    evaluation.prepare()
+    return evaluation
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
-    """What holds the critic."""
+    """The Lipschitz constraint of the critic."""
     constraint: Constraint = built(
         "constraint", config.constraint, optional={"name"}, clip=config.clip
     )
@@ -213,7 +224,7 @@ def build_critic(
 
 
 def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
-    """How many classes the networks of a conditional run know; None for any other run.
+    """The number of classes of a conditional run's networks; None for any other run.
 
     Raises `ConfigError` where the data have no labels.
     """
@@ -226,14 +237,14 @@ def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
 
 
 def build_rollback(config: TrainConfig, folder: RunFolder) -> Rollback | None:
-    """What goes back to a run's newest checkpoint where it diverges, if it shall."""
+    """The return to a run's newest checkpoint where it diverges; None where it shall stop."""
     if config.on_divergence == "stop":
         return None
     return Rollback(folder.checkpoints, config.rollback.times, config.rollback.lr_factor)
 
 
 def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
-    """What a checkpoint knows a data set by, so that another is noticed when a run goes on."""
+    """The facts about a data set in each checkpoint, by which a resume notices other data."""
     return {
         "training": dataset.training_size,
         "held_out": len(dataset.held_out),
@@ -242,15 +253,15 @@ def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
 
 
 def cache_folder() -> Path:
-    """Where trained classifiers are kept: the user's cache folder."""
+    """The folder of trained classifiers, in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "wgan-train"
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, first: bool
+    config: RunConfig, folder: RunFolder, dataset: Dataset, *, first: bool
 ) -> list[Callback]:
-    """The callbacks of a run; `first` if its folder is new. They write nothing before its start."""
+    """The callbacks of a run; `first` where nothing of it was trained before."""
     settings = as_dict(config)
     writer = Events(folder.tensorboard)
     facts = {
@@ -260,17 +271,12 @@ def build_callbacks(
         "data": data_facts(config, dataset),
     }
     labels, record = dataset.labels, Record(folder)
-    # Saving goes last: a checkpoint stands for everything that was written up to its step.
+    held_out_labels = None if labels is None else labels.held_out
+    # Saving comes last: a checkpoint stands for everything that was written up to its step.
     return [
         record,
         TensorBoard(writer, settings, record.final, first=first),
-        SamplePictures(
-            folder,
-            writer,
-            dataset.held_out,
-            None if labels is None else labels.held_out,
-            first=first,
-        ),
+        SamplePictures(folder, writer, dataset.held_out, held_out_labels, first=first),
         Progress(),
         Saving(folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"),
         *([Profile(folder)] if config.profile else []),
@@ -278,7 +284,7 @@ def build_callbacks(
 
 
 def _build_network(
-    model: dict[str, Any], kind: str, classes: int | None, **facts: Any
+    model: Mapping[str, Any], kind: str, classes: int | None, **facts: Any
 ) -> nn.Module:
     path, node = f"model.{kind}", model[kind]
     if classes is not None:
@@ -307,7 +313,7 @@ def _weights(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwo
 
 
 def _build_optimizer(
-    node: dict[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
+    node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
     apart = {"name", "critic", "generator"}
     settings = {key: value for key, value in node.items() if key not in apart}
@@ -318,8 +324,3 @@ def _build_optimizer(
         settings["fused"] = True
     optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
     return optimizer
-
-
-def _given(value: Any) -> Any:
-    assert value is not None, "fill() ran before"
-    return value

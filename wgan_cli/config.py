@@ -1,8 +1,8 @@
-"""From a composed config to the settings of a run: checked, filled, and nothing left to guess.
+"""From a composed config to typed settings: checked, and filled with recommendations.
 
-`validate` turns a composed config into typed dataclasses or raises `ConfigError`; `fill` replaces
-every null by the data set's recommendation or the paper's choice. Nothing here
-needs data, a device or torch.
+`validate` turns a composed config into frozen dataclasses or raises `ConfigError`; `fill` replaces
+nulls by the data set's recommendations or the paper's choices. Nothing here needs data, a device or
+torch. `build.complete` adds what does.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
-from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig
+from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig
 from wgan_cli.schema.constraints import CLIPPING
+from wgan_cli.schema.root import FilledDecay
 from wgan_cli.validation import typed
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
@@ -31,78 +32,85 @@ PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
 DEFAULT_LATENT_DIM = 64
 
+T = TypeVar("T")
+
 
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
-    """Check types, unknown keys and ranges of a composed config.
+    """Check the types, keys and ranges of a composed config.
 
-    Groups come back as plain dicts. Raises `ConfigError` naming the key, what it is and what is
-    allowed. Rules between settings are `rules.check_rules`'s.
+    Groups come back as plain dicts. Raises `ConfigError` that names the key, its value and what is
+    allowed. `rules.check_rules` checks which settings go together.
     """
     plain = _plain(composed)
-    groups = {group: plain.pop(group, None) for group in GROUPS}
-    for group, node in groups.items():
+    nodes = {group: plain.pop(group, None) for group in GROUPS}
+    for group, node in nodes.items():
         if node is None:
             raise ConfigError(f"{group}: nothing is chosen; wgan-train --help lists the options.")
-        groups[group] = _checked_group(group, node)
-    config: TrainConfig = typed(TrainConfig, plain, "")
-    for group, node in groups.items():
-        setattr(config, group, node)
-    _check_device_name(config.device)
-    return config
+        nodes[group] = _checked_group(group, node)
+    root: TrainConfig = typed(TrainConfig, plain, "")
+    _check_device_name(root.device)
+    return dataclasses.replace(root, **nodes)
 
 
-def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """A copy in which every null that stands for a recommendation holds its value.
+def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
+    """Replace every null that stands for a recommendation by its value.
 
-    The data set's recommendation comes first, then the paper's choice; the notes say for each what
-    was taken and why. Machine settings (device, threads, precision, compile), `metrics` and
-    the evaluations' sample counts depend on what is there and are `build`'s.
+    The data set's recommendation comes first, then the paper's choice; a note for each says which
+    value was taken and why. Raises `ConfigError` where a filled value does not go with what was
+    typed. What depends on the machine or on the data is chosen later, by `machine` and `build`.
     """
-    config = dataclasses.replace(
-        config, optimizer=dict(config.optimizer), decay=dataclasses.replace(config.decay)
-    )
     notes: list[str] = []
     advice = config.dataset.get("recommended") or {}
     by_dataset = f"recommended for {config.dataset.get('name', 'this data set')}"
 
-    def choose(key: str, recommended: Any, otherwise: Any, why: str) -> Any:
-        value, reason = (recommended, by_dataset) if recommended is not None else (otherwise, why)
+    def choose(key: str, typed: T | None, recommended: T | None, default: T, why: str) -> T:
+        if typed is not None:
+            return typed
+        value, reason = (default, why) if recommended is None else (recommended, by_dataset)
         notes.append(f"{key}={value} ({reason})")
         return value
 
-    if config.steps is None:
-        config.steps = choose("steps", advice.get("steps"), DEFAULT_STEPS, "default")
-    if config.latent_dim is None:
-        advised = advice.get("latent_dim")
-        config.latent_dim = choose("latent_dim", advised, DEFAULT_LATENT_DIM, "default")
-    if config.n_critic is None:
-        advised = advice.get("n_critic")
-        config.n_critic = choose("n_critic", advised, PAPER_N_CRITIC, "the paper's")
-    if config.clip is None and config.constraint["_target_"] == CLIPPING:
-        config.clip = choose("clip", advice.get("clip"), PAPER_CLIP, "the paper's")
-    if "lr" in config.optimizer and config.optimizer["lr"] is None and not own_rates(config):
-        name = config.optimizer.get("name", "")
-        rate = (advice.get("lr") or {}).get(name)
-        if rate is None and name not in PAPER_LEARNING_RATE:
+    steps = choose("steps", config.steps, advice.get("steps"), DEFAULT_STEPS, "default")
+    latent_dim = choose(
+        "latent_dim", config.latent_dim, advice.get("latent_dim"), DEFAULT_LATENT_DIM, "default"
+    )
+    n_critic = choose(
+        "n_critic", config.n_critic, advice.get("n_critic"), PAPER_N_CRITIC, "the paper's"
+    )
+    clip, optimizer = config.clip, dict(config.optimizer)
+    if config.constraint["_target_"] == CLIPPING:
+        clip = choose("clip", clip, advice.get("clip"), PAPER_CLIP, "the paper's")
+    if "lr" in optimizer and not own_rates(config):
+        name = optimizer.get("name", "")
+        recommended, usual = (advice.get("lr") or {}).get(name), PAPER_LEARNING_RATE.get(name)
+        if (optimizer["lr"], recommended, usual) == (None, None, None):
             raise ConfigError("optimizer.lr: no rate is known for this optimizer; type one.")
         why = "the paper's" if name == "rmsprop" else f"default for {name}"
-        usual = PAPER_LEARNING_RATE.get(name)
-        config.optimizer["lr"] = choose("optimizer.lr", rate, usual, why)
-    if config.ema is None:
-        config.ema = choose("ema", advice.get("ema"), 0.0, "the paper's")
-    if config.decay.kind is None:
-        config.decay.kind = choose("decay.kind", advice.get("decay"), "none", "the paper's")
-    # What was filled in may have no effect, or go badly, with what was typed.
-    check_rules(config)
-    if config.decay.kind != "none" and config.decay.steps is None:
-        config.decay.steps = config.steps
-    return config, notes
+        optimizer["lr"] = choose("optimizer.lr", optimizer["lr"], recommended, usual, why)
+    ema = choose("ema", config.ema, advice.get("ema"), 0.0, "the paper's")
+    kind = choose("decay.kind", config.decay.kind, advice.get("decay"), "none", "the paper's")
+    decay_steps = steps if config.decay.steps is None and kind != "none" else config.decay.steps
+    filled = FilledConfig(
+        **settings_below(dataclasses.replace(config, clip=clip, optimizer=optimizer), FilledConfig),
+        steps=steps,
+        latent_dim=latent_dim,
+        n_critic=n_critic,
+        ema=ema,
+        decay=FilledDecay(kind=kind, steps=decay_steps),
+    )
+    check_rules(filled)
+    return filled, notes
+
+
+def settings_below(config: TrainConfig, stage: type[TrainConfig]) -> dict[str, Any]:
+    """The settings of `config` that the next `stage` takes over as they are."""
+    return {key: value for key, value in vars(config).items() if key not in stage.__annotations__}
 
 
 def refuse_missing_packages(config: TrainConfig) -> None:
-    """Raise `ConfigError` for a target of no installed package, before anything is imported.
+    """Raise `ConfigError` for a `_target_` whose package is not installed.
 
-    What is wrong within a package shows when it is.
+    Nothing is imported here: other mistakes in a `_target_` are found when it is built.
     """
     nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
     nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
@@ -121,7 +129,7 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def configs_folder() -> Path:
-    """Where the shipped YAML is: inside the package when installed, beside it in a checkout."""
+    """The folder of the shipped YAML: in the package when installed, next to it in a checkout."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
@@ -157,7 +165,7 @@ def _checked_group(group: str, node: Any) -> dict[str, Any]:
         if not isinstance(node.get(network), dict):
             raise ConfigError(f"model.{network}: a network with a _target_ is needed.")
         checked[network] = _checked_component(f"model.{network}", node[network])
-    # A user's own model may have none.
+    # A user's own model may have no name.
     checked["name"] = checked["name"] or checked["generator"]["_target_"]
     return checked
 

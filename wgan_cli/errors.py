@@ -1,18 +1,18 @@
-"""The exceptions a user can meet, each with its exit code and the state it leaves a run in.
+"""The errors that a user can meet, each with its exit code and the state of a run that it ends.
 
-The message is what the user reads: one or two plain sentences that say what is wrong, what is
-allowed and what to type instead.
+The user reads the message: one or two plain sentences on what is wrong, what is allowed and what to
+type instead.
 """
 
 
 class WganError(Exception):
-    """Base of every error that is answered by its message and an exit code, never a traceback."""
+    """Base of the errors that end a command with a message and an exit code, not a traceback."""
 
     exit_code = 1
     state = "failed"
 
     def __str__(self) -> str:
-        """One line, whatever the names in it hold that someone else gave."""
+        """The message in one line, also where a file's name in it has several."""
         return " ".join(super().__str__().splitlines())
 
 
@@ -35,11 +35,11 @@ class CheckpointError(WganError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is cut short or changed; an older one can take its place."""
+    """A checkpoint is truncated or changed; an older one can replace it."""
 
 
 class DivergedError(WganError):
-    """A loss, gradient or weight became NaN or infinite: `what`, and advice."""
+    """A loss, gradient or weight became NaN or infinite: `what` became so, and advice."""
 
     exit_code = 5
     state = "diverged"
@@ -69,7 +69,7 @@ class FolderInUseError(WganError):
 
 
 class RankError(WganError):
-    """Another process of a run on several failed, and by what, or was lost."""
+    """Another process of a run in several processes failed or was lost."""
 
     def __init__(self, message: str, exit_code: int = 1, state: str = "failed") -> None:
         super().__init__(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import HydraException
@@ -12,56 +12,63 @@ from hydra.utils import get_object, instantiate
 
 from wgan_cli.errors import ConfigError, WganError
 
-# Hydra logs what it raises; the exception is answered here.
+# Hydra also logs the errors that it raises; they are handled here.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
 def built(
     path: str,
-    node: dict[str, Any],
+    node: Mapping[str, Any],
     *,
     optional: frozenset[str] | set[str] = frozenset(),
     **facts: Any,
 ) -> Any:
-    """The object that a config node names; `facts` it does not ask for are left out when optional.
+    """Build the object that the `_target_` of a config node names, from its settings and `facts`.
 
-    `clip` and the keys in `optional` are given only to a target whose signature has them.
+    `clip` and the settings in `optional` are passed only where the target's signature has them.
     """
-    make, accepted = maker(path, node)
-    settings = {k: v for k, v in node.items() if k not in optional or accepted(k)}
-    facts = {key: value for key, value in facts.items() if key != "clip" or accepted(key)}
-    return called(path, settings, make, **facts)
+    target, accepts = maker(path, node)
+    settings = {key: value for key, value in node.items() if key not in optional or accepts(key)}
+    facts = {key: value for key, value in facts.items() if key != "clip" or accepts(key)}
+    return called(path, settings, target, **facts)
 
 
-def maker(path: str, node: dict[str, Any]) -> tuple[Callable[..., Any], Callable[[str], bool]]:
-    """What a node's `_target_` names, and which keywords it takes. Raises `ConfigError`."""
-    target = node["_target_"]
+def maker(path: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[str], bool]]:
+    """The class or function that `_target_` names, and a test for the keywords that it accepts.
+
+    Raises `ConfigError` where there is none.
+    """
+    name = node["_target_"]
     try:
-        made = get_object(target)
+        target = get_object(name)
     except Exception as error:
         reason = error.__cause__ or error
-        raise ConfigError(f"{path}._target_={target} cannot be imported: {reason}") from error
-    if not callable(made):
-        raise ConfigError(f"{path}._target_={target} is neither a class nor a function.")
-    parameters = inspect.signature(made).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return made, lambda key: open_ended or key in parameters
+        raise ConfigError(f"{path}._target_={name} cannot be imported: {reason}") from error
+    if not callable(target):
+        raise ConfigError(f"{path}._target_={name} is neither a class nor a function.")
+    parameters = inspect.signature(target).parameters
+    any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return target, lambda key: any_keyword or key in parameters
 
 
 def called(
-    path: str, settings: dict[str, Any], make: Callable[..., Any], *arguments: Any, **facts: Any
+    path: str,
+    settings: Mapping[str, Any],
+    target: Callable[..., Any],
+    *arguments: Any,
+    **facts: Any,
 ) -> Any:
-    """`make` on a node's settings, arguments and facts.
+    """Call `target` with a node's settings, the arguments and the facts.
 
-    Raises `ConfigError` where they do not fit or make no sense, and any `WganError` as it is.
+    Raises `ConfigError` where the target does not accept them; a `WganError` is passed on.
     """
-    words = {key: value for key, value in settings.items() if key != "_target_"}
+    keywords = {key: value for key, value in settings.items() if key != "_target_"}
     try:
-        inspect.signature(make).bind(*arguments, **words, **facts)
+        inspect.signature(target).bind(*arguments, **keywords, **facts)
     except TypeError as error:
         raise ConfigError(f"{path} ({settings['_target_']}): {error}.") from None
     try:
-        partial = instantiate(settings, _partial_=True, _convert_="all")
+        partial = instantiate(dict(settings), _partial_=True, _convert_="all")
         return partial(*arguments, **facts)
     except WganError:
         raise

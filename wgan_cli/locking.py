@@ -1,4 +1,4 @@
-"""Locks that a dead process never holds."""
+"""File locks, which the kernel drops with the process that holds them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wgan_cli.files import disk_error
 
 
 def locked(path: Path) -> TextIO | None:
-    """The lock file at `path`, made and locked until it is closed; None where another has it.
+    """Make and lock the file at `path`, until it is closed; None where another process has it.
 
-    The kernel drops the lock with the process. Raises `DiskError`.
+    Raises `DiskError`.
     """
     while True:
         try:
@@ -34,14 +34,14 @@ def locked(path: Path) -> TextIO | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        # Its owner removed it after it was opened here, so nobody else would find it locked.
+        # Its owner removed it after this process opened it: others would not find this lock.
         file.close()
 
 
 def unheld(path: Path) -> bool:
-    """Whether the lock file at `path` is there and nobody has it; neither made nor changed.
+    """Whether the lock file at `path` exists and no process holds it. The file is not changed.
 
-    False where that cannot be told, as on a network disk without `flock`.
+    False where that is unknown, as on a network disk without `flock`.
     """
     try:
         with path.open() as file:
@@ -53,9 +53,9 @@ def unheld(path: Path) -> bool:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Inside, nobody else is inside for this lock file; who comes later waits. Raises `DiskError`.
+    """Hold the lock file at `path` within the context; wait while another process holds it.
 
-    The file is gone afterwards.
+    The file is removed afterwards. Raises `DiskError`.
     """
     while (file := locked(path)) is None:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The machine a run gets: device, threads, precision and compiling, by a fixed table."""
+"""What a run computes on: device, threads, precision and compiling, chosen by a fixed table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import logging
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,103 +18,122 @@ from wgan_cli.schema import SCHEMAS, TrainConfig
 
 log = logging.getLogger(__name__)
 
-# glibc's names of its settings, and the largest block that it can be told to keep.
+# Two settings of glibc's mallopt, and the largest block that glibc can be told to keep.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 
 
-def choose_machine(config: TrainConfig, place: Process = ALONE) -> torch.device:
-    """Fill in device, threads, precision and compile, and set torch up for them.
+@dataclass(frozen=True)
+class Machine:
+    """How a run computes: the values of the settings of these names."""
 
-    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 for
-    this package's networks on a CPU that multiplies bfloat16, else fp32, and no compiling anywhere.
-    fp32 never uses TF32. `deterministic` and `graphs` concern CUDA alone. Where several processes
-    train one run, each gets the GPU of its number on its machine.
+    device: str
+    threads: int
+    precision: str
+    compile: bool
+
+
+def find_device(name: str, process: Process = ALONE) -> torch.device:
+    """The device of this process for `device=NAME`.
+
+    Where several processes train one run, each gets the GPU of its index on its machine. Raises
+    `ConfigError` where there is no such device.
     """
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(config.device)
-    if place.world > 1 and device.index is not None:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if process.world > 1 and device.index is not None:
         raise ConfigError(
-            f"device={config.device} is one GPU, and each of {place.world} processes needs its own:"
-            " type device=cuda."
+            f"device={name} is one GPU, and each of {process.world} processes needs its own: type"
+            " device=cuda."
         )
-    if place.world > 1 and device.type == "cuda":
-        count = torch.cuda.device_count()
-        if 0 < count < place.local_world:
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if process.world > 1 and device.type == "cuda":
+        if 0 < count < process.local_world:
             raise ConfigError(
-                f"Each of the {place.local_world} processes needs its own GPU, and there are"
+                f"Each of the {process.local_world} processes needs its own GPU, and there are"
                 f" {count} here: type --nproc-per-node={count}, or device=cpu."
             )
-        device = torch.device("cuda", place.local_rank)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            there = f"there are {count}, counted from 0" if count else "none is available here"
-            raise ConfigError(f"device={device}: no such CUDA device; {there}.")
-        if place.world > 1:
-            torch.cuda.set_device(device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    config.threads = torch.get_num_threads()
-    if config.precision == "auto":
-        quick = device.type == "cpu" and multiplies_bfloat16() and _ships(config.model)
-        config.precision = "bf16" if quick else "fp32"
-    if device.type == "cuda":
-        if config.deterministic:
-            # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(config.deterministic)
-    if device.type == "cpu":
-        _keep_memory()
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    if config.compile and device.type == "cpu" and not _cpp_compiler():
-        log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
-        config.compile = False
-    config.compile = bool(config.compile)
+        device = torch.device("cuda", process.local_rank)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        known = f"there are {count}, counted from 0" if count else "none is available here"
+        raise ConfigError(f"device={device}: no such CUDA device; {known}.")
     return device
 
 
-def unset_choices(config: TrainConfig) -> list[str]:
-    """Of what `choose_machine` fills in and a run keeps, the settings that nobody has set."""
-    return [key for key in ("precision", "threads") if getattr(config, key) in ("auto", None)]
+def choose_machine(
+    config: TrainConfig, device: torch.device, saved: Mapping[str, Any] | None = None
+) -> Machine:
+    """Choose the settings of the machine that are open; nothing is changed.
 
-
-def keep_choices(config: TrainConfig, saved: dict[str, Any], unset: list[str]) -> None:
-    """For a run that goes on: what was chosen by the machine and the version that began it.
-
-    `saved` is its config. A sweep's job may go on beside others, where it would get fewer threads,
-    and the bits of a run depend on their number.
+    `saved` is the config of a run that goes on: it keeps its precision and its threads, on which
+    its bits depend, also where a sweep's jobs in parallel would get fewer threads. Otherwise a
+    fixed table decides (docs/performance.md): bf16 for this package's networks on a CPU that
+    multiplies bfloat16, else fp32; no compiling on any device.
     """
-    for key in unset:
-        setattr(config, key, saved[key])
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    saved = saved or {}
+    precision, threads = config.precision, config.threads
+    if precision == "auto":
+        bf16 = device.type == "cpu" and multiplies_bfloat16() and _ships(config.model)
+        precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
+    if threads is None:
+        threads = saved.get("threads") or torch.get_num_threads()
+    compiling = bool(config.compile)
+    if compiling and device.type == "cpu" and not _cpp_compiler():
+        log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
+        compiling = False
+    name = device.type if config.device == "auto" else config.device
+    return Machine(name, threads, precision, compiling)
 
 
-def _ships(model: dict[str, Any]) -> bool:
-    """Whether both networks are this package's, made to go with bfloat16."""
+def set_up_torch(
+    machine: Machine,
+    device: torch.device,
+    process: Process = ALONE,
+    *,
+    deterministic: bool = False,
+) -> None:
+    """Set this process's torch up for a run: threads, CUDA device, kernels and memory.
+
+    fp32 never uses TF32. `deterministic` concerns CUDA alone.
+    """
+    torch.set_num_threads(machine.threads)
+    if device.type == "cuda":
+        if process.world > 1:
+            torch.cuda.set_device(device)
+        if deterministic:
+            # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
+    else:
+        _keep_memory()
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+
+
+def _ships(model: Mapping[str, Any]) -> bool:
+    """Whether both networks are this package's, which work in bfloat16."""
     return all(model[network]["_target_"] in SCHEMAS for network in ("generator", "critic"))
 
 
 def multiplies_bfloat16() -> bool:
     """Whether the CPU has instructions for products of bfloat16 matrices."""
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _keep_memory() -> None:
-    """Let glibc, where it is in use, keep what is freed instead of giving it back to the kernel.
+    """Let glibc keep freed memory instead of returning it to the kernel.
 
-    Every step asks for the same blocks again, and each page that comes back is first filled with
-    zeros: some ten thousand a step of a DCGAN.
+    Every step asks for the same blocks again, and the kernel fills each page that it gives with
+    zeros: about ten thousand pages a step of a DCGAN.
     """
     try:
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError, TypeError):
-        # Another C library.
+        # The C library is another one.
         return
 
 

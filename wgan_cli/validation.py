@@ -33,8 +33,13 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
                 )
         elif str(field.type).startswith("list") and isinstance(given, str):
             raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{_shown(given)}].")
+    empty = OmegaConf.structured(schema)
+    for field in dataclasses.fields(schema):
+        if _settings_within(field) is not None:
+            # OmegaConf merges into a frozen root, but not into frozen settings within it.
+            OmegaConf.set_readonly(empty[field.name], False)
     try:
-        checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+        checked = OmegaConf.to_object(OmegaConf.merge(empty, node))
     except ConfigKeyError as error:
         plain = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
         # What nobody types is no suggestion.

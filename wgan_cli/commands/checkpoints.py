@@ -1,4 +1,4 @@
-"""What `wgan-sample` and `wgan-eval` read of a run: a checkpoint, and networks from it."""
+"""Read a run's checkpoint, and build networks from it, for `wgan-sample` and `wgan-eval`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newe
 
 
 def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
-    """The state of a checkpoint or of a run's newest, the checkpoint's path and the run's folder.
+    """Load a checkpoint, or a run's newest; return its state, its path and the run's folder.
 
     Raises `CheckpointError`.
     """
@@ -27,19 +27,19 @@ def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
         state = load_checkpoint(path)
         check_whole(state, path)
         return state, path, path.absolute().parent.parent
-    newest, found, warnings = load_newest(RunFolder(path).checkpoints)
+    newest, newest_path, warnings = load_newest(RunFolder(path).checkpoints)
     for warning in warnings:
         print(warning, file=sys.stderr)
-    if newest is None or found is None:
+    if newest is None or newest_path is None:
         raise CheckpointError(f"{path} holds no checkpoint that can be read.")
-    check_whole(newest, found)
-    return newest, found, path
+    check_whole(newest, newest_path)
+    return newest, newest_path, path
 
 
 def trusted_generator(
     state: dict[str, Any], path: Path, trusted: Sequence[str], *, raw: bool
 ) -> nn.Module:
-    """The generator of a checkpoint's state, averaged where there is one and not `raw`.
+    """Build the generator of a checkpoint's state: the averaged one, unless `raw` or there is none.
 
     Raises `CheckpointError` for classes that are not trusted and for weights that do not fit.
     """
@@ -55,12 +55,12 @@ def trusted_generator(
 
 
 def generator_key(state: dict[str, Any], *, raw: bool) -> str:
-    """Which generator of a state is meant."""
+    """The key of the generator in a checkpoint's state."""
     return "generator_ema" if "generator_ema" in state and not raw else "generator"
 
 
 def load_weights(network: nn.Module, weights: dict[str, Any]) -> None:
-    """Raises `CheckpointError` where weights are of another network."""
+    """Load weights. Raises `CheckpointError` where they are of another network."""
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What the commands that look at a run share: their arguments, and answers in plain words."""
+"""What the commands share: arguments, and exit codes with messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """RUN, which generator of it, and whose classes its config may name."""
+    """Add RUN, --raw and --trust."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
     parser.add_argument(
         "--raw",
@@ -37,63 +37,66 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def answered(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
-    """The exit code of `work`; a failure that a user can meet is a sentence on stderr.
+def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
+    """Do `work` and return its exit code; an expected failure is one sentence on stderr.
 
-    `smaller` says what needs less memory, `interrupted` what Ctrl-C leaves.
+    `smaller` ends the message for too little memory, `interrupted` the one for Ctrl-C.
     """
     try:
         return work()
     except WganError as error:
-        complain(f"{command}: {error}")
+        print_error(f"{command}: {error}")
         return error.exit_code
     except (MemoryError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and is_full(error):
-            complain(f"{command}: {disk_error(error)}")
+            print_error(f"{command}: {disk_error(error)}")
             return DiskError.exit_code
 
         from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
         if not is_out_of_memory(error):
             raise
-        complain(f"{command}: out of memory: {memory_used(error)}{smaller}")
+        print_error(f"{command}: out of memory: {memory_used(error)}{smaller}")
         return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
-        complain(f"{command}: interrupted{interrupted}")
+        print_error(f"{command}: interrupted{interrupted}")
         return 130
 
 
-def answered_while_training(
-    command: str, work: Callable[[], int], why: Callable[[], WganError]
+def exit_code_of_training(
+    command: str, work: Callable[[], int], stopped: Callable[[], WganError]
 ) -> int:
-    """The same of a command that trains; `why` is what a signal that finds no run ends it by."""
+    """As `exit_code_of`, for a command that trains.
+
+    `stopped` gives the error for a stop signal that comes while no run is training.
+    """
     try:
         with leaving_when_asked():
             return work()
     except WganError as error:
-        complain(f"{command}: {error}")
+        print_error(f"{command}: {error}")
         return error.exit_code
     except OSError as error:
-        complain(
+        print_error(
             f"{command}: {disk_error(error, Path(error.filename) if error.filename else None)}"
         )
         return DiskError.exit_code
     except KeyboardInterrupt:
-        complain(f"{command}: interrupted.")
+        print_error(f"{command}: interrupted.")
         return InterruptedRunError.exit_code
     except Terminated:
-        complain(f"{command}: {why()}")
-        return why().exit_code
+        print_error(f"{command}: {stopped()}")
+        return stopped().exit_code
 
 
-def complain(message: str) -> None:
-    """Say it on stderr, if that can be written."""
+def print_error(message: str) -> None:
+    """Print the message on stderr, if stderr can be written."""
     with suppress(OSError):
         print(message, file=sys.stderr)
 
 
-def leave(code: int) -> NoReturn:
-    """End the process with this code, also where stdout or stderr is a file on a full disk."""
+def exit_process(code: int) -> NoReturn:
+    """Exit with this code, also where stdout or stderr is a file on a full disk."""
     for stream in (sys.stdout, sys.stderr):
         # None where the shell has closed it.
         if stream is None:
@@ -101,7 +104,7 @@ def leave(code: int) -> NoReturn:
         try:
             stream.flush()
         except OSError as error:
-            # Python tries again at its end, and would then exit with 120.
+            # Python would flush again at its end, and exit with 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if is_full(error):
                 code = code or DiskError.exit_code

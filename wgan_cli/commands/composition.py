@@ -1,4 +1,4 @@
-"""From what was typed to composed configs, with Hydra's complaints in plain words."""
+"""Compose configs from overrides as Hydra does, with its errors in plain words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -29,15 +29,15 @@ from wgan_cli.validation import flatten, nearest, no_setting
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
-# The extra that brings each.
+# Launcher to the extra that installs it.
 _LAUNCHERS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
 class Composer:
-    """Composes configs as Hydra will, and says what is wrong in one or two sentences.
+    """Compose configs as Hydra will, and report mistakes in one or two sentences.
 
-    `config_dir` is a user's own folder of options; `config_name` the primary config.
+    `config_name` is the primary config, `config_dir` a user's own folder of options.
     """
 
     def __init__(self, config_name: str = PRIMARY, config_dir: Path | None = None) -> None:
@@ -46,46 +46,52 @@ class Composer:
         self.config_name = config_name
         self.config_dir = config_dir
 
+    @property
+    def flags(self) -> list[str]:
+        """The arguments by which Hydra composes the same config."""
+        flags = ["--config-name", self.config_name]
+        return flags if self.config_dir is None else [*flags, "--config-dir", str(self.config_dir)]
+
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The whole config, Hydra's node included. Raises `ConfigError`."""
+        """The composed config, with Hydra's own node. Raises `ConfigError`."""
         self._refuse_lists(overrides)
-        words = list(overrides)
+        overrides = list(overrides)
         if self.config_dir is not None:
-            words.append(f"hydra.searchpath=[{quoted(f'file://{self.config_dir.absolute()}')}]")
+            overrides.append(f"hydra.searchpath=[{quoted(f'file://{self.config_dir.absolute()}')}]")
         try:
             with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-                return compose(self.config_name, overrides=words, return_hydra_config=True)
+                return compose(self.config_name, overrides=overrides, return_hydra_config=True)
         except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
             raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Every job's words, as Hydra will start them: all combinations, a recipe's own included.
+        """The overrides of every job of a sweep: all combinations, with those of a recipe.
 
-        A later word for a key replaces an earlier one, and any word a recipe's.
+        A later override of a key replaces an earlier one, and any override replaces a recipe's.
         """
-        return [list(words) for words in itertools.product(*self._choices(overrides))]
+        return [list(job) for job in itertools.product(*self._choices(overrides))]
 
     def samples(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Every value of a sweep in at least one job's words, others at their first.
+        """Jobs that together have every value of a sweep, each with the others at their first.
 
-        Types and keys depend on one value at a time, so these stand for all combinations.
+        Types and keys depend on one value at a time, so these suffice to check all combinations.
         """
         choices = self._choices(overrides)
         first = [values[0] for values in choices]
         more = [
-            [*first[:place], value, *first[place + 1 :]]
-            for place, values in enumerate(choices)
+            [*first[:index], value, *first[index + 1 :]]
+            for index, values in enumerate(choices)
             for value in values[1:]
         ]
         return [first, *more]
 
     def _choices(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Of each word all that it stands for, as the basic sweeper sees them."""
+        """For each key the overrides that it takes in turn, as in Hydra's basic sweeper."""
         typed = _values(self._parsed(overrides))
         composed = self.compose([values[0] for values in typed.values()])
         params = composed.hydra.sweeper.get("params") or {}
-        own = self._parsed([f"{key}={values}" for key, values in params.items()])
-        return list({**_values(own), **typed}.values())
+        recipe = self._parsed([f"{key}={values}" for key, values in params.items()])
+        return list({**_values(recipe), **typed}.values())
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         try:
@@ -94,7 +100,7 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def _refuse_lists(self, overrides: Sequence[str]) -> None:
-        """Hydra lays a list of options over each other: the last would win, unseen."""
+        """Refuse a list of options, which Hydra would merge: the last would win silently."""
         for override in self._parsed(overrides):
             group = override.key_or_group
             if not group:
@@ -125,8 +131,8 @@ class Composer:
                 " list."
             )
         if isinstance(error, OverrideParseException):
-            word = re.search(r"parsing override '(.+?)'", text)
-            shown = word[1] if word else error.override
+            quoted_override = re.search(r"parsing override '(.+?)'", text)
+            shown = quoted_override[1] if quoted_override else error.override
             return f"{shown!r} cannot be read; write KEY=VALUE, and quote special characters."
         merging = re.match("Error merging override (.+)", text)
         if merging and error.__cause__ is not None:
@@ -168,36 +174,34 @@ class Composer:
 
 
 def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Key to the words that an override stands for."""
-    found: dict[str, list[str]] = {}
+    """Key to the single overrides that a list of values stands for."""
+    single: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
         if override.is_discrete_sweep():
-            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            single[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         elif override.is_sweep_override():
             raise ConfigError(
                 f"{override.input_line}: the basic sweeper takes lists of values (0.1,0.2)."
             )
         else:
-            found[key] = [f"{key}={override.get_value_element_as_str()}"]
-    return found
+            single[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return single
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
-    """Make a run's saved config composable, with every override and shipped option on top.
+    """Make a run's saved config a primary config; return its name.
 
-    The saved nodes stand in for the groups' options; a group that is chosen anew drops its saved
-    node. A root setting that an earlier version did not save is the shipped one. Returns the
-    config's name.
+    Its nodes take the place of the groups' options, unless an override chooses an option of the
+    group. A root setting that an earlier version did not save has the shipped value.
     """
-    for word in overrides:
-        key = word.partition("=")[0].lstrip("+~")
-        if key in ("experiment", "debug"):
+    chosen = {override_key(override): override for override in overrides}
+    for key in ("experiment", "debug"):
+        if key in chosen:
             raise ConfigError(
-                f"{word}: a saved config holds every setting already, so no {key} can be laid under"
-                " it; type the settings themselves."
+                f"{chosen[key]}: a saved config holds every setting already, so no {key} can be"
+                " laid under it; type the settings themselves."
             )
-    chosen = {word.partition("=")[0].lstrip("+~") for word in overrides}
     train = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{PRIMARY}.yaml"))
     assert isinstance(train, dict)
     hydra_choices = [
@@ -208,29 +212,42 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
     node = {
         **train,
         "defaults": [*({group: None} for group in GROUPS), "_self_", *hydra_choices],
-        **{key: value for key, value in config.items() if key not in chosen & set(GROUPS)},
+        **{key: value for key, value in config.items() if not (key in chosen and key in GROUPS)},
     }
     ConfigStore.instance().store(name=_SAVED, node=node)
     return _SAVED
 
 
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A copy of a composed config without Hydra's own node."""
+    plain = composed.copy()
+    with open_dict(plain):
+        del plain["hydra"]
+    return plain
+
+
+def override_key(override: str) -> str:
+    """The key of an override: `+a.b=1` has `a.b`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def quoted(value: str) -> str:
-    """A text as one value of Hydra's override grammar."""
+    """The text as one value of Hydra's override grammar."""
     return QuotedString(value, Quote.single).with_quotes()
 
 
 def typeable(key: str, path: Path) -> str:
-    """`key=path` as it is typed in a shell, whatever characters a folder's name has."""
+    """`key=path` quoted for a shell and for Hydra, whatever characters the path has."""
     text = str(path)
     plain = re.fullmatch(r"[\w./:+@-]+", text, re.ASCII)
     return f"{key}={text}" if plain else shlex.quote(f"{key}={quoted(text)}")
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:
-    """The last value typed for a key, or None. A null counts as none."""
+    """The last value typed for a key; None where it is not typed or null."""
     value = None
-    for word in overrides:
-        name, _, text = word.partition("=")
+    for override in overrides:
+        name, _, text = override.partition("=")
         if name.lstrip("+") == key:
             value = _unquoted(text)
     return None if value in (None, "", "null") else value

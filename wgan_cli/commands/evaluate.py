@@ -1,15 +1,16 @@
-"""`wgan-eval`: measure a run's checkpoints on held-out data."""
+"""`wgan-eval`: evaluate a run's checkpoints on held-out data."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from wgan_cli.commands.cli import add_run_arguments, answered, leave
+from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
@@ -17,16 +18,18 @@ from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
     from wgan_cli.commands.evaluation_report import Report
+    from wgan_cli.data.dataset import Dataset
+    from wgan_cli.schema import FilledConfig
 
 
 def main() -> NoReturn:
     """The console script."""
-    leave(run(sys.argv[1:]))
+    exit_process(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
-    """Evaluate as the words say; returns the exit code."""
-    arguments = _parser().parse_args(words)
+def run(command_line: Sequence[str]) -> int:
+    """Evaluate; return the exit code."""
+    arguments = _parser().parse_args(command_line)
 
     def work() -> int:
         report = _evaluate(arguments)
@@ -35,7 +38,7 @@ def run(words: Sequence[str]) -> int:
             print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
         return report.exit_code
 
-    return answered(
+    return exit_code_of(
         "wgan-eval",
         work,
         smaller="; try smaller --n and --n-features.",
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> Report:
-    chosen = None if arguments.metrics is None else _tags(arguments.metrics)
+    metrics = None if arguments.metrics is None else _tags(arguments.metrics)
     for flag, count in (("--n", arguments.n), ("--n-features", arguments.n_features)):
         if count is not None and count < 4:
             raise ConfigError(f"{flag} {count}: at least 4.")
@@ -98,13 +101,13 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         if arguments.checkpoint or arguments.all_checkpoints:
             raise ConfigError(f"{arguments.run} is a checkpoint; name its run folder instead.")
 
-    # From here on torch is needed, which takes seconds to import.
+    # The imports below need torch, which takes seconds to import.
     from wgan_cli.build import (
         build_constraint,
         build_critic,
-        build_dataset,
         build_evaluation,
         classes_of,
+        complete,
     )
     from wgan_cli.commands.checkpoints import (
         chosen_checkpoint,
@@ -114,45 +117,31 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     )
     from wgan_cli.commands.evaluation_report import Report, progress
     from wgan_cli.commands.trust import check_trusted
-    from wgan_cli.config import validate
+    from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.default_metrics import all_metrics, curve_metrics
-    from wgan_cli.machine import choose_machine
-    from wgan_cli.rules import check_rules
+    from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
     logging.getLogger("wgan_cli").setLevel(logging.INFO)
-    state, path, folder = chosen_checkpoint(_asked_for(arguments))
+    state, path, folder = chosen_checkpoint(_asked_path(arguments))
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     check_trusted(state["config"], arguments.trust)
-    config = validate(_adapted(state["config"], arguments))
-    device = choose_machine(config)
-    try:
-        dataset = build_dataset(config)
-    except DataError as error:
-        place = _place(config.dataset)
-        hint = "" if place is None else f" Here --root PATH replaces dataset.{place}."
-        raise DataError(f"{error}{hint}") from None
-    if list(dataset.sample_shape) != list(state["sample_shape"]):
-        raise CheckpointError(
-            f"The run's samples have shape {state['sample_shape']}, its data set's now"
-            f" {list(dataset.sample_shape)}."
-        )
+    config, _ = fill(validate(_adapted(state["config"], arguments)))
+    device = find_device(config.device)
+    machine = choose_machine(config, device)
+    set_up_torch(machine, device, deterministic=config.deterministic)
+    dataset = _dataset(config)
+    _refuse_other_samples(state, list(dataset.sample_shape), classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
-    config.metrics = chosen or usual(dataset)
-    check_rules(config)
-    constraint = build_constraint(config)
-    classes = classes_of(config, dataset)
-    if classes != state.get("classes"):
-        raise CheckpointError(
-            f"The run's networks know {state.get('classes')} classes, its data set has {classes}"
-            " now."
-        )
-    critic = build_critic(config, constraint, dataset.sample_shape, classes).to(device)
+    asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
+    complete_config = complete(asked, machine, dataset, training=False)
+    constraint = build_constraint(complete_config)
+    critic = build_critic(complete_config, constraint, dataset.sample_shape, state.get("classes"))
+    critic.to(device)
     generator.to(device)
     with progress() as bar:
-        evaluation = build_evaluation(config, dataset, constraint, device)
-        evaluation.prepare()
+        evaluation = build_evaluation(complete_config, dataset, constraint, device)
         evaluation.watch = bar.show
         report = Report(
             RunFolder(folder),
@@ -160,7 +149,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             evaluation,
             series=arguments.all_checkpoints,
         )
-        # A run that goes on meanwhile adds some and drops some.
+        # A run that is training meanwhile may remove some of them.
         paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
         bar.expect(len(paths))
         for path in paths:
@@ -169,40 +158,65 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
                     state = load_checkpoint(path)
                     check_whole(state, path)
                 except CheckpointError as error:
-                    bar.tell(f"{error} It is passed over.")
+                    bar.warn(f"{error} It is passed over.")
                     continue
                 load_weights(generator, state[generator_key(state, raw=arguments.raw)])
             load_weights(critic, state["critic"])
             bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)
-    if not report.findings:
+    if not report.results:
         raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
     return report
 
 
-def _asked_for(arguments: argparse.Namespace) -> Path:
-    """The path that RUN and --checkpoint mean together."""
+def _asked_path(arguments: argparse.Namespace) -> Path:
+    """The run folder or the checkpoint that RUN and --checkpoint name together."""
     run: Path = arguments.run
     named: str | None = arguments.checkpoint
     if named is None:
         return run
     folder = run / "checkpoints"
     if named.isascii() and named.isdigit():
-        found = folder / f"step_{int(named):08d}.pt"
+        path = folder / f"step_{int(named):08d}.pt"
     else:
-        found = folder / Path(named).name
-    elsewhere = Path(named).is_file() and not (found.exists() and found.samefile(named))
-    if elsewhere or not found.is_file():
-        there = ", ".join(sorted(path.name for path in (run / "checkpoints").glob("step_*.pt")))
+        path = folder / Path(named).name
+    elsewhere = Path(named).is_file() and not (path.exists() and path.samefile(named))
+    if elsewhere or not path.is_file():
+        names = ", ".join(sorted(path.name for path in folder.glob("step_*.pt")))
         raise CheckpointError(
-            f"--checkpoint {named}: {run} has no such checkpoint; it has {there or 'none'}."
+            f"--checkpoint {named}: {run} has no such checkpoint; it has {names or 'none'}."
         )
-    return found
+    return path
+
+
+def _dataset(config: FilledConfig) -> Dataset:
+    """Read the data set; where that fails, the message says what --root can replace."""
+    from wgan_cli.build import build_dataset
+
+    try:
+        return build_dataset(config)
+    except DataError as error:
+        key = _path_setting(config.dataset)
+        hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
+        raise DataError(f"{error}{hint}") from None
+
+
+def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
+    """Raise `CheckpointError` where the data set has changed since the checkpoint."""
+    if shape != list(state["sample_shape"]):
+        raise CheckpointError(
+            f"The run's samples have shape {state['sample_shape']}, its data set's now {shape}."
+        )
+    if classes != state.get("classes"):
+        raise CheckpointError(
+            f"The run's networks know {state.get('classes')} classes, its data set has {classes}"
+            " now."
+        )
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The run's settings, but for the machine, sample counts, noise and where the data are."""
+    """The run's settings with the machine, sample counts, noise and data folder of this command."""
     asked = {
         "eval_samples": arguments.n,
         "feature_samples": arguments.n_features,
@@ -212,21 +226,21 @@ def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
     given = {key: value for key, value in asked.items() if value is not None}
     dataset = dict(saved["dataset"])
     if arguments.root is not None:
-        place = _place(dataset)
-        if place is None:
+        key = _path_setting(dataset)
+        if key is None:
             raise ConfigError(f"--root: {dataset.get('name')} is read from no folder or file.")
-        dataset[place] = arguments.root
+        dataset[key] = arguments.root
     return {**saved, **machine, **given, "dataset": dataset}
 
 
-def _place(dataset: dict[str, Any]) -> str | None:
-    """The setting that says where a data set's files are."""
+def _path_setting(dataset: Mapping[str, Any]) -> str | None:
+    """The setting that holds the path of a data set's files."""
     return next((key for key in ("root", "path") if key in dataset), None)
 
 
 def _tags(text: str) -> list[str]:
-    """The metrics named, with or without what goes before the slash."""
-    short: dict[str, Any] = {tag.rpartition("/")[2]: tag for tag in METRICS}
+    """The metrics in a comma-separated list, each with or without the part before the slash."""
+    short = {tag.rpartition("/")[2]: tag for tag in METRICS}
     tags = []
     if not text.strip():
         raise ConfigError("--metrics names none; --help lists them.")

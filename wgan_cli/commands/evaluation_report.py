@@ -1,4 +1,4 @@
-"""What `wgan-eval` shows and writes: a table, `evaluation.json`, pictures and correlations."""
+"""The output of `wgan-eval`: a table, `evaluation.json`, pictures and correlations."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
 _ESTIMATE = "critic/wasserstein"
-# Fewer points lie on a line or in order by chance.
+# Fewer points may lie on a line or in order by chance.
 _POINTS = 4
 
 
 class Bar:
-    """Progress: a bar on a terminal, else a line a checkpoint and one for what takes long."""
+    """Progress: a bar on a terminal, else a line for each checkpoint and each slow metric."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] = tqdm(
@@ -39,38 +39,38 @@ class Bar:
         self._started = time.perf_counter()
 
     def expect(self, checkpoints: int) -> None:
-        """How many checkpoints there are."""
+        """Set the number of checkpoints."""
         self._bar.reset(checkpoints)
 
     def start(self, step: int) -> None:
-        """A checkpoint's turn."""
+        """Begin a checkpoint."""
         self._started = time.perf_counter()
         self._bar.set_description_str(f"step {step}")
 
     def show(self, metric: str, slow: bool) -> None:
-        """A metric's turn."""
+        """Begin a metric."""
         self._bar.set_postfix_str(metric)
         if slow and self._bar.disable:
             log.info("measuring %s ...", metric)
 
     def done(self, path: Path) -> None:
-        """A checkpoint is measured."""
+        """End a checkpoint."""
         self._bar.update()
         if self._bar.disable:
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
 
-    def tell(self, message: str) -> None:
-        """Say something above the bar."""
+    def warn(self, message: str) -> None:
+        """Write a message above the bar."""
         log.warning("%s", message)
 
     def close(self) -> None:
-        """Clear the terminal."""
+        """Remove the bar."""
         self._bar.close()
 
 
 @contextmanager
 def progress() -> Iterator[Bar]:
-    """A bar, and the package's messages above it on stderr."""
+    """Show a bar on stderr, and the package's messages above it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
@@ -84,7 +84,7 @@ def progress() -> Iterator[Bar]:
 
 
 class Report:
-    """The findings of one checkpoint, or of a `series`, written whenever one is added."""
+    """The evaluations of one checkpoint, or of a `series`; all files are written at each `add`."""
 
     def __init__(
         self, folder: RunFolder, generator: str, evaluation: Evaluation, *, series: bool
@@ -96,24 +96,24 @@ class Report:
         self.evaluation = evaluation
         self.steps: list[int] = []
         self.names: list[str] = []
-        self.findings: list[EvaluationResult] = []
+        self.results: list[EvaluationResult] = []
         self.estimates: list[float | None] = []
         recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
         self._recorded = {step: value for step, value in recorded.items() if math.isfinite(value)}
 
     @property
     def exit_code(self) -> int:
-        """7 where nothing could be written, 3 where a metric could not be taken, else 0."""
+        """7 if the files could not be written, 3 if a metric could not be computed, else 0."""
         if self.unwritten:
             return DiskError.exit_code
-        return DataError.exit_code if any(found.refused for found in self.findings) else 0
+        return DataError.exit_code if any(found.refused for found in self.results) else 0
 
-    def add(self, step: int, path: Path, found: EvaluationResult) -> None:
-        """One checkpoint's findings."""
+    def add(self, step: int, path: Path, result: EvaluationResult) -> None:
+        """Add the result of one checkpoint and write the files."""
         self.steps.append(step)
         self.names.append(path.name)
-        self.findings.append(found)
-        # An older log point would be another critic's.
+        self.results.append(result)
+        # Only the estimate of this very step: another log point would be of another critic.
         self.estimates.append(self._recorded.get(step))
         try:
             self._write()
@@ -121,28 +121,28 @@ class Report:
             self.unwritten = str(error)
 
     def correlations(self) -> dict[str, dict[str, float]]:
-        """Spearman's and Pearson's coefficient of each metric with the critic's estimate.
+        """Each metric's Spearman and Pearson correlation with the critic's estimate.
 
-        Over the checkpoints; none for fewer than four of them or for what never changes.
+        They are over the checkpoints; a metric of fewer than four, or that never changes, has none.
         """
-        found = {}
+        coefficients = {}
         for tag in self._tags():
             pairs = [
-                (estimate, findings.values[tag])
-                for estimate, findings in zip(self.estimates, self.findings, strict=True)
-                if estimate is not None and tag in findings.values
+                (estimate, result.values[tag])
+                for estimate, result in zip(self.estimates, self.results, strict=True)
+                if estimate is not None and tag in result.values
             ]
             estimates, values = zip(*pairs, strict=True) if pairs else ((), ())
             if len(pairs) >= _POINTS and len(set(estimates)) > 1 and len(set(values)) > 1:
-                found[tag] = {
+                coefficients[tag] = {
                     "spearman": float(spearmanr(estimates, values).statistic),
                     "pearson": float(pearsonr(estimates, values).statistic),
                     "checkpoints": len(pairs),
                 }
-        return found
+        return coefficients
 
     def table(self) -> str:
-        """What the terminal shows."""
+        """The text for the terminal."""
         counts = self.evaluation.reference.counts
         accuracy = self.evaluation.reference.classifier_accuracy
         features = (
@@ -155,14 +155,14 @@ class Report:
         )
         body = self._many() if self.series else self._one()
         refused = {
-            metric: reason for found in self.findings for metric, reason in found.refused.items()
+            metric: reason for found in self.results for metric, reason in found.refused.items()
         }
         notes = [f"{metric}: no number, because {why}." for metric, why in refused.items()]
         written = [] if self.unwritten else [f"Written: {path}" for path in self._files()]
         return "\n".join([head, "", *body, "", *notes, *written])
 
     def _one(self) -> list[str]:
-        (found,) = self.findings
+        (found,) = self.results
         width = max([len(tag) for tag in found.values] + [20])
         lines = [f"{'step ' + str(self.steps[0]):<{width}}  {'value':>10}  {'real/real':>10}"]
         for tag, value in found.values.items():
@@ -175,22 +175,22 @@ class Report:
     def _many(self) -> list[str]:
         tags = self._tags()
         rows = [["step", _ESTIMATE, *tags]]
-        for step, estimate, found in zip(self.steps, self.estimates, self.findings, strict=True):
+        for step, estimate, found in zip(self.steps, self.estimates, self.results, strict=True):
             values = [found.values.get(tag) for tag in tags]
             rows.append([str(step), *(number(value) for value in (estimate, *values))])
-        floors = [self.findings[-1].floors.get(tag) for tag in tags]
+        floors = [self.results[-1].floors.get(tag) for tag in tags]
         rows.append(["real/real", "", *(number(floor) for floor in floors)])
         related = self.correlations()
         for name in ("spearman", "pearson"):
             coefficients = [related.get(tag, {}).get(name) for tag in tags]
             rows.append([name, "", *(number(value) for value in coefficients)])
-        # A row a metric: metrics are many and their names long, checkpoints have short numbers.
+        # One row for each metric: there are many, with long names; steps are few short numbers.
         columns = list(zip(*rows, strict=True))
         widths = [max(len(cell) for cell in row) for row in rows]
         return [
             "  ".join(
-                f"{cell:<{wide}}" if place == 0 else f"{cell:>{wide}}"
-                for place, (cell, wide) in enumerate(zip(column, widths, strict=True))
+                f"{cell:<{width}}" if index == 0 else f"{cell:>{width}}"
+                for index, (cell, width) in enumerate(zip(column, widths, strict=True))
             ).rstrip()
             for column in columns
         ] + self._remark(related)
@@ -208,24 +208,24 @@ class Report:
 
     @property
     def _name(self) -> str:
-        """Apart, so that a look at one checkpoint leaves the curves as they are."""
+        """The JSON file: two names, so that one checkpoint's results do not replace the curves."""
         return "evaluation_curves.json" if self.series else "evaluation.json"
 
     def _tags(self) -> list[str]:
-        return list(dict.fromkeys(tag for found in self.findings for tag in found.values))
+        return list(dict.fromkeys(tag for found in self.results for tag in found.values))
 
     def _files(self) -> list[Path]:
         folder = shown(self.folder.path)
         files = [folder / self._name]
         if self.series:
             files.append(folder / "evaluation" / "curves.png")
-        pictures = self.findings[-1].pictures
+        pictures = self.results[-1].pictures
         return [*files, *(folder / "evaluation" / _png(tag) for tag in pictures)]
 
     def _write(self) -> None:
         self.folder.write_evaluation(self._name, self._content())
         folder = self.folder.path / "evaluation"
-        pictures = {_png(tag): picture for tag, picture in self.findings[-1].pictures.items()}
+        pictures = {_png(tag): picture for tag, picture in self.results[-1].pictures.items()}
         if self.series:
             pictures["curves.png"] = self._curves()
         if pictures:
@@ -238,7 +238,7 @@ class Report:
         for tag in self._tags():
             points = [
                 (step, found.values[tag], found.floors.get(tag))
-                for step, found in zip(self.steps, self.findings, strict=True)
+                for step, found in zip(self.steps, self.results, strict=True)
                 if tag in found.values
             ]
             steps, values, floors = zip(*points, strict=True)
@@ -265,7 +265,7 @@ class Report:
                     "refused": found.refused,
                 }
                 for step, name, estimate, found in zip(
-                    self.steps, self.names, self.estimates, self.findings, strict=True
+                    self.steps, self.names, self.estimates, self.results, strict=True
                 )
             ],
             "correlation_with_estimate": self.correlations(),

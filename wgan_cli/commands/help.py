@@ -1,4 +1,4 @@
-"""`wgan-train --help`, read from the YAML files themselves; imports neither torch nor Hydra."""
+"""`wgan-train --help`, made from the YAML files; imports neither torch nor Hydra."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EXAMPLES = (
 )
 
 
-def help_text(configs: Path, own: Path | None = None) -> str:
-    """The page: usage, groups with a line an option, root settings, flags and examples.
+def help_text(configs: Path, config_dir: Path | None = None) -> str:
+    """The page: usage, groups with a line for each option, root settings, flags and examples.
 
-    `own` is a user's --config-dir, whose options are listed too.
+    The options of a user's --config-dir are listed too.
     """
     lines = [
         "wgan-train trains a Wasserstein GAN; TensorBoard shows its curves and samples.",
@@ -30,8 +30,8 @@ def help_text(configs: Path, own: Path | None = None) -> str:
     defaults = _defaults(configs / "train.yaml")
     for group in GROUPS:
         options = options_in(configs / group)
-        if own is not None:
-            options.update(options_in(own / group))
+        if config_dir is not None:
+            options.update(options_in(config_dir / group))
         chosen = defaults.get(group)
         names = sorted(options, key=lambda name: (name != chosen, name))
         lines += ["", f"  {group}="]
@@ -53,8 +53,8 @@ def help_text(configs: Path, own: Path | None = None) -> str:
         "Examples:",
         "",
     ]
-    for command, what in EXAMPLES:
-        lines += [f"  {command}", f"      {what}"]
+    for command, description in EXAMPLES:
+        lines += [f"  {command}", f"      {description}"]
     lines += [
         "",
         "Runs go to outputs/<day>/<time>/; look at them with: tensorboard --logdir outputs",
@@ -64,7 +64,7 @@ def help_text(configs: Path, own: Path | None = None) -> str:
 
 
 def options_in(folder: Path) -> dict[str, str]:
-    """Each option of a group with the first comment line of its file."""
+    """The options of a group, each with the first comment line of its file."""
     options = {}
     for path in sorted(folder.glob("*.yaml")):
         comments = (
@@ -77,14 +77,14 @@ def options_in(folder: Path) -> dict[str, str]:
 
 
 def _defaults(train: Path) -> dict[str, str]:
-    """The option of each group in the defaults list."""
+    """Group to its option in the defaults list."""
     block, _ = _parts(train)
     pairs = [line.strip(" -").split(": ") for line in block]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def _settings(train: Path) -> list[str]:
-    """Root settings with their defaults and the comments above them."""
+    """The root settings with their defaults and the comments above them."""
     _, lines = _parts(train)
     shown: list[str] = []
     comment: list[str] = []
@@ -104,7 +104,7 @@ def _settings(train: Path) -> list[str]:
 
 
 def _parts(train: Path) -> tuple[list[str], list[str]]:
-    """The lines of the defaults list, and those of the settings after it."""
+    """The lines of the defaults list, and those of the root settings."""
     lines = train.read_text().splitlines()
     first = lines.index("defaults:") + 1
     end = next(n for n, line in enumerate(lines[first:], first) if not line.startswith("  "))

@@ -1,4 +1,4 @@
-"""Where a run's messages go: to stderr, and with their times to `train.log`."""
+"""Log a run's messages: on stderr, and with their times in `train.log`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wgan_cli.errors import WganError
 from wgan_cli.training.callbacks.log import LogFile
 
 log = logging.getLogger("wgan_cli")
-# A sweep's jobs and their states; the other messages of a job go to its train.log.
+# The jobs of a sweep and their states. A job's other messages are in its train.log alone.
 jobs = logging.getLogger("wgan_cli.jobs")
 
 
 @contextmanager
 def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHandler]:
-    """The run's messages from `level` on stderr, above a progress bar where there is one.
+    """Show the run's messages from `level` on, on stderr, above the progress bar if there is one.
 
-    What `jobs` says is shown always. Gives what keeps the messages that come
-    before the run's own log is open.
+    Messages of `jobs` are always shown. The handler that the context gives keeps all messages until
+    `file_log` takes them.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -36,7 +36,7 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
 
 @contextmanager
 def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterator[None]:
-    """The same in `train.log`, from the command's first message on to what ended the run."""
+    """Write the messages to `train.log`: the early ones, those within, and the error at the end."""
     handler.open()
     early.setTarget(handler)
     early.flush()
@@ -46,10 +46,11 @@ def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterato
         try:
             yield
         except Exception as error:
-            plain = isinstance(error, WganError)
-            words = str(error) if plain else f"unexpected error:\n{traceback.format_exc().rstrip()}"
-            # On stderr whoever catches it says so.
-            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, words, (), None))
+            expected = isinstance(error, WganError)
+            trace = traceback.format_exc().rstrip()
+            text = str(error) if expected else f"unexpected error:\n{trace}"
+            # To the file alone: whoever catches the error writes it to stderr.
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
             raise
 
 

@@ -1,4 +1,4 @@
-"""`wgan-report`: compare runs: a ranked table, and a page with curves and samples."""
+"""`wgan-report`: compare runs in a ranked table and on a page with curves and samples."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.commands.cli import answered, leave
+from wgan_cli.commands.cli import exit_code_of, exit_process
 from wgan_cli.commands.paths import shown
 from wgan_cli.errors import CheckpointError
 
 
 def main() -> NoReturn:
     """The console script."""
-    leave(run(sys.argv[1:]))
+    exit_process(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
-    """Report as the words say; returns the exit code."""
-    arguments = _parser().parse_args(words)
+def run(command_line: Sequence[str]) -> int:
+    """Compare the runs; return the exit code."""
+    arguments = _parser().parse_args(command_line)
 
     def work() -> int:
         _report(arguments)
         return 0
 
-    return answered("wgan-report", work, smaller=".", interrupted=".")
+    return exit_code_of("wgan-report", work, smaller=".", interrupted=".")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def _report(arguments: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder.")
 
-    # What it builds on is not needed for an answer to a mistake.
+    # Imported late, so that mistakes are answered at once.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.writers.search_section import tell_as_trials
     from wgan_cli.report.writers.terminal import screen_width
@@ -66,9 +66,9 @@ def _report(arguments: argparse.Namespace) -> None:
     folders: list[Path] = arguments.folders
     runs = read_runs(folders)
     if not runs:
-        places = ", ".join(map(str, folders))
+        names = ", ".join(map(str, folders))
         raise CheckpointError(
-            f"{places}: there is no run in or below it; a run is a folder with status.json or"
+            f"{names}: there is no run in or below it; a run is a folder with status.json or"
             " config.yaml."
         )
     title = ", ".join(str(shown(folder)) for folder in folders)
@@ -77,14 +77,14 @@ def _report(arguments: argparse.Namespace) -> None:
     for folder, facts in studies.items():
         tell_as_trials(runs, folder, facts)
     report = Report(runs, by=arguments.by, title=title, studies=list(studies.values()))
-    _say(report.table(screen_width()))
+    _print(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")
-    _say(f"\nThe page: {shown(page)}")
+    _print(f"\nThe page: {shown(page)}")
 
 
-def _say(text: str) -> None:
-    """Print it as far as the terminal's signs go; who reads no further still gets the files."""
-    signs = sys.stdout.encoding or "utf-8"
+def _print(text: str) -> None:
+    """Print the text with `?` for what the terminal's encoding lacks; ignore a closed pipe."""
+    encoding = sys.stdout.encoding or "utf-8"
     with suppress(BrokenPipeError):
-        print(text.encode(signs, "replace").decode(signs), flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)

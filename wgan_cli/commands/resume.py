@@ -1,18 +1,22 @@
-"""Going on with a run: which folder, whose settings, and what may differ."""
+"""Resume a run: find its folder and checkpoint, and refuse what would train something else."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
-from wgan_cli.run_folder import CONFIG, read_config
+from wgan_cli.run_folder import CONFIG, RunFolder, read_config
+from wgan_cli.run_status import read_status
 from wgan_cli.schema import SCHEMAS, TrainConfig
 from wgan_cli.validation import flatten, no_setting
 
-# What changes neither the weights at a step nor how they are computed.
+log = logging.getLogger("wgan_cli")
+
+# Settings that change neither the weights at a step nor how they are computed.
 MAY_DIFFER = {
     "steps",
     "log_every",
@@ -26,10 +30,10 @@ MAY_DIFFER = {
     "profile",
     "device",
     "resume",
-    # What happens where training cannot go on anyway.
+    # They take effect only where training cannot go on as it is.
     "on_divergence",
     "rollback",
-    # How images come in, not which.
+    # How images are read, not which.
     "dataset.in_memory",
     "dataset.workers",
     "dataset.corrupt_limit",
@@ -38,7 +42,7 @@ _SHOWN = 5
 
 
 def run_of(resume: Path) -> Path:
-    """The run folder that `resume=` means, by the folder itself or one of its checkpoints."""
+    """The run folder of `resume`: itself, or that of a checkpoint. Raises `CheckpointError`."""
     if resume.is_dir():
         if not (resume / CONFIG).is_file():
             raise CheckpointError(f"resume={resume} is no run folder: it holds no {CONFIG}.")
@@ -54,7 +58,10 @@ def run_of(resume: Path) -> Path:
 
 
 def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
-    """A run's saved config, naming only classes that may be built from a folder."""
+    """Read a run's saved config and check that it names only trusted classes.
+
+    Raises `CheckpointError` or `ConfigError`.
+    """
     config = read_config(path)
     for key in ("defaults", "hydra"):
         if key in config:
@@ -64,7 +71,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
             )
     _refuse_unknown(config, path)
     refuse_references(config, path)
-    if _names_own_classes(config):
+    if _names_unshipped_classes(config):
         from wgan_cli.commands.trust import check_trusted
 
         check_trusted(config, trusted)
@@ -72,7 +79,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
 
 
 def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
-    """A setting that this version has not, or not any more, nobody typed: its file is named."""
+    """Refuse a key that is no setting of this version, in a message that names the file."""
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     for key in config:
         if key not in known:
@@ -80,7 +87,7 @@ def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
 
 
 def refuse_references(node: Any, path: Path) -> None:
-    """A saved config holds values only; a reference could hide what it names from the check."""
+    """Refuse OmegaConf's references: they could hide a class from `check_trusted`."""
     if isinstance(node, dict | list):
         for value in node.values() if isinstance(node, dict) else node:
             refuse_references(value, path)
@@ -91,15 +98,43 @@ def refuse_references(node: Any, path: Path) -> None:
         raise CheckpointError(f"{path} holds a {kind} in its config, which has plain values only.")
 
 
+def state_to_resume(folder: RunFolder, resume: str | None) -> dict[str, Any] | None:
+    """The state of the checkpoint that `resume` means; None for a fresh start.
+
+    `resume` is a run folder, a checkpoint, or `auto`: the newest one in `folder` if there is one.
+    Raises `CheckpointError`.
+    """
+    if resume is None:
+        return None
+    from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
+
+    if resume != "auto" and Path(resume).is_file():
+        run_of(Path(resume))
+        chosen = load_checkpoint(Path(resume))
+        check_whole(chosen, Path(resume))
+        return chosen
+    state, path, warnings = load_newest(folder.checkpoints)
+    for warning in warnings:
+        log.warning("%s", warning)
+    if state is None and resume != "auto":
+        raise CheckpointError(f"resume={resume}: there is no checkpoint that can be read.")
+    if state is None and read_status(folder.path).step:
+        log.warning("%s holds no checkpoint: it begins anew.", folder.path)
+    if state is not None and path is not None:
+        check_whole(state, path)
+        log.info("Going on from %s.", path)
+    return state
+
+
 def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    """Raise `ConfigError` with a short diff where a resumed run would train something else."""
+    """Raise `ConfigError` with a short diff where the run would go on with other settings."""
     old, new = flatten(saved), flatten(now)
     changed = [
         f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
         for key in {**old, **new}
         if not {key, key.partition(".")[0]} & MAY_DIFFER
         and old.get(key) != new.get(key)
-        # A setting that a later version added, switched off; 0 may be anything but off.
+        # A setting that a later version added and that is off. (0 may mean anything.)
         and not (key not in old and (new[key] is None or new[key] is False))
     ]
     if changed:
@@ -128,13 +163,13 @@ def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None
         )
 
 
-def _names_own_classes(node: Any) -> bool:
-    """Whether any target is not one of the shipped options; spares importing torch otherwise."""
+def _names_unshipped_classes(node: Any) -> bool:
+    """Whether a target is not shipped; only then is torch imported to check it."""
     if isinstance(node, dict):
         target = node.get("_target_")
         if target is not None and not (isinstance(target, str) and target in SCHEMAS):
             return True
-        return any(_names_own_classes(value) for value in node.values())
+        return any(_names_unshipped_classes(value) for value in node.values())
     if isinstance(node, list):
-        return any(_names_own_classes(value) for value in node)
+        return any(_names_unshipped_classes(value) for value in node)
     return False

@@ -1,47 +1,50 @@
-"""One run from its composed config to its last line, whatever happens."""
+"""Train one run: from its composed config to its exit code, whatever happens."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import traceback
 from collections.abc import Sequence
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.paths import shown
-from wgan_cli.commands.resume import refuse_changes, refuse_other_data, run_of
-from wgan_cli.commands.summary import how_to_go_on, summary
-from wgan_cli.commands.sweep_job import give_back_folder, record_failure, take_folder, typed
-from wgan_cli.commands.torchrun import say_world
+from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
+from wgan_cli.commands.summary import resume_hint, summary
+from wgan_cli.commands.sweep_job import (
+    claim_job_folder,
+    job_overrides,
+    record_failure,
+    release_job_folder,
+)
+from wgan_cli.commands.torchrun import log_process_count
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.distributed.process import Process
-from wgan_cli.errors import (
-    CheckpointError,
-    InterruptedRunError,
-    WganError,
-)
-from wgan_cli.rules import check_rules
+from wgan_cli.environment import write_environment
+from wgan_cli.errors import InterruptedRunError, WganError
 from wgan_cli.run_folder import LOG, RunFolder, remove_if_empty
-from wgan_cli.schema import TrainConfig
+from wgan_cli.run_status import read_status
+from wgan_cli.schema import RunConfig
 from wgan_cli.stop_signals import StopSignals
 
 
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
-    """Train one run in the folder `path`; returns its exit code.
+    """Train one run in the folder `path`; return its exit code.
 
-    An error is said in one line, and its folder tells its story: of a single run only once training
-    began, of a sweep's job always. A signal ends a sweep, by KeyboardInterrupt or SystemExit.
+    An error is one line on stderr. It is also recorded in the folder: of a single run only if
+    training had begun, of a job of a sweep always. A signal to a job ends the sweep too, by
+    KeyboardInterrupt or SystemExit.
     """
-    folder, signals, taken = RunFolder(path), StopSignals(), False
-    # Of a sweep's jobs the terminal shows their states alone.
+    folder, signals, reserved = RunFolder(path), StopSignals(), False
+    # Of a sweep, the terminal shows only the states of the jobs.
     with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
-                folder, taken = RunFolder(shown(take_folder(path, overrides))), True
+                folder, reserved = RunFolder(shown(claim_job_folder(path, overrides))), True
                 log.info("job %s: %s", folder.path.name, " ".join(overrides) or "(defaults)")
             else:
                 folder = RunFolder(shown(path))
@@ -50,12 +53,12 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                 _end_sweep_if_asked(signals)
             return code
         except Exception as error:
-            # A request to end would now hide why the run does.
+            # A stop signal would now hide why the run ends.
             with signals:
-                failure = _in_plain_words(error, composed)
+                failure = _as_wgan_error(error, composed)
                 if isinstance(failure, WganError):
-                    again = how_to_go_on(failure, folder.path, composed)
-                    log.error("wgan-train: %s%s", failure, again)
+                    hint = resume_hint(failure, folder.path, composed)
+                    log.error("wgan-train: %s%s", failure, hint)
                 else:
                     log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
                 if sweep:
@@ -67,8 +70,8 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
             with signals:
                 folder.abandon()
                 folder.release()
-                if taken:
-                    give_back_folder(folder)
+                if reserved:
+                    release_job_folder(folder)
                 remove_if_empty(folder.path)
 
 
@@ -81,75 +84,68 @@ def _train(
     *,
     sweep: bool,
 ) -> int:
-    config = validate(composed)
-    check_rules(config)
-    resume, config.resume = config.resume, None
-    config, notes = fill(config)
+    typed = validate(composed)
+    resume = typed.resume or ("auto" if sweep else None)
+    config, notes = fill(dataclasses.replace(typed, resume=None))
 
-    # From here on torch is needed, which takes seconds to import, and all that builds on it one.
-    from wgan_cli.machine import choose_machine, keep_choices, unset_choices
-
-    place = Process.current()
-    unset, device = unset_choices(config), choose_machine(config, place)
-
+    # The imports below need torch, which takes seconds to import.
     from wgan_cli.build import (
         build_callbacks,
-        build_constraint,
         build_dataset,
-        build_evaluation,
         build_rollback,
         build_trainer,
+        complete,
         data_facts,
     )
     from wgan_cli.distributed.process_group import join_process_group
+    from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.training.callbacks.log import LogFile, LogWatch
 
-    going_on = resume is not None or sweep
-    first = not folder.holds_run()
-    if not first:
-        # Refused for a fresh start: another took the folder since this one looked.
-        folder.claim(resuming=going_on)
-    state = _state_to_go_on_from(config, folder, resume or ("auto" if sweep else None))
+    process = Process.current()
+    device = find_device(config.device, process)
+    new = not folder.holds_run()
+    if not new:
+        # Refused without a resume: another start took the folder in the meantime.
+        folder.claim(resuming=resume is not None)
+    state = state_to_resume(folder, resume)
+    machine = choose_machine(config, device, None if state is None else state["config"])
+    settings = as_dict(config) | dataclasses.asdict(machine)
     if state is not None:
-        keep_choices(config, state["config"], unset)
-        refuse_changes(state["config"], as_dict(config), folder.path)
-    done, steps = state["step"] if state is not None else 0, config.steps or 0
-    if done > steps or (done == steps and _finished(folder)):
-        log.info("%s has %d steps already: nothing to do.", folder.path, done)
-        return 0
-    ranks = join_process_group(place)
-    ranks.connect(as_dict(config), device)
+        refuse_changes(state["config"], settings, folder.path)
+        status, done = read_status(folder.path), state["step"]
+        if done > config.steps or (done == config.steps and status.finished):
+            log.info("%s has %d steps already: nothing to do.", folder.path, done)
+            return 0
+    set_up_torch(machine, device, process, deterministic=config.deterministic)
+    ranks = join_process_group(process)
+    ranks.connect(settings, device)
     dataset = ranks.one_per_machine_first(lambda: build_dataset(config))
-    evaluation = build_evaluation(
-        config, dataset, build_constraint(config), device, while_training=True
-    )
+    complete_config = complete(config, machine, dataset)
     log_file = LogFile(folder.path / LOG)
+    first = new or state is None
+    callbacks = build_callbacks(complete_config, folder, dataset, first=first)
     trainer = build_trainer(
-        config,
+        complete_config,
         dataset,
         device,
         ranks,
-        evaluation=evaluation,
-        callbacks=[
-            *build_callbacks(config, folder, dataset, first=first or state is None),
-            LogWatch(log_file),
-        ],
-        rollback=build_rollback(config, folder),
+        callbacks=[*callbacks, LogWatch(log_file)],
+        rollback=build_rollback(complete_config, folder),
         signals=ranks.share_signals(signals),
     )
     if state is not None:
-        refuse_other_data(state.get("data"), data_facts(config, dataset))
+        refuse_other_data(state.get("data"), data_facts(complete_config, dataset))
         trainer.load_state_dict(state)
-    if first:
+    if new:
         ranks.arrive("start")
-        folder.claim(resuming=going_on)
+        folder.claim(resuming=resume is not None)
     with file_log(log_file, early):
-        _announce(config, folder, notes, trainer.step)
-        say_world(config, state, ranks.world)
-        folder.write_config(as_dict(config))
+        _log_start(complete_config, folder, [] if trainer.step else notes)
+        log_process_count(complete_config, state, ranks.world)
+        folder.write_config(as_dict(complete_config))
         before = folder.read_overrides() if state is not None and not sweep else []
-        folder.write_overrides([*before, *typed(overrides)])
-        folder.write_environment(device=str(device), world=ranks.world)
+        folder.write_overrides([*before, *job_overrides(overrides)])
+        write_environment(folder.path, device=str(device), world=ranks.world)
         with signals:
             trainer.fit()
     if not sweep:
@@ -158,7 +154,7 @@ def _train(
 
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
-    """Also where the job was over, well or not, before it could heed the signal."""
+    """End the sweep if a signal came, also one after the end of this job."""
     signals.raise_again()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):
@@ -167,34 +163,8 @@ def _end_sweep_if_asked(signals: StopSignals) -> None:
         raise SystemExit(asked.exit_code)
 
 
-def _state_to_go_on_from(
-    config: TrainConfig, folder: RunFolder, resume: str | None
-) -> dict[str, Any] | None:
-    """The checkpoint's state that `resume` means, or None for a fresh start."""
-    if resume is None:
-        return None
-    from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
-
-    if resume != "auto" and Path(resume).is_file():
-        run_of(Path(resume))
-        chosen = load_checkpoint(Path(resume))
-        check_whole(chosen, Path(resume))
-        return chosen
-    state, path, warnings = load_newest(folder.checkpoints)
-    for warning in warnings:
-        log.warning("%s", warning)
-    if state is None and resume != "auto":
-        raise CheckpointError(f"resume={resume}: there is no checkpoint that can be read.")
-    if state is None and folder.read_status().get("step"):
-        log.warning("%s holds no checkpoint: it begins anew.", folder.path)
-    if state is not None and path is not None:
-        check_whole(state, path)
-        log.info("Going on from %s.", path)
-    return state
-
-
-def _in_plain_words(error: Exception, composed: DictConfig) -> Exception:
-    """What a full disk or memory means, before training too; any other error as it is."""
+def _as_wgan_error(error: Exception, composed: DictConfig) -> Exception:
+    """A full disk or memory before training as a `WganError`; any other error as it is."""
     if isinstance(error, WganError):
         return error
     from wgan_cli.training.failures import in_plain_words
@@ -202,17 +172,13 @@ def _in_plain_words(error: Exception, composed: DictConfig) -> Exception:
     return in_plain_words(error, int(composed.batch_size))
 
 
-def _finished(folder: RunFolder) -> bool:
-    return folder.read_status().get("state") == "finished"
-
-
-def _announce(config: TrainConfig, folder: RunFolder, notes: Sequence[str], done: int) -> None:
-    names = (config.dataset, config.model, config.loss, config.constraint, config.optimizer)
-    chosen = ", ".join(node.get("name") or node["_target_"] for node in names)
+def _log_start(config: RunConfig, folder: RunFolder, notes: Sequence[str]) -> None:
+    nodes = (config.dataset, config.model, config.loss, config.constraint, config.optimizer)
+    names = ", ".join(node.get("name") or node["_target_"] for node in nodes)
     threads = f", {config.threads} threads" if config.device == "cpu" else ""
     log.info(
-        "%s on %s (%s%s), seed %d", chosen, config.device, config.precision, threads, config.seed
+        "%s on %s (%s%s), seed %d", names, config.device, config.precision, threads, config.seed
     )
-    if notes and not done:
+    if notes:
         log.info("%s", ", ".join(notes))
     log.info("run folder: %s", folder.path)

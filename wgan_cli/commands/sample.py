@@ -1,4 +1,4 @@
-"""`wgan-sample`: draw from a run's generator, without its data set."""
+"""`wgan-sample`: draw samples from a run's generator. The data set is not needed."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgan_cli.commands.cli import add_run_arguments, answered, leave
+from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
 from wgan_cli.commands.paths import shown
 from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
 _COLUMNS = 8
-_USUAL = 8 * _COLUMNS
+_DEFAULT_COUNT = 8 * _COLUMNS
 
 
 def main() -> NoReturn:
     """The console script."""
-    leave(run(sys.argv[1:]))
+    exit_process(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
-    """Sample as the words say; returns the exit code."""
-    arguments = _parser().parse_args(words)
+def run(command_line: Sequence[str]) -> int:
+    """Draw samples; return the exit code."""
+    arguments = _parser().parse_args(command_line)
 
     def work() -> int:
         count, path = _sample(arguments)
         print(f"{count} samples: {shown(path)}")
         return 0
 
-    return answered("wgan-sample", work, smaller="; try a smaller --n.", interrupted=".")
+    return exit_code_of("wgan-sample", work, smaller="; try a smaller --n.", interrupted=".")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
-    """How many samples were written, and where."""
+    """Write the samples; return their number and the path."""
     if arguments.n is not None and not 1 <= arguments.n <= 10_000_000:
         raise ConfigError(f"--n {arguments.n}: at least 1 and at most 10000000.")
     if not 0 <= arguments.seed < 2**63:
@@ -76,7 +76,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
     if not arguments.run.exists():
         raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
 
-    # From here on torch is needed, which takes seconds to import.
+    # The imports below need torch, which takes seconds to import.
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
     from wgan_cli.files import refuse_link
 
@@ -86,7 +86,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
     chosen: int | None = arguments.label
     classes: int = state.get("classes") or 0
     rows_of_classes = classes > 0 and chosen is None
-    count = arguments.n or (_COLUMNS * classes if rows_of_classes else _USUAL)
+    count = arguments.n or (_COLUMNS * classes if rows_of_classes else _DEFAULT_COUNT)
     labels = _labels(classes, chosen, count)
     samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
     if out is None:
@@ -99,7 +99,7 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
 
 
 def _labels(classes: int, chosen: int | None, count: int) -> Any:
-    """The classes (count,) to draw, or None where the run knows 0. Raises `ConfigError`."""
+    """The classes (count,) to draw; None where the run is not conditional. Raises `ConfigError`."""
     import torch
 
     if chosen is None:
@@ -112,7 +112,7 @@ def _labels(classes: int, chosen: int | None, count: int) -> Any:
 
 
 def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Samples (count, *shape) in eval mode; a longer draw begins with a shorter one's noise."""
+    """Draw samples (count, *shape) in eval mode; the first ones do not depend on the count."""
     import torch
 
     from wgan_cli.evaluation.sampling import generate

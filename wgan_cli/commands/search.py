@@ -1,4 +1,4 @@
-"""`wgan-search`: find settings by Optuna, each trial a run of wgan-train's in its own process."""
+"""`wgan-search`: search settings with Optuna; each trial is a wgan-train run in its own process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from wgan_cli.commands.cli import answered_while_training, complain, leave
+from wgan_cli.commands.cli import exit_code_of_training, exit_process, print_error
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import (
@@ -21,31 +21,30 @@ from wgan_cli.errors import (
     InterruptedRunError,
     PreemptedError,
 )
-from wgan_cli.rules import check_rules
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
     from wgan_cli.commands.composition import Composer
-    from wgan_cli.schema import TrainConfig
+    from wgan_cli.schema import FilledConfig
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import Search, Value
     from wgan_cli.search.study import StudyFacts
 
-# What wgan-search says itself to every run.
-_OWN = ("resume", "hydra.run.dir", "hydra.sweep.dir")
+# Settings that wgan-search chooses for every trial.
+_RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def main() -> NoReturn:
     """The console script."""
-    leave(run(sys.argv[1:]))
+    exit_process(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
-    """Search as the words say; returns the exit code."""
-    arguments = _parser().parse_intermixed_args(words)
-    return answered_while_training(
+def run(command_line: Sequence[str]) -> int:
+    """Search; return the exit code."""
+    arguments = _parser().parse_intermixed_args(command_line)
+    return exit_code_of_training(
         "wgan-search",
         lambda: _search(arguments),
         lambda: PreemptedError("asked to stop before a trial began."),
@@ -100,7 +99,7 @@ def _search(arguments: argparse.Namespace) -> int:
     signals = StopSignals()
     with signals:
         try:
-            searching = Searching(folder, _command, signals.requested, _say, first)
+            searching = Searching(folder, _command, signals.requested, _print, first)
             facts = searching.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             again = shlex.join(["wgan-search", str(folder.path)])
@@ -110,7 +109,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
-    """The search that the words mean, and what it is called."""
+    """The name of the search and what it searches, by the arguments."""
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import read_search, with_words
 
@@ -152,17 +151,15 @@ def _space_file(space: str) -> Path:
 
 
 def _check(search: Search) -> dict[str, Value]:
-    """Refuse what cannot be trained, at both ends of every range; returns the defaults in these.
+    """Check that both ends of every range can be trained; return the searched settings' defaults.
 
     Raises `ConfigError`.
     """
-    from omegaconf import open_dict
-
-    from wgan_cli.commands.composition import Composer
+    from wgan_cli.commands.composition import Composer, without_hydra
     from wgan_cli.search.space import key_of
 
     for word in (*search.words, *search.settings):
-        if key_of(word) in _OWN:
+        if key_of(word) in _RESERVED:
             raise ConfigError(f"{word}: wgan-search chooses this itself for every trial.")
     fixed = {key_of(word): word for word in search.words}
     for key in search.settings:
@@ -178,11 +175,7 @@ def _check(search: Search) -> dict[str, Value]:
             " {choices: [a, b]}."
         )
     for words in search.corners():
-        composed = composer.compose(words)
-        with open_dict(composed):
-            del composed["hydra"]
-        config = validate(composed)
-        check_rules(config)
+        config = validate(without_hydra(composer.compose(words)))
         refuse_missing_packages(config)
         filled, _ = fill(config)
     _check_metric(search, filled)
@@ -190,46 +183,43 @@ def _check(search: Search) -> dict[str, Value]:
 
 
 def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
-    """What the settings searched are where nobody types them, as far as the space holds that."""
-    from omegaconf import open_dict
-
+    """The defaults of the searched settings, as far as the space contains them."""
+    from wgan_cli.commands.composition import without_hydra
     from wgan_cli.search.default_trial import defaults_in
 
     try:
-        composed = composer.compose(search.words)
-        with open_dict(composed):
-            del composed["hydra"]
+        composed = without_hydra(composer.compose(search.words))
         return defaults_in(search, as_dict(fill(validate(composed))[0]))
     except ConfigError:
-        # The words cannot be without the space.
+        # The overrides are only valid with a setting of the space.
         return {}
 
 
-def _check_metric(search: Search, config: TrainConfig) -> None:
+def _check_metric(search: Search, config: FilledConfig) -> None:
     measured = config.metrics
     if search.metric in METRICS and measured is not None and search.metric not in measured:
         raise ConfigError(
             f"metric: {search.metric} is not among metrics={','.join(measured)}; add it there."
         )
-    steps = config.steps or 0
-    if search.metric in METRICS and search.pruner.name != "none" and config.eval_every >= steps:
-        complain(
+    pruned = search.metric in METRICS and search.pruner.name != "none"
+    if pruned and config.eval_every >= config.steps:
+        print_error(
             f"wgan-search: no trial can be pruned, as eval_every={config.eval_every} has the first"
-            f" evaluation at the end of {steps} steps."
+            f" evaluation at the end of {config.steps} steps."
         )
 
 
 def _folder(arguments: argparse.Namespace, name: str) -> Path:
-    from wgan_cli.commands.paths import reserved
+    from wgan_cli.commands.folders import reserved
 
     if arguments.dir is not None:
-        named: Path = arguments.dir
-        return named
+        folder: Path = arguments.dir
+        return folder
     return reserved(Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"))
 
 
 def _absolute(storage: str | None) -> str | None:
-    """A SQLite file by its whole path: a search goes on from another folder, too."""
+    """The URL with a SQLite file's absolute path, as a search may go on from another folder."""
     prefix = "sqlite:///"
     if storage is None or not storage.startswith(prefix):
         return storage
@@ -237,14 +227,14 @@ def _absolute(storage: str | None) -> str | None:
 
 
 def _command(words: Sequence[str], folder: Path) -> list[str]:
-    """A trial's command line: a run that goes on where its folder holds a checkpoint."""
+    """The command line of a trial, which resumes where the folder holds a checkpoint."""
     from wgan_cli.commands.composition import quoted
 
-    place = f"hydra.run.dir={quoted(str(folder.absolute()))}"
-    return [sys.executable, "-m", "wgan_cli", *words, place, "resume=auto"]
+    run_dir = f"hydra.run.dir={quoted(str(folder.absolute()))}"
+    return [sys.executable, "-m", "wgan_cli", *words, run_dir, "resume=auto"]
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 

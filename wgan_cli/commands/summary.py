@@ -1,4 +1,4 @@
-"""What is said at the end of a run: its numbers, or how to go on."""
+"""The messages at the end of a run: its numbers, or how to resume it."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.run_folder import RunFolder
+from wgan_cli.run_status import read_status
 
 
-def how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
-    """What to type after this error to go on with the run in `path`, or nothing."""
-    again = f"{Process.current().command} {typeable('resume', path)}"
+def resume_hint(error: WganError, path: Path, composed: DictConfig) -> str:
+    """The command that resumes the run in `path` after this error, in a sentence, or nothing."""
+    command = f"{Process.current().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
-        return f" Saved; go on with: {again}"
-    kept = any((path / "checkpoints").glob("step_*.pt"))
-    if isinstance(error, DiskError) and kept:
-        return f" Then go on with: {again}"
-    if isinstance(error, DivergedError) and kept and composed.on_divergence == "stop":
-        return f" Back to the last checkpoint at a lower rate: {again} on_divergence=rollback"
-    if isinstance(error, RankError) and kept:
-        return f" The run goes on with: {again}"
-    if isinstance(error, OutOfMemoryError) and kept:
-        return f" Where more memory is free, the run goes on with: {again}"
+        return f" Saved; go on with: {command}"
+    resumable = any((path / "checkpoints").glob("step_*.pt"))
+    if isinstance(error, DiskError) and resumable:
+        return f" Then go on with: {command}"
+    if isinstance(error, DivergedError) and resumable and composed.on_divergence == "stop":
+        return f" Back to the last checkpoint at a lower rate: {command} on_divergence=rollback"
+    if isinstance(error, RankError) and resumable:
+        return f" The run goes on with: {command}"
+    if isinstance(error, OutOfMemoryError) and resumable:
+        return f" Where more memory is free, the run goes on with: {command}"
     return ""
 
 
 def summary(folder: RunFolder) -> str:
-    """The last words of a finished run."""
-    status = folder.read_status()
+    """The summary of a finished run."""
+    status = read_status(folder.path)
     points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
     first, last = points[0], points[-1]
     peak = max(points, key=lambda p: p["critic/wasserstein"])
-    # What was measured at the last step; `final` may hold an earlier start's metrics too.
+    # Not `status.final`, which may hold metrics that only an earlier start measured.
     final = points[-1]
     pictures = sorted(folder.samples.glob("step_*.png"))
     lines = [
-        f"Finished {status['steps']} steps in {status['seconds']:.0f} s.",
+        f"Finished {status.steps} steps in {status.seconds or 0:.0f} s.",
         f"  Wasserstein estimate  {first['critic/wasserstein']:.4g} at step {first['step']},"
         f" {last['critic/wasserstein']:.4g} at step {last['step']}"
         f" (peak {peak['critic/wasserstein']:.4g} at {peak['step']})",
@@ -65,9 +66,9 @@ def summary(folder: RunFolder) -> str:
         )
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
-    # In the current folder, the topmost folder shows this run beside the others.
-    inside = folder.path.parts and not folder.path.is_absolute()
-    logdir = folder.path.parts[0] if inside else folder.path
+    # Within the current folder, the topmost folder shows this run together with others.
+    relative = folder.path.parts and not folder.path.is_absolute()
+    logdir = folder.path.parts[0] if relative else folder.path
     lines.append(f"  curves                tensorboard --logdir {logdir}")
     lines.append(f"  more samples          wgan-sample {folder.path}")
     lines.append(f"  more numbers          wgan-eval {folder.path}")

@@ -1,24 +1,24 @@
-"""One job of a sweep: its launcher, its folder, and what is said and recorded of it."""
+"""One job of a sweep: its launcher, its folder, its status and its line on the terminal."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from wgan_cli.commands.composition import override_key
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.locking import held, locked
-from wgan_cli.run_folder import LOG, OVERRIDES, RunFolder, make_folder, now, remove_if_empty
-from wgan_cli.training.callbacks.log import LogFile
-
-_NOT_BEGUN: dict[str, Any] = {"step": 0, "steps": None, "final": {}, "seconds": 0.0}
+from wgan_cli.run_folder import LOCK, LOG, OVERRIDES, RunFolder, make_folder, remove_if_empty
+from wgan_cli.run_status import now, read_status, write_status
 
 
 class Launcher(enum.Enum):
-    """What starts a sweep's jobs: this process one by one, its workers, submitit or another."""
+    """What runs a sweep's jobs: this process, joblib's workers, submitit or another launcher."""
 
     BASIC = "BasicLauncher"
     JOBLIB = "JoblibLauncher"
@@ -28,29 +28,27 @@ class Launcher(enum.Enum):
 
     @classmethod
     def of(cls, hydra: Any) -> Launcher:
-        """The launcher that Hydra's own node names; by the class it names."""
+        """The launcher of Hydra's config node, by the class that it names."""
         name = str(hydra.launcher._target_).rpartition(".")[2]
         return next((launcher for launcher in cls if launcher.value == name), cls.OTHER)
 
 
-def typed(overrides: Sequence[str]) -> list[str]:
-    """What says what is trained: all that was typed but where to go on, and Hydra's own words."""
-    keys = [word.partition("=")[0].lstrip("+~") for word in overrides]
-    own = ("hydra.", "hydra/")
+def job_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides that define the job: all but `resume` and `hydra.*`."""
     return [
-        word
-        for word, key in zip(overrides, keys, strict=True)
-        if key != "resume" and not key.startswith(own)
+        override
+        for override in overrides
+        if (key := override_key(override)) != "resume" and not key.startswith(("hydra.", "hydra/"))
     ]
 
 
-def take_folder(path: Path, overrides: Sequence[str]) -> Path:
-    """The folder of a sweep's job: the one that holds these overrides, else a free one, marked.
+def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
+    """Reserve a folder for a job: the one that holds these overrides, else a free one.
 
-    Jobs that start in one instant take theirs one after the other. Raises `FolderInUseError` where
-    the sweep's folders have names of their own and this one holds another job.
+    Jobs that start at the same time reserve theirs one after the other. Raises `FolderInUseError`
+    where the folders are named by the user (not by number) and this one holds another job.
     """
-    wanted = sorted(typed(overrides))
+    wanted = sorted(job_overrides(overrides))
     with held(path.parent / ".jobs.lock"):
         for other in (RunFolder(other) for other in path.parent.iterdir() if other.is_dir()):
             if other.taken() and sorted(other.read_overrides()) == wanted:
@@ -68,12 +66,12 @@ def take_folder(path: Path, overrides: Sequence[str]) -> Path:
                 " hydra.sweep.dir or hydra.sweep.subdir."
             )
         make_folder(path)
-        folder.write_overrides(typed(overrides))
+        folder.write_overrides(job_overrides(overrides))
     return path
 
 
-def give_back_folder(folder: RunFolder) -> None:
-    """Where no run has begun in a job's folder, as after Ctrl-C, it is free again."""
+def release_job_folder(folder: RunFolder) -> None:
+    """Free a job's folder if no run has begun in it, as after Ctrl-C."""
     if not folder.holds_run():
         (folder.path / OVERRIDES).unlink(missing_ok=True)
 
@@ -81,51 +79,49 @@ def give_back_folder(folder: RunFolder) -> None:
 def record_failure(
     folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
 ) -> None:
-    """`status.json` of a job that failed, and `train.log` where it had not begun.
+    """Write `status.json` of a failed job, and `train.log` if `early` still holds its messages.
 
-    `early` keeps what the job has said until then. What cannot be written is said on stderr.
+    On stderr instead where they cannot be written.
     """
-    # A folder in use is another process's to write.
+    # Another process writes to a folder in use.
     if isinstance(failure, FolderInUseError):
         jobs.error("wgan-train: %s", failure)
         return
-    if isinstance(failure, WganError):
-        state, exit_code, message = failure.state, failure.exit_code, str(failure)
-    else:
-        state, exit_code, message = "failed", 1, f"{type(failure).__name__}: {failure}"
-    outcome = {"state": state, "exit_code": exit_code, "message": message, "ended": now()}
     try:
         make_folder(folder.path)
         if early.buffer:
+            from wgan_cli.training.callbacks.log import LogFile
+
             with file_log(LogFile(folder.path / LOG), early):
                 pass
-        folder.write_overrides(typed(overrides))
-        folder.write_status({**_NOT_BEGUN, "started": now(), **folder.read_status(), **outcome})
+        folder.write_overrides(job_overrides(overrides))
+        before = read_status(folder.path)
+        begun = replace(before, started=before.started or now(), seconds=before.seconds or 0.0)
+        write_status(folder.path, begun.failed(failure))
     except DiskError:
         jobs.error("wgan-train: %s", failure)
 
 
-def record_cut(folder: RunFolder) -> bool:
-    """Whether a job's process ended without a word; `status.json` then says so."""
-    if folder.read_status().get("state") != "running":
+def record_killed(folder: RunFolder) -> bool:
+    """Whether a job's process was killed; if so, write it into `status.json`."""
+    if not read_status(folder.path).running:
         return False
-    lock = locked(folder.path / ".lock")
+    lock = locked(folder.path / LOCK)
     if lock is None:
         return False
     with lock:
-        message = "Its process was killed, as it may be where memory runs out."
-        outcome = {"state": "failed", "exit_code": 1, "message": message, "ended": now()}
-        folder.write_status({**folder.read_status(), **outcome})
+        error = WganError("Its process was killed, as happens where memory runs out.")
+        write_status(folder.path, read_status(folder.path).failed(error))
     return True
 
 
-def line(folder: RunFolder, name: str) -> str:
-    """A job with its state, as it stands in its folder."""
-    status = folder.read_status()
-    state = status.get("state", "waiting")
-    words = " ".join(folder.read_overrides()) or "(defaults)"
-    distance = status.get("final", {}).get("wasserstein/exact")
-    result = f"  exact W1 {distance:.4g}" if distance is not None and state == "finished" else ""
-    took = f"  {status['seconds']:.0f} s" if state not in ("waiting", "running") else ""
-    message = f"  {status['message']}" if status.get("message") else ""
-    return f"job {name:>3}  {state:<11}  {words}{result}{took}{message}"
+def status_line(folder: RunFolder, name: str) -> str:
+    """A job's line on the terminal: name, state, overrides, result, time and message."""
+    status = read_status(folder.path)
+    state = status.state or "waiting"
+    overrides = " ".join(folder.read_overrides()) or "(defaults)"
+    distance = status.final.get("wasserstein/exact") if status.finished else None
+    result = "" if distance is None else f"  exact W1 {distance:.4g}"
+    time = "" if state in ("waiting", "running") else f"  {status.seconds or 0:.0f} s"
+    message = f"  {status.message}" if status.message else ""
+    return f"job {name:>3}  {state:<11}  {overrides}{result}{time}{message}"

@@ -1,4 +1,4 @@
-"""A sweep's jobs in processes beside each other, as joblib's launcher starts them."""
+"""A sweep's jobs in parallel: in the worker processes that joblib's launcher starts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from wgan_cli.locking import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
-# A worker that was asked to end takes up none of the jobs that are still to come.
+# Set once this worker was asked to end: it then starts no other job.
 _over = False
 _prepared = False
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = 1.0
-# In the sweep's folder, a file for each process that has a job, named by its number.
+# In the sweep's folder: a file for each process that runs a job, named by its process id.
 _BUSY = ".workers"
 
 
 def in_worker(folder: Path, job: Callable[[], int]) -> int:
-    """A job's exit code; `folder` is the sweep's.
+    """Run a job in this worker; return its exit code. `folder` is the sweep's.
 
-    A signal ends the job alone: raised here, it would have the others killed. Between jobs it is
-    noted: a worker that died amid taking the next job would block the others.
+    A signal ends the job but raises nothing: joblib would kill the other workers. Between jobs it
+    is only noted: a worker that died while it takes the next job would block the others.
     """
     global _over
     _prepare()
@@ -52,7 +52,7 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
 
 
 def _prepare() -> None:
-    """Before a worker's first job: hear the signals with which it was born blocked."""
+    """Before a worker's first job, unblock the signals that it inherited as blocked."""
     global _prepared
     if _prepared:
         return
@@ -69,7 +69,7 @@ def _note_end(number: int, frame: FrameType | None) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Let this process end, its run saved, where the command that started it is gone."""
+    """Save the run and end this process once the command that started it is gone."""
     while os.getppid() == parent:
         time.sleep(_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -80,10 +80,9 @@ def _watch_parent(parent: int) -> None:
 
 @contextmanager
 def own_gpu(device: str) -> Iterator[str]:
-    """A job's device: where the machine has several GPUs, the one with the fewest jobs on it.
+    """Choose a job's device: of several GPUs, the one with the fewest jobs of this user's sweeps.
 
-    `device` is root's setting; one that names its GPU stays. Counted are this user's jobs on this
-    machine, of every sweep.
+    `device` is the root setting; one that names its GPU is kept.
     """
     import torch
 
@@ -91,34 +90,34 @@ def own_gpu(device: str) -> Iterator[str]:
     if count < 2:
         yield device
         return
-    places = Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}"
-    make_folder(places)
-    with _fewest(places, count) as index:
+    locks = Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}"
+    make_folder(locks)
+    with _least_used(locks, count) as index:
         yield f"cuda:{index}"
 
 
 @contextmanager
-def _fewest(places: Path, count: int) -> Iterator[int]:
-    """Of `count` things the first of which no place, else no second place, ... is held by another.
+def _least_used(locks: Path, count: int) -> Iterator[int]:
+    """The index of the GPU with the fewest jobs, of `count`.
 
-    The place is held inside.
+    Each job holds a lock file of its GPU: the first free one of slot 0, else of slot 1, and so on.
     """
-    for layer in itertools.count():
+    for slot in itertools.count():
         for index in range(count):
-            place = locked(places / f"cuda-{index}-{layer}.lock")
-            if place is not None:
-                with place:
+            lock = locked(locks / f"cuda-{index}-{slot}.lock")
+            if lock is not None:
+                with lock:
                     yield index
                 return
 
 
 @contextmanager
 def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | None]]:
-    """Inside, a signal is given to the workers, which save their runs; this process waits for them.
+    """Within the context, pass stop signals on to the workers, which save their runs.
 
-    Gives a function that tells what the sweep in `folder` is to end by, or None. A second Ctrl-C
-    ends it at once. Workers are born with these signals blocked, as this thread is: they come
-    through another one, and Python runs their handler here.
+    The context gives a function that returns the error of the signal, or None. A second Ctrl-C ends
+    this process at once. Workers inherit this thread's signal mask, so the signals are blocked in
+    it; another thread receives them, and Python runs their handler in this one.
     """
     seen: list[int] = []
 
@@ -127,7 +126,8 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for busy in (folder / _BUSY).glob("*"):
-            # SIGINT may have come to the whole group, and a second one would end a worker unsaved.
+            # Not SIGINT: the terminal may have sent one to the workers too, and a second one would
+            # end them unsaved.
             with suppress(ProcessLookupError):
                 os.kill(int(busy.name), signal.SIGTERM)
 
@@ -142,8 +142,8 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
     listener.start()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
-        # nohup has hang-ups ignored. A shell's background jobs are born with Ctrl-C ignored, and
-        # yet a run heeds it, as where it was sent by name.
+        # Keep nohup's setting, which ignores SIGHUP. A shell starts background jobs with SIGINT
+        # ignored, but a run obeys one that is sent to it.
         if number != signal.SIGHUP or handler != signal.SIG_IGN:
             signal.signal(number, note)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -158,7 +158,7 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
 
 
 def _forget_workers(folder: Path) -> None:
-    """What a killed worker left: its number may be another process's by now."""
+    """Remove the files of killed workers: other processes may have their ids by now."""
     for busy in (folder / _BUSY).glob("*"):
         busy.unlink(missing_ok=True)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A command under torchrun: rank 0 is the command, the others do as it says."""
+"""A command under torchrun: rank 0 runs the command, the other ranks train as it tells them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from wgan_cli.commands.cli import complain
+from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.logs import log
-from wgan_cli.config import validate
+from wgan_cli.config import fill, validate
 from wgan_cli.distributed.process import Process
 from wgan_cli.errors import RankError, WganError
 from wgan_cli.stop_signals import StopSignals
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from wgan_cli.distributed.process_group import ProcessGroup
     from wgan_cli.schema import TrainConfig
 
-# Seconds in which the others have ended too once a run has, if they are still there.
+# Seconds that a rank waits for rank 0 to end once the run has ended.
 _PATIENCE = 15.0
-# And in which they have read how rank 0 ended.
+# Seconds that rank 0 waits for the others to read how it ended.
 _LINGER = 3.0
 
 
-def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
-    """How many processes train, and that another count than before changes the last bits."""
+def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
+    """Log how many processes train, and that another number than before changes the last bits."""
     if world > 1:
         rows = config.batch_size // world
         log.info("%d processes, each with %d samples of every batch", world, rows)
@@ -43,8 +43,8 @@ def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> 
         )
 
 
-def group_of(process: Process) -> ProcessGroup:
-    """The processes of this run, of which torchrun tells; this imports torch."""
+def join_group(process: Process) -> ProcessGroup:
+    """Join the processes of this run, which torchrun has started. This imports torch."""
     from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
 
     group = join_process_group(process)
@@ -52,15 +52,15 @@ def group_of(process: Process) -> ProcessGroup:
     return group
 
 
-def lead(
+def run_leader(
     group: ProcessGroup,
     signals: StopSignals,
     command: Callable[[Callable[[], WganError | None]], int],
 ) -> int:
-    """Rank 0: run the command, unless `signals` say that nobody wants it any more.
+    """Run the command as rank 0, unless a stop signal came already; return its exit code.
 
-    The others end with it. `command` gets what tells why torchrun may ask it to end: another rank's
-    failure, if there is. Returns the exit code.
+    The other ranks end with it. `command` gets a function that returns another rank's failure, if
+    there is one: torchrun then stops all processes.
     """
     code = 1
     try:
@@ -68,19 +68,19 @@ def lead(
         if asked is None:
             code = command(group.failure_of_other_rank)
         else:
-            complain(f"wgan-train: {asked}")
+            print_error(f"wgan-train: {asked}")
             code = asked.exit_code
     finally:
-        _end_by_itself()
+        _ignore_signals()
         group.report_end(code)
         group.close(failed=code != 0)
-        # Where torchrun does not keep the store, it is gone with this process.
+        # Without torchrun's own store, the store is lost with this process.
         group.wait_for_others(_LINGER)
     return code
 
 
-def follow(group: ProcessGroup) -> int:
-    """Train as rank 0 says; returns the exit code. All that a user reads comes from rank 0."""
+def run_follower(group: ProcessGroup) -> int:
+    """Train as rank 0 tells; return the exit code. All that a user reads comes from rank 0."""
     log.addHandler(logging.NullHandler())
     log.propagate = False
     signals, settings = StopSignals(), None
@@ -89,44 +89,50 @@ def follow(group: ProcessGroup) -> int:
         if settings is not None:
             _train(group, settings, signals)
     except (RankError, KeyboardInterrupt):
-        # Rank 0 says why; Ctrl-C goes to all.
+        # Rank 0 writes the message. Ctrl-C goes to all ranks.
         pass
     except Exception as error:
-        _end_by_itself()
-        code = _tell(group, error, 1 if settings is None else settings["batch_size"])
+        _ignore_signals()
+        code = _report_failure(group, error, 1 if settings is None else settings["batch_size"])
         group.close(failed=True)
         return code
-    _end_by_itself()
+    _ignore_signals()
     code = group.leader_exit_code(_PATIENCE)
     group.close(failed=code != 0)
     group.report_end(code)
     return code
 
 
-def _end_by_itself() -> None:
-    """Heed no signal: torchrun asks all processes to end as soon as one has."""
+def _ignore_signals() -> None:
+    """Ignore stop signals: torchrun sends them to all processes as soon as one has ended."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) -> None:
-    from omegaconf import OmegaConf
+    from wgan_cli.build import build_dataset, build_trainer, complete
+    from wgan_cli.machine import choose_machine, find_device, set_up_torch
 
-    from wgan_cli.build import build_dataset, build_trainer
-    from wgan_cli.machine import choose_machine
-
-    config = validate(OmegaConf.create(settings))
-    device = choose_machine(config, group.process)
+    config, _ = fill(validate(settings))
+    device = find_device(config.device, group.process)
+    machine = choose_machine(config, device)
+    set_up_torch(machine, device, group.process, deterministic=config.deterministic)
     group.connect({}, device)
     dataset = group.one_per_machine_first(lambda: build_dataset(config))
-    trainer = build_trainer(config, dataset, device, group, signals=group.share_signals(signals))
+    trainer = build_trainer(
+        complete(config, machine, dataset),
+        dataset,
+        device,
+        group,
+        signals=group.share_signals(signals),
+    )
     group.arrive("start")
     with signals:
         trainer.fit()
 
 
-def _tell(group: ProcessGroup, error: Exception, batch_size: int) -> int:
-    """Leave this process's failure where rank 0 finds it; returns the exit code."""
+def _report_failure(group: ProcessGroup, error: Exception, batch_size: int) -> int:
+    """Store this process's failure for rank 0; return the exit code."""
     from wgan_cli.training.failures import in_plain_words
 
     failure = in_plain_words(error, batch_size)
@@ -134,6 +140,6 @@ def _tell(group: ProcessGroup, error: Exception, batch_size: int) -> int:
         group.report_end(failure.exit_code, str(failure), failure.state)
         return failure.exit_code
     trace = "".join(traceback.format_exception(error)).rstrip()
-    complain(f"wgan-train, rank {group.process.rank}: unexpected error:\n{trace}")
+    print_error(f"wgan-train, rank {group.process.rank}: unexpected error:\n{trace}")
     group.report_end(1, f"{type(failure).__name__}: {failure}")
     return 1

@@ -1,4 +1,7 @@
-"""`wgan-train`: parse, compose, check, then hand over to Hydra, which calls `task` for each run."""
+"""`wgan-train`: parse, compose, check, then let Hydra call `task` for each run.
+
+Nothing here imports Hydra or torch before it is needed: --help and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
-from wgan_cli.commands.cli import answered_while_training, leave
+from wgan_cli.commands.cli import exit_code_of_training, exit_process
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.distributed.process import Process, refuse_in_several, refuse_uneven
-from wgan_cli.errors import ConfigError, FolderInUseError, PreemptedError, WganError
+from wgan_cli.errors import ConfigError, PreemptedError, WganError
 from wgan_cli.files import disk_error
-from wgan_cli.rules import check_rules
+from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 from wgan_cli.stop_signals import StopSignals
 
 if TYPE_CHECKING:
@@ -26,125 +29,181 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# Set by `task`, which Hydra calls and whose return value it drops: the first that is not 0.
+# The first exit code of a `task` that is not 0: Hydra calls `task` and drops what it returns.
 _exit_code = 0
 
 
 def main() -> NoReturn:
     """The console script."""
-    leave(run(sys.argv[1:]))
+    exit_process(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
-    """Run the command line; returns the exit code. A user's mistake is one sentence on stderr.
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code. A user's mistake is one sentence on stderr.
 
-    Where torchrun started several processes, only rank 0 reads the words.
+    Where torchrun started several processes, only rank 0 reads the arguments.
     """
-    place = Process.current()
-    if place.world == 1:
-        return _answered(words, lambda: None)
+    process = Process.current()
+    if process.world == 1:
+        return _run_command(arguments, lambda: None)
     with StopSignals() as signals:
-        # An import of torch that is cut short cannot be done again, and the others are to hear why.
-        from wgan_cli.commands.torchrun import follow, group_of, lead
+        # An interrupted import of torch cannot be repeated, and the other ranks need the reason.
+        from wgan_cli.commands.torchrun import join_group, run_follower, run_leader
 
-        group = group_of(place)
-    return lead(group, signals, partial(_answered, words)) if group.leads else follow(group)
+        group = join_group(process)
+    if group.leads:
+        return run_leader(group, signals, partial(_run_command, arguments))
+    return run_follower(group)
 
 
-def _answered(words: Sequence[str], why_asked: Callable[[], WganError | None]) -> int:
+def _run_command(arguments: Sequence[str], reason: Callable[[], WganError | None]) -> int:
+    """Run the command in this process; `reason` gives why torchrun may ask it to stop."""
     idle = PreemptedError("asked to stop while nothing was training.")
-    return answered_while_training(
-        "wgan-train", lambda: _run(list(words)), lambda: why_asked() or idle
+    return exit_code_of_training(
+        "wgan-train", lambda: _dispatch(list(arguments)), lambda: reason() or idle
     )
 
 
-def _run(words: list[str]) -> int:
-    if "--version" in words:
+def _dispatch(arguments: list[str]) -> int:
+    if "--version" in arguments:
         print(f"wgan-train {__version__}")
         return 0
-    trusted = _take(words, "--trust")
-    if "-h" in words or "--help" in words:
-        own = _take(words, "--config-dir", "-cd")
-        print(help_text(configs_folder(), Path(own[-1]) if own else None))
+    trusted = _take_flag(arguments, "--trust")
+    if "-h" in arguments or "--help" in arguments:
+        config_dirs = _take_flag(arguments, "--config-dir", "-cd")
+        print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
         return 0
+    parsed = _parse(arguments)
+    if parsed.shell_completion or parsed.info or parsed.hydra_help:
+        return _hand_over(arguments)
+    refuse_in_several(Process.current(), sweep=parsed.multirun)
+    composer, overrides, resume = _compose(parsed, trusted)
+    if parsed.cfg:
+        return _show_config(composer, overrides, parsed)
+    if parsed.multirun:
+        return _sweep(composer, overrides)
+    return _single_run(composer, overrides, resume)
 
+
+def _parse(arguments: Sequence[str]) -> Namespace:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    arguments = parser.parse_intermixed_args(words)
-    if arguments.config_path or arguments.experimental_rerun:
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.config_path or parsed.experimental_rerun:
         _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
-    if arguments.shell_completion or arguments.info or arguments.hydra_help:
-        return _hand_over(words)
-    return _train(arguments, trusted)
+    return parsed
 
 
-def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
+def _compose(parsed: Namespace, trusted: Sequence[str]) -> tuple[Composer, list[str], str | None]:
+    """The composer, the overrides and what to resume: a folder, a checkpoint, auto or None."""
     from wgan_cli.commands.composition import quoted, typed_value
-    from wgan_cli.commands.resume import refuse_changes, run_of
-    from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
+    from wgan_cli.commands.folders import named_folder
 
-    overrides = list(arguments.overrides)
-    sweep, place = arguments.multirun, Process.current()
-    refuse_in_several(place, sweep=sweep)
+    overrides = list(parsed.overrides)
     resume = typed_value(overrides, "resume")
-    if sweep and resume not in (None, "auto"):
+    if parsed.multirun and resume not in (None, "auto"):
         raise ConfigError(
             "resume=RUN goes on with one run and -m starts many; to go on with a sweep, start it"
             " again with its hydra.sweep.dir."
         )
-    composer = _composer(arguments, overrides, resume, trusted)
-    if resume == "auto" and not sweep:
-        own = _named_folder(composer.compose(overrides), "run")
-        if any((own / "checkpoints").glob("step_*.pt")):
-            resume = str(own)
+    composer = _composer(parsed, overrides, resume, trusted)
+    if resume == "auto" and not parsed.multirun:
+        folder = named_folder(composer.compose(overrides), "run")
+        if any((folder / "checkpoints").glob("step_*.pt")):
+            resume = str(folder)
             overrides.append(f"resume={quoted(resume)}")
-            composer = _composer(arguments, overrides, resume, trusted)
-    flags = ["--config-name", composer.config_name]
-    if composer.config_dir is not None:
-        flags += ["--config-dir", str(composer.config_dir)]
-    if arguments.cfg:
-        composer.compose(composer.jobs(overrides)[0] if sweep else overrides)
-        shown = ["--cfg", arguments.cfg, *(["--resolve"] if arguments.resolve else [])]
-        package = ["--package", arguments.package] if arguments.package else []
-        return _hand_over([*overrides, *flags, *shown, *package])
-    if sweep:
-        for words in composer.samples(overrides):
-            composed = composer.compose(words)
-            validate(_without_hydra(composed))
-        folder = _new_folder(composed, "sweep", overrides)
-        from wgan_cli.commands.sweep import run_jobs
-        from wgan_cli.commands.sweep_job import Launcher
+            composer = _composer(parsed, overrides, resume, trusted)
+    return composer, overrides, resume
 
-        words = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *flags, "-m"]
-        jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
-        if launcher is Launcher.LOCAL:
-            # It starts all jobs at once, each with as many threads as the machine has cores.
-            share = max(1, (os.cpu_count() or 1) // len(jobs))
-            os.environ.setdefault("OMP_NUM_THREADS", str(share))
-        # Else Hydra answers by a traceback where it cannot write its own multirun.yaml.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        try:
-            return run_jobs(folder, jobs, launcher, lambda: _hand_over(words))
-        except OSError as error:
-            raise disk_error(error, folder / "multirun.yaml") from None
-        finally:
-            remove_if_empty(folder)
-    composed = composer.compose(overrides)
-    config = validate(_without_hydra(composed))
-    check_rules(config)
-    refuse_uneven(place, config.batch_size, going_on=resume not in (None, "auto"))
-    refuse_missing_packages(config)
-    filled, _ = fill(config)
-    if resume not in (None, "auto"):
-        run_folder = run_of(Path(str(resume)))
-        refuse_changes(read_config(run_folder / CONFIG), as_dict(filled), run_folder)
-    folder = _run_folder(composed, overrides, resume)
+
+def _composer(
+    parsed: Namespace, overrides: Sequence[str], resume: str | None, trusted: Sequence[str]
+) -> Composer:
+    """A composer of the shipped configs, of a user's own, or of a run's saved config."""
+    from wgan_cli.commands.composition import PRIMARY, Composer, register_saved
+    from wgan_cli.commands.resume import run_of, saved_config
+
+    config_dir = Path(parsed.config_dir).absolute() if parsed.config_dir else None
+    name = (parsed.config_name or PRIMARY).removesuffix(".yaml")
+    if resume is not None and resume != "auto":
+        saved = saved_config(run_of(Path(resume)) / CONFIG, trusted)
+        return Composer(register_saved(saved, overrides), config_dir)
+    if config_dir is None or not (config_dir / f"{name}.yaml").is_file():
+        return Composer(name, config_dir)
+    primary = config_dir / f"{name}.yaml"
+    if parsed.config_name is None and "defaults" in read_config(primary):
+        return Composer(name, config_dir)
+    return Composer(register_saved(saved_config(primary, trusted), overrides), config_dir)
+
+
+def _show_config(composer: Composer, overrides: list[str], parsed: Namespace) -> int:
+    """Show the config and stop, for --cfg."""
+    composer.compose(composer.jobs(overrides)[0] if parsed.multirun else overrides)
+    flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
+    package = ["--package", parsed.package] if parsed.package else []
+    return _hand_over([*overrides, *composer.flags, *flags, *package])
+
+
+def _sweep(composer: Composer, overrides: list[str]) -> int:
+    """Check every value of a sweep, then run its jobs."""
+    from wgan_cli.commands.composition import quoted, without_hydra
+    from wgan_cli.commands.folders import new_folder
+    from wgan_cli.commands.sweep import run_jobs
+    from wgan_cli.commands.sweep_job import Launcher
+
+    for sample in composer.samples(overrides):
+        composed = composer.compose(sample)
+        validate(without_hydra(composed))
+    folder = new_folder(composed, "sweep", overrides)
+    handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
+    jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
+    if launcher is Launcher.LOCAL:
+        # It starts all jobs at once, and each would take as many threads as there are cores.
+        share = max(1, (os.cpu_count() or 1) // len(jobs))
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    # Without it, Hydra shows a traceback where it cannot write its own multirun.yaml.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *flags])
+        return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
+    except OSError as error:
+        raise disk_error(error, folder / "multirun.yaml") from None
     finally:
         remove_if_empty(folder)
+
+
+def _single_run(composer: Composer, overrides: list[str], resume: str | None) -> int:
+    """Check all settings of one run, make its folder, and run it."""
+    from wgan_cli.commands.composition import quoted, without_hydra
+    from wgan_cli.commands.folders import run_folder
+    from wgan_cli.commands.resume import refuse_changes, run_of
+
+    resumed = None if resume in (None, "auto") else Path(str(resume))
+    composed = composer.compose(overrides)
+    config = validate(without_hydra(composed))
+    refuse_uneven(Process.current(), config.batch_size, going_on=resumed is not None)
+    refuse_missing_packages(config)
+    filled, _ = fill(config)
+    if resumed is not None:
+        run_to_resume = run_of(resumed)
+        refuse_changes(read_config(run_to_resume / CONFIG), as_dict(filled), run_to_resume)
+    folder = run_folder(composed, overrides, resume)
+    try:
+        return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *composer.flags])
+    finally:
+        remove_if_empty(folder)
+
+
+def _hand_over(arguments: list[str]) -> int:
+    """Let Hydra parse these arguments and call `task`; return the exit code that `task` left."""
+    import hydra
+
+    global _exit_code
+    _exit_code = 0
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="train")(task)()
+    return _exit_code
 
 
 def task(config: DictConfig) -> None:
@@ -155,11 +214,10 @@ def task(config: DictConfig) -> None:
     from wgan_cli.commands.run import execute
     from wgan_cli.commands.sweep_job import Launcher
     from wgan_cli.commands.sweep_workers import in_worker, own_gpu
-    from wgan_cli.run_folder import remove_if_empty
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    overrides = [str(word) for word in hydra.overrides.task]
+    overrides = [str(override) for override in hydra.overrides.task]
     sweep = hydra.mode == RunMode.MULTIRUN
 
     def job() -> int:
@@ -175,106 +233,18 @@ def task(config: DictConfig) -> None:
     _exit_code = _exit_code or code
 
 
-def _composer(
-    arguments: Namespace, overrides: Sequence[str], resume: str | None, trusted: Sequence[str]
-) -> Composer:
-    """What composes this command: the shipped configs, a user's own, or a run's saved config."""
-    from wgan_cli.commands.composition import PRIMARY, Composer, register_saved
-    from wgan_cli.commands.resume import run_of, saved_config
-
-    own = Path(arguments.config_dir).absolute() if arguments.config_dir else None
-    name = (arguments.config_name or PRIMARY).removesuffix(".yaml")
-    if resume is None or resume == "auto":
-        if own is None or not (own / f"{name}.yaml").is_file():
-            return Composer(name, own)
-        from wgan_cli.run_folder import read_config
-
-        if arguments.config_name is None and "defaults" in read_config(own / f"{name}.yaml"):
-            return Composer(name, own)
-        saved = saved_config(own / f"{name}.yaml", trusted)
-    else:
-        saved = saved_config(run_of(Path(resume)) / "config.yaml", trusted)
-    return Composer(register_saved(saved, overrides), own)
-
-
-def _run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
-    """Where the run goes, made: its own folder, or the one it goes on in."""
-    from wgan_cli.run_folder import make_folder
-
-    if resume == "auto":
-        folder = _named_folder(composed, "run")
-    elif resume is not None and Path(resume).is_dir():
-        folder = Path(resume)
-    else:
-        return _new_folder(composed, "run", overrides)
-    make_folder(folder)
-    return folder
-
-
-def _named_folder(composed: DictConfig, mode: str) -> Path:
-    """What hydra.run.dir or hydra.sweep.dir says."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        name = composed.hydra[mode].dir
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"hydra.{mode}.dir: {str(error).splitlines()[0]}.") from None
-    if not name:
-        raise ConfigError(f"hydra.{mode}.dir must name a folder.")
-    return Path(name)
-
-
-def _new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Path:
-    """The same, made: where the clock names it, one that no other start has."""
-    from omegaconf import OmegaConf
-
-    from wgan_cli.commands.composition import typed_value
-    from wgan_cli.commands.paths import reserved
-    from wgan_cli.run_folder import RunFolder, make_folder, taken_message
-
-    folder = _named_folder(composed, mode)
-    pattern = OmegaConf.to_container(composed.hydra[mode])
-    assert isinstance(pattern, dict)
-    if "${now:" in pattern["dir"] and typed_value(overrides, f"hydra.{mode}.dir") is None:
-        return reserved(folder)
-    if RunFolder(folder).holds_run():
-        raise FolderInUseError(taken_message(folder))
-    make_folder(folder)
-    return folder
-
-
 def _refuse(message: str) -> NoReturn:
     raise ConfigError(f"{message}; wgan-train --help shows what there is.")
 
 
-def _without_hydra(composed: DictConfig) -> DictConfig:
-    from omegaconf import open_dict
-
-    plain = composed.copy()
-    with open_dict(plain):
-        del plain["hydra"]
-    return plain
-
-
-def _hand_over(words: list[str]) -> int:
-    """Let Hydra parse these words and run `task`; returns what `task` left as exit code."""
-    import hydra
-
-    global _exit_code
-    _exit_code = 0
-    sys.argv = [sys.argv[0], *words]
-    hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="train")(task)()
-    return _exit_code
-
-
-def _take(words: list[str], *flags: str) -> list[str]:
-    """Remove `flag VALUE` and `flag=VALUE` from the words; returns the values."""
+def _take_flag(arguments: list[str], *names: str) -> list[str]:
+    """Remove `NAME VALUE` and `NAME=VALUE` from the arguments; return the values."""
     values = []
-    for place in reversed(range(len(words))):
-        flag, equals, value = words[place].partition("=")
-        if flag in flags:
-            if not equals and place + 1 >= len(words):
-                raise ConfigError(f"{flag} needs a value.")
-            values.append(value if equals else words.pop(place + 1))
-            del words[place]
+    for index in reversed(range(len(arguments))):
+        name, equals, value = arguments[index].partition("=")
+        if name in names:
+            if not equals and index + 1 >= len(arguments):
+                raise ConfigError(f"{name} needs a value.")
+            values.append(value if equals else arguments.pop(index + 1))
+            del arguments[index]
     return values[::-1]

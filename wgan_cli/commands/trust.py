@@ -1,4 +1,4 @@
-"""Which classes a folder's config may name."""
+"""Check which classes a folder's config names before they are imported and built."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from torch import nn
 from wgan_cli.errors import CheckpointError
 from wgan_cli.schema import SCHEMAS
 
-# Hydra logs what it raises; the exception is answered here.
+# Hydra also logs the errors that it raises; they are handled here.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
-# Targets under these names may come from a folder, if they are networks or optimizers at home
-# there.
-_HOMES = ("wgan_cli", "torch.nn", "torch.optim")
+# A folder may name networks and optimizers that these packages define.
+_PACKAGES = ("wgan_cli", "torch.nn", "torch.optim")
 
 
 def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
-    """Refuse targets that a folder's config may not name. Raises `CheckpointError`.
+    """Raise `CheckpointError` for a target that a folder's config may not name.
 
-    Allowed are what the shipped configs name, networks and optimizers at home in wgan_cli, torch.nn
-    or torch.optim, and whatever lies under a prefix the user trusts.
+    It may name what the shipped configs name, networks and optimizers that wgan_cli, torch.nn or
+    torch.optim define, and anything under a prefix in `trusted`.
     """
     for target in _targets(config):
         if not isinstance(target, str):
             raise CheckpointError(f"The run's config has {target!r} where a class's name goes.")
         if target in SCHEMAS or any(_under(target, prefix) for prefix in trusted):
             continue
-        if not _at_home(target):
+        if not _is_defined_in_packages(target):
             raise CheckpointError(
                 f"The run's config names {target}, which is not part of wgan-train. If you trust"
                 f" that code, add --trust {target.rpartition('.')[0] or target}."
@@ -44,17 +43,17 @@ def _under(target: str, prefix: str) -> bool:
     return target == prefix or target.startswith(prefix + ".")
 
 
-def _at_home(target: str) -> bool:
-    if not any(_under(target, home) for home in _HOMES):
+def _is_defined_in_packages(target: str) -> bool:
+    if not any(_under(target, package) for package in _PACKAGES):
         return False
     try:
-        found = get_object(target)
+        component = get_object(target)
     except Exception:
         return False
     return (
-        inspect.isclass(found)
-        and issubclass(found, nn.Module | torch.optim.Optimizer)
-        and any(_under(found.__module__, home) for home in _HOMES)
+        inspect.isclass(component)
+        and issubclass(component, nn.Module | torch.optim.Optimizer)
+        and any(_under(component.__module__, package) for package in _PACKAGES)
     )
 
 

@@ -93,6 +93,28 @@ class Counts:
     many: int
 
 
+def sample_counts(
+    dataset: Dataset, few: int | None = None, many: int | None = None, at_most: int = MANY
+) -> Counts:
+    """How many samples an evaluation takes: those asked for, or what there is, `many` `at_most`.
+
+    Raises `ConfigError` where more are asked for than there are.
+    """
+    chosen, _ = held_out_halves(dataset, few)
+    most, size = len(dataset.held_out), dataset.training_size
+    if size is not None:
+        most = min(most, size // 4)
+    if many is None:
+        many = min(at_most, most)
+    if many > most:
+        raise ConfigError(
+            f"feature_samples={many} (wgan-eval --n-features) is too many for {dataset.name}:"
+            f" at most {most}, for there are {len(dataset.held_out)} held-out samples, and a"
+            " quarter of the training part is kept for the floor."
+        )
+    return Counts(len(chosen), many)
+
+
 class Reference:
     """The real side of every comparison, the same samples in every evaluation.
 
@@ -100,8 +122,8 @@ class Reference:
     against `real` is what as many samples of the truth score, the floor. The few of `other` are
     held out too. The many are training samples, from a fixed random quarter of the training part
     (at most 10,000) that the classifier is not trained on: features of images it has seen would
-    not be those of new ones. Where `many` is null there are `at_most`. With `conditional`, samples
-    come with their classes. Raises `ConfigError` where more samples are asked for than there are.
+    not be those of new ones. `sample_counts` says how many there are of each. With `conditional`,
+    samples come with their classes.
     """
 
     def __init__(
@@ -113,29 +135,17 @@ class Reference:
         many: int | None = None,
         *,
         conditional: bool = False,
-        at_most: int = MANY,
     ) -> None:
         held_out = dataset.held_out
-        chosen, others = held_out_halves(dataset, few)
+        self.counts = sample_counts(dataset, few, many)
+        chosen, others = held_out_halves(dataset, self.counts.few)
         labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
         self._order = _order(dataset)
-        most = len(held_out)
-        if self._order is not None:
-            most = min(most, len(self._order) // 4)
-        if many is None:
-            many = min(at_most, most)
-        if many > most:
-            raise ConfigError(
-                f"feature_samples={many} (wgan-eval --n-features) is too many for {dataset.name}:"
-                f" at most {most}, for there are {len(held_out)} held-out samples, and a quarter of"
-                " the training part is kept for the floor."
-            )
         self.dataset = dataset
         self.device = device
-        self.counts = Counts(len(chosen), many)
         # The held-out part may come sorted by class.
         order = Draws(FIXED_SEED, Stream.EVALUATION, 4).numpy().permutation(len(held_out))
-        places = torch.from_numpy(order[:many]).sort().values
+        places = torch.from_numpy(order[: self.counts.many]).sort().values
         self.real = Samples(
             as_floats(held_out[chosen].to(device)),
             lambda: self._batches(held_out[places]),

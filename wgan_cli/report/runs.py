@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,8 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from wgan_cli.environment import read_command
 from wgan_cli.report.settings import as_value, flat_settings, read_yaml
-from wgan_cli.run_folder import CONFIG, ENVIRONMENT, STATUS, RunFolder
+from wgan_cli.run_folder import CONFIG, RunFolder
+from wgan_cli.run_status import STATUS, read_status
 
 RUNNING, CUT_OFF = "running", "cut off"
 # States that no resume mends by itself: these rows go last and enter no mean or curve.
@@ -175,29 +176,26 @@ def _name(folder: Path, base: Path) -> str:
 
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
-    status: dict[str, Any] = _tried(lambda: readable(folder.read_status()), {})
-    gone = status.get("state") == RUNNING and folder.left()
+    status = read_status(path)
+    gone = status.running and folder.left()
     if gone:
         # It may have ended since its status was read.
-        status = _tried(lambda: readable(folder.read_status()), {})
+        status = read_status(path)
     run = Run(path, readable(name), words=_tried(lambda: readable(folder.read_overrides()), []))
-    run.argv = _tried(lambda: readable(_argv(path / ENVIRONMENT)), [])
+    run.argv = _tried(lambda: readable(read_command(path)), [])
     run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
-    run.state = str(status.get("state", "unknown"))
-    run.message = " ".join(str(status.get("message") or "").split())
-    if gone and run.state == RUNNING:
+    run.state = status.state or "unknown"
+    run.message = " ".join(status.message.split())
+    if gone and status.running:
         run.state = CUT_OFF
         again = f"its process is gone; resume={readable(str(path))} goes on with it"
         run.message = f"{run.message} {again}".strip()
-    run.ended = str(status.get("ended") or "")
-    run.step = _number(status.get("step"), int) or 0
-    run.steps = _number(status.get("steps"), int) or _number(run.config.get("steps"), int)
-    run.seconds = _number(status.get("seconds"), float)
-    final = status.get("final")
-    if isinstance(final, dict):
-        numbers = {str(tag): _number(value, float) for tag, value in final.items()}
-        run.final = {tag: value for tag, value in numbers.items() if value is not None}
-    if not status:
+    run.ended = status.ended or ""
+    run.step = status.step
+    run.steps = status.steps or _number(run.config.get("steps"), int)
+    run.seconds = status.seconds
+    run.final = dict(status.final)
+    if not status.state:
         run.final = {tag: float(values[-1]) for tag, (_, values) in run.curves.items()}
         run.step = max((int(steps[-1]) for steps, _ in run.curves.values()), default=0)
     return run
@@ -220,10 +218,6 @@ def _tried(read: Callable[[], T], otherwise: T) -> T:
         return read()
     except Exception:
         return otherwise
-
-
-def _argv(path: Path) -> list[str]:
-    return [str(word) for word in json.loads(path.read_text())["command"]]
 
 
 def _config(path: Path) -> dict[str, Any]:

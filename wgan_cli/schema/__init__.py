@@ -1,7 +1,7 @@
-"""The types and ranges of every setting: one dataclass a component, and the root's.
+"""The types and ranges of every setting: a dataclass for each component, and those of the root.
 
-Default values stand in `configs/`, once; here are types, ranges and what each setting is. A setting
-with a default here is one that saved configs of earlier versions do not have.
+Default values are in `configs/`, once. A setting that has a default here too is one that the saved
+configs of earlier versions lack.
 """
 
 from wgan_cli.schema.constraints import CONSTRAINTS
@@ -10,9 +10,17 @@ from wgan_cli.schema.losses import LOSSES
 from wgan_cli.schema.metrics import METRICS
 from wgan_cli.schema.models import MODELS
 from wgan_cli.schema.optimizers import OPTIMIZERS
-from wgan_cli.schema.root import TrainConfig
+from wgan_cli.schema.root import FilledConfig, RunConfig, TrainConfig
 
-__all__ = ["METRICS", "SCHEMAS", "SCHEMAS_OF", "Recommended", "TrainConfig"]
+__all__ = [
+    "METRICS",
+    "SCHEMAS",
+    "SCHEMAS_OF",
+    "FilledConfig",
+    "Recommended",
+    "RunConfig",
+    "TrainConfig",
+]
 
 # Options shipped here, by group and target. Anything else is a user's own, checked against its
 # signature.

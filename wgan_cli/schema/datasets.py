@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,7 +206,7 @@ _SIDES = {
 }
 
 
-def known_side(node: dict[str, Any]) -> int | None:
+def known_side(node: Mapping[str, Any]) -> int | None:
     """The side of a data set's images, 0 for points of the plane; None where files tell."""
     if node["_target_"] not in DATASETS:
         return None

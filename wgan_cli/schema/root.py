@@ -1,18 +1,26 @@
-"""The settings of `configs/train.yaml`."""
+"""A run's settings, in three stages: as typed, with recommendations filled in, and complete."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from wgan_cli.schema.metrics import METRICS
 from wgan_cli.schema.settings import setting
 
+if TYPE_CHECKING:
+    # The node of a group: settings by name, read-only.
+    Component = Mapping[str, Any]
+else:
+    # OmegaConf, which reads these annotations, does not know Mapping.
+    Component = Any
 
-@dataclass
+
+@dataclass(frozen=True)
 class CriticWarmup:
     """More critic updates for the first `steps` generator updates and at every `every`-th."""
 
@@ -21,15 +29,15 @@ class CriticWarmup:
     every: int = setting(at_least=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class GradientClipping:
-    """The longest gradient of each network, over all its weights; null: any length."""
+    """The largest norm of each network's gradient, over all its weights; null: no limit."""
 
     critic: float | None = setting(default=None, above=0, at_most=1e30)
     generator: float | None = setting(default=None, above=0, at_most=1e30)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decay:
     """The learning rate's decay to zero over `steps` generator updates."""
 
@@ -37,23 +45,30 @@ class Decay:
     steps: int | None = setting(at_least=1)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class FilledDecay(Decay):
+    """The decay that a run uses; `steps` is null where `kind` is none."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
 class RollbackConfig:
-    """How often a run that diverges goes back, and by how much its learning rates fall then."""
+    """How often a run that diverges goes back, and the factor on its learning rates each time."""
 
     times: int = setting(at_least=1)
     lr_factor: float = setting(above=0, below=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
-    """A run's settings: five groups as plain dicts, and the settings of `configs/train.yaml`."""
+    """The settings of `configs/train.yaml` as typed; most that may be null mean: choose for me."""
 
-    dataset: Any = None
-    model: Any = None
-    loss: Any = None
-    constraint: Any = None
-    optimizer: Any = None
+    dataset: Component = setting(default=None)
+    model: Component = setting(default=None)
+    loss: Component = setting(default=None)
+    constraint: Component = setting(default=None)
+    optimizer: Component = setting(default=None)
 
     seed: int = setting(at_least=0, at_most=2**63 - 1)
     device: str = MISSING
@@ -87,3 +102,27 @@ class TrainConfig:
     profile: bool = False
 
     resume: str | None = MISSING
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledConfig(TrainConfig):
+    """The settings after `config.fill`: the machine's, `metrics` and sample counts may be open."""
+
+    steps: int
+    latent_dim: int
+    n_critic: int
+    ema: float
+    decay: FilledDecay
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FilledConfig):
+    """Every setting of a run, as `config.yaml` and checkpoints hold them."""
+
+    device: str
+    threads: int
+    precision: str
+    compile: bool
+    metrics: list[str]
+    eval_samples: int
+    feature_samples: int

@@ -1,4 +1,4 @@
-"""A field of a schema with its range."""
+"""A setting in a schema: a dataclass field with the range of its values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def setting(
     multiple_of: int | None = None,
     choices: tuple[str, ...] | tuple[int, ...] | None = None,
 ) -> Any:
-    """A field with its range; without a default unless given, as defaults stand in YAML."""
+    """A field with a range. Most have no `default` here: the defaults are in YAML."""
     limits = {
         "at_least": at_least,
         "above": above,

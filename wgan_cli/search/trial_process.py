@@ -13,6 +13,7 @@ from typing import TextIO
 from wgan_cli.errors import InterruptedRunError, PreemptedError
 from wgan_cli.files import disk_error
 from wgan_cli.run_folder import METRICS, RunFolder
+from wgan_cli.run_status import read_status
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED
 
 CONSOLE = "console.log"
@@ -91,7 +92,7 @@ def carry_out(
 
     def hopeless() -> bool:
         # At its last step nothing is saved by ending it.
-        last, found = run.read_status().get("steps"), False
+        last, found = read_status(run.path).steps, False
         for step, value in course.news():
             found |= report(step, value) and step != last
         return found
@@ -127,7 +128,7 @@ def carry_out(
 
 
 def _finished(run: RunFolder) -> bool:
-    return run.read_status().get("state") == FINISHED
+    return read_status(run.path).finished
 
 
 def _ending(code: int, course: Course) -> Ending:
@@ -147,10 +148,9 @@ def _ending(code: int, course: Course) -> Ending:
 
 def _reason(code: int, run: RunFolder) -> str:
     """Why a run failed: by its status, by the signal that ended it, or by its last line."""
-    status = run.read_status()
-    if status.get("exit_code") == code and status.get("message"):
-        # JSON can spell half a sign, which neither a terminal nor a file takes.
-        return str(status["message"]).encode(errors="replace").decode()
+    status = read_status(run.path)
+    if status.exit_code == code and status.message:
+        return status.message
     if code == -signal.SIGKILL:
         return "ended by SIGKILL, as where memory runs out"
     if code < 0:

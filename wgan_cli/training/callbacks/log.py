@@ -24,6 +24,7 @@ class LogFile(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.path = path
         self.failure: DiskError | None = None
         self._path = path
         self._file: Growing | None = None
@@ -34,6 +35,7 @@ class LogFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, or keep why not."""
+        assert self._file is not None
         try:
             assert self._file is not None
             self._file.write(self.format(record).encode() + b"\n")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import replace
 
-from wgan_cli.errors import WganError
-from wgan_cli.run_folder import RunFolder, now
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.run_status import RunStatus, now, read_status, write_status
 from wgan_cli.training.callbacks.protocol import Callback, Point
 from wgan_cli.training.trainer import Trainer
 
@@ -28,20 +28,18 @@ class Record(Callback):
     def on_start(self, trainer: Trainer) -> None:
         """Drop what a resume measures again; go on with the clock of an earlier start."""
         self._forget_after(trainer.recorded)
-        before = self.folder.read_status()
-        started, seconds = before.get("started"), before.get("seconds")
-        costs = before.get("evaluation_seconds")
+        before = read_status(self.folder.path)
         if trainer.step or trainer.inner:
-            self._started = started if isinstance(started, str) else self._started
-            self._seconds_before = seconds if isinstance(seconds, float) else 0.0
-            self._costs.update(costs if isinstance(costs, dict) else {})
+            self._started = before.started or self._started
+            self._seconds_before = before.seconds or 0.0
+            self._costs.update(before.evaluation_seconds)
         self._clock = time.perf_counter()
-        self._write(trainer, "running")
+        self._write_running(trainer)
 
     def on_rollback(self, trainer: Trainer) -> None:
         """Drop what comes again, and tell of the return at once."""
         self._forget_after(trainer.recorded)
-        self._write(trainer, "running")
+        self._write_running(trainer)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         """Write what was measured."""
@@ -52,16 +50,16 @@ class Record(Callback):
             self.final.update(point.values)
             self.folder.append_metrics(point.step, point.values)
         if point.log:
-            self._write(trainer, "running")
+            self._write_running(trainer)
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """The outcome."""
+        status = self._status(trainer)
         if error is None:
-            self._write(trainer, "finished", 0, "")
-        elif isinstance(error, WganError):
-            self._write(trainer, error.state, error.exit_code, str(error))
+            status = replace(status, state="finished", exit_code=0, ended=now())
         else:
-            self._write(trainer, "failed", 1, f"{type(error).__name__}: {error}")
+            status = status.failed(error)
+        write_status(self.folder.path, status)
 
     def _forget_after(self, step: int) -> None:
         self.folder.forget_metrics_after(step)
@@ -69,20 +67,17 @@ class Record(Callback):
         for point in self.folder.read_metrics():
             self.final.update({tag: value for tag, value in point.items() if tag != "step"})
 
-    def _write(
-        self, trainer: Trainer, state: str, exit_code: int | None = None, message: str = ""
-    ) -> None:
-        status: dict[str, Any] = {
-            "state": state,
-            "exit_code": exit_code,
-            "step": trainer.step,
-            "steps": trainer.steps,
-            "message": message,
-            "final": self.final,
-            "returns": trainer.returns.state(),
-            "started": self._started,
-            "ended": now() if exit_code is not None else None,
-            "evaluation_seconds": {metric: round(s, 3) for metric, s in self._costs.items()},
-            "seconds": round(self._seconds_before + time.perf_counter() - self._clock, 3),
-        }
-        self.folder.write_status(status)
+    def _write_running(self, trainer: Trainer) -> None:
+        write_status(self.folder.path, self._status(trainer))
+
+    def _status(self, trainer: Trainer) -> RunStatus:
+        return RunStatus(
+            state="running",
+            step=trainer.step,
+            steps=trainer.steps,
+            final=self.final,
+            returns=trainer.returns.state(),
+            started=self._started,
+            evaluation_seconds={metric: round(s, 3) for metric, s in self._costs.items()},
+            seconds=round(self._seconds_before + time.perf_counter() - self._clock, 3),
+        )

@@ -1,0 +1,74 @@
+"""The folder of a run or a sweep: named by the config, made before anything runs in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wgan_cli.commands.composition import typed_value
+from wgan_cli.errors import ConfigError, FolderInUseError
+from wgan_cli.files import disk_error
+from wgan_cli.run_folder import RunFolder, make_folder, taken_message
+
+
+def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
+    """Make the folder of a run: a new one, or the one that it goes on in."""
+    if resume == "auto":
+        folder = named_folder(composed, "run")
+    elif resume is not None and Path(resume).is_dir():
+        folder = Path(resume)
+    else:
+        return new_folder(composed, "run", overrides)
+    make_folder(folder)
+    return folder
+
+
+def new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Path:
+    """Make a new folder for a run or a sweep; a default name gets a number where it is taken.
+
+    Raises `FolderInUseError` where the user named a folder that holds a run.
+    """
+    folder = named_folder(composed, mode)
+    pattern = OmegaConf.to_container(composed.hydra[mode])
+    assert isinstance(pattern, dict)
+    if "${now:" in pattern["dir"] and typed_value(overrides, f"hydra.{mode}.dir") is None:
+        return reserved(folder)
+    if RunFolder(folder).holds_run():
+        raise FolderInUseError(taken_message(folder))
+    make_folder(folder)
+    return folder
+
+
+def named_folder(composed: DictConfig, mode: str) -> Path:
+    """The folder of `hydra.run.dir` or `hydra.sweep.dir`; `mode` is run or sweep."""
+    try:
+        name = composed.hydra[mode].dir
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"hydra.{mode}.dir: {str(error).splitlines()[0]}.") from None
+    if not name:
+        raise ConfigError(f"hydra.{mode}.dir must name a folder.")
+    return Path(name)
+
+
+def reserved(path: Path) -> Path:
+    """Make a new folder: `path`, or path-1, path-2, ... where other starts have that name.
+
+    Starts in the same instant get the same name, and only one of them can make the folder. Raises
+    `DiskError`.
+    """
+    for number in itertools.count():
+        candidate = path.with_name(f"{path.name}-{number}") if number else path
+        make_folder(candidate.parent)
+        try:
+            candidate.mkdir()
+        # A start that was refused may remove the parent folder as soon as it is empty.
+        except (FileExistsError, FileNotFoundError):
+            continue
+        except OSError as error:
+            raise disk_error(error, candidate, done="made") from None
+        return candidate
+    raise AssertionError("numbers do not end")

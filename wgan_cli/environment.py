@@ -1,0 +1,49 @@
+"""`environment.json`: what a run was started with: versions, machine and command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wgan_cli.files import write_whole
+
+ENVIRONMENT = "environment.json"
+_PACKAGES = [
+    "wgan-train",
+    "torch",
+    "torchvision",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "tensorboard",
+]
+
+
+def write_environment(folder: Path, **more: Any) -> None:
+    """Write the environment of this process, and `more`. Raises `DiskError`."""
+    environment = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        **more,
+    }
+    write_whole(folder / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
+
+
+def read_command(folder: Path) -> list[str]:
+    """The command line of the process that trained here last."""
+    return [str(word) for word in json.loads((folder / ENVIRONMENT).read_text())["command"]]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,127 @@
+"""`status.json`: how far a run is, or how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wgan_cli.errors import DiskError, WganError
+from wgan_cli.files import write_over, write_whole
+
+STATUS = "status.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The fields of `status.json`, in its order.
+
+    `state` is empty where no run has begun; `final` holds the newest value of every tag;
+    `evaluation_seconds` the time that each metric took, over all evaluations; `seconds` the run's,
+    over all its starts.
+    """
+
+    state: str = ""
+    exit_code: int | None = None
+    step: int = 0
+    steps: int | None = None
+    message: str = ""
+    final: Mapping[str, float] = field(default_factory=dict)
+    returns: Sequence[Mapping[str, Any]] = ()
+    started: str = ""
+    ended: str | None = None
+    evaluation_seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the run has begun and has not ended, as far as it could write."""
+        return self.state == "running"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.state == "finished"
+
+    def failed(self, error: BaseException) -> RunStatus:
+        """The status once the run has ended by `error`."""
+        if isinstance(error, WganError):
+            state, exit_code, message = error.state, error.exit_code, str(error)
+        else:
+            state, exit_code, message = "failed", 1, f"{type(error).__name__}: {error}"
+        return dataclasses.replace(
+            self, state=state, exit_code=exit_code, message=message, ended=now()
+        )
+
+
+def read_status(folder: Path) -> RunStatus:
+    """The status of the run in `folder`. A file or a field that cannot be read has the default."""
+    try:
+        fields = json.loads((folder / STATUS).read_text())
+    except (OSError, ValueError):
+        return RunStatus()
+    if not isinstance(fields, dict):
+        return RunStatus()
+    returns = fields.get("returns")
+    return RunStatus(
+        state=_text(fields.get("state")),
+        exit_code=_number(fields.get("exit_code"), int),
+        step=_number(fields.get("step"), int) or 0,
+        steps=_number(fields.get("steps"), int),
+        message=_text(fields.get("message")),
+        final=_numbers(fields.get("final")),
+        returns=returns if isinstance(returns, list) else (),
+        started=_text(fields.get("started")),
+        ended=_text(fields.get("ended")) or None,
+        evaluation_seconds=_numbers(fields.get("evaluation_seconds")),
+        seconds=_number(fields.get("seconds"), float),
+    )
+
+
+def write_status(folder: Path, status: RunStatus) -> None:
+    """Replace `status.json` atomically. Raises `DiskError`.
+
+    The end of a run is written even where the disk has no room for a second file: over the first.
+    """
+    fields, ended = dataclasses.asdict(status), status.exit_code is not None
+    path = folder / STATUS
+    try:
+        write_whole(path, (json.dumps(fields, indent=2) + "\n").encode(), durable=ended)
+    except DiskError:
+        if not (ended and write_over(path, json.dumps(fields).encode() + b"\n")):
+            raise
+
+
+def now() -> str:
+    """The current time in UTC, as `status.json` has it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _text(value: Any) -> str:
+    # JSON can spell half a character, which neither a terminal nor a file accepts.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, dict):
+        return {}
+    numbers = {_text(key): _number(value, float) for key, value in values.items()}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+def _number(value: Any, kind: type[T]) -> T | None:
+    """A finite number of this kind, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
+    except OverflowError:
+        # An integer that is too large for a float.
+        return None
