@@ -17,17 +17,15 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
-from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig
-from wgan_cli.schema.constraints import CLIPPING
-from wgan_cli.validation import typed
+from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig, traits
+from wgan_cli.schema.traits import TRAITS
+from wgan_cli.validation import typed, typed_given
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
-# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and
-# no rate for other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
+# arXiv 1701.07875, Algorithm 1, which gives no number of steps.
 PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
-PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
 DEFAULT_LATENT_DIM = 64
 
@@ -78,16 +76,16 @@ def fill(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if config.n_critic is None:
         advised = advice.get("n_critic")
         config.n_critic = choose("n_critic", advised, PAPER_N_CRITIC, "the paper's")
-    if config.clip is None and config.constraint["_target_"] == CLIPPING:
+    if config.clip is None and traits("constraint", config.constraint).takes_clip:
         config.clip = choose("clip", advice.get("clip"), PAPER_CLIP, "the paper's")
     if "lr" in config.optimizer and config.optimizer["lr"] is None and not own_rates(config):
         name = config.optimizer.get("name", "")
         rate = (advice.get("lr") or {}).get(name)
-        if rate is None and name not in PAPER_LEARNING_RATE:
+        usual = traits("optimizer", config.optimizer)
+        if rate is None and usual.default_lr is None:
             raise ConfigError("optimizer.lr: no rate is known for this optimizer; type one.")
-        why = "the paper's" if name == "rmsprop" else f"default for {name}"
-        usual = PAPER_LEARNING_RATE.get(name)
-        config.optimizer["lr"] = choose("optimizer.lr", rate, usual, why)
+        why = usual.default_lr_source
+        config.optimizer["lr"] = choose("optimizer.lr", rate, usual.default_lr, why)
     if config.ema is None:
         config.ema = choose("ema", advice.get("ema"), 0.0, "the paper's")
     if config.decay.kind is None:
@@ -172,6 +170,12 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
     if target in SCHEMAS:
         return dataclasses.asdict(typed(SCHEMAS[target], node, path))
     own = dict(node)
+    stated = own.get("traits")
+    if stated is not None:
+        if not isinstance(stated, dict):
+            raise ConfigError(f"{path}.traits must hold traits, as name: value, not {stated}.")
+        known = TRAITS["network" if group == "model" else group]
+        own["traits"] = typed_given(known, stated, f"{path}.traits")
     if path == "dataset":
         advice = own.get("recommended") or {}
         if not isinstance(advice, dict):

@@ -23,13 +23,12 @@ def built(
     optional: frozenset[str] | set[str] = frozenset(),
     **facts: Any,
 ) -> Any:
-    """The object that a config node names; `facts` it does not ask for are left out when optional.
+    """The object that a config node names, from its settings and `facts`.
 
-    `clip` and the keys in `optional` are given only to a target whose signature has them.
+    Keys of the node in `optional` are given only to a target whose signature has them.
     """
     make, accepted = maker(path, node)
     settings = {k: v for k, v in node.items() if k not in optional or accepted(k)}
-    facts = {key: value for key, value in facts.items() if key != "clip" or accepted(key)}
     return called(path, settings, make, **facts)
 
 
@@ -51,10 +50,11 @@ def maker(path: str, node: dict[str, Any]) -> tuple[Callable[..., Any], Callable
 def called(
     path: str, settings: dict[str, Any], make: Callable[..., Any], *arguments: Any, **facts: Any
 ) -> Any:
-    """`make` on a node's settings, arguments and facts.
+    """`make` on a node's settings, arguments and facts; never on the node's `traits`.
 
     Raises `ConfigError` where they do not fit or make no sense, and any `WganError` as it is.
     """
+    settings = {key: value for key, value in settings.items() if key != "traits"}
     words = {key: value for key, value in settings.items() if key != "_target_"}
     try:
         inspect.signature(make).bind(*arguments, **words, **facts)

@@ -12,7 +12,7 @@ import torch
 
 from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,9 @@ _LARGEST_KEPT = 32 * 2**20
 def choose_machine(config: TrainConfig, place: Process = ALONE) -> torch.device:
     """Fill in device, threads, precision and compile, and set torch up for them.
 
-    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 for
-    this package's networks on a CPU that multiplies bfloat16, else fp32, and no compiling anywhere.
+    The table behind `precision=auto` and `compile=null` is fixed (docs/performance.md): bf16 on
+    a CPU that multiplies bfloat16, for networks whose traits allow it (all of this package's), else
+    fp32, and no compiling anywhere.
     fp32 never uses TF32. `deterministic` and `graphs` concern CUDA alone. Where several processes
     train one run, each gets the GPU of its number on its machine.
     """
@@ -56,7 +57,7 @@ def choose_machine(config: TrainConfig, place: Process = ALONE) -> torch.device:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()
     if config.precision == "auto":
-        quick = device.type == "cpu" and multiplies_bfloat16() and _ships(config.model)
+        quick = device.type == "cpu" and multiplies_bfloat16() and _suits_bf16(config.model)
         config.precision = "bf16" if quick else "fp32"
     if device.type == "cuda":
         if config.deterministic:
@@ -90,9 +91,9 @@ def keep_choices(config: TrainConfig, saved: dict[str, Any], unset: list[str]) -
     torch.set_num_threads(config.threads or torch.get_num_threads())
 
 
-def _ships(model: dict[str, Any]) -> bool:
-    """Whether both networks are this package's, made to go with bfloat16."""
-    return all(model[network]["_target_"] in SCHEMAS for network in ("generator", "critic"))
+def _suits_bf16(model: dict[str, Any]) -> bool:
+    """Whether both networks compute well in bfloat16."""
+    return all(traits("network", model[network]).bf16_copy for network in ("generator", "critic"))
 
 
 def multiplies_bfloat16() -> bool:

@@ -52,6 +52,12 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     return checked
 
 
+def typed_given(schema: type, node: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings that `node` gives, checked as `typed` does; others keep their defaults."""
+    checked = dataclasses.asdict(typed(schema, node, path))
+    return {key: checked[key] for key in node}
+
+
 def _settings_within(field: dataclasses.Field[Any]) -> Any:
     """The dataclass of a setting that holds settings, or None."""
     factory: Any = field.default_factory

@@ -1,26 +1,68 @@
-"""The types and ranges of every setting: one dataclass a component, and the root's.
+"""The settings of every component and of the root, with their types and ranges, and their traits.
 
-Default values stand in `configs/`, once; here are types, ranges and what each setting is. A setting
-with a default here is one that saved configs of earlier versions do not have.
+Default values stand in `configs/`, once. A setting with a default here is one that saved configs of
+earlier versions do not have. What else the program knows of a component is in its traits
+(`schema/traits.py`).
 """
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
 
 from wgan_cli.schema.constraints import CONSTRAINTS
 from wgan_cli.schema.datasets import DATASETS, Recommended
 from wgan_cli.schema.losses import LOSSES
-from wgan_cli.schema.metrics import METRICS
+from wgan_cli.schema.metrics import CURVES, METRICS
 from wgan_cli.schema.models import MODELS
 from wgan_cli.schema.optimizers import OPTIMIZERS
 from wgan_cli.schema.root import TrainConfig
+from wgan_cli.schema.traits import (
+    TRAITS,
+    Component,
+    ConstraintTraits,
+    DatasetTraits,
+    LossTraits,
+    NetworkTraits,
+    OptimizerTraits,
+)
 
-__all__ = ["METRICS", "SCHEMAS", "SCHEMAS_OF", "Recommended", "TrainConfig"]
+__all__ = ["CURVES", "METRICS", "SCHEMAS", "SCHEMAS_OF", "Recommended", "TrainConfig", "traits"]
 
-# Options shipped here, by group and target. Anything else is a user's own, checked against its
-# signature.
-SCHEMAS_OF: dict[str, dict[str, type]] = {
+_COMPONENTS: dict[str, dict[str, Component]] = {
     "dataset": DATASETS,
-    "model": MODELS,
+    "network": MODELS,
     "loss": LOSSES,
     "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
 }
+# The settings of what this package has, by group and target. A user's own component has none here:
+# its settings are checked against the signature of its constructor.
+SCHEMAS_OF: dict[str, dict[str, type]] = {
+    "model" if group == "network" else group: {
+        target: component.settings for target, component in components.items()
+    }
+    for group, components in _COMPONENTS.items()
+}
 SCHEMAS = {target: schema for group in SCHEMAS_OF.values() for target, schema in group.items()}
+
+
+@overload
+def traits(group: Literal["dataset"], node: dict[str, Any]) -> DatasetTraits: ...
+@overload
+def traits(group: Literal["network"], node: dict[str, Any]) -> NetworkTraits: ...
+@overload
+def traits(group: Literal["loss"], node: dict[str, Any]) -> LossTraits: ...
+@overload
+def traits(group: Literal["constraint"], node: dict[str, Any]) -> ConstraintTraits: ...
+@overload
+def traits(group: Literal["optimizer"], node: dict[str, Any]) -> OptimizerTraits: ...
+def traits(group: str, node: dict[str, Any]) -> Any:
+    """The traits of the component that a checked config node names.
+
+    Of a user's own component they are those under `traits` of the node, else the defaults. `node`
+    of the group "network" is a model's generator or critic.
+    """
+    component = _COMPONENTS[group].get(node["_target_"])
+    if component is None:
+        return TRAITS[group](**(node.get("traits") or {}))
+    return component.traits_of(node, group)

@@ -1,4 +1,4 @@
-"""The settings of `configs/train.yaml`."""
+"""The root settings, those of `configs/train.yaml`."""
 
 from __future__ import annotations
 

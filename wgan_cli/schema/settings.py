@@ -1,8 +1,9 @@
-"""A field of a schema with its range."""
+"""Settings: a field with its range, and what a component without settings has."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -18,7 +19,7 @@ def setting(
     multiple_of: int | None = None,
     choices: tuple[str, ...] | tuple[int, ...] | None = None,
 ) -> Any:
-    """A field with its range; without a default unless given, as defaults stand in YAML."""
+    """A dataclass field with its range. It has no default unless given: defaults stand in YAML."""
     limits = {
         "at_least": at_least,
         "above": above,
@@ -31,3 +32,11 @@ def setting(
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class NamedConfig:
+    """A component without settings of its own."""
+
+    _target_: str = MISSING
+    name: str = MISSING
