@@ -8,6 +8,7 @@ stated has its default, which is right for any component, if not the fastest cho
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,7 +154,7 @@ class Component:
     from_settings: dict[str, str] = field(default_factory=dict)
     by_name: dict[str, Any] = field(default_factory=dict)
 
-    def traits_of(self, node: dict[str, Any], group: str) -> Any:
+    def traits_of(self, node: Mapping[str, Any], group: str) -> Any:
         """Its traits under the settings of a config node."""
         traits = self.by_name.get(node.get("name", ""), self.traits) or TRAITS[group]()
         given = {trait: node[key] for trait, key in self.from_settings.items() if key in node}
