@@ -14,8 +14,8 @@ from wgan_cli.schema import METRICS
 # All that digits have without Inception, whose weights are not here.
 OF_DIGITS = [
     tag
-    for tag, kind in METRICS.items()
-    if kind in ("samples", "images", "labels") and not tag.endswith("_inception")
+    for tag, traits in METRICS.items()
+    if traits.needs in ("samples", "images", "labels") and not tag.endswith("_inception")
 ]
 
 

@@ -26,9 +26,8 @@ from wgan_cli.data.synthetic import gaussians_grid, gaussians_ring, parallel_lin
 from wgan_cli.errors import ConfigError
 from wgan_cli.models import resnet
 from wgan_cli.rules import check_rules
-from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig
-from wgan_cli.schema.datasets import HELD_OUT_SIZES, TRAINING_SIZES, known_side
-from wgan_cli.schema.models import RESNET_SIDES
+from wgan_cli.schema import METRICS, SCHEMAS, TrainConfig, traits
+from wgan_cli.schema.traits import DatasetTraits
 from wgan_cli.validation import flatten
 
 OPTIONS = sorted(
@@ -36,6 +35,7 @@ OPTIONS = sorted(
     for group in GROUPS
     for path in (configs_folder() / group).glob("*.yaml")
 )
+DATASETS = [option.split("/")[1] for option in OPTIONS if option.startswith("dataset/")]
 SILENT = {"steps": None, "clip": None, "lr": {}, "decay": None, "ema": None}
 
 
@@ -321,6 +321,60 @@ def test_a_users_own_component_keeps_its_own_keys():
     assert validate(composed(loss=own)).loss == own
 
 
+def test_a_users_own_component_states_its_traits():
+    own = {"_target_": "mine.Critic", "traits": {"lipschitz": True, "classes": False}}
+    plain = composed("model=mlp", "constraint=none")
+    plain["model"]["critic"] = own
+    config = validate(plain)
+    assert config.model["critic"] == own
+    stated = traits("network", config.model["critic"])
+    assert (stated.lipschitz, stated.classes, stated.bf16_copy) == (True, False, False)
+    plain["constraint"] = composed("constraint=spectral_norm")["constraint"]
+    assert "Lipschitz by construction" in refusal(plain)
+    plain = composed("constraint=none", conditional=True)
+    plain["model"]["critic"] = own
+    assert "knows no classes" in refusal(plain)
+    loss = {"_target_": "mine.Loss", "traits": {"needs_real_scores": True}}
+    assert traits("loss", validate(composed(loss=loss)).loss).needs_real_scores
+
+
+@pytest.mark.parametrize(
+    ("stated", "named"),
+    [
+        ({"elementwize": True}, ["optimizer.traits.elementwize", "Did you mean", "elementwise"]),
+        ({"elementwise": "perhaps"}, ["optimizer.traits.elementwise", "true or false"]),
+        ({"bf16_copy": True}, ["optimizer.traits.bf16_copy"]),
+        ([1], ["optimizer.traits"]),
+    ],
+)
+def test_traits_that_are_none_are_refused(stated: Any, named: list[str]):
+    own = {"_target_": "mine.Optimizer", "lr": 1e-3, "traits": stated}
+    message = refusal(composed(optimizer=own))
+    for part in named:
+        assert part in message
+
+
+def test_what_ships_states_its_traits_in_the_schema_alone():
+    assert "optimizer.traits is no setting" in refusal(
+        composed(optimizer={**composed()["optimizer"], "traits": {"elementwise": False}})
+    )
+
+
+def test_a_stated_default_rate_is_filled_in():
+    own = {"_target_": "mine.Optimizer", "name": "mine", "lr": None}
+    config, notes = fill(silent(optimizer={**own, "traits": {"default_lr": 0.25}}))
+    assert config.optimizer["lr"] == 0.25
+    assert any(note.startswith("optimizer.lr=0.25") for note in notes)
+
+
+def test_a_clip_goes_to_any_constraint_that_takes_one():
+    own = {"_target_": "mine.Clip", "traits": {"takes_clip": True}}
+    assert fill(silent(constraint=own))[0].clip == 0.01
+    check_rules(validate(composed(constraint=own, clip=0.5)))
+    del own["traits"]
+    assert "clip=0.5 has no effect" in refusal(composed(constraint=own, clip=0.5))
+
+
 def test_a_clip_under_another_constraint_is_refused():
     message = refusal(composed("constraint=none", clip=0.5))
     assert "clip=0.5" in message
@@ -358,7 +412,14 @@ def test_normalisation_that_undoes_a_constraint_is_refused(constraint: str, refu
         assert "type model.critic.norm=" in message
 
 
-def test_the_gradient_penalty_is_not_compiled():
+def test_what_differentiates_twice_is_not_compiled():
+    own = {"_target_": "mine.Penalty", "name": "mine"}
+    message = refusal(composed(constraint=own, compile=True))
+    assert "compile=true does not go with constraint=mine" in message
+    assert "compile=false" in message
+    assert "differentiates_twice: false" in message
+    own["traits"] = {"differentiates_twice": False}
+    check_rules(validate(composed(constraint=own, compile=True)))
     assert "compile=false" in refusal(composed("constraint=gradient_penalty", compile=True))
     for value in (None, False):
         check_rules(validate(composed("constraint=gradient_penalty", compile=value)))
@@ -379,8 +440,15 @@ def test_decay_steps_without_decay_are_refused():
         fill(silent(decay__steps=10))
 
 
+def known(name: str, **settings: Any) -> DatasetTraits:
+    return traits("dataset", composed(f"dataset={name}", **settings)["dataset"])
+
+
 def test_a_batch_larger_than_a_known_set_is_refused_before_it_is_read():
-    for name, size in TRAINING_SIZES.items():
+    sizes = {name: known(name).training_size for name in DATASETS}
+    known_sizes = {name: size for name, size in sizes.items() if size is not None}
+    assert len(known_sizes) == 8
+    for name, size in known_sizes.items():
         message = refusal(composed(f"dataset={name}", batch_size=size + 1))
         assert "batch_size" in message
         assert str(size) in message
@@ -389,7 +457,10 @@ def test_a_batch_larger_than_a_known_set_is_refused_before_it_is_read():
 
 
 def test_more_to_evaluate_than_a_known_set_holds_out_is_refused():
-    for name, size in HELD_OUT_SIZES.items():
+    sizes = {name: known(name).held_out_size for name in DATASETS}
+    known_sizes = {name: size for name, size in sizes.items() if size is not None}
+    assert len(known_sizes) == 12
+    for name, size in known_sizes.items():
         words = [f"dataset={name}"]
         message = refusal(composed(*words, eval_samples=size // 2 + 1))
         assert f"at most {size // 2}" in message
@@ -398,20 +469,22 @@ def test_more_to_evaluate_than_a_known_set_holds_out_is_refused():
 
 def test_what_is_said_of_data_sets_is_true():
     for made in (digits(), gaussians_ring(), gaussians_grid(), swiss_roll(), parallel_lines()):
-        node = composed(f"dataset={made.name}")["dataset"]
-        assert HELD_OUT_SIZES[made.name] == len(made.held_out)
-        assert known_side(node) == (made.sample_shape[1] if len(made.sample_shape) == 3 else 0)
-    assert known_side(composed("dataset=celeba", dataset__size=32)["dataset"]) == 32
-    assert known_side(composed("dataset=array")["dataset"]) is None
-    assert known_side({"_target_": "mine.data"}) is None
+        stated = known(made.name)
+        assert stated.held_out_size == len(made.held_out)
+        assert stated.side == (made.sample_shape[1] if len(made.sample_shape) == 3 else 0)
+    assert known("celeba", dataset__size=32).side == 32
+    assert known("array").side is None
+    assert traits("dataset", {"_target_": "mine.data"}).side is None
+    assert traits("dataset", {"_target_": "mine.data", "traits": {"side": 8}}).side == 8
 
 
 def test_networks_for_images_are_refused_for_others_as_the_networks_do():
-    assert tuple(resnet._SIDES) == RESNET_SIDES
-    for side in (*RESNET_SIDES, 8, 30, 33, 100):
+    sides = traits("network", composed("model=resnet")["model"]["critic"]).sides
+    assert sides == resnet._SIDES
+    for side in (*sides, 8, 30, 33, 100):
         words = ["dataset=image_folder", "model=resnet"]
         plain = composed(*words, dataset__size=side)
-        if side in RESNET_SIDES:
+        if side in sides:
             check_rules(validate(plain))
         else:
             assert f"{side}x{side}" in refusal(plain)

@@ -6,22 +6,24 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from wgan_cli.build import facts_of
+from wgan_cli.commands.composition import Composer
+from wgan_cli.compatibility import CriticFacts, refuse_pair
+from wgan_cli.config import validate
 from wgan_cli.constraints import (
-    Constraint,
-    GradientPenalty,
-    OrthogonalRegularization,
-    SpectralNorm,
     Unconstrained,
     WeightClipping,
     batch_norm_layers,
-    refuse_unfit,
+    normalization_layers,
 )
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.schema import TrainConfig
 from wgan_cli.training.updates import Updates
 
 CPU = torch.device("cpu")
@@ -179,28 +181,56 @@ PLAIN = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
 BATCH = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
 LAYER = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 1))
 BOUNDED = Bounded(2, 1)
-PAIRS: dict[str, tuple[Constraint, list[nn.Module], list[nn.Module]]] = {
-    "none": (Unconstrained(), [PLAIN, BATCH, LAYER, BOUNDED], []),
-    "clip": (WeightClipping(0.01), [PLAIN, BATCH, LAYER], [BOUNDED]),
-    "gradient_penalty": (GradientPenalty(), [PLAIN, LAYER, BOUNDED], [BATCH]),
-    "spectral_norm": (SpectralNorm(), [PLAIN], [BATCH, LAYER, BOUNDED, nn.Identity()]),
-    "orthogonal": (
-        OrthogonalRegularization(),
-        [PLAIN, BATCH, LAYER],
-        [BOUNDED, nn.Identity()],
-    ),
+# The critics that each constraint holds, and those that it does not.
+PAIRS: dict[str, tuple[list[nn.Module], list[nn.Module]]] = {
+    "none": ([PLAIN, BATCH, LAYER, BOUNDED], []),
+    "clip": ([PLAIN, BATCH, LAYER], [BOUNDED]),
+    "gradient_penalty": ([PLAIN, LAYER, BOUNDED], [BATCH]),
+    "spectral_norm": ([PLAIN], [BATCH, LAYER, BOUNDED, nn.Identity()]),
+    "orthogonal": ([PLAIN, BATCH, LAYER], [BOUNDED, nn.Identity()]),
 }
+
+
+def config_with(*words: str) -> TrainConfig:
+    plain = OmegaConf.to_container(Composer().compose(words))
+    assert isinstance(plain, dict)
+    del plain["hydra"]
+    return validate(plain)
 
 
 @pytest.mark.parametrize("name", sorted(PAIRS))
 def test_a_critic_that_a_constraint_cannot_hold_is_refused_once_built(name: str):
-    constraint, held, refused = PAIRS[name]
+    held, refused = PAIRS[name]
+    config = config_with(f"constraint={name}")
     for critic in held:
-        refuse_unfit(constraint, critic)
+        refuse_pair(config, facts_of(critic))
     for critic in refused:
-        with pytest.raises(ConfigError, match=r"^The .*\.$") as caught:
-            refuse_unfit(constraint, critic)
+        with pytest.raises(ConfigError, match=rf"constraint={name}.*\.$") as caught:
+            refuse_pair(config, facts_of(critic))
         assert "\n" not in str(caught.value)
+
+
+def test_a_pair_is_judged_in_the_same_words_before_and_after_building():
+    for norm, constraint in (("batch", "gradient_penalty"), ("layer", "spectral_norm")):
+        words = ["model=dcgan", f"model.critic.norm={norm}", f"constraint={constraint}"]
+        config = config_with(*words)
+        with pytest.raises(ConfigError) as before:
+            refuse_pair(config, CriticFacts.from_config(config))
+        critic = dcgan.Critic(IMAGE, width=4, norm=norm)
+        with pytest.raises(ConfigError) as after:
+            refuse_pair(config, facts_of(critic))
+        layers = ", ".join(normalization_layers(critic))
+        assert str(before.value).replace(f"({'model.critic.norm=' + norm})", f"({layers})") == str(
+            after.value
+        )
+
+
+def test_an_exemption_without_normalisation_is_refused_before_and_after_building():
+    config = config_with("constraint.exempt_normalization=true")
+    for facts in (CriticFacts.from_config(config), facts_of(PLAIN)):
+        with pytest.raises(ConfigError, match="exempt_normalization=true has no effect"):
+            refuse_pair(config, facts)
+    refuse_pair(config, facts_of(LAYER))
 
 
 def test_batch_norm_layers_are_named():

@@ -36,10 +36,10 @@ IMAGE = (1, 8, 8)
 LATENT = 3
 UNLABELLED = [
     tag
-    for tag, kind in METRICS.items()
-    if kind in ("samples", "images") and not tag.endswith("_inception")
+    for tag, traits in METRICS.items()
+    if traits.needs in ("samples", "images") and not tag.endswith("_inception")
 ]
-CLASSIFIED = [tag for tag in METRICS if METRICS[tag] == "labels"]
+CLASSIFIED = [tag for tag in METRICS if METRICS[tag].needs == "labels"]
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 

@@ -27,6 +27,7 @@ from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import ConfigError
 from wgan_cli.locking import locked
 from wgan_cli.report import Report, read_runs
+from wgan_cli.report.ranking import higher_is_better
 
 EXACT = "wasserstein/exact"
 
@@ -422,6 +423,41 @@ def test_what_ranks_can_be_chosen(
     assert "critic/loss" in error
     with pytest.raises(ConfigError):
         Report(read_runs([tmp_path]), by="nothing")
+
+
+def test_a_metric_of_unknown_direction_is_listed_and_not_ranked(
+    tmp_path: Path, default: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, loss in (("0", 0.7), ("1", 0.2), ("2", 0.5)):
+        final = {"critic/loss": loss, "critic/wasserstein": 1.0}
+        write(tmp_path / name, default, [f"clip=0.0{name}5"], final=final)
+    assert Report(read_runs([tmp_path])).by == "critic/wasserstein"
+    assert report_command([str(tmp_path), "--by", "critic/loss"]) == 0
+    table = capsys.readouterr().out
+    assert "is better." not in table.splitlines()[0]
+    assert "Not ranked: whether more or less of critic/loss is better is unknown" in table
+    assert "higher_is_better" in table
+    assert "--by" in table
+    rows = [line for line in table.splitlines() if "clip=" in line]
+    assert [row.split()[0] for row in rows[:3]] == ["0.7", "0.2", "0.5"]
+    assert "best" not in (tmp_path / "report.html").read_text().split("<tbody>", 1)[1][:2000]
+
+
+@pytest.mark.parametrize(
+    ("tag", "higher"),
+    [
+        ("wasserstein/exact", False),
+        ("wasserstein/exact_raw", False),
+        ("metrics/fid_classifier_10k", False),
+        ("metrics/recall_pixel_179", True),
+        ("metrics/share_within_3sigma_2k_raw", True),
+        ("throughput/images_per_second", True),
+        ("critic/lipschitz", None),
+        ("metrics/mine_10k", None),
+    ],
+)
+def test_the_better_direction_is_that_of_the_metrics_traits(tag: str, higher: bool | None) -> None:
+    assert higher_is_better(tag) is higher
 
 
 def test_without_the_exact_distance_the_first_metric_that_all_have_ranks(

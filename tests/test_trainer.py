@@ -44,8 +44,8 @@ TIMED = (
 # All that unlabelled images have, without Inception, whose weights are not here.
 MEASURED = [
     tag
-    for tag, kind in METRICS.items()
-    if kind in ("samples", "images") and not tag.endswith("_inception")
+    for tag, traits in METRICS.items()
+    if traits.needs in ("samples", "images") and not tag.endswith("_inception")
 ]
 
 

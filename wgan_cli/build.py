@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,14 @@ import torch
 from torch import nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
+from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.config import as_dict, settings_below
-from wgan_cli.constraints import Constraint, mention_clipped_batch_norm, refuse_unfit
+from wgan_cli.constraints import (
+    Constraint,
+    batch_norm_layers,
+    has_linear_layers,
+    normalization_layers,
+)
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError, DataError
@@ -22,11 +29,10 @@ from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference, sa
 from wgan_cli.instantiation import built, called, maker
 from wgan_cli.machine import Machine
 from wgan_cli.models.shape_check import refuse_misfit
-from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.schema import SCHEMAS, FilledConfig, RunConfig, TrainConfig
+from wgan_cli.schema import FilledConfig, RunConfig, TrainConfig, traits
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.profile import Profile
@@ -48,9 +54,7 @@ from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
-# Within the ranges of schema/optimizers.py these move finite weights by a finite gradient to finite
-# weights.
-_KEEP_FINITE = (RMSprop, torch.optim.Adam, torch.optim.SGD)
+log = logging.getLogger(__name__)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -122,10 +126,10 @@ def build_trainer(
         critic = build_critic(config, constraint, shape, classes)
     generator.to(device)
     critic.to(device)
-    refuse_unfit(constraint, critic)
-    if any(config.model[network]["_target_"] not in SCHEMAS for network in ("generator", "critic")):
+    refuse_pair(config, facts_of(critic))
+    if not all(traits("network", config.model[n]).checks_shapes for n in ("generator", "critic")):
         refuse_misfit(generator, critic, config.latent_dim, shape, classes)
-    mention_clipped_batch_norm(constraint, critic)
+    _mention_clipped_batch_norm(config, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
     updates_class: type[Updates] = Updates
@@ -139,6 +143,7 @@ def build_trainer(
         ),
         "critic": _build_optimizer(config.optimizer, "critic", critic_weights.optimizer_parameters),
     }
+    optimizer_traits = traits("optimizer", config.optimizer)
     updates = updates_class(
         generator_weights,
         critic_weights,
@@ -147,7 +152,8 @@ def build_trainer(
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
-        keeps_finite={name: type(o) in _KEEP_FINITE for name, o in optimizers.items()},
+        keeps_finite=dict.fromkeys(optimizers, optimizer_traits.keeps_finite),
+        generator_needs_real_scores=traits("loss", config.loss).needs_real_scores,
         ranks=ranks,
     )
     labels = dataset.labels
@@ -204,10 +210,10 @@ def build_evaluation(
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
-    """The Lipschitz constraint of the critic."""
-    constraint: Constraint = built(
-        "constraint", config.constraint, optional={"name"}, clip=config.clip
-    )
+    """The constraint of a config."""
+    takes_clip = traits("constraint", config.constraint).takes_clip
+    facts = {"clip": config.clip} if takes_clip else {}
+    constraint: Constraint = built("constraint", config.constraint, optional={"name"}, **facts)
     return constraint
 
 
@@ -300,27 +306,51 @@ def _build_network(
 
 
 def _weights(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
-    bf16 = config.precision == "bf16"
-    # In float32 this would add in another order, and BatchNorm on a CPU be thirty times less exact.
-    # A user's own network may view its maps in a way that only the usual layout has.
-    if bf16 and config.model[name]["_target_"] in SCHEMAS:
+    bf16, stated = config.precision == "bf16", traits("network", config.model[name])
+    # In float32, channels_last would change the order of additions, and BatchNorm on a CPU would be
+    # thirty times less exact.
+    if bf16 and stated.channels_last:
         network.to(memory_format=torch.channels_last)
-    # What ships does the same to every weight and leaves weights where they are.
-    parts = (config.optimizer, config.constraint, config.model[name])
-    return TrainedNetwork(
-        network, flat=all(part["_target_"] in SCHEMAS for part in parts), bf16=bf16
+    flat = (
+        traits("optimizer", config.optimizer).elementwise
+        and traits("constraint", config.constraint).weights_in_place
+        and stated.weights_in_place
     )
+    return TrainedNetwork(network, flat=flat, bf16=bf16)
+
+
+def facts_of(critic: nn.Module) -> CriticFacts:
+    """What the layers of a built critic tell of it."""
+    return CriticFacts(
+        lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
+        batch_norm=", ".join(batch_norm_layers(critic)),
+        normalization=", ".join(normalization_layers(critic)),
+        has_normalization=bool(normalization_layers(critic)),
+        has_linear_layers=has_linear_layers(critic),
+    )
+
+
+def _mention_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
+    """Log that the scales of the critic's BatchNorm are clipped too."""
+    layers, clipping = batch_norm_layers(critic), traits("constraint", config.constraint)
+    if clipping.takes_clip and layers and not clipping.exempts_normalization:
+        log.info(
+            "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
+            " constraint.exempt_normalization=true leaves them out.",
+            ", ".join(layers),
+            config.clip,
+        )
 
 
 def _build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    apart = {"name", "critic", "generator"}
-    settings = {key: value for key, value in node.items() if key not in apart}
-    own = node.get(network_name) or {}
-    settings.update({key: value for key, value in own.items() if value is not None})
-    make, accepted = maker("optimizer", settings)
-    if accepted("fused") and settings["_target_"] in SCHEMAS:
+    not_settings = {"name", "critic", "generator"}
+    settings = {key: value for key, value in node.items() if key not in not_settings}
+    overrides = node.get(network_name) or {}
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    make, _ = maker("optimizer", settings)
+    if traits("optimizer", node).fused:
         settings["fused"] = True
     optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
     return optimizer

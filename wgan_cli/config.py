@@ -17,18 +17,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
-from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig
-from wgan_cli.schema.constraints import CLIPPING
+from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig, traits
 from wgan_cli.schema.root import FilledDecay
-from wgan_cli.validation import typed
+from wgan_cli.schema.traits import TRAITS
+from wgan_cli.validation import typed, typed_given
 
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
-# arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and
-# no rate for other optimizers: Adam's is the one of arXiv 1704.00028, Algorithm 1; SGD's is ours.
+# arXiv 1701.07875, Algorithm 1, which gives no number of steps.
 PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
-PAPER_LEARNING_RATE = {"rmsprop": 5e-5, "adam": 1e-4, "sgd": 1e-2}
 DEFAULT_STEPS = 10_000
 DEFAULT_LATENT_DIM = 64
 
@@ -78,15 +76,15 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
         "n_critic", config.n_critic, advice.get("n_critic"), PAPER_N_CRITIC, "the paper's"
     )
     clip, optimizer = config.clip, dict(config.optimizer)
-    if config.constraint["_target_"] == CLIPPING:
+    if traits("constraint", config.constraint).takes_clip:
         clip = choose("clip", clip, advice.get("clip"), PAPER_CLIP, "the paper's")
     if "lr" in optimizer and not own_rates(config):
         name = optimizer.get("name", "")
-        recommended, usual = (advice.get("lr") or {}).get(name), PAPER_LEARNING_RATE.get(name)
-        if (optimizer["lr"], recommended, usual) == (None, None, None):
+        recommended, usual = (advice.get("lr") or {}).get(name), traits("optimizer", optimizer)
+        if (optimizer["lr"], recommended, usual.default_lr) == (None, None, None):
             raise ConfigError("optimizer.lr: no rate is known for this optimizer; type one.")
-        why = "the paper's" if name == "rmsprop" else f"default for {name}"
-        optimizer["lr"] = choose("optimizer.lr", optimizer["lr"], recommended, usual, why)
+        rate, why = usual.default_lr, usual.default_lr_source
+        optimizer["lr"] = choose("optimizer.lr", optimizer["lr"], recommended, rate, why)
     ema = choose("ema", config.ema, advice.get("ema"), 0.0, "the paper's")
     kind = choose("decay.kind", config.decay.kind, advice.get("decay"), "none", "the paper's")
     decay_steps = steps if config.decay.steps is None and kind != "none" else config.decay.steps
@@ -180,6 +178,12 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
     if target in SCHEMAS:
         return dataclasses.asdict(typed(SCHEMAS[target], node, path))
     own = dict(node)
+    stated = own.get("traits")
+    if stated is not None:
+        if not isinstance(stated, dict):
+            raise ConfigError(f"{path}.traits must hold traits, as name: value, not {stated}.")
+        known = TRAITS["network" if group == "model" else group]
+        own["traits"] = typed_given(known, stated, f"{path}.traits")
     if path == "dataset":
         advice = own.get("recommended") or {}
         if not isinstance(advice, dict):

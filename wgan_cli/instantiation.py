@@ -25,11 +25,10 @@ def built(
 ) -> Any:
     """Build the object that the `_target_` of a config node names, from its settings and `facts`.
 
-    `clip` and the settings in `optional` are passed only where the target's signature has them.
+    The settings in `optional` are passed only if the target's signature has them.
     """
     target, accepts = maker(path, node)
     settings = {key: value for key, value in node.items() if key not in optional or accepts(key)}
-    facts = {key: value for key, value in facts.items() if key != "clip" or accepts(key)}
     return called(path, settings, target, **facts)
 
 
@@ -58,10 +57,11 @@ def called(
     *arguments: Any,
     **facts: Any,
 ) -> Any:
-    """Call `target` with a node's settings, the arguments and the facts.
+    """Call `target` with a node's settings but its traits, the arguments and the facts.
 
     Raises `ConfigError` where the target does not accept them; a `WganError` is passed on.
     """
+    settings = {key: value for key, value in settings.items() if key != "traits"}
     keywords = {key: value for key, value in settings.items() if key != "_target_"}
     try:
         inspect.signature(target).bind(*arguments, **keywords, **facts)

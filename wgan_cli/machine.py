@@ -14,7 +14,7 @@ import torch
 
 from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def choose_machine(
     saved = saved or {}
     precision, threads = config.precision, config.threads
     if precision == "auto":
-        bf16 = device.type == "cpu" and multiplies_bfloat16() and _ships(config.model)
+        bf16 = device.type == "cpu" and multiplies_bfloat16() and _suits_bf16(config.model)
         precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
     if threads is None:
         threads = saved.get("threads") or torch.get_num_threads()
@@ -111,9 +111,9 @@ def set_up_torch(
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
-def _ships(model: Mapping[str, Any]) -> bool:
-    """Whether both networks are this package's, which work in bfloat16."""
-    return all(model[network]["_target_"] in SCHEMAS for network in ("generator", "critic"))
+def _suits_bf16(model: Mapping[str, Any]) -> bool:
+    """Whether both networks compute well in bfloat16."""
+    return all(traits("network", model[network]).bf16_copy for network in ("generator", "critic"))
 
 
 def multiplies_bfloat16() -> bool:

@@ -1,4 +1,4 @@
-"""A plain node against a dataclass of `schema`: types, unknown keys, ranges, in a user's words."""
+"""Check a plain node against a dataclass of `schema`: types, unknown keys and ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 80
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
-    """`node` as an instance of the dataclass `schema`, types and ranges checked."""
+    """Return `node` as an instance of `schema`. Raises `ConfigError`, naming the key."""
 
     def at(key: str) -> str:
         return f"{path}.{key}" if path and key else path or key
@@ -42,19 +42,25 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         checked = OmegaConf.to_object(OmegaConf.merge(empty, node))
     except ConfigKeyError as error:
         plain = flatten(OmegaConf.to_container(OmegaConf.structured(schema)))
-        # What nobody types is no suggestion.
+        # Do not suggest keys that users do not type.
         known = [at(key) for key in plain if key not in ("_target_", "name")]
         raise ConfigError(no_setting(at(str(error.full_key)), known)) from None
     except MissingMandatoryValue as error:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
         raise ConfigError(f"{at(key)}: a value is needed.") from None
     except OmegaConfBaseException as error:
-        # Of a list's item, as betas[0], the list.
+        # For an item of a list, as betas[0], name the list.
         key = str(error.full_key or "").partition("[")[0]
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(_type_message(schema, node, at(key), key, reason)) from None
     _check_ranges(checked, path, node)
     return checked
+
+
+def typed_given(schema: type, node: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings that `node` gives, checked as `typed` does; others keep their defaults."""
+    checked = dataclasses.asdict(typed(schema, node, path))
+    return {key: checked[key] for key in node}
 
 
 def _settings_within(field: dataclasses.Field[Any]) -> Any:
@@ -94,7 +100,7 @@ def _type_message(schema: type, node: Any, path: str, key: str, reason: str) -> 
 
 
 def _shown(value: Any) -> str:
-    """A value as it is typed, and not more of it than a message has room for."""
+    """A value as it is typed, shortened to fit a message."""
     text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
     return textwrap.shorten(text or str(value), _LONGEST, placeholder=" ...") or "blank"
 
@@ -129,7 +135,7 @@ def _check_ranges(checked: Any, path: str, raw: Any) -> None:
             continue
         if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
             raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
-        # omegaconf takes any number but 0 as true.
+        # OmegaConf converts every number except 0 to true.
         if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
             raise ConfigError(f"{key} must be true or false, not {given}.")
         if isinstance(value, dict):
@@ -185,7 +191,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def no_setting(key: str, known: list[str]) -> str:
-    """That there is no setting `key`, and which of the known ones may be meant."""
+    """The message that there is no setting `key`, with the nearest known one."""
     return f"{key} is no setting.{nearest(key, known)}"
 
 

@@ -1,4 +1,4 @@
-"""What a constraint is: three hooks, each doing nothing unless a constraint needs it."""
+"""The base class of constraints. Its hooks do nothing; a constraint overrides those it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Constraint:
     """
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the critic, once, before its optimizer is made."""
+        """Reparametrise the critic. Runs once, before its optimizer is made."""
         return critic
 
     def penalty(
@@ -28,8 +28,9 @@ class Constraint:
     ) -> Tensor | None:
         """A scalar added to the critic's loss, or None.
 
-        `real`, `fake`: (batch, *sample shape), float32. `labels`: (batch,), the classes of both,
-        row by row, for a critic that is called with them; None for one that is not.
+        `real`, `fake`: (batch, *sample shape), float32. `labels`: (batch,), the class of row i in
+        both, for a critic that is called with labels; None for one that is not. Draw random points
+        from `draws` alone.
         """
         return None
 
@@ -37,9 +38,13 @@ class Constraint:
         """Change the critic's weights in place after its optimizer's step."""
 
     def report(self, critic: nn.Module) -> dict[str, float]:
-        """What a log point shows of the constraint, by tag."""
+        """Numbers about the constraint for a log point, by tag."""
         return {}
+
+    def bounded_weights(self, critic: nn.Module) -> tuple[float, list[Tensor]] | None:
+        """The largest absolute value that weights may have, and those weights; None: no bound."""
+        return None
 
 
 class Unconstrained(Constraint):
-    """Nothing holds the critic: its estimate grows without bound and is no distance."""
+    """No constraint: the critic's estimate grows without bound and is not a distance."""

@@ -11,10 +11,10 @@ from wgan_cli.flat_tensors import merge_adjacent
 
 
 class WeightClipping(Constraint):
-    """Every parameter is cut to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
+    """Clip every parameter to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
 
-    The bound on the weights makes f Lipschitz with some unknown K. `exempt_normalization` leaves
-    the scales and shifts of normalisation layers alone; the paper clips them too, from 1 to c.
+    The bound on the weights makes f Lipschitz with an unknown constant K. `exempt_normalization`
+    leaves out the scales and shifts of normalisation layers; the paper clips them too, from 1 to c.
     """
 
     def __init__(self, clip: float, exempt_normalization: bool = False) -> None:
@@ -23,10 +23,10 @@ class WeightClipping(Constraint):
         self.clip = clip
         self.exempt_normalization = exempt_normalization
         self._clipped: tuple[nn.Module, list[Tensor]] | None = None
-        self._covering: tuple[list[int], list[Tensor]] | None = None
+        self._merged: tuple[list[int], list[Tensor]] | None = None
 
     def clipped_parameters(self, critic: nn.Module) -> list[Tensor]:
-        """The parameters that `after_step` cuts."""
+        """The parameters that `after_step` clips."""
         if self._clipped is None or self._clipped[0] is not critic:
             exempt = {
                 id(parameter)
@@ -39,13 +39,17 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        """Cut the weights, those side by side in memory all at once."""
+        """Clip the weights. Parameters that are adjacent in memory are clipped as one tensor."""
         parameters = self.clipped_parameters(critic)
-        places = [parameter.data_ptr() for parameter in parameters]
-        if self._covering is None or self._covering[0] != places:
-            self._covering = (places, merge_adjacent(parameters))
-        for weights in self._covering[1]:
+        addresses = [parameter.data_ptr() for parameter in parameters]
+        if self._merged is None or self._merged[0] != addresses:
+            self._merged = (addresses, merge_adjacent(parameters))
+        for weights in self._merged[1]:
             weights.clamp_(-self.clip, self.clip)
+
+    def bounded_weights(self, critic: nn.Module) -> tuple[float, list[Tensor]]:
+        """`clip`, and the parameters that are clipped."""
+        return self.clip, self.clipped_parameters(critic)
 
     @torch.no_grad()
     def report(self, critic: nn.Module) -> dict[str, float]:

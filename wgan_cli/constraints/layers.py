@@ -1,4 +1,4 @@
-"""Which layers a critic has, as far as constraints ask."""
+"""The layers of a critic that constraints depend on."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ LINEAR = (nn.Linear, _ConvNd)
 def batch_norm_layers(critic: nn.Module) -> list[str]:
     """Names of the layers whose output for one sample depends on the rest of its batch."""
     return [name for name, module in critic.named_modules() if isinstance(module, _BatchNorm)]
+
+
+def normalization_layers(critic: nn.Module) -> list[str]:
+    """Names of the normalisation layers, BatchNorm among them."""
+    return [name for name, module in critic.named_modules() if isinstance(module, NORMALIZATION)]
+
+
+def has_linear_layers(critic: nn.Module) -> bool:
+    """Whether there is a linear or a convolution layer."""
+    return any(isinstance(module, LINEAR) for module in critic.modules())

@@ -15,6 +15,7 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.registry import TABLE, Metric, sized
 from wgan_cli.evaluation.samples import Reference, generated
+from wgan_cli.schema import METRICS
 
 log = logging.getLogger(__name__)
 _SLOW = 5.0
@@ -77,7 +78,7 @@ class Evaluation:
 
     def prepare(self) -> None:
         """Make feature networks ready, which can take minutes. Raises `DataError`."""
-        for space in dict.fromkeys(TABLE[tag].needs for tag in self.metrics):
+        for space in dict.fromkeys(TABLE[tag].network for tag in self.metrics):
             if space is not None:
                 self.reference.network(space)
 
@@ -91,7 +92,7 @@ class Evaluation:
         found = EvaluationResult(n=self.reference.counts.few)
         started = time.perf_counter()
         comparison = self._compared(generator, critic)
-        alone = [tag for tag in self.metrics if _looks_at_samples_alone(TABLE[tag])]
+        alone = [tag for tag in self.metrics if _looks_at_samples_alone(tag)]
         beside = None if raw is None or not alone else self._compared(raw, critic)
         found.seconds["samples"] = time.perf_counter() - started
         floor = Comparison(self.reference, self.reference.other, critic, seed=self.seed)
@@ -117,10 +118,10 @@ class Evaluation:
     ) -> None:
         name = sized(tag, metric, self.reference.counts)
         if metric.number is not None:
-            if metric.floor and tag not in self._floors:
+            if METRICS[tag].has_floor and tag not in self._floors:
                 self._floors[tag] = float(metric.number(real))
             found.values[name] = _finite(metric.number(comparison))
-            if metric.floor:
+            if METRICS[tag].has_floor:
                 found.floors[name] = self._floors[tag]
         if metric.picture is not None:
             found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
@@ -142,14 +143,15 @@ class Evaluation:
         """By what it took last time; at first, by what it works on."""
         if tag in self._costs:
             return self._costs[tag] > _SLOW
-        return TABLE[tag].needs is not None or (
+        return TABLE[tag].network is not None or (
             tag == "wasserstein/exact" and self.reference.counts.few > _MANY_PAIRS
         )
 
 
-def _looks_at_samples_alone(metric: Metric) -> bool:
-    """Not at the critic, which has no floor, nor through a feature network, which takes long."""
-    return metric.number is not None and metric.floor and metric.needs is None
+def _looks_at_samples_alone(tag: str) -> bool:
+    """Whether a number needs neither the critic (it has a floor) nor a feature network."""
+    metric = TABLE[tag]
+    return metric.number is not None and METRICS[tag].has_floor and metric.network is None
 
 
 def _finite(value: float) -> float:

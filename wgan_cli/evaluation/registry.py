@@ -1,4 +1,4 @@
-"""Every metric an evaluation can take: how it is computed, and what its tag states."""
+"""How each metric of `schema.METRICS` is computed, and the sample count in its tag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
-from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Modes
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import Counts, Samples
@@ -31,18 +30,16 @@ from wgan_cli.randomness import Draws, Stream
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, a picture or both of one comparison.
+    """How a number, a picture or both are computed from a comparison.
 
-    `count` says which sample count ends the number's tag; `floor` whether the number also has a
-    meaning for real samples against real ones; `needs` names the feature network to make ready;
-    `picture_tag` is the picture's own tag where it differs.
+    `count` gives the sample count that ends the number's tag. `network` names the feature network
+    that must be ready. `picture_tag` is the picture's tag where it differs from the number's.
     """
 
     number: Callable[[Comparison], float] | None = None
     picture: Callable[[Comparison], np.ndarray] | None = None
     count: Callable[[Counts], int] | None = None
-    floor: bool = False
-    needs: str | None = None
+    network: str | None = None
     picture_tag: str | None = None
 
 
@@ -55,7 +52,7 @@ def _many(counts: Counts) -> int:
 
 
 def sized(tag: str, metric: Metric, counts: Counts) -> str:
-    """The tag with its sample count: 10,000 as 10k, 359 as 359."""
+    """The tag with its sample count: `_10k` for 10,000, `_359` for 359."""
     if metric.count is None:
         return tag
     count = metric.count(counts)
@@ -87,11 +84,9 @@ def _first_batch(samples: Samples) -> tuple[Tensor, Tensor | None]:
 
 
 def _weights(comparison: Comparison) -> np.ndarray:
-    constraint = comparison.constraint
-    if isinstance(constraint, WeightClipping):
-        bound, weights = constraint.clip, constraint.clipped_parameters(comparison.critic)
-    else:
-        bound, weights = None, list(weights_in_use(comparison.critic).values())
+    critic, constraint = comparison.critic, comparison.constraint
+    bounded = None if constraint is None else constraint.bounded_weights(critic)
+    bound, weights = bounded or (None, list(weights_in_use(critic).values()))
     values = torch.cat([weight.detach().float().flatten().cpu() for weight in weights])
     if not values.isfinite().all():
         raise ValueError("the critic's weights are NaN or infinite")
@@ -114,7 +109,7 @@ def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
 
 
 def _of_features(space: str) -> dict[str, Metric]:
-    """The statistics of one feature network, by tag."""
+    """The metrics of one feature network, by tag."""
     numbers: dict[str, Callable[[Comparison], float]] = {
         "fid": lambda comparison: frechet_distance(*comparison.features(space)),
         "kid": lambda comparison: kernel_distance(*comparison.features(space)),
@@ -123,7 +118,7 @@ def _of_features(space: str) -> dict[str, Metric]:
         "recall": lambda comparison: comparison.neighbours(space)[1],
     }
     return {
-        f"metrics/{name}_{space}": Metric(number, count=_many, floor=True, needs=space)
+        f"metrics/{name}_{space}": Metric(number, count=_many, network=space)
         for name, number in numbers.items()
     }
 
@@ -132,38 +127,34 @@ TABLE: dict[str, Metric] = {
     "critic/wasserstein_heldout": Metric(lambda comparison: comparison.estimate),
     "critic/lipschitz": Metric(lambda comparison: comparison.steepest),
     "wasserstein/exact": Metric(
-        lambda comparison: exact_wasserstein(comparison.fake, comparison.real), floor=True
+        lambda comparison: exact_wasserstein(comparison.fake, comparison.real)
     ),
-    "wasserstein/sliced": Metric(_sliced, floor=True),
+    "wasserstein/sliced": Metric(_sliced),
     "wasserstein/normalized": Metric(lambda comparison: comparison.normalized),
     "critic/gradient_norms": Metric(picture=_layer_norms),
     "critic/weights": Metric(picture=_weights),
     "metrics/precision_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[0], count=_few, floor=True
+        lambda comparison: comparison.neighbours("pixel")[0], count=_few
     ),
     "metrics/recall_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[1], count=_few, floor=True
+        lambda comparison: comparison.neighbours("pixel")[1], count=_few
     ),
     "metrics/class_kl": Metric(
         _class_kl,
         _class_histogram,
         count=_many,
-        floor=True,
-        needs="classifier",
+        network="classifier",
         picture_tag="metrics/classes",
     ),
     "metrics/classes_found": Metric(
         lambda comparison: int((comparison.class_counts > 0).sum()),
         count=_many,
-        floor=True,
-        needs="classifier",
+        network="classifier",
     ),
     **_of_features("classifier"),
     **_of_features("inception"),
-    "metrics/modes_found": Metric(
-        lambda comparison: modes_found(*_modes(comparison)), count=_many, floor=True
-    ),
+    "metrics/modes_found": Metric(lambda comparison: modes_found(*_modes(comparison)), count=_many),
     "metrics/share_within_3sigma": Metric(
-        lambda comparison: share_within(*_modes(comparison)), count=_many, floor=True
+        lambda comparison: share_within(*_modes(comparison)), count=_many
     ),
 }

@@ -1,4 +1,4 @@
-"""Whether networks take and give what the data have, for networks that the config does not tell."""
+"""A trial pass through networks whose shapes the config does not tell."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def refuse_misfit(
     sample_shape: Sequence[int],
     classes: int | None = None,
 ) -> None:
-    """Raise `ConfigError` where one pass of two samples fails, or gives another shape.
+    """Raise `ConfigError` where a pass of two samples fails or gives the wrong shape.
 
-    Latent (batch, latent_dim) must become (batch, *sample_shape), and that (batch,). The networks
-    are left as they were.
+    The generator must map (batch, latent_dim) to (batch, *sample_shape), the critic that to
+    (batch,). The networks are not changed.
     """
     device = next(critic.parameters()).device
     labels = [] if classes is None else [torch.zeros(_BATCH, dtype=torch.int64, device=device)]
@@ -34,26 +34,26 @@ def refuse_misfit(
     _try("critic", critic, [torch.zeros(_BATCH, *shape, device=device), *labels], ())
 
 
-def _try(kind: str, network: nn.Module, given: list[Tensor], wanted: tuple[int, ...]) -> None:
-    takes = f"model.{kind} for a batch of shape {tuple(given[0].shape)}"
+def _try(kind: str, network: nn.Module, inputs: list[Tensor], expected: tuple[int, ...]) -> None:
+    trial = f"model.{kind} for a batch of shape {tuple(inputs[0].shape)}"
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        made: Any = network(*given)
+        output: Any = network(*inputs)
     except (WganError, torch.OutOfMemoryError):
         raise
-    # What torch raises for shapes that do not fit; anything else is a defect of the user's code.
+    # Torch raises these for shapes that do not fit. Anything else is a defect of the user's code.
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "failed"
         raise ConfigError(
-            f"{takes}, as the data have it: {reason}. Choose another model or other data."
+            f"{trial}, as the data have it: {reason}. Choose another model or other data."
         ) from error
     finally:
         for module, training in modes:
             module.training = training
-    shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-    if shape != (_BATCH, *wanted):
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (_BATCH, *expected):
         raise ConfigError(
-            f"{takes} gives {shape}, and {(_BATCH, *wanted)} is needed: choose another model or"
+            f"{trial} gives {shape}, and {(_BATCH, *expected)} is needed: choose another model or"
             " other data."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,22 +14,13 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT
 from wgan_cli.report.varied import Varied
+from wgan_cli.schema import CURVES, METRICS
 from wgan_cli.validation import nearest
 
 EXACT = "wasserstein/exact"
 ESTIMATE = "critic/wasserstein"
 FLOOR, RAW = "_real_real", "_raw"
 CONFIDENCE = 0.95
-# How the last part of a tag begins whose higher values are better; of all others lower ones are.
-_HIGHER = (
-    "precision",
-    "recall",
-    "modes_found",
-    "classes_found",
-    "is_",
-    "share_within",
-    "images_per_second",
-)
 
 
 @dataclass(frozen=True)
@@ -75,9 +67,17 @@ class Lead:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def higher_is_better(tag: str) -> bool:
-    """Whether more of it is better."""
-    return tag.rpartition("/")[2].startswith(_HIGHER)
+def higher_is_better(tag: str) -> bool | None:
+    """Return whether more of it is better; None where its traits do not state that.
+
+    The tag may end with a sample count, as in `metrics/fid_classifier_10k`.
+    """
+    tag = tag.removesuffix(RAW).removesuffix(FLOOR)
+    if tag in CURVES:
+        return CURVES[tag]
+    if tag not in METRICS:
+        tag = re.sub(r"_\d+k?$", "", tag)
+    return METRICS[tag].higher_is_better if tag in METRICS else None
 
 
 def floor_tag(tag: str) -> str:
@@ -103,19 +103,25 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
         return by
     if EXACT in tags:
         return EXACT
-    metrics = sorted(filter(is_metric, tags), key=lambda tag: tag.startswith(("critic", "gen")))
+    metrics = sorted(
+        filter(is_metric, tags),
+        key=lambda tag: (higher_is_better(tag) is None, tag.startswith(("critic", "gen"))),
+    )
     finished = [run for run in runs if run.finished]
     shared = [tag for tag in metrics if all(tag in run.final for run in finished)]
     return next(iter(shared or metrics), None)
 
 
 def settings_by_rank(runs: Sequence[Run], varied: Varied, tag: str | None) -> list[Setting]:
-    """Settings, the best mean first, then those without one, the lost last."""
+    """Settings, the best mean first, then those without one, the lost last.
+
+    Of a tag whose direction is unknown, settings with a mean stay in the order of their runs.
+    """
     groups: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(varied.values(run), []).append(run)
     settings = [_setting(varied, values, group, tag) for values, group in groups.items()]
-    sign = -1 if tag is not None and higher_is_better(tag) else 1
+    sign = {True: -1, False: 1, None: 0}[higher_is_better(tag or "")]
 
     def place(setting: Setting) -> tuple[bool, float, bool]:
         mean = setting.mean
@@ -149,12 +155,15 @@ def _setting(
 def lead(better: Setting, other: Setting, tag: str) -> Lead | None:
     """Of one setting's mean on another's, with Welch's interval where both have two seeds or more.
 
+    None where one has no mean, or which direction is better is unknown.
+
     Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), t the quantile of
     Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of freedom.
     """
-    if better.mean is None or other.mean is None:
+    higher = higher_is_better(tag)
+    if better.mean is None or other.mean is None or higher is None:
         return None
-    amount = better.mean - other.mean if higher_is_better(tag) else other.mean - better.mean
+    amount = better.mean - other.mean if higher else other.mean - better.mean
     if better.n < 2 or other.n < 2:
         return Lead(amount, None)
     one, two = (statistics.variance(setting.numbers) / setting.n for setting in (better, other))
@@ -174,6 +183,12 @@ def verdict(settings: Sequence[Setting], tag: str | None) -> str:
         return f"All have the same settings, seed aside: {spread(settings[0])}."
     if len(ranked) == 1:
         return f"Only {ranked[0].words} has finished: there is nothing to compare it with."
+    if higher_is_better(tag) is None:
+        return (
+            f"Not ranked: whether more or less of {tag} is better is unknown, so settings are in"
+            " the order of their runs. Rank by another tag with --by, or, for a metric of your own,"
+            " state higher_is_better in wgan_cli/schema/metrics.py."
+        )
     best, second = ranked[:2]
     found = lead(best, second, tag)
     assert found is not None

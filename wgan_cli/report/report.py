@@ -52,6 +52,11 @@ class Report:
             self.verdict += _CAUTION
         self.runs = sorted(runs, key=self._place)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether which direction of `by` is better is known."""
+        return ranking.higher_is_better(self.by or "") is not None
+
     def value(self, run: Run) -> float | None:
         """The number that ranks, as the run's own files have it."""
         return run.final.get(self.by or "")
@@ -77,6 +82,8 @@ class Report:
     @cached_property
     def heat_maps(self) -> tuple[list[HeatMap], str]:
         """Maps of two settings with numbers, and what there is to say about them."""
+        if self.by is not None and not self.ranked:
+            return [], f"No heat map: whether more or less of {self.by} is better is unknown."
         return heat_maps(self)
 
     def heading(self) -> str:
@@ -86,6 +93,8 @@ class Report:
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         if self.by is None:
             return f"{runs} ({counts or 'none'})."
+        if not self.ranked:
+            return f"{runs} ({counts}), listed with {self.by}, which does not rank them."
         side = "higher" if ranking.higher_is_better(self.by) else "lower"
         return f"{runs} ({counts}), ranked by {self.by}: {side} is better."
 
@@ -117,4 +126,6 @@ class Report:
         value = self.value(run)
         if run.lost or value is None or not run.finished:
             return 1 + run.lost, 0.0
+        if not self.ranked:
+            return 0, 0.0
         return 0, -value if ranking.higher_is_better(self.by or "") else value

@@ -4,15 +4,30 @@ Default values are in `configs/`, once. A setting that has a default here too is
 configs of earlier versions lack.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, overload
+
 from wgan_cli.schema.constraints import CONSTRAINTS
 from wgan_cli.schema.datasets import DATASETS, Recommended
 from wgan_cli.schema.losses import LOSSES
-from wgan_cli.schema.metrics import METRICS
+from wgan_cli.schema.metrics import CURVES, METRICS
 from wgan_cli.schema.models import MODELS
 from wgan_cli.schema.optimizers import OPTIMIZERS
 from wgan_cli.schema.root import FilledConfig, RunConfig, TrainConfig
+from wgan_cli.schema.traits import (
+    TRAITS,
+    Component,
+    ConstraintTraits,
+    DatasetTraits,
+    LossTraits,
+    NetworkTraits,
+    OptimizerTraits,
+)
 
 __all__ = [
+    "CURVES",
     "METRICS",
     "SCHEMAS",
     "SCHEMAS_OF",
@@ -20,15 +35,44 @@ __all__ = [
     "Recommended",
     "RunConfig",
     "TrainConfig",
+    "traits",
 ]
 
-# Options shipped here, by group and target. Anything else is a user's own, checked against its
-# signature.
-SCHEMAS_OF: dict[str, dict[str, type]] = {
+_COMPONENTS: dict[str, dict[str, Component]] = {
     "dataset": DATASETS,
-    "model": MODELS,
+    "network": MODELS,
     "loss": LOSSES,
     "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
 }
+# The settings of what this package has, by group and target. A user's own component has none here:
+# its settings are checked against the signature of its constructor.
+SCHEMAS_OF: dict[str, dict[str, type]] = {
+    "model" if group == "network" else group: {
+        target: component.settings for target, component in components.items()
+    }
+    for group, components in _COMPONENTS.items()
+}
 SCHEMAS = {target: schema for group in SCHEMAS_OF.values() for target, schema in group.items()}
+
+
+@overload
+def traits(group: Literal["dataset"], node: Mapping[str, Any]) -> DatasetTraits: ...
+@overload
+def traits(group: Literal["network"], node: Mapping[str, Any]) -> NetworkTraits: ...
+@overload
+def traits(group: Literal["loss"], node: Mapping[str, Any]) -> LossTraits: ...
+@overload
+def traits(group: Literal["constraint"], node: Mapping[str, Any]) -> ConstraintTraits: ...
+@overload
+def traits(group: Literal["optimizer"], node: Mapping[str, Any]) -> OptimizerTraits: ...
+def traits(group: str, node: Mapping[str, Any]) -> Any:
+    """The traits of the component that a checked config node names.
+
+    Of a user's own component they are those under `traits` of the node, else the defaults. `node`
+    of the group "network" is a model's generator or critic.
+    """
+    component = _COMPONENTS[group].get(node["_target_"])
+    if component is None:
+        return TRAITS[group](**(node.get("traits") or {}))
+    return component.traits_of(node, group)

@@ -1,4 +1,4 @@
-"""Constraints: their settings by target."""
+"""Constraints: the settings and traits of each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from wgan_cli.schema.components import NamedConfig
-from wgan_cli.schema.settings import setting
+from wgan_cli.schema.settings import NamedConfig, setting
+from wgan_cli.schema.traits import Component, ConstraintTraits
 
 
 @dataclass
@@ -40,15 +40,41 @@ class OrthogonalConfig(NamedConfig):
     weight: float = setting(above=0, at_most=1_000_000)
 
 
-CLIPPING = "wgan_cli.constraints.WeightClipping"
-GRADIENT_PENALTY = "wgan_cli.constraints.GradientPenalty"
-SPECTRAL_NORM = "wgan_cli.constraints.SpectralNorm"
-ORTHOGONAL = "wgan_cli.constraints.OrthogonalRegularization"
-
-CONSTRAINTS: dict[str, type] = {
-    "wgan_cli.constraints.Unconstrained": NamedConfig,
-    CLIPPING: ClippingConfig,
-    GRADIENT_PENALTY: GradientPenaltyConfig,
-    SPECTRAL_NORM: SpectralNormConfig,
-    ORTHOGONAL: OrthogonalConfig,
+CONSTRAINTS: dict[str, Component] = {
+    "wgan_cli.constraints.Unconstrained": Component(
+        NamedConfig, ConstraintTraits(weights_in_place=True, differentiates_twice=False)
+    ),
+    "wgan_cli.constraints.WeightClipping": Component(
+        ClippingConfig,
+        ConstraintTraits(
+            takes_clip=True,
+            weights_in_place=True,
+            acts_on_weights=True,
+            differentiates_twice=False,
+        ),
+        from_settings={"exempts_normalization": "exempt_normalization"},
+    ),
+    "wgan_cli.constraints.GradientPenalty": Component(
+        GradientPenaltyConfig,
+        ConstraintTraits(weights_in_place=True, needs_independent_samples=True),
+    ),
+    "wgan_cli.constraints.SpectralNorm": Component(
+        SpectralNormConfig,
+        ConstraintTraits(
+            weights_in_place=True,
+            acts_on_weights=True,
+            differentiates_twice=False,
+            undone_by_normalization=True,
+            needs_linear_layers=True,
+        ),
+    ),
+    "wgan_cli.constraints.OrthogonalRegularization": Component(
+        OrthogonalConfig,
+        ConstraintTraits(
+            weights_in_place=True,
+            acts_on_weights=True,
+            differentiates_twice=False,
+            needs_linear_layers=True,
+        ),
+    ),
 }

@@ -1,21 +1,20 @@
-"""Data sets: their settings by target, and what is known of them before anything is read."""
+"""Data sets: the settings and traits of each, known before anything is read."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from omegaconf import MISSING
 
 from wgan_cli.schema.optimizers import MOST_LR
 from wgan_cli.schema.settings import setting
+from wgan_cli.schema.traits import Component, DatasetTraits
 
 
 @dataclass
 class Recommended:
-    """What a data set recommends; null where it recommends nothing."""
+    """Settings that a data set recommends; null where it recommends none."""
 
     steps: int | None = setting(default=None, at_least=1, at_most=1_000_000_000)
     clip: float | None = setting(default=None, above=0, at_most=1_000_000)
@@ -28,7 +27,7 @@ class Recommended:
 
 @dataclass
 class DatasetConfig:
-    """What every data set has."""
+    """The settings of every data set."""
 
     _target_: str = MISSING
     name: str = MISSING
@@ -45,7 +44,7 @@ class TorchvisionDatasetConfig(DatasetConfig):
 
 @dataclass
 class FlippableDatasetConfig(TorchvisionDatasetConfig):
-    """One whose images are still themselves in a mirror."""
+    """A torchvision data set whose images may be mirrored."""
 
     flip: bool = MISSING  # mirror half of the training images
 
@@ -108,7 +107,7 @@ class CelebAConfig(ImageFilesConfig):
 
 @dataclass
 class LsunConfig(ImageFilesConfig):
-    """One kind of LSUN's scenes."""
+    """One category of LSUN's scenes."""
 
     category: str = setting(
         choices=(
@@ -143,74 +142,45 @@ class GaussiansGridConfig(DatasetConfig):
     std: float = setting(above=0, at_most=1_000_000)
 
 
-DATASETS: dict[str, type] = {
-    "wgan_cli.data.images.digits": DatasetConfig,
-    "wgan_cli.data.images.torchvision_images": TorchvisionDatasetConfig,
-    "wgan_cli.data.images.flippable_images": FlippableDatasetConfig,
-    "wgan_cli.data.images.emnist": EmnistConfig,
-    "wgan_cli.data.images.svhn": SvhnConfig,
-    "wgan_cli.data.images.stl10": Stl10Config,
-    "wgan_cli.data.stacked.stacked_mnist": TorchvisionDatasetConfig,
-    "wgan_cli.data.arrays.array": ArrayConfig,
-    "wgan_cli.data.folders.image_folder": ImageFolderConfig,
-    "wgan_cli.data.celeba.celeba": CelebAConfig,
-    "wgan_cli.data.lsun.lsun": LsunConfig,
-    "wgan_cli.data.synthetic.swiss_roll": SwissRollConfig,
-    "wgan_cli.data.synthetic.gaussians_ring": GaussiansRingConfig,
-    "wgan_cli.data.synthetic.gaussians_grid": GaussiansGridConfig,
-    "wgan_cli.data.synthetic.parallel_lines": DatasetConfig,
+_LABELLED = ["samples", "images", "labels"]
+_IMAGES = ["samples", "images"]
+_POINTS = DatasetTraits(["samples"], held_out_size=4096, side=0)
+_GAUSSIANS = replace(_POINTS, kinds=["samples", "modes"])
+_MNIST = DatasetTraits(_LABELLED, 60_000, 10_000, side=28)
+_CIFAR = DatasetTraits(_LABELLED, 50_000, 10_000, side=32)
+
+DATASETS: dict[str, Component] = {
+    "wgan_cli.data.images.digits": Component(
+        DatasetConfig, DatasetTraits(_LABELLED, 1438, 359, side=8)
+    ),
+    "wgan_cli.data.images.torchvision_images": Component(
+        TorchvisionDatasetConfig,
+        DatasetTraits(_LABELLED),
+        by_name={"mnist": _MNIST, "kmnist": _MNIST},
+    ),
+    "wgan_cli.data.images.flippable_images": Component(
+        FlippableDatasetConfig,
+        DatasetTraits(_LABELLED),
+        by_name={"fashion_mnist": _MNIST, "cifar10": _CIFAR, "cifar100": _CIFAR},
+    ),
+    "wgan_cli.data.images.emnist": Component(EmnistConfig, DatasetTraits(_LABELLED, side=28)),
+    "wgan_cli.data.images.svhn": Component(SvhnConfig, DatasetTraits(_LABELLED, side=32)),
+    "wgan_cli.data.images.stl10": Component(Stl10Config, from_settings={"side": "size"}),
+    "wgan_cli.data.stacked.stacked_mnist": Component(
+        TorchvisionDatasetConfig, DatasetTraits(_LABELLED, 128_000, 26_000, side=28)
+    ),
+    "wgan_cli.data.arrays.array": Component(ArrayConfig),
+    "wgan_cli.data.folders.image_folder": Component(
+        ImageFolderConfig, from_settings={"side": "size"}
+    ),
+    "wgan_cli.data.celeba.celeba": Component(
+        CelebAConfig, DatasetTraits(_IMAGES, 162_770, 10_000), from_settings={"side": "size"}
+    ),
+    "wgan_cli.data.lsun.lsun": Component(
+        LsunConfig, DatasetTraits(_IMAGES), from_settings={"side": "size"}
+    ),
+    "wgan_cli.data.synthetic.swiss_roll": Component(SwissRollConfig, _POINTS),
+    "wgan_cli.data.synthetic.gaussians_ring": Component(GaussiansRingConfig, _GAUSSIANS),
+    "wgan_cli.data.synthetic.gaussians_grid": Component(GaussiansGridConfig, _GAUSSIANS),
+    "wgan_cli.data.synthetic.parallel_lines": Component(DatasetConfig, _POINTS),
 }
-
-# What the samples have, for the metrics that need it; left out where only the files tell.
-_IMAGES = frozenset({"samples", "images", "labels"})
-DATA_KINDS = {
-    "wgan_cli.data.images.digits": _IMAGES,
-    "wgan_cli.data.images.torchvision_images": _IMAGES,
-    "wgan_cli.data.images.flippable_images": _IMAGES,
-    "wgan_cli.data.images.emnist": _IMAGES,
-    "wgan_cli.data.images.svhn": _IMAGES,
-    "wgan_cli.data.stacked.stacked_mnist": _IMAGES,
-    "wgan_cli.data.celeba.celeba": frozenset({"samples", "images"}),
-    "wgan_cli.data.lsun.lsun": frozenset({"samples", "images"}),
-    "wgan_cli.data.synthetic.swiss_roll": frozenset({"samples"}),
-    "wgan_cli.data.synthetic.gaussians_ring": frozenset({"samples", "modes"}),
-    "wgan_cli.data.synthetic.gaussians_grid": frozenset({"samples", "modes"}),
-    "wgan_cli.data.synthetic.parallel_lines": frozenset({"samples"}),
-}
-
-# Training parts whose size is a fact known before anything is read, by name.
-TRAINING_SIZES = {
-    "digits": 1438,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "kmnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "stacked_mnist": 128_000,
-    "celeba": 162_770,
-}
-
-# The same of held-out parts.
-HELD_OUT_SIZES = {
-    "digits": 359,
-    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "celeba"), 10_000),
-    "stacked_mnist": 26_000,
-    **dict.fromkeys(("swiss_roll", "gaussians_ring", "gaussians_grid", "parallel_lines"), 4096),
-}
-
-# The side of square images that have no setting `size`.
-_SIDES = {
-    "digits": 8,
-    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist", "emnist", "stacked_mnist"), 28),
-    **dict.fromkeys(("cifar10", "cifar100", "svhn"), 32),
-}
-
-
-def known_side(node: Mapping[str, Any]) -> int | None:
-    """The side of a data set's images, 0 for points of the plane; None where files tell."""
-    if node["_target_"] not in DATASETS:
-        return None
-    if node["_target_"].startswith("wgan_cli.data.synthetic."):
-        return 0
-    side: int | None = node.get("size", _SIDES.get(node["name"]))
-    return side

@@ -1,4 +1,4 @@
-"""Losses: their settings by target."""
+"""Losses: the settings and traits of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from wgan_cli.schema.components import NamedConfig
+from wgan_cli.schema.settings import NamedConfig
+from wgan_cli.schema.traits import Component
 
 
 @dataclass
@@ -16,8 +17,8 @@ class GanLossConfig(NamedConfig):
     saturating: bool = MISSING
 
 
-LOSSES: dict[str, type] = {
-    "wgan_cli.losses.Wasserstein": NamedConfig,
-    "wgan_cli.losses.Hinge": NamedConfig,
-    "wgan_cli.losses.Gan": GanLossConfig,
+LOSSES: dict[str, Component] = {
+    "wgan_cli.losses.Wasserstein": Component(NamedConfig),
+    "wgan_cli.losses.Hinge": Component(NamedConfig),
+    "wgan_cli.losses.Gan": Component(GanLossConfig),
 }

@@ -1,28 +1,52 @@
-"""What evaluations can measure."""
+"""Metrics: the traits of each, and which direction of the other curves is better."""
 
-# What evaluations can measure, each with what the data must have for it.
-METRICS = {
-    "critic/wasserstein_heldout": "samples",
-    "critic/lipschitz": "samples",
-    "wasserstein/exact": "samples",
-    "wasserstein/sliced": "samples",
-    "wasserstein/normalized": "samples",
-    "critic/gradient_norms": "samples",
-    "critic/weights": "samples",
-    "metrics/precision_pixel": "images",
-    "metrics/recall_pixel": "images",
-    "metrics/fid_classifier": "labels",
-    "metrics/class_kl": "labels",
-    "metrics/classes_found": "labels",
-    "metrics/kid_classifier": "labels",
-    "metrics/is_classifier": "labels",
-    "metrics/precision_classifier": "labels",
-    "metrics/recall_classifier": "labels",
-    "metrics/fid_inception": "images",
-    "metrics/kid_inception": "images",
-    "metrics/is_inception": "images",
-    "metrics/precision_inception": "images",
-    "metrics/recall_inception": "images",
-    "metrics/modes_found": "modes",
-    "metrics/share_within_3sigma": "modes",
+from __future__ import annotations
+
+from wgan_cli.schema.traits import MetricTraits
+
+
+def _distance(needs: str = "samples") -> MetricTraits:
+    """Of a distance from real samples."""
+    return MetricTraits(needs, has_floor=True, higher_is_better=False)
+
+
+def _score(needs: str) -> MetricTraits:
+    """Of a share, a count or a score of good samples."""
+    return MetricTraits(needs, has_floor=True, higher_is_better=True)
+
+
+# What evaluations can measure, in the order of their tables.
+METRICS: dict[str, MetricTraits] = {
+    "critic/wasserstein_heldout": MetricTraits(higher_is_better=False),
+    "critic/lipschitz": MetricTraits(),
+    "wasserstein/exact": _distance(),
+    "wasserstein/sliced": _distance(),
+    "wasserstein/normalized": MetricTraits(higher_is_better=False),
+    "critic/gradient_norms": MetricTraits(),
+    "critic/weights": MetricTraits(),
+    "metrics/precision_pixel": _score("images"),
+    "metrics/recall_pixel": _score("images"),
+    "metrics/fid_classifier": _distance("labels"),
+    "metrics/class_kl": _distance("labels"),
+    "metrics/classes_found": _score("labels"),
+    "metrics/kid_classifier": _distance("labels"),
+    "metrics/is_classifier": _score("labels"),
+    "metrics/precision_classifier": _score("labels"),
+    "metrics/recall_classifier": _score("labels"),
+    "metrics/fid_inception": _distance("images"),
+    "metrics/kid_inception": _distance("images"),
+    "metrics/is_inception": _score("images"),
+    "metrics/precision_inception": _score("images"),
+    "metrics/recall_inception": _score("images"),
+    "metrics/modes_found": _score("modes"),
+    "metrics/share_within_3sigma": _score("modes"),
+}
+
+# Whether more is better, for the other curves of a run of which it is known.
+CURVES = {
+    "critic/wasserstein": False,
+    "critic/orthogonality": False,
+    "throughput/images_per_second": True,
+    "throughput/step_ms": False,
+    "throughput/evaluation_seconds": False,
 }

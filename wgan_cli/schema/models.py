@@ -1,12 +1,13 @@
-"""Networks: their settings by target, and what the rules must know of them."""
+"""Networks: the settings and traits of each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import MISSING
 
 from wgan_cli.schema.settings import setting
+from wgan_cli.schema.traits import Component, NetworkTraits
 
 NORMS = ("none", "batch", "layer", "group")
 
@@ -40,7 +41,7 @@ class DcganConfig:
 
 @dataclass
 class ResnetConfig:
-    """A residual network after the gradient penalty's paper; large images halve the width."""
+    """A residual network as in arXiv 1704.00028; above 32 pixels the width is halved."""
 
     _target_: str = MISSING
     width: int = setting(at_least=2, at_most=4_096)
@@ -55,21 +56,38 @@ class ParallelLinesConfig:
     theta: float = setting(at_least=-1_000_000, at_most=1_000_000)
 
 
-MODELS: dict[str, type] = {
-    "wgan_cli.models.mlp.Generator": PerceptronConfig,
-    "wgan_cli.models.mlp.Critic": PerceptronConfig,
-    "wgan_cli.models.dcgan.Generator": DcganConfig,
-    "wgan_cli.models.dcgan.Critic": DcganConfig,
-    "wgan_cli.models.resnet.Generator": ResnetConfig,
-    "wgan_cli.models.resnet.Critic": ResnetConfig,
-    "wgan_cli.models.lipschitz.Critic": LipschitzConfig,
-    "wgan_cli.models.parallel_lines.Generator": ParallelLinesConfig,
+# The networks of this package.
+_OURS = NetworkTraits(
+    weights_in_place=True,
+    bf16_copy=True,
+    channels_last=True,
+    checks_shapes=True,
+    classes=True,
+    normalization="none",
+)
+_DCGAN = Component(
+    DcganConfig,
+    replace(_OURS, images=True, side_multiple=4),
+    from_settings={"normalization": "norm"},
+)
+_RESNET = Component(
+    ResnetConfig,
+    replace(_OURS, images=True, sides=[28, 32, 40, 48, 56, 64, 80, 96, 112, 128]),
+    from_settings={"normalization": "norm"},
+)
+
+MODELS: dict[str, Component] = {
+    "wgan_cli.models.mlp.Generator": Component(PerceptronConfig, _OURS),
+    "wgan_cli.models.mlp.Critic": Component(PerceptronConfig, _OURS),
+    "wgan_cli.models.dcgan.Generator": _DCGAN,
+    "wgan_cli.models.dcgan.Critic": _DCGAN,
+    "wgan_cli.models.resnet.Generator": _RESNET,
+    "wgan_cli.models.resnet.Critic": _RESNET,
+    "wgan_cli.models.lipschitz.Critic": Component(
+        LipschitzConfig, replace(_OURS, classes=False, lipschitz=True)
+    ),
+    "wgan_cli.models.parallel_lines.Generator": Component(
+        ParallelLinesConfig,
+        replace(_OURS, classes=False, images=False, latent_dim=1, dataset="parallel_lines"),
+    ),
 }
-
-# 1-Lipschitz by construction.
-LIPSCHITZ_CRITIC = "wgan_cli.models.lipschitz.Critic"
-LINES_GENERATOR = "wgan_cli.models.parallel_lines.Generator"
-CLASSLESS = (LIPSCHITZ_CRITIC, LINES_GENERATOR)
-
-# The images of the residual networks.
-RESNET_SIDES = (28, 32, 40, 48, 56, 64, 80, 96, 112, 128)

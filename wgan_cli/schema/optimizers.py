@@ -1,4 +1,4 @@
-"""Optimizers: their settings by target."""
+"""Optimizers: the settings and traits of each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from wgan_cli.schema.settings import setting
+from wgan_cli.schema.traits import Component, OptimizerTraits
 
-# Above this rate finite gradients take weights beyond float32, and below this eps a gradient of 0
-# is divided by 0 there.
+# Above this rate a finite gradient can move weights beyond float32's range; below this eps, float32
+# rounds eps to 0, and a gradient of 0 is divided by 0.
 MOST_LR = 1_000_000
 LEAST_EPS = 1e-30
 
@@ -75,10 +76,30 @@ class SGDConfig(SGDSettings):
     generator: SGDSettings = dataclasses.field(default_factory=SGDSettings)
 
 
-SGD = "torch.optim.SGD"
-
-OPTIMIZERS: dict[str, type] = {
-    "wgan_cli.optimizers.RMSprop": RMSpropConfig,
-    "torch.optim.Adam": AdamConfig,
-    SGD: SGDConfig,
+OPTIMIZERS: dict[str, Component] = {
+    "wgan_cli.optimizers.RMSprop": Component(
+        RMSpropConfig,
+        OptimizerTraits(
+            elementwise=True,
+            keeps_finite=True,
+            # arXiv 1701.07875, Algorithm 1.
+            default_lr=5e-5,
+            default_lr_source="the paper's",
+        ),
+    ),
+    "torch.optim.Adam": Component(
+        AdamConfig,
+        # The rate of arXiv 1704.00028, Algorithm 1.
+        OptimizerTraits(elementwise=True, keeps_finite=True, fused=True, default_lr=1e-4),
+    ),
+    "torch.optim.SGD": Component(
+        SGDConfig,
+        OptimizerTraits(
+            elementwise=True,
+            keeps_finite=True,
+            fused=True,
+            decay_is_a_factor=True,
+            default_lr=1e-2,
+        ),
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -31,3 +32,11 @@ def setting(
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class NamedConfig:
+    """A component without settings of its own."""
+
+    _target_: str = MISSING
+    name: str = MISSING

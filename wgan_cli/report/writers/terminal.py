@@ -37,7 +37,8 @@ def table(report: Report, width: int | None) -> str:
 def _settings(report: Report, width: int | None) -> list[str]:
     rows = [["", "mean", "± sd", "n", "real/real", "setting"]]
     for place, setting in enumerate(report.settings[:_SETTINGS]):
-        mark = "*" if place == 0 and setting.n and len(report.settings) > 1 else ""
+        best = place == 0 and report.ranked and setting.n and len(report.settings) > 1
+        mark = "*" if best else ""
         figures = [
             number(setting.mean),
             f"± {number(setting.sd)}" if setting.sd is not None else "",
