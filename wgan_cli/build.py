@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,22 @@ from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
 from wgan_cli.instantiation import built, called, maker
+from wgan_cli.loggers import Logger
 from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import SCHEMAS, TrainConfig
-from wgan_cli.training.callbacks.pictures import SamplePictures
+from wgan_cli.training.callbacks.checkpoints import Checkpoints
+from wgan_cli.training.callbacks.loggers import Loggers
 from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.protocol import Cadence, Callback
 from wgan_cli.training.callbacks.record import Record
-from wgan_cli.training.callbacks.saving import Saving
-from wgan_cli.training.callbacks.tensorboard import TensorBoard
+from wgan_cli.training.callbacks.sample_pictures import SamplePictures
+from wgan_cli.training.callbacks.weight_histograms import WeightHistograms
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.distributed_trainers import FollowerTrainer, LeaderTrainer
-from wgan_cli.training.events import Events
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
@@ -222,13 +223,28 @@ def cache_folder() -> Path:
     return Path(base) / "wgan-train"
 
 
+def build_loggers(config: TrainConfig) -> dict[str, Logger]:
+    """Build the config's loggers, by name. Raise `ConfigError` for a class that is no logger."""
+    loggers = {name: built(f"logger.{name}", node) for name, node in config.logger.items()}
+    for name, logger in loggers.items():
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"logger.{name}._target_={config.logger[name]['_target_']} is no logger: derive it"
+                " from wgan_cli.loggers.Logger."
+            )
+    return loggers
+
+
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
+    config: TrainConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    loggers: Mapping[str, Logger],
+    *,
+    first: bool,
 ) -> list[Callback]:
-    """What watches a run of which `done` steps are done; `first` where its folder is new."""
+    """Build what watches a run; `first` is true for the first start in its folder."""
     settings = as_dict(config)
-    # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
-    writer = Events(folder.tensorboard, begin=0 if first else done + 1)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),
@@ -236,19 +252,21 @@ def build_callbacks(
         "data": data_facts(config, dataset),
     }
     labels, record = dataset.labels, Record(folder)
-    # Saving goes last: a checkpoint stands for everything that was written up to its step.
+    # Loggers come after what measures, and checkpoints after all that belongs to their step.
     return [
         record,
-        TensorBoard(writer, settings, record.final, first=first),
         SamplePictures(
             folder,
-            writer,
             dataset.held_out,
             None if labels is None else labels.held_out,
             first=first,
         ),
+        WeightHistograms(),
+        Loggers(loggers, folder.path, settings, record.final, first=first),
         Progress(),
-        Saving(folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"),
+        Checkpoints(
+            folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"
+        ),
         *([Profile(folder)] if config.profile else []),
     ]
 

@@ -19,8 +19,10 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, Recommended, TrainConfig
 from wgan_cli.schema.constraints import CLIPPING
+from wgan_cli.schema.loggers import SAVED_WITHOUT
 from wgan_cli.validation import typed
 
+# The groups that decide what is trained, one option each. `logger` takes any number of options.
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
 # arXiv 1701.07875, Algorithm 1: RMSprop 5e-5, c 0.01, n_critic 5. It gives no number of steps and
@@ -44,6 +46,7 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         if node is None:
             raise ConfigError(f"{group}: nothing is chosen; wgan-train --help lists the options.")
         groups[group] = _checked_group(group, node)
+    groups["logger"] = _checked_loggers(plain.pop("logger", SAVED_WITHOUT))
     config: TrainConfig = typed(TrainConfig, plain, "")
     for group, node in groups.items():
         setattr(config, group, node)
@@ -106,6 +109,7 @@ def refuse_missing_packages(config: TrainConfig) -> None:
     """
     nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
     nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
+    nodes |= {f"logger.{name}": node for name, node in config.logger.items()}
     for path, node in nodes.items():
         package = node["_target_"].partition(".")[0]
         if not package.isidentifier() or importlib.util.find_spec(package) is None:
@@ -159,6 +163,21 @@ def _checked_group(group: str, node: Any) -> dict[str, Any]:
         checked[network] = _checked_component(f"model.{network}", node[network])
     # A user's own model may have none.
     checked["name"] = checked["name"] or checked["generator"]["_target_"]
+    return checked
+
+
+def _checked_loggers(node: Any) -> dict[str, Any]:
+    """Return the loggers' settings by name; an empty dict for `logger=none`."""
+    if not isinstance(node, dict | None):
+        raise ConfigError(f"logger={node!r} is no logger; wgan-train --help lists the options.")
+    checked = {}
+    for name, settings in (node or {}).items():
+        if not isinstance(settings, dict):
+            raise ConfigError(
+                f"logger.{name} is no setting: under logger each logger has its settings below its"
+                " own name, as in logger.tensorboard._target_."
+            )
+        checked[str(name)] = _checked_component(f"logger.{name}", settings)
     return checked
 
 

@@ -24,6 +24,7 @@ MAY_DIFFER = {
     "keep_every",
     "metrics",
     "profile",
+    "logger",
     "device",
     "resume",
     # What happens where training cannot go on anyway.
@@ -107,7 +108,7 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
             " them as they were, or start a new run; only steps, the cadences, metrics, profile,"
-            " device, on_divergence and the way images are read may differ."
+            " logger, device, on_divergence and the way images are read may differ."
         )
 
 

@@ -95,6 +95,7 @@ def _train(
     from wgan_cli.build import (
         build_callbacks,
         build_dataset,
+        build_loggers,
         build_rollback,
         build_trainer,
         data_facts,
@@ -118,6 +119,7 @@ def _train(
     ranks = join_process_group(place)
     ranks.connect(as_dict(config), device)
     dataset = ranks.in_turn(lambda: build_dataset(config))
+    loggers = build_loggers(config)
     trainer = build_trainer(config, dataset, device, ranks)
     if state is not None:
         refuse_other_data(state.get("data"), data_facts(config, dataset))
@@ -134,9 +136,7 @@ def _train(
         folder.write_environment(device=str(device), world=ranks.world)
         trainer.rollback = build_rollback(config, folder)
         trainer.callbacks = [
-            *build_callbacks(
-                config, folder, dataset, done=trainer.recorded, first=first or state is None
-            ),
+            *build_callbacks(config, folder, dataset, loggers, first=first or state is None),
             LogWatch(written),
         ]
         trainer.signals = ranks.heard(signals)

@@ -6,6 +6,7 @@ with a default here is one that saved configs of earlier versions do not have.
 
 from wgan_cli.schema.constraints import CONSTRAINTS
 from wgan_cli.schema.datasets import DATASETS, Recommended
+from wgan_cli.schema.loggers import LOGGERS
 from wgan_cli.schema.losses import LOSSES
 from wgan_cli.schema.metrics import METRICS
 from wgan_cli.schema.models import MODELS
@@ -22,5 +23,6 @@ SCHEMAS_OF: dict[str, dict[str, type]] = {
     "loss": LOSSES,
     "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
+    "logger": LOGGERS,
 }
 SCHEMAS = {target: schema for group in SCHEMAS_OF.values() for target, schema in group.items()}

@@ -47,13 +47,15 @@ class RollbackConfig:
 
 @dataclass
 class TrainConfig:
-    """A run's settings: five groups as plain dicts, and the settings of `configs/train.yaml`."""
+    """A run's settings: the groups as plain dicts, and the settings of `configs/train.yaml`."""
 
     dataset: Any = None
     model: Any = None
     loss: Any = None
     constraint: Any = None
     optimizer: Any = None
+    # Each logger's settings by its name.
+    logger: Any = None
 
     seed: int = setting(at_least=0, at_most=2**63 - 1)
     device: str = MISSING

@@ -100,6 +100,11 @@ class Trainer:
         """The generator as it is trained, where samples are drawn from its average."""
         return None if self.averaged is None else self.updates.generator
 
+    @property
+    def critic(self) -> nn.Module:
+        """The critic as it is trained."""
+        return self.updates.critic
+
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
         error: BaseException | None = None
@@ -128,8 +133,9 @@ class Trainer:
 
     def begin(self) -> None:
         """What goes before the first step of this process."""
+        point = Point(self.step)
         for callback in self.callbacks:
-            callback.on_start(self)
+            callback.on_start(self, point)
 
     def advance(self) -> None:
         """One step; of a run that was stopped amid housekeeping, first the rest of that."""
@@ -215,22 +221,23 @@ class Trainer:
             if point.log:
                 if not self._penalised:
                     del means["critic/penalty"]
-                point.values.update(means)
-                point.values.update(self.updates.constraint.report(self.updates.critic))
+                point.scalars.update(means)
+                point.scalars.update(self.updates.constraint.report(self.updates.critic))
                 # What the generator says of itself, if it does.
-                point.values.update(getattr(self.generator, "report", dict)())
+                point.scalars.update(getattr(self.generator, "report", dict)())
                 done = self.schedule.updates_before(self.step)
-                point.values.update(self.pace.report(self.step, done, restart=regular))
+                point.scalars.update(self.pace.report(self.step, done, restart=regular))
         if point.evaluate and self.evaluation is not None:
             leaving = nullcontext() if self.signals is None else self.signals.at_once()
             try:
                 with self.phase("evaluation"), leaving:
-                    point.findings = self.evaluation(
+                    point.evaluation = self.evaluation(
                         self.generator, self.updates.critic, self.raw_generator
                     )
             except StopNow as now:
                 self.stop(now.error)
-            point.values.update(point.findings.scalars())
+            point.scalars.update(point.evaluation.scalars())
+            point.pictures.update(point.evaluation.pictures)
         if point.log and regular:
             self.window.reset()
 
