@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +15,10 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, curves_of, leaves, state_of, status_of
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.composition import Composer
 from wgan_cli.commands.train import run
 from wgan_cli.config import validate
@@ -88,8 +93,8 @@ def mine(here: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, node in OPTIONS.items():
         (here / "options" / "logger" / f"{name}.yaml").write_text(yaml.safe_dump(node))
     monkeypatch.syspath_prepend(str(here))
-    monkeypatch.delitem(__import__("sys").modules, "my_loggers", raising=False)
-    return __import__("my_loggers")
+    monkeypatch.delitem(sys.modules, "my_loggers", raising=False)
+    return importlib.import_module("my_loggers")
 
 
 def logged(events: list[Any]) -> dict[int, dict[str, dict[str, Any]]]:
@@ -147,8 +152,9 @@ def test_a_list_of_loggers_gets_the_same_points(here: Path, mine: ModuleType):
     assert curves_of(here / "out")["critic/wasserstein"] == [1, 2]
 
 
-def test_without_a_logger_the_run_is_the_same(here: Path):
+def test_without_a_logger_the_run_is_the_same(here: Path, capsys: pytest.CaptureFixture[str]):
     assert run([*WORDS, "logger=none", "hydra.run.dir=none"]) == 0
+    assert "tensorboard" not in capsys.readouterr().out
     assert run([*WORDS, "hydra.run.dir=usual"]) == 0
     assert saved_loggers(here / "none") == {}
     assert not (here / "none" / "tensorboard").exists()
@@ -199,8 +205,6 @@ def test_a_strangers_logger_is_not_built(
     assert "--trust my_loggers" in capsys.readouterr().err
     assert not mine.EVENTS
     # Neither sampling nor evaluating builds it.
-    from wgan_cli.commands import evaluate, sample
-
     assert sample.run(["out"]) == 0
     assert evaluate.run(["out", "--metrics", "exact", "--n", "8"]) == 0
     assert not mine.EVENTS
@@ -303,20 +307,36 @@ def test_a_wrong_logger_is_refused_before_a_folder_is_made(
     assert not mine.EVENTS
 
 
+def test_the_example_of_the_docs_logs_every_scalar(here: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", page, re.S))
+    (here / "my_loggers.py").write_text(blocks["python"])
+    (here / "options" / "logger").mkdir(parents=True)
+    (here / "options" / "logger" / "csv.yaml").write_text(blocks["yaml"])
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.delitem(sys.modules, "my_loggers", raising=False)
+    words = [*WORDS, OWN, "logger=[tensorboard,csv]", "logger.csv.digits=3"]
+    assert run([*words, "hydra.run.dir=out"]) == 0
+    lines = [json.loads(line) for line in (here / "out" / "metrics.jsonl").read_text().splitlines()]
+    expected = [
+        f"{line['step']},{tag},{value:.3g}"
+        for line in lines
+        for tag, value in line.items()
+        if tag != "step"
+    ]
+    assert (here / "out" / "scalars.csv").read_text().splitlines() == expected
+
+
 def test_a_sweep_over_loggers_composes_a_job_for_each():
     jobs = Composer().jobs(["logger=tensorboard,none,[none,tensorboard]"])
     loggers = [validate(without_hydra(Composer().compose(words))).logger for words in jobs]
     assert [list(node) for node in loggers] == [["tensorboard"], [], ["tensorboard"]]
 
 
-def without_hydra(composed: Any) -> Any:
-    return {key: node for key, node in yaml.safe_load(yaml_of(composed)).items() if key != "hydra"}
-
-
-def yaml_of(composed: Any) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(composed)
+def without_hydra(composed: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    return {str(key): node for key, node in plain.items() if key != "hydra"}
 
 
 def test_a_config_may_not_hold_something_else_under_logger():

@@ -65,10 +65,11 @@ def summary(folder: RunFolder) -> str:
         )
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
-    # In the current folder, the topmost folder shows this run beside the others.
-    inside = folder.path.parts and not folder.path.is_absolute()
-    logdir = folder.path.parts[0] if inside else folder.path
-    lines.append(f"  curves                tensorboard --logdir {logdir}")
+    if folder.tensorboard.is_dir():
+        # In the current folder, the topmost folder shows this run beside the others.
+        inside = folder.path.parts and not folder.path.is_absolute()
+        logdir = folder.path.parts[0] if inside else folder.path
+        lines.append(f"  curves                tensorboard --logdir {logdir}")
     lines.append(f"  more samples          wgan-sample {folder.path}")
     lines.append(f"  more numbers          wgan-eval {folder.path}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -104,7 +105,7 @@ class EventFile:
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """The settings that decide a result, by dotted key: no cadences, no recommendations."""
+    """Return the settings that decide a result, by dotted key: no cadences, no recommendations."""
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(dict(settings)).items()
@@ -114,8 +115,8 @@ def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float
     }
 
 
-def _image(tag: str, picture: Any) -> Any:
-    """A summary of an RGB picture; torch's `image` converts to floats and back on the way."""
+def _image(tag: str, picture: np.ndarray) -> Summary:
+    """Return a summary of an RGB picture, without the conversions of torch's `image` summary."""
     height, width, channels = picture.shape
     image = Summary.Image(
         height=height, width=width, colorspace=channels, encoded_image_string=as_png(picture)
@@ -124,6 +125,6 @@ def _image(tag: str, picture: Any) -> Any:
 
 
 def _start_time(path: Path) -> float:
-    """The time in an event file's name; 0 for another file."""
+    """Return the time in an event file's name; 0 for another file."""
     found = re.match(r"events\.out\.tfevents\.(\d+(?:\.\d+)?)", path.name)
     return float(found[1]) if found else 0.0
