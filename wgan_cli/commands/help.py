@@ -6,8 +6,14 @@ import textwrap
 from pathlib import Path
 
 GROUPS = (
-    *("dataset", "model", "loss", "constraint", "optimizer"),
-    *("logger", "experiment", "debug"),
+    "dataset",
+    "model",
+    "loss",
+    "constraint",
+    "optimizer",
+    "logger",
+    "experiment",
+    "debug",
 )
 EXAMPLES = (
     ("wgan-train", "train on 1,797 handwritten digits, no download"),
