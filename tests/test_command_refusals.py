@@ -255,7 +255,7 @@ def test_what_runs_out_in_training_has_its_own_exit_code_and_no_traceback(
     def runs_out(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("wgan_cli.training.callbacks.saving.save_checkpoint", runs_out)
+    monkeypatch.setattr("wgan_cli.training.callbacks.checkpoints.save_checkpoint", runs_out)
     assert run([*TINY, "hydra.run.dir=full"]) == code
     assert "Traceback" not in capsys.readouterr().err
     status = status_of(here / "full")
@@ -268,7 +268,7 @@ def test_a_defect_is_exit_1_with_its_traceback(
     def defect(*arguments: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("wgan_cli.training.callbacks.saving.save_checkpoint", defect)
+    monkeypatch.setattr("wgan_cli.training.callbacks.checkpoints.save_checkpoint", defect)
     assert run([*TINY, "hydra.run.dir=broken"]) == 1
     assert "Traceback" in capsys.readouterr().err
     status = status_of(here / "broken")

@@ -23,11 +23,12 @@ from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.train import run
 from wgan_cli.errors import DiskError, InterruptedRunError
 from wgan_cli.files import Growing, disk_error, write_over, write_whole
+from wgan_cli.loggers import Measurements, RunInfo, tensorboard
+from wgan_cli.loggers.tensorboard import TensorBoard
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.training.callbacks import pictures, record, saving, tensorboard
+from wgan_cli.training.callbacks import checkpoints, record, sample_pictures
 from wgan_cli.training.callbacks.protocol import Callback
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
-from wgan_cli.training.events import Events
 from wgan_cli.training.failures import call_on_end
 
 WORDS = [
@@ -70,20 +71,20 @@ def filling(disk: SmallDisk, owner: Any, name: str, when: Callable[..., bool]) -
 
 
 def checkpoint(disk: SmallDisk) -> None:
-    filling(disk, saving, "save_checkpoint", lambda path, state: state["step"] == 4)
+    filling(disk, checkpoints, "save_checkpoint", lambda path, state: state["step"] == 4)
 
 
 def picture(disk: SmallDisk) -> None:
-    filling(disk, pictures, "save_png", lambda path, pixels: path.stem == "step_00000003")
+    filling(disk, sample_pictures, "save_png", lambda path, pixels: path.stem == "step_00000003")
 
 
 def events(disk: SmallDisk) -> None:
-    filling(disk, Events, "add_histogram", lambda self, tag, values, step: step == 3)
+    filling(disk, TensorBoard, "log", lambda self, point: point.step == 3 and point.histograms)
 
 
 def last_events(disk: SmallDisk) -> None:
     # More than fits on the page that the file has begun.
-    tensorboard._hyperparameters = lambda settings: {"long": "name" * 2000}
+    tensorboard.hyperparameters = lambda settings: {"long": "name" * 2000}
     filling(disk, tensorboard, "hparams", lambda *settings: True)
 
 
@@ -224,7 +225,7 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_tell_of_it(
     def full(path: Path, *content: object, **how: object) -> None:
         raise disk_error(OSError(errno.ENOSPC, "No space left on device"), path, 10)
 
-    monkeypatch.setattr(saving, "save_checkpoint", broken)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", broken)
     code, said = heard(run, *WORDS)
     assert code == 1
     assert "the first error" in said
@@ -304,17 +305,17 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
 
 def test_event_files_hold_whole_records_up_to_the_failure(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> list[int]:
-        events = Events(Path())
-        events.open(0)
+        logger = TensorBoard()
+        logger.start(RunInfo(Path(), {}, step=0, first=True))
         for step in (1, 2):
-            events.add_scalar("curve", step, step)
+            logger.log(Measurements(step, scalars={"curve": step}))
         disk.fill()
         with pytest.raises(DiskError, match="tfevents"):
-            events.add_text("long", "word" * 5000, 3)
+            logger.log(Measurements(3, text={"long": "word" * 5000}))
         disk.make_room()
-        events.add_scalar("curve", 4, 4)
-        events.close()
-        shown = EventAccumulator(".").Reload()
+        logger.log(Measurements(4, scalars={"curve": 4}))
+        logger.close()
+        shown = EventAccumulator("tensorboard").Reload()
         assert "long/text_summary" not in shown.Tags()["tensors"]
         return [event.step for event in shown.Scalars("curve")]
 

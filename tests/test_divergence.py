@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from wgan_cli.commands.train import run
 from wgan_cli.run_folder import RunFolder
+from wgan_cli.training.callbacks.checkpoints import Checkpoints
 from wgan_cli.training.callbacks.protocol import Point
-from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
 from wgan_cli.training.trainer import Trainer
 
@@ -219,13 +219,13 @@ def test_a_kill_right_after_a_return_finds_it_noted_and_nothing_of_later_steps(
 def test_the_best_of_what_is_left_is_kept_after_a_return(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(resuming=False)
-    saving, trainer = Saving(folder, {}), SimpleNamespace(step=0, state=dict)
+    saving, trainer = Checkpoints(folder, {}), SimpleNamespace(step=0, state=dict)
 
     def reach(step: int, distance: float) -> None:
         trainer.step = step
         values = {"wasserstein/exact": distance, "wasserstein/exact_n": 4.0}
         folder.append_metrics(step, values)
-        saving.on_step(trainer, Point(step, save=True, values=values))  # type: ignore[arg-type]
+        saving.on_step(trainer, Point(step, save=True, scalars=values))  # type: ignore[arg-type]
 
     reach(1, 1.0)
     reach(2, 0.5)

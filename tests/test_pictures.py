@@ -19,9 +19,10 @@ from wgan_cli.commands.train import run
 from wgan_cli.config import validate
 from wgan_cli.data.feeds import as_bytes
 from wgan_cli.evaluation.sampling import generate
+from wgan_cli.loggers import Measurements, RunInfo
+from wgan_cli.loggers.tensorboard import TensorBoard
 from wgan_cli.pictures import grid, scatter
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.events import Events
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=out"]
 # An average that is far behind after two steps.
@@ -91,11 +92,11 @@ def test_the_real_images_of_a_conditional_run_have_a_row_a_class(here: Path):
 
 def test_a_picture_is_in_the_event_file_as_torch_puts_it_there(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    writer = Events(tmp_path)
-    writer.open(0)
-    writer.add_picture("samples/fake", picture, 7)
-    writer.close()
-    (shown,) = EventAccumulator(str(tmp_path)).Reload().Images("samples/fake")
+    logger = TensorBoard()
+    logger.start(RunInfo(tmp_path, {}, step=0, first=True))
+    logger.log(Measurements(7, pictures={"samples/fake": picture}))
+    logger.close()
+    (shown,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("samples/fake")
     expected = image("samples/fake", picture, dataformats="HWC").value[0].image
     assert shown.step == 7
     assert (shown.width, shown.height) == (expected.width, expected.height)

@@ -131,7 +131,7 @@ def test_a_run_that_ends_before_what_was_to_be_traced_says_so(
 ) -> None:
     trainer: Any = SimpleNamespace(step=0, steps=10, device=torch.device("cpu"))
     callback = profile.Profile(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
-    callback.on_start(trainer)
+    callback.on_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
     for step in range(1, reached + 1):
         trainer.step = step
         callback.on_step(trainer, SimpleNamespace())  # type: ignore[arg-type]

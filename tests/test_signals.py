@@ -282,7 +282,7 @@ def test_a_signal_at_the_end_of_a_job_ends_the_sweep_all_the_same(
             raise DataError("and then this")
         save_checkpoint(*arguments)
 
-    monkeypatch.setattr("wgan_cli.training.callbacks.saving.save_checkpoint", asked)
+    monkeypatch.setattr("wgan_cli.training.callbacks.checkpoints.save_checkpoint", asked)
     words = ["-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep"]
     assert run(words) == (130 if number == signal.SIGINT else 75)
     (job,) = (path.parent for path in (here / "sweep").rglob("status.json"))

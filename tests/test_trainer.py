@@ -25,8 +25,8 @@ from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
-from wgan_cli.training.callbacks.pictures import fixed_samples
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Point
+from wgan_cli.training.callbacks.sample_pictures import fixed_samples
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
@@ -70,7 +70,7 @@ class Recorder(Callback):
         self.calls: list[str] = []
         self.error: BaseException | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Trainer, point: Point) -> None:
         self.calls.append(f"start {trainer.step}")
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
@@ -178,7 +178,7 @@ def identical(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def untimed(point: Point) -> dict[str, float]:
-    return {tag: value for tag, value in point.values.items() if tag not in TIMED}
+    return {tag: value for tag, value in point.scalars.items() if tag not in TIMED}
 
 
 def record_terms(trainer: Trainer) -> tuple[list[list[Tensor]], list[Tensor]]:
@@ -423,8 +423,8 @@ def test_weights_that_the_last_update_made_infinite_are_no_finished_run():
 class Meddler(Callback):
     """Looks at everything a callback may look at, and spoils the global random states."""
 
-    def on_start(self, trainer: Trainer) -> None:
-        self.on_step(trainer, Point(0))
+    def on_start(self, trainer: Trainer, point: Point) -> None:
+        self.on_step(trainer, point)
 
     def on_step(self, trainer: Trainer, point: Point) -> None:
         torch.rand(3)

@@ -27,6 +27,7 @@ from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference, sample_counts
 from wgan_cli.instantiation import built, called, maker
+from wgan_cli.loggers import Logger
 from wgan_cli.machine import Machine
 from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
@@ -34,20 +35,20 @@ from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import FilledConfig, RunConfig, TrainConfig, traits
 from wgan_cli.stop_signals import StopSignals
-from wgan_cli.training.callbacks.pictures import SamplePictures
+from wgan_cli.training.callbacks.checkpoints import Checkpoints
+from wgan_cli.training.callbacks.loggers import Loggers
 from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.protocol import Cadence, Callback
 from wgan_cli.training.callbacks.record import Record
-from wgan_cli.training.callbacks.saving import Saving
-from wgan_cli.training.callbacks.tensorboard import TensorBoard
+from wgan_cli.training.callbacks.sample_pictures import SamplePictures
+from wgan_cli.training.callbacks.weight_histograms import WeightHistograms
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.distributed_trainers import (
     DistributedUpdates,
     FollowerTrainer,
     LeaderTrainer,
 )
-from wgan_cli.training.events import Events
 from wgan_cli.training.graphed_updates import GraphedUpdates
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
@@ -264,12 +265,28 @@ def cache_folder() -> Path:
     return Path(base) / "wgan-train"
 
 
+def build_loggers(config: TrainConfig) -> dict[str, Logger]:
+    """Build the config's loggers, by name. Raise `ConfigError` for a class that is no logger."""
+    loggers = {name: built(f"logger.{name}", node) for name, node in config.logger.items()}
+    for name, logger in loggers.items():
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"logger.{name}._target_={config.logger[name]['_target_']} is no logger: derive it"
+                " from wgan_cli.loggers.Logger."
+            )
+    return loggers
+
+
 def build_callbacks(
-    config: RunConfig, folder: RunFolder, dataset: Dataset, *, first: bool
+    config: RunConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    loggers: Mapping[str, Logger],
+    *,
+    first: bool,
 ) -> list[Callback]:
-    """The callbacks of a run; `first` where nothing of it was trained before."""
+    """The callbacks of a run; `first` if nothing of it was trained before."""
     settings = as_dict(config)
-    writer = Events(folder.tensorboard)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),
@@ -278,13 +295,16 @@ def build_callbacks(
     }
     labels, record = dataset.labels, Record(folder)
     held_out_labels = None if labels is None else labels.held_out
-    # Saving comes last: a checkpoint stands for everything that was written up to its step.
+    # Loggers come after what measures, and checkpoints after all that belongs to their step.
     return [
         record,
-        TensorBoard(writer, settings, record.final, first=first),
-        SamplePictures(folder, writer, dataset.held_out, held_out_labels, first=first),
+        SamplePictures(folder, dataset.held_out, held_out_labels, first=first),
+        WeightHistograms(),
+        Loggers(loggers, folder.path, settings, record.final, first=first),
         Progress(),
-        Saving(folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"),
+        Checkpoints(
+            folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"
+        ),
         *([Profile(folder)] if config.profile else []),
     ]
 

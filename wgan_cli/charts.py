@@ -1,4 +1,4 @@
-"""Charts of a critic and of a run's numbers, as RGB pictures (H, W, 3)."""
+"""Charts of a critic and of a run's numbers, as RGB pictures (H, W, 3), uint8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from wgan_cli.pictures import rendered
 
-# Where something is drawn, not before: a command that ends with a refusal needs no matplotlib.
+# Matplotlib is imported where something is drawn: most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,10 +20,10 @@ _BARS = 64
 
 
 def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
-    """Gradient norms against depth, for two kinds of samples (arXiv 1704.00028, figure 1b).
+    """Draw gradient norms against depth, for kinds of samples (arXiv 1704.00028, figure 1b).
 
-    Each curve is a list of (layer, norm) from the input on. A level line is a critic through which
-    gradients neither vanish nor explode.
+    Each curve is a list of (layer, norm), starting at the input. A level curve means that gradients
+    neither vanish nor explode in the critic.
     """
     figure, axes = _figure()
     for (kind, norms), colour, marker in zip(
@@ -37,7 +37,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
             marker=marker,
             label=f"{kind} samples",
         )
-    # A layer that no gradient reaches has no place on a logarithmic scale.
+    # A logarithmic scale needs a positive value: some layers may get no gradient.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
         _logarithmic(axes)
     _whole_numbers(axes)
@@ -48,7 +48,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
 
 
 def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
-    """All of a critic's weights (n,), with the bounds that clipping keeps them in, if any."""
+    """Draw a histogram of all of a critic's weights (n,), with the clip bounds, if any."""
     figure, axes = _figure()
     reach = clip or float(np.abs(weights).max()) or 1.0
     counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
@@ -67,19 +67,20 @@ def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
 
 
 def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Shares of each class (counts, (classes,) each) in held-out data and in generated samples.
+    """Draw each class's share of held-out data and of generated samples; counts (classes,) each.
 
-    Many classes are sorted, those of each kind by their own shares: a generated curve that is
-    steeper than the other prefers classes, and one that ends before it misses some.
+    Up to 64 classes are drawn as bars. More are drawn as two curves, each sorted by its own shares:
+    a generated curve that is steeper than the other prefers some classes, and one that ends earlier
+    misses some.
     """
     figure, axes = _figure()
     shares = (real / real.sum(), REAL, "held-out data"), (fake / fake.sum(), FAKE, "generated")
     if len(real) > _BARS:
         for share, colour, label in shares:
             present = np.sort(share[share > 0])[::-1]
-            places = np.arange(1, len(present) + 1)
-            # The marker lets a single class be seen.
-            axes.plot(places, present, color=colour, label=label, marker="o", markevery=[0])
+            rank = np.arange(1, len(present) + 1)
+            # The marker shows a single class, which has no line.
+            axes.plot(rank, present, color=colour, label=label, marker="o", markevery=[0])
         axes.set_xlim(-0.02 * len(real), 1.02 * len(real))
         _logarithmic(axes)
         axes.set_xlabel("classes, by the classifier, the most frequent first")
@@ -97,42 +98,43 @@ def curves(
     estimate: tuple[Sequence[float], Sequence[float]],
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
 ) -> np.ndarray:
-    """The critic's estimate (steps, values) over training, and a panel a metric beneath it.
+    """Draw the critic's estimate (steps, values) over training, and a panel for each metric.
 
-    A panel holds steps, values, and what real samples score, if anything.
+    A panel holds steps, values and, if known, the values of real samples.
     """
     columns = min(3, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=100, layout="constrained")
-    places: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    places[0].plot(*estimate, color=ESTIMATE)
-    places[0].set_title("critic/wasserstein", fontsize=10)
-    for axes, (tag, (steps, values, floor)) in zip(places[1:], panels.items(), strict=False):
+    grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid[0].plot(*estimate, color=ESTIMATE)
+    grid[0].set_title("critic/wasserstein", fontsize=10)
+    for axes, (tag, (steps, values, floor)) in zip(grid[1:], panels.items(), strict=False):
         axes.plot(steps, values, color=FAKE, marker="o", markersize=3)
         if floor is not None:
             axes.plot(steps, floor, color=REAL, linestyle=":", label="real against real")
             axes.legend(frameon=False, fontsize=9)
         axes.set_title(tag, fontsize=10)
-    for axes in places[: len(panels) + 1]:
+    for axes in grid[: len(panels) + 1]:
         axes.set_xlabel("generator updates", fontsize=9)
-    for axes in places[len(panels) + 1 :]:
+    for axes in grid[len(panels) + 1 :]:
         axes.axis("off")
     return rendered(figure)
 
 
 def _whole_numbers(axes: Axes) -> None:
-    """Ticks of the x axis at whole numbers alone."""
+    """Put ticks of the x axis at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _logarithmic(axes: Axes) -> None:
-    """A logarithmic y axis with plain labels: typesetting 10^k takes longer than all the rest.
+    """Make the y axis logarithmic, with plain labels: typesetting 10^k takes most of the time.
 
-    Between the powers ticks at 2, 3 and 5 alone, because each tick costs a third of a millisecond.
+    Minor ticks are at 2, 3 and 5 times a power only, because each tick costs a third of a
+    millisecond.
     """
     from matplotlib.ticker import LogFormatter, LogLocator
 
@@ -143,7 +145,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """A small figure, its margins and labels placed: fitting them costs as much as drawing."""
+    """Return a small figure with fixed margins: computing them costs as much as drawing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), dpi=90)

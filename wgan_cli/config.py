@@ -18,10 +18,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig, traits
+from wgan_cli.schema.loggers import SAVED_WITHOUT
 from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
 from wgan_cli.validation import typed, typed_given
 
+# The groups that decide what is trained, one option each. `logger` takes any number of options.
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
 # arXiv 1701.07875, Algorithm 1, which gives no number of steps.
@@ -45,6 +47,7 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         if node is None:
             raise ConfigError(f"{group}: nothing is chosen; wgan-train --help lists the options.")
         nodes[group] = _checked_group(group, node)
+    nodes["logger"] = _checked_loggers(plain.pop("logger", SAVED_WITHOUT))
     root: TrainConfig = typed(TrainConfig, plain, "")
     _check_device_name(root.device)
     return dataclasses.replace(root, **nodes)
@@ -112,6 +115,7 @@ def refuse_missing_packages(config: TrainConfig) -> None:
     """
     nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
     nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
+    nodes |= {f"logger.{name}": node for name, node in config.logger.items()}
     for path, node in nodes.items():
         package = node["_target_"].partition(".")[0]
         if not package.isidentifier() or importlib.util.find_spec(package) is None:
@@ -165,6 +169,21 @@ def _checked_group(group: str, node: Any) -> dict[str, Any]:
         checked[network] = _checked_component(f"model.{network}", node[network])
     # A user's own model may have no name.
     checked["name"] = checked["name"] or checked["generator"]["_target_"]
+    return checked
+
+
+def _checked_loggers(node: Any) -> dict[str, Any]:
+    """Return the loggers' settings by name; an empty dict for `logger=none`."""
+    if not isinstance(node, dict | None):
+        raise ConfigError(f"logger={node!r} is no logger; wgan-train --help lists the options.")
+    checked = {}
+    for name, settings in (node or {}).items():
+        if not isinstance(settings, dict):
+            raise ConfigError(
+                f"logger.{name} is no setting: under logger each logger has its settings below its"
+                " own name, as in logger.tensorboard._target_."
+            )
+        checked[str(name)] = _checked_component(f"logger.{name}", settings)
     return checked
 
 

@@ -62,6 +62,10 @@ class DiskError(WganError):
     exit_code = 7
 
 
+class LoggerError(WganError):
+    """A logger, most likely a user's own, raised an exception."""
+
+
 class FolderInUseError(WganError):
     """The run folder holds a run already, or another process is writing to it."""
 

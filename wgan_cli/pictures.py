@@ -1,4 +1,4 @@
-"""Pictures of samples: grids of images, and points over the critic's landscape."""
+"""Pictures of samples: grids of images, and points of the plane over the critic's scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wgan_cli.files import write_whole
 
-# Where something is drawn, not before: a command that ends with a refusal needs no matplotlib.
+# Matplotlib is imported where something is drawn: most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -23,9 +23,9 @@ _REAL, _FAKE = "#e8a33d", "#d0322d"
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
-    """uint8 images (n, 1 or 3, h, w) as one RGB picture (H, W, 3), row by row on white.
+    """Arrange uint8 images (n, 1 or 3, h, w) as an RGB picture (H, W, 3), row by row on white.
 
-    Images smaller than 32 pixels are enlarged by a whole factor, so that every pixel can be seen.
+    Images of up to 16 pixels are enlarged by a whole factor, to at most 32.
     """
     count, _, height, width = images.shape
     columns = min(columns, count)
@@ -42,14 +42,14 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
 
 
 def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Points of the plane, (n, 2) each, as an RGB picture (H, W, 3)."""
+    """Draw real and generated points of the plane, (n, 2) each, as an RGB picture (H, W, 3)."""
     figure, axes = _axes(real)
     _draw_points(axes, real, fake)
     return rendered(figure)
 
 
 def points(samples: np.ndarray) -> np.ndarray:
-    """Generated points of the plane alone, (n, 2), as an RGB picture (H, W, 3)."""
+    """Draw generated points of the plane only, (n, 2), as an RGB picture (H, W, 3)."""
     figure, axes = _axes(samples)
     axes.scatter(samples[:, 0], samples[:, 1], s=6, color=_FAKE, linewidths=0)
     return rendered(figure)
@@ -58,7 +58,7 @@ def points(samples: np.ndarray) -> np.ndarray:
 def surface(
     real: np.ndarray, fake: np.ndarray, scores: np.ndarray, xs: np.ndarray, ys: np.ndarray
 ) -> np.ndarray:
-    """The same points over the critic's scores (len(ys), len(xs)) as filled contours."""
+    """Draw the points of `scatter` over filled contours of the scores (len(ys), len(xs))."""
     figure, axes = _axes(real)
     contours = axes.contourf(xs, ys, scores, levels=16, cmap="viridis", alpha=0.85)
     figure.colorbar(contours, ax=axes, label="critic score f(x)")
@@ -67,7 +67,7 @@ def surface(
 
 
 def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """A square of points around the data: x values, y values, and all of them, (size * size, 2)."""
+    """Return a square grid around the data: its x values, y values and points, (size², 2)."""
     low, high = _limits(real)
     xs, ys = np.linspace(low[0], high[0], size), np.linspace(low[1], high[1], size)
     points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)
@@ -75,12 +75,12 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
+    """Write an RGB picture (H, W, 3), whole or not at all. Raise `DiskError` if that fails."""
     write_whole(path, as_png(picture), durable=False)
 
 
 def as_png(picture: np.ndarray) -> bytes:
-    """An RGB picture (H, W, 3) as a PNG file's bytes."""
+    """Return the PNG file of an RGB picture (H, W, 3)."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
@@ -111,7 +111,7 @@ def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
 
 
 def rendered(figure: Figure) -> np.ndarray:
-    """A figure as an RGB picture (H, W, 3)."""
+    """Render a figure as an RGB picture (H, W, 3), uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -73,7 +73,7 @@ class RunFolder:
             lock.close()
             raise FolderInUseError(taken_message(self.path))
         self._lock = lock
-        for folder in (self.checkpoints, self.samples, self.tensorboard):
+        for folder in (self.checkpoints, self.samples):
             make_folder(folder)
         self._remove_leftovers()
 

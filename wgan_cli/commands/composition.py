@@ -105,14 +105,18 @@ class Composer:
             group = override.key_or_group
             if not group:
                 raise ConfigError(f"{override.input_line!r} cannot be read; write KEY=VALUE.")
-            if group not in ONE_OPTION:
+            if group not in (*ONE_OPTION, "logger"):
                 continue
             value = None if override.is_sweep_override() else override.value()
-            if isinstance(value, list):
+            if isinstance(value, list) and group in ONE_OPTION:
                 raise ConfigError(
                     f"{override.input_line}: {group} takes one option; -m {group}=a,b runs each."
                 )
-            if value is None and not override.is_delete() and not override.is_sweep_override():
+            if override.is_sweep_override():
+                continue
+            if group == "logger" and value in (None, []):
+                raise ConfigError(f"{override.input_line}: for no logger, type logger=none.")
+            if value is None and not override.is_delete():
                 raise ConfigError(
                     f"{override.input_line}: {group} takes the name of one option;"
                     " wgan-train --help lists them."
@@ -167,7 +171,7 @@ class Composer:
             plain = {}
         advice = "dataset.recommended"
         known = [name for name in flatten(plain) if not name.startswith(advice)]
-        known += [*GROUPS, "experiment", "debug"]
+        known += [*GROUPS, "logger", "experiment", "debug"]
         if key in known:
             return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
         return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
@@ -202,6 +206,7 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
                 f"{chosen[key]}: a saved config holds every setting already, so no {key} can be"
                 " laid under it; type the settings themselves."
             )
+    groups = (*GROUPS, "logger")
     train = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{PRIMARY}.yaml"))
     assert isinstance(train, dict)
     hydra_choices = [
@@ -211,8 +216,8 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
     ]
     node = {
         **train,
-        "defaults": [*({group: None} for group in GROUPS), "_self_", *hydra_choices],
-        **{key: value for key, value in config.items() if not (key in chosen and key in GROUPS)},
+        "defaults": [*({group: None} for group in groups), "_self_", *hydra_choices],
+        **{key: value for key, value in config.items() if not (key in chosen and key in groups)},
     }
     ConfigStore.instance().store(name=_SAVED, node=node)
     return _SAVED

@@ -5,7 +5,16 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-GROUPS = ("dataset", "model", "loss", "constraint", "optimizer", "experiment", "debug")
+GROUPS = (
+    "dataset",
+    "model",
+    "loss",
+    "constraint",
+    "optimizer",
+    "logger",
+    "experiment",
+    "debug",
+)
 EXAMPLES = (
     ("wgan-train", "train on 1,797 handwritten digits, no download"),
     ("wgan-train loss=hinge clip=0.01", "another loss and clip value"),

@@ -28,6 +28,7 @@ MAY_DIFFER = {
     "keep_every",
     "metrics",
     "profile",
+    "logger",
     "device",
     "resume",
     # They take effect only where training cannot go on as it is.
@@ -142,7 +143,7 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
             " them as they were, or start a new run; only steps, the cadences, metrics, profile,"
-            " device, on_divergence and the way images are read may differ."
+            " logger, device, on_divergence and the way images are read may differ."
         )
 
 

@@ -92,6 +92,7 @@ def _train(
     from wgan_cli.build import (
         build_callbacks,
         build_dataset,
+        build_loggers,
         build_rollback,
         build_trainer,
         complete,
@@ -123,7 +124,8 @@ def _train(
     complete_config = complete(config, machine, dataset)
     log_file = LogFile(folder.path / LOG)
     first = new or state is None
-    callbacks = build_callbacks(complete_config, folder, dataset, first=first)
+    loggers = build_loggers(complete_config)
+    callbacks = build_callbacks(complete_config, folder, dataset, loggers, first=first)
     trainer = build_trainer(
         complete_config,
         dataset,

@@ -66,10 +66,11 @@ def summary(folder: RunFolder) -> str:
         )
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
-    # Within the current folder, the topmost folder shows this run together with others.
-    relative = folder.path.parts and not folder.path.is_absolute()
-    logdir = folder.path.parts[0] if relative else folder.path
-    lines.append(f"  curves                tensorboard --logdir {logdir}")
+    if folder.tensorboard.is_dir():
+        # Within the current folder, the topmost folder shows this run together with others.
+        relative = folder.path.parts and not folder.path.is_absolute()
+        logdir = folder.path.parts[0] if relative else folder.path
+        lines.append(f"  curves                tensorboard --logdir {logdir}")
     lines.append(f"  more samples          wgan-sample {folder.path}")
     lines.append(f"  more numbers          wgan-eval {folder.path}")
     return "\n".join(lines)

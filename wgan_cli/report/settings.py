@@ -22,6 +22,7 @@ _BOOKKEEPING = (
     "eval_every",
     "metrics",
     "profile",
+    "logger",
     "resume",
     "dataset.download",
     "dataset.workers",

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 from wgan_cli.schema.constraints import CONSTRAINTS
 from wgan_cli.schema.datasets import DATASETS, Recommended
+from wgan_cli.schema.loggers import LOGGERS
 from wgan_cli.schema.losses import LOSSES
 from wgan_cli.schema.metrics import CURVES, METRICS
 from wgan_cli.schema.models import MODELS
@@ -44,6 +45,7 @@ _COMPONENTS: dict[str, dict[str, Component]] = {
     "loss": LOSSES,
     "constraint": CONSTRAINTS,
     "optimizer": OPTIMIZERS,
+    "logger": LOGGERS,
 }
 # The settings of what this package has, by group and target. A user's own component has none here:
 # its settings are checked against the signature of its constructor.

@@ -69,6 +69,8 @@ class TrainConfig:
     loss: Component = setting(default=None)
     constraint: Component = setting(default=None)
     optimizer: Component = setting(default=None)
+    # Each logger's settings by its name.
+    logger: Component = setting(default=None)
 
     seed: int = setting(at_least=0, at_most=2**63 - 1)
     device: str = MISSING

@@ -43,6 +43,11 @@ class RunState:
         return self.updates.generator if self.ema is None else self.ema.module
 
     @property
+    def critic(self) -> nn.Module:
+        """The critic as it is trained."""
+        return self.updates.critic
+
+    @property
     def raw_generator(self) -> nn.Module | None:
         """The generator as it is trained, if samples are drawn from its average; else None."""
         return None if self.ema is None else self.updates.generator

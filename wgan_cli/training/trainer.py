@@ -92,8 +92,9 @@ class Trainer(RunState):
 
     def start(self) -> None:
         """Call what must happen before the first step of this process."""
+        point = Point(self.step)
         for callback in self.callbacks:
-            callback.on_start(self)
+            callback.on_start(self, point)
 
     def advance(self) -> None:
         """One step; if the run was stopped during housekeeping, only the rest of that."""
@@ -190,12 +191,12 @@ class Trainer(RunState):
             if point.log:
                 if not self._has_penalty:
                     del means["critic/penalty"]
-                point.values.update(means)
-                point.values.update(self.updates.constraint.report(self.updates.critic))
+                point.scalars.update(means)
+                point.scalars.update(self.updates.constraint.report(self.critic))
                 # A generator may have a `report` of its own.
-                point.values.update(getattr(self.generator, "report", dict)())
+                point.scalars.update(getattr(self.generator, "report", dict)())
                 done = self.schedule.updates_before(self.step)
-                point.values.update(self.throughput.report(self.step, done, restart=regular))
+                point.scalars.update(self.throughput.report(self.step, done, restart=regular))
         if point.evaluate and self.evaluation is not None:
             self.evaluate(point, self.evaluation)
         if point.log and regular:
@@ -208,10 +209,12 @@ class Trainer(RunState):
         """
         try:
             with self.phase("evaluation"), self.signals.at_once():
-                point.findings = evaluation(self.generator, self.updates.critic, self.raw_generator)
+                result = evaluation(self.generator, self.critic, self.raw_generator)
         except StopNow as now:
             self.stop(now.error)
-        point.values.update(point.findings.scalars())
+        point.evaluation = result
+        point.scalars.update(result.scalars())
+        point.pictures.update(result.pictures)
 
     def check_finite(self, means: dict[str, float]) -> None:
         """Raise `DivergedError` if a term, a weight or one of these means is not finite."""

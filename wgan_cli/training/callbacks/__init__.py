@@ -1,1 +1,1 @@
-"""What watches a run: it sees the trainer and never changes what is trained."""
+"""Callbacks: they watch a run and never change what is trained."""

@@ -1,24 +1,20 @@
-"""`train.log`, and the end of a run that cannot write it."""
+"""`train.log`, and how a run ends if it cannot be written."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wgan_cli.errors import DiskError
 from wgan_cli.files import Growing
-from wgan_cli.training.callbacks.protocol import Callback, Point
-
-if TYPE_CHECKING:
-    from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 
 class LogFile(logging.Handler):
-    """Messages with their times, a line each, whole.
+    """Write messages with their times, in whole lines.
 
-    A message may be about another error, which a full disk must not hide: a `failure` is kept, and
-    `LogWatch` raises it.
+    A message may report another error, which a full disk must not hide. So `emit` keeps a failure
+    in `failure`, and `LogWatch` raises it later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +39,7 @@ class LogFile(logging.Handler):
             self.failure = self.failure or error
 
     def close(self) -> None:
-        """No more messages come."""
+        """Close the file."""
         try:
             if self._file is not None:
                 self._file.close()
@@ -53,18 +49,18 @@ class LogFile(logging.Handler):
 
 
 class LogWatch(Callback):
-    """Ends a run at the next log point after its log could not be written."""
+    """End the run at the next log point after `train.log` could not be written."""
 
     def __init__(self, file: LogFile) -> None:
         self.file = file
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """Raise what was kept. Goes after saving, so that the step is not lost."""
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Raise a kept error. This callback comes after saving, so that the step is not lost."""
         if point.log:
             self._raise()
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Raise what came after the last log point."""
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
+        """Raise an error since the last log point."""
         self._raise()
 
     def _raise(self) -> None:

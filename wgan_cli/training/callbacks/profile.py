@@ -14,9 +14,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from wgan_cli.errors import DiskError
 from wgan_cli.files import refuse_link, write_whole
 from wgan_cli.run_folder import RunFolder, make_folder
-from wgan_cli.training.callbacks.protocol import Callback, Point
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 from wgan_cli.training.phases import untraced
-from wgan_cli.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _WARM_UP = 10
@@ -24,10 +23,11 @@ _TRACED = 10
 
 
 class Profile(Callback):
-    """Traces ten steps of each start, after as many others; of fewer steps, the later half.
+    """Trace steps 11 to 20 after each start; of fewer than 20 steps, the second half.
 
     The file, `profile/steps_<first>-<last>.pt.trace.json`, is a Chrome trace with the trainer's
-    phases as named ranges. Goes after saving, so that housekeeping is in it.
+    phases as named ranges. This callback comes after saving, so that the trace shows logging and
+    saving too.
     """
 
     phase = "profile"
@@ -37,29 +37,29 @@ class Profile(Callback):
         self._first = self._last = 0
         self._running: profile | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Choose the steps."""
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Choose the steps to trace."""
         before = trainer.step + min(_WARM_UP, (trainer.steps - trainer.step) // 2)
         self._first, self._last = before + 1, min(before + _TRACED, trainer.steps)
         self._follow(trainer)
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """Begin after the last step before, and write after the last one."""
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Start tracing after the step before the first, and write after the last."""
         self._follow(trainer)
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """Of a run that ends early, write what there is."""
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
+        """Write what was traced if the run ends early."""
         if self._running is not None:
             self._finish(trainer)
 
-    def _follow(self, trainer: Trainer) -> None:
+    def _follow(self, trainer: ObservedTrainer) -> None:
         if self._running is None and trainer.step == self._first - 1 < self._last:
             self._begin(trainer)
         elif self._running is not None and trainer.step >= self._last:
             self._finish(trainer)
 
-    def _begin(self, trainer: Trainer) -> None:
-        # Its library tells stderr of every start, and of GPUs that are not there.
+    def _begin(self, trainer: ObservedTrainer) -> None:
+        # Else the profiler's library reports on stderr every start, and every missing GPU.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU]
         if trainer.device.type == "cuda":
@@ -68,14 +68,14 @@ class Profile(Callback):
         self._running.start()
         trainer.phase = record_function
 
-    def _finish(self, trainer: Trainer) -> None:
+    def _finish(self, trainer: ObservedTrainer) -> None:
         running, self._running = self._running, None
         assert running is not None
         trainer.phase = untraced
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         running.stop()
-        # A run that goes back by a rollback comes by the first step again.
+        # A rollback may repeat the first traced step; trace it once.
         first, self._first = self._first, 0
         if trainer.step < first:
             log.warning(
@@ -100,10 +100,10 @@ class Profile(Callback):
 
 
 def _exported(running: profile) -> bytes:
-    """The trace as JSON. Raises `DiskError` where it cannot be written aside."""
-    # The profiler writes to a path alone, and tells nobody of a full disk.
-    with TemporaryDirectory() as aside:
-        path = Path(aside, "trace.json")
+    """Return the trace as JSON. Raise `DiskError` if the temporary file cannot be written."""
+    # The profiler can only write to a path, and does not report a full disk.
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary, "trace.json")
         running.export_chrome_trace(str(path))
         try:
             trace = path.read_bytes()

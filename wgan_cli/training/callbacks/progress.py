@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where there is one, else a line every ten seconds at most."""
+"""Progress: a bar on a terminal, else a log line at most every ten seconds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wgan_cli.evaluation.evaluation import EvaluationResult
-from wgan_cli.training.callbacks.protocol import Callback, Point
-from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 log = logging.getLogger(__name__)
 _QUIET_SECONDS = 10.0
@@ -19,16 +18,16 @@ _SHOWN = 5
 
 
 class Progress(Callback):
-    """Steps, time left, the Wasserstein estimate and images/s."""
+    """Show the step, the time left, the Wasserstein estimate and images/s."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._last_line = 0.0
-        self._costs_told = False
-        self._refused_told: set[str] = set()
+        self._costs_shown = False
+        self._explained: set[str] = set()
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Open the bar, or note the time."""
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Open the bar, or start counting seconds."""
         self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -40,8 +39,8 @@ class Progress(Callback):
                 mininterval=0.2,
             )
 
-    def on_rollback(self, trainer: Trainer) -> None:
-        """Say why, and count from there."""
+    def on_rollback(self, trainer: ObservedTrainer) -> None:
+        """Log the reason, and set the bar back."""
         last = trainer.returns.last
         log.warning(
             "%s Back to step %d, learning rates times %g from there.",
@@ -53,17 +52,17 @@ class Progress(Callback):
             self._bar.n = trainer.step
             self._bar.refresh()
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """Show the newest numbers; they are read at log points alone, so nothing waits for them."""
-        if point.findings is not None:
-            self._tell(point.findings, point.step)
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Show the newest numbers, which are read from the device only at log points."""
+        if point.evaluation is not None:
+            self._report(point.evaluation, point.step)
         if self._bar is not None:
             if point.log:
                 self._bar.set_postfix_str(_numbers(point), refresh=False)
             self._bar.update()
-        elif point.log and (self._silent_long() or point.step == trainer.steps):
+        elif point.log and (self._is_line_due() or point.step == trainer.steps):
             self._last_line = time.monotonic()
-            left = (trainer.steps - point.step) * point.values.get("throughput/step_ms", 0)
+            left = (trainer.steps - point.step) * point.scalars.get("throughput/step_ms", 0)
             log.info(
                 "step %d of %d, %s, %.0f s left",
                 point.step,
@@ -72,30 +71,29 @@ class Progress(Callback):
                 left / 1000,
             )
 
-    def _tell(self, findings: EvaluationResult, step: int) -> None:
-        """What the first evaluation cost, and why a metric gave no number, each once."""
-        if not self._costs_told:
-            self._costs_told = True
-            parts = sorted(findings.seconds.items(), key=lambda part: -part[1])
-            shown = ", ".join(f"{metric} {seconds:.2f}" for metric, seconds in parts[:_SHOWN])
-            log.info(
-                "evaluation at step %d: %.2f s (%s)", step, sum(findings.seconds.values()), shown
-            )
-        for metric, reason in findings.refused.items():
-            if metric not in self._refused_told:
-                self._refused_told.add(metric)
+    def _report(self, evaluation: EvaluationResult, step: int) -> None:
+        """Log what the first evaluation cost, and once for each metric why it has no value."""
+        if not self._costs_shown:
+            self._costs_shown = True
+            costs = sorted(evaluation.seconds.items(), key=lambda cost: -cost[1])
+            shown = ", ".join(f"{metric} {seconds:.2f}" for metric, seconds in costs[:_SHOWN])
+            total = sum(evaluation.seconds.values())
+            log.info("evaluation at step %d: %.2f s (%s)", step, total, shown)
+        for metric, reason in evaluation.refused.items():
+            if metric not in self._explained:
+                self._explained.add(metric)
                 log.warning("%s has no value at step %d: %s.", metric, step, reason)
 
-    def _silent_long(self) -> bool:
+    def _is_line_due(self) -> bool:
         return time.monotonic() - self._last_line >= _QUIET_SECONDS
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _numbers(point: Point) -> str:
-    estimate = point.values["critic/wasserstein"]
-    speed = point.values.get("throughput/images_per_second", 0.0)
+    estimate = point.scalars["critic/wasserstein"]
+    speed = point.scalars.get("throughput/images_per_second", 0.0)
     return f"Wasserstein estimate {estimate:.4g}, {speed:.0f} images/s"

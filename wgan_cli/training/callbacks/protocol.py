@@ -1,13 +1,18 @@
-"""When a run is measured, drawn and saved, and what a callback gets to see of it."""
+"""What a callback is, and what it sees of a step and of the trainer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from wgan_cli.evaluation.evaluation import EvaluationResult
-    from wgan_cli.training.trainer import Trainer
+import torch
+from torch import nn
+
+from wgan_cli.evaluation.evaluation import EvaluationResult
+from wgan_cli.loggers import Measurements
+from wgan_cli.training.class_sampler import ClassSampler
+from wgan_cli.training.phases import Phase
+from wgan_cli.training.rollback import RollbackHistory
 
 
 @dataclass(frozen=True)
@@ -32,42 +37,104 @@ class Cadence:
 
 
 @dataclass
-class Point:
-    """What is due after a step, and what was measured there: curves by tag, and all findings."""
+class Point(Measurements):
+    """What is due after a step, and what was measured there.
 
-    step: int
+    The trainer and the first callbacks add measurements; loggers and the callbacks after them read
+    them.
+    """
+
     log: bool = False
     sample: bool = False
     save: bool = False
     evaluate: bool = False
-    values: dict[str, float] = field(default_factory=dict)
-    findings: EvaluationResult | None = None
+    evaluation: EvaluationResult | None = None
 
     @property
     def anything(self) -> bool:
-        """Whether the step is more than a step."""
+        """Whether anything is due."""
         return self.log or self.sample or self.save or self.evaluate
 
 
-class Callback:
-    """What watches a run. It never changes what is trained.
+class ObservedTrainer(Protocol):
+    """What callbacks may use of the trainer. Only `phase` may be set."""
 
-    `phase` names what it does for a profiler.
+    phase: Phase
+
+    @property
+    def step(self) -> int:
+        """Finished generator updates."""
+
+    @property
+    def inner(self) -> int:
+        """Critic updates since the last generator update."""
+
+    @property
+    def recorded(self) -> int:
+        """The last step that was measured, logged and drawn completely."""
+
+    @property
+    def steps(self) -> int:
+        """Generator updates in all."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+
+    @property
+    def latent_dim(self) -> int:
+        """The length of the generator's noise vector."""
+
+    @property
+    def device(self) -> torch.device:
+        """The networks' device."""
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator that samples are drawn from: its moving average if there is one."""
+
+    @property
+    def raw_generator(self) -> nn.Module | None:
+        """The generator as it is trained, if samples are drawn from its moving average."""
+
+    @property
+    def critic(self) -> nn.Module:
+        """The critic as it is trained."""
+
+    @property
+    def classes(self) -> ClassSampler | None:
+        """The class sampler of a conditional run."""
+
+    @property
+    def returns(self) -> RollbackHistory:
+        """The rollbacks so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The content of a checkpoint."""
+
+
+class Callback:
+    """Watch a run without changing what is trained.
+
+    `phase` names its work in a profiler's trace.
     """
 
     phase = "log"
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Before the first step of this process; `trainer.step` are done already."""
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Called before the first step of this process, when nothing is due.
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """After every step, most of which have nothing due."""
+        `trainer.step` steps are done already.
+        """
 
-    def on_rollback(self, trainer: Trainer) -> None:
-        """The run has diverged and gone back to the checkpoint of `trainer.step`."""
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Called after every step; at most of them nothing is due."""
 
-    def on_stop(self, trainer: Trainer) -> None:
-        """The run was asked to stop and is going to; a step or its measuring may be half done."""
+    def on_rollback(self, trainer: ObservedTrainer) -> None:
+        """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
-        """After the last step, or when the run ends by an error; a run may be half-made then."""
+    def on_stop(self, trainer: ObservedTrainer) -> None:
+        """Called before a requested stop; a step or its measuring may be half done."""
+
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
+        """Called after the last step, or after an error, even if `on_start` was not reached."""

@@ -1,4 +1,4 @@
-"""The run's own small files: `metrics.jsonl` and `status.json`."""
+"""`metrics.jsonl` and `status.json`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import replace
 
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import RunStatus, now, read_status, write_status
-from wgan_cli.training.callbacks.protocol import Callback, Point
-from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 
 class Record(Callback):
-    """A line of `metrics.jsonl` wherever something was measured; `status.json` follows.
+    """Write a line of `metrics.jsonl` for each measured step, and `status.json` at log points.
 
-    `final` holds the newest value of every tag, `evaluation_seconds` what each metric took in all.
+    `final` holds the newest value of every tag.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -25,9 +24,9 @@ class Record(Callback):
         self._clock = time.perf_counter()
         self._seconds_before = 0.0
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Drop what a resume measures again; go on with the clock of an earlier start."""
-        self._forget_after(trainer.recorded)
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Drop the lines that a resume measures again; continue the clock of earlier starts."""
+        self._drop_after(trainer.recorded)
         before = read_status(self.folder.path)
         if trainer.step or trainer.inner:
             self._started = before.started or self._started
@@ -36,23 +35,23 @@ class Record(Callback):
         self._clock = time.perf_counter()
         self._write_running(trainer)
 
-    def on_rollback(self, trainer: Trainer) -> None:
-        """Drop what comes again, and tell of the return at once."""
-        self._forget_after(trainer.recorded)
+    def on_rollback(self, trainer: ObservedTrainer) -> None:
+        """Drop the lines that are measured again, and write the rollback at once."""
+        self._drop_after(trainer.recorded)
         self._write_running(trainer)
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """Write what was measured."""
-        if point.findings is not None:
-            for metric, seconds in point.findings.seconds.items():
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Write the scalars."""
+        if point.evaluation is not None:
+            for metric, seconds in point.evaluation.seconds.items():
                 self._costs[metric] = self._costs.get(metric, 0.0) + seconds
-        if point.values:
-            self.final.update(point.values)
-            self.folder.append_metrics(point.step, point.values)
+        if point.scalars:
+            self.final.update(point.scalars)
+            self.folder.append_metrics(point.step, point.scalars)
         if point.log:
             self._write_running(trainer)
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """The outcome."""
         status = self._status(trainer)
         if error is None:
@@ -61,16 +60,16 @@ class Record(Callback):
             status = status.failed(error)
         write_status(self.folder.path, status)
 
-    def _forget_after(self, step: int) -> None:
+    def _drop_after(self, step: int) -> None:
         self.folder.forget_metrics_after(step)
         self.final.clear()
-        for point in self.folder.read_metrics():
-            self.final.update({tag: value for tag, value in point.items() if tag != "step"})
+        for line in self.folder.read_metrics():
+            self.final.update({tag: value for tag, value in line.items() if tag != "step"})
 
-    def _write_running(self, trainer: Trainer) -> None:
+    def _write_running(self, trainer: ObservedTrainer) -> None:
         write_status(self.folder.path, self._status(trainer))
 
-    def _status(self, trainer: Trainer) -> RunStatus:
+    def _status(self, trainer: ObservedTrainer) -> RunStatus:
         return RunStatus(
             state="running",
             step=trainer.step,

@@ -1,4 +1,4 @@
-"""Checkpoints."""
+"""When checkpoints are written, and which are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.training.callbacks.protocol import Callback, Point
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 from wgan_cli.training.checkpoint import (
     checkpoint_name,
     find_checkpoints,
@@ -17,18 +17,17 @@ from wgan_cli.training.checkpoint import (
     save_checkpoint,
     step_of,
 )
-from wgan_cli.training.trainer import Trainer
 
 KEPT = 2
 
 
-class Saving(Callback):
-    """Writes checkpoints; keeps the two newest and the best, by `wasserstein/exact`.
+class Checkpoints(Callback):
+    """Write checkpoints; keep the two newest and the best, by `wasserstein/exact`.
 
-    With `keep_every`, every such step's is kept too; with `from_start` the networks are saved
-    before their first step here, so that there always is something to go back to. `facts` go into
-    every checkpoint beside the trainer's state: the config and the sample's shape, so that sampling
-    needs neither the run folder's other files nor the data.
+    With `keep_every`, keep those of its multiples too. With `from_start`, save before the first
+    step, so that a rollback always has a checkpoint. `facts` are stored next to the trainer's
+    state: the config and the samples' shape, for example, so that sampling needs neither the run
+    folder's other files nor the data.
     """
 
     phase = "checkpoint"
@@ -45,35 +44,35 @@ class Saving(Callback):
         self.facts = facts
         self.keep_every = keep_every
         self.from_start = from_start
-        # The distance, of how many samples, and the checkpoint.
+        # Distance, number of samples and path of the best checkpoint.
         self._best: tuple[float, float, Path] | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Find the best of an earlier start; drop later checkpoints, which were damaged."""
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Find the best checkpoint so far; delete later ones, which are damaged."""
         self._drop_after(trainer.step)
         self._find_best()
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
-    def on_rollback(self, trainer: Trainer) -> None:
-        """Note the return in the checkpoint, so that it counts also after a kill."""
+    def on_rollback(self, trainer: ObservedTrainer) -> None:
+        """Save the rollback in the checkpoint, so that it counts even after a kill."""
         self.save(trainer)
         self._drop_after(trainer.step)
         self._find_best()
 
-    def on_step(self, trainer: Trainer, point: Point) -> None:
-        """Save where due."""
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Save at checkpoint points."""
         if point.save:
             self.save(trainer)
-            self._note_best(point.step, point.values)
+            self._note_best(point.step, point.scalars)
             prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
 
-    def on_stop(self, trainer: Trainer) -> None:
-        """Save where the run is, amid a step too."""
+    def on_stop(self, trainer: ObservedTrainer) -> None:
+        """Save the trainer, even in the middle of a step."""
         self.save(trainer)
 
-    def save(self, trainer: Trainer) -> Path:
-        """Write a checkpoint of the trainer as it is."""
+    def save(self, trainer: ObservedTrainer) -> Path:
+        """Write a checkpoint; return its path."""
         path = self.folder.checkpoints / checkpoint_name(trainer.step)
         self.folder.sync()
         versions = {"torch": str(torch.__version__)}
@@ -86,23 +85,23 @@ class Saving(Callback):
                 path.unlink()
 
     def _kept(self) -> list[Path]:
-        """What stays beside the newest."""
+        """Return the checkpoints to keep besides the newest."""
         kept = [self._best[2]] if self._best else []
         if self.keep_every is not None:
-            found = find_checkpoints(self.folder.checkpoints)
-            kept += [path for path in found if step_of(path) % self.keep_every == 0]
+            saved = find_checkpoints(self.folder.checkpoints)
+            kept += [path for path in saved if step_of(path) % self.keep_every == 0]
         return kept
 
     def _find_best(self) -> None:
         self._best = None
-        for point in self.folder.read_metrics():
-            self._note_best(int(point["step"]), point)
+        for line in self.folder.read_metrics():
+            self._note_best(int(line["step"]), line)
 
-    def _note_best(self, step: int, values: Mapping[str, float]) -> None:
+    def _note_best(self, step: int, scalars: Mapping[str, float]) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)
-        if "wasserstein/exact" not in values or not path.exists():
+        if "wasserstein/exact" not in scalars or not path.exists():
             return
-        distance, n = values["wasserstein/exact"], values["wasserstein/exact_n"]
-        # Distances of other numbers of samples have another floor.
+        distance, n = scalars["wasserstein/exact"], scalars["wasserstein/exact_n"]
+        # Distances between other numbers of samples have another floor.
         if self._best is None or self._best[1] != n or distance < self._best[0]:
             self._best = (distance, n, path)

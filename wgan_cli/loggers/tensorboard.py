@@ -1,0 +1,130 @@
+"""TensorBoard: curves, pictures, histograms, text and one HParams entry."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from itertools import accumulate, repeat, takewhile
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
+
+from wgan_cli.files import Growing
+from wgan_cli.loggers.base import Logger, Measurements, RunInfo
+from wgan_cli.pictures import as_png
+from wgan_cli.run_folder import make_folder
+from wgan_cli.validation import flatten
+
+# The bins of torch's SummaryWriter.
+_POSITIVE = list(takewhile(lambda edge: edge < 1e20, accumulate(repeat(1.1), mul, initial=1e-12)))
+_BINS = [*(-edge for edge in reversed(_POSITIVE)), 0.0, *_POSITIVE]
+# Settings that decide no result.
+_NO_HYPERPARAMETERS = ("dataset.recommended.", "logger", "metrics", "profile")
+
+
+class TensorBoard(Logger):
+    """Write an event file into `tensorboard/` of the run's folder."""
+
+    def start(self, run: RunInfo) -> None:
+        """Open an event file that hides what earlier files hold after `run.step`."""
+        self._settings = run.settings
+        folder = run.folder / "tensorboard"
+        make_folder(folder)
+        self._file = EventFile(folder)
+        # TensorBoard only obeys a resume's mark if the first file has one too.
+        self._file.hide_from(0 if run.first else run.step + 1)
+
+    def log(self, point: Measurements) -> None:
+        """Write a record for each tag. Raises `DiskError`."""
+        for tag, value in point.scalars.items():
+            self._file.write(scalar(tag, value), point.step)
+        for tag, picture in point.pictures.items():
+            self._file.write(_image(tag, picture), point.step)
+        for tag, values in point.histograms.items():
+            self._file.write(histogram(tag, values, _BINS), point.step)
+        for tag, words in point.text.items():
+            self._file.write(text(tag, words), point.step)
+
+    def rollback(self, step: int) -> None:
+        """Hide what was logged after `step`."""
+        self._file.hide_from(step + 1)
+
+    def finish(self, final: Mapping[str, float]) -> None:
+        """Write the HParams entry; `SummaryWriter.add_hparams` would add a second run for it."""
+        for summary in hparams(hyperparameters(self._settings), dict(final)):
+            self._file.write(summary)
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._file.close()
+
+
+class EventFile:
+    """An event file without tensorboard's writer thread.
+
+    On a full disk that thread prints a traceback, leaves half a record and reports the error late
+    or, at the end of a run, never. Here each record is in the file when `write` returns, or `write`
+    raises `DiskError` and the file keeps its earlier records.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # TensorBoard reads files in the order of their names, even if the clock was set back.
+        started = max([time.time(), *(1 + start for start in map(_start_time, folder.iterdir()))])
+        name = f"events.out.tfevents.{started:.6f}.{socket.gethostname()}.{os.getpid()}"
+        # RecordWriter makes one write call for each record.
+        self._records = RecordWriter(Growing(folder / name))
+        self._write(Event(file_version="brain.Event:2"))
+
+    def hide_from(self, step: int) -> None:
+        """Make TensorBoard ignore what was written so far for `step` and later steps."""
+        self._write(Event(file_version="brain.Event:2"), step)
+        self._write(Event(session_log=SessionLog(status=SessionLog.START)), step)
+
+    def write(self, summary: Summary, step: int | None = None) -> None:
+        """Add a summary. Raises `DiskError`."""
+        self._write(Event(summary=summary), step)
+
+    def close(self) -> None:
+        """Close the file. Raises `DiskError`."""
+        self._records.close()
+
+    def _write(self, event: Any, step: int | None = None) -> None:
+        event.wall_time = time.time()
+        if step is not None:
+            event.step = step
+        self._records.write(event.SerializeToString())
+
+
+def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return the settings that decide a result, by dotted key: no cadences, no recommendations."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in flatten(dict(settings)).items()
+        if value is not None
+        and not key.endswith(("_target_", "_every", "_samples"))
+        and not key.startswith(_NO_HYPERPARAMETERS)
+    }
+
+
+def _image(tag: str, picture: np.ndarray) -> Summary:
+    """Return a summary of an RGB picture, without the conversions of torch's `image` summary."""
+    height, width, channels = picture.shape
+    image = Summary.Image(
+        height=height, width=width, colorspace=channels, encoded_image_string=as_png(picture)
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
+
+
+def _start_time(path: Path) -> float:
+    """Return the time in an event file's name; 0 for another file."""
+    found = re.match(r"events\.out\.tfevents\.(\d+(?:\.\d+)?)", path.name)
+    return float(found[1]) if found else 0.0

@@ -1,0 +1,105 @@
+"""The run's loggers, fed with the points that earlier callbacks filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from wgan_cli.errors import LoggerError, WganError
+from wgan_cli.files import is_full
+from wgan_cli.loggers import Logger, Measurements, RunInfo
+from wgan_cli.out_of_memory import is_out_of_memory
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
+
+
+class Loggers(Callback):
+    """Hand every measured point to each logger, by its name in the config.
+
+    `final` is a view of the newest value of every tag. Comes after the callbacks that add
+    measurements and before saving: a checkpoint means that everything up to its step is logged.
+    """
+
+    def __init__(
+        self,
+        loggers: Mapping[str, Logger],
+        folder: Path,
+        settings: dict[str, Any],
+        final: Mapping[str, float],
+        *,
+        first: bool,
+    ) -> None:
+        self.loggers = loggers
+        self.folder = folder
+        self.settings = settings
+        self.final = final
+        self.first = first
+        self._started: dict[str, Logger] = {}
+
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Start the loggers; in a new run, log the config and the first pictures."""
+        run = RunInfo(self.folder, self.settings, trainer.recorded, self.first)
+        for name, logger in self.loggers.items():
+            with _named(name, logger):
+                logger.start(run)
+            self._started[name] = logger
+        if self.first:
+            text = OmegaConf.to_yaml(OmegaConf.create(self.settings))
+            point.text["config"] = f"```yaml\n{text}\n```"
+        self._log(point)
+
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Log what was measured."""
+        self._log(point)
+
+    def on_rollback(self, trainer: ObservedTrainer) -> None:
+        """Hide the steps that are repeated, and log the reason."""
+        for name, logger in self._started.items():
+            with _named(name, logger):
+                logger.rollback(trainer.recorded)
+        last = trainer.returns.last
+        text = f"after step {last.at} back to {last.to}, rates x {last.lr_factor:g}: {last.reason}"
+        self._log(Measurements(trainer.step, text={"returns": text}))
+
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
+        """Log the final numbers of a finished run, and close every logger that was started."""
+        failure: Exception | None = None
+        for name, logger in self._started.items():
+            try:
+                with _named(name, logger):
+                    try:
+                        if error is None and self.final:
+                            logger.finish(self.final)
+                    finally:
+                        logger.close()
+            except Exception as raised:
+                failure = failure or raised
+        if failure is not None:
+            raise failure
+
+    def _log(self, point: Measurements) -> None:
+        if not point.empty:
+            for name, logger in self._started.items():
+                with _named(name, logger):
+                    logger.log(point)
+
+
+@contextmanager
+def _named(name: str, logger: Logger) -> Iterator[None]:
+    """Raise a logger's exception as a `LoggerError` that names the logger and the line."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and is_full(error)
+        if full or isinstance(error, WganError) or is_out_of_memory(error):
+            raise
+        line = extract_tb(error.__traceback__)[-1]
+        kind = type(logger)
+        raise LoggerError(
+            f"logger.{name} ({kind.__module__}.{kind.__qualname__}) failed:"
+            f" {type(error).__name__}: {error} ({Path(line.filename).name}, line {line.lineno})."
+        ) from error

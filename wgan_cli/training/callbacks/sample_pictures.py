@@ -1,0 +1,125 @@
+"""Sample pictures, as PNG files and for the loggers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.evaluation.sampling import evaluating, generate
+from wgan_cli.pictures import grid, plane, save_png, scatter, surface
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
+
+_COLUMNS = 8
+_SAMPLES = 8 * _COLUMNS
+_CLASS_ROWS = 20
+_POINTS = 1024
+
+
+def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
+    """Return a generator's samples of the run's fixed noise, (64, *sample shape), on the device.
+
+    A conditional generator gives eight samples of each of the first 20 classes, from the same noise
+    for every class.
+    """
+    draws = Draws(trainer.seed, Stream.SAMPLES)
+    if trainer.classes is None:
+        return generate(generator, draws.normal((_SAMPLES, trainer.latent_dim), trainer.device))
+    labels = trainer.classes.rows(_CLASS_ROWS, _COLUMNS)
+    latent = draws.normal((_COLUMNS, trainer.latent_dim), trainer.device)
+    return generate(generator, latent.repeat(len(labels) // _COLUMNS, 1), labels)
+
+
+class SamplePictures(Callback):
+    """Draw a grid of images from fixed noise, or points of the plane over the critic's scores.
+
+    If the generator has a moving average, the samples of the generator as it is trained are drawn
+    too. `real` are held-out samples as the data set keeps them, `labels` their classes, if any; a
+    conditional run's grids have a row for each class. Other kinds of samples get no picture.
+    """
+
+    phase = "samples"
+
+    def __init__(
+        self, folder: RunFolder, real: Tensor, labels: Tensor | None, *, first: bool
+    ) -> None:
+        self.folder = folder
+        self.real = real
+        self.labels = labels
+        self.first = first
+
+    def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
+        """In a new run, draw real samples and those of the untrained generator."""
+        if self.first:
+            if _are_images(self.real):
+                point.pictures["samples/real"] = grid(self._real_images(trainer))
+            self._draw(trainer, point)
+
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Draw at sample points."""
+        if point.sample:
+            self._draw(trainer, point)
+
+    def _draw(self, trainer: ObservedTrainer, point: Point) -> None:
+        if _are_images(self.real):
+            tag = "samples/fake"
+            self._draw_grids(trainer, point)
+        elif self.real.shape[1:] == (2,):
+            tag = "critic/surface"
+            self._draw_plane(trainer, point)
+        else:
+            return
+        save_png(self.folder.samples / f"step_{point.step:08d}.png", point.pictures[tag])
+
+    def _draw_grids(self, trainer: ObservedTrainer, point: Point) -> None:
+        point.pictures["samples/fake"] = grid(as_bytes(fixed_samples(trainer, trainer.generator)))
+        if trainer.raw_generator is not None:
+            raw = fixed_samples(trainer, trainer.raw_generator)
+            point.pictures["samples/fake_raw"] = grid(as_bytes(raw))
+
+    def _draw_plane(self, trainer: ObservedTrainer, point: Point) -> None:
+        real = as_floats(self.real[:_POINTS]).numpy()
+        noise = Draws(trainer.seed, Stream.SAMPLES).normal(
+            (_POINTS, trainer.latent_dim), trainer.device
+        )
+        classes = trainer.classes
+        draws = Draws(trainer.seed, Stream.CLASSES)
+        labels = None if classes is None else classes.draw(_POINTS, draws)
+        fake = generate(trainer.generator, noise, labels).cpu().numpy()
+        if trainer.raw_generator is not None:
+            raw = generate(trainer.raw_generator, noise, labels).cpu().numpy()
+            point.pictures["samples/scatter_raw"] = scatter(real, raw)
+        xs, ys, points = plane(real)
+        scores = _scores(trainer, points.to(trainer.device)).cpu().numpy()
+        scores = scores.reshape(len(ys), len(xs))
+        point.pictures["samples/scatter"] = scatter(real, fake)
+        point.pictures["critic/surface"] = surface(real, fake, scores, xs, ys)
+
+    def _real_images(self, trainer: ObservedTrainer) -> Tensor:
+        if trainer.classes is None or self.labels is None:
+            return self.real[:_SAMPLES]
+        classes = trainer.classes.rows(_CLASS_ROWS, 1).tolist()
+        blank = torch.full_like(self.real[:_COLUMNS], 255)
+        # A class with fewer held-out images than columns is filled up with white ones.
+        filled = (torch.cat([self.real[self.labels == k][:_COLUMNS], blank]) for k in classes)
+        return torch.cat([row[:_COLUMNS] for row in filled])
+
+
+@torch.no_grad()
+def _scores(trainer: ObservedTrainer, points: Tensor) -> Tensor:
+    """Return the critic's scores (n,); a conditional critic's mean over the data's classes."""
+    critic, classes = trainer.critic, trainer.classes
+    with evaluating(critic):
+        if classes is None:
+            return critic(points).float()
+        scores = torch.zeros(len(points), device=points.device)
+        for label, share in enumerate(classes.shares.tolist()):
+            labels = torch.full((len(points),), label, device=points.device)
+            scores += share * critic(points, labels).float()
+        return scores
+
+
+def _are_images(samples: Tensor) -> bool:
+    return samples.ndim == 4 and samples.shape[1] in (1, 3)
