@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wgan_cli.build import build_generator
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.metrics.neighbours import precision_recall
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="not the averaged generator")
     arguments = parser.parse_args()
     data = digits()
-    train = as_floats(data.train[:COUNT])
-    held_out = as_floats(data.held_out)
+    train = to_floats(data.train[:COUNT])
+    held_out = to_floats(data.held_out)
     floor = exact_wasserstein(train[:PAIRS], held_out[:PAIRS])
     precision, recall = precision_recall(train, held_out)
     print(f"{'':<44} precision  recall  W1 ratio  estimate's fall  seconds")

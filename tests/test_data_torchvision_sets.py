@@ -18,7 +18,7 @@ from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.data.images import (
     emnist,
     flippable_images,
-    resized,
+    resize,
     stl10,
     svhn,
     torchvision_images,
@@ -144,7 +144,7 @@ def test_stl10_with_its_unlabelled_part_has_no_labels(tmp_path: Path):
 @pytest.mark.parametrize("size", [48, 64])
 def test_resizing_is_that_of_pillow(size: int):
     image = RNG.integers(0, 256, (3, 96, 96), dtype=np.uint8)
-    found = resized(torch.from_numpy(image[None]), size)[0]
+    found = resize(torch.from_numpy(image[None]), size)[0]
     pillow = Image.fromarray(image.transpose(1, 2, 0)).resize(
         (size, size), Image.Resampling.BILINEAR
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, TensorDataset
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError, DivergedError
 from wgan_cli.evaluation.default_metrics import all_metrics, data_kinds, usual_metrics
@@ -113,7 +113,7 @@ def test_the_numbers_are_of_the_named_samples():
     measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
     found = measure(generator, critic)
     values = found.scalars()
-    real, other = measure.reference.real.few, measure.reference.other.few
+    real, other = measure.reference.real.eval_set, measure.reference.floor_samples.eval_set
     fake = generate(generator, Draws(0, Stream.EVALUATION).normal((30, LATENT), CPU))
     assert values["wasserstein/exact_n"] == len(real) == 30
     assert values["wasserstein/exact"] == pytest.approx(exact_wasserstein(fake, real))
@@ -122,8 +122,10 @@ def test_the_numbers_are_of_the_named_samples():
     for tag, samples in (("wasserstein/sliced", fake), ("wasserstein/sliced_real_real", other)):
         assert values[tag] == pytest.approx(sliced_wasserstein(samples, real, lines))
     kept = measure.reference.real
-    assert kept.slices(lines) is kept.slices(lines)
-    assert not np.array_equal(kept.slices(lines), kept.slices(Draws(1, Stream.EVALUATION, step=3)))
+    assert kept.sorted_projections(lines) is kept.sorted_projections(lines)
+    assert not np.array_equal(
+        kept.sorted_projections(lines), kept.sorted_projections(Draws(1, Stream.EVALUATION, step=3))
+    )
     assert 0 < values["wasserstein/sliced"] < values["wasserstein/exact"]
     assert 0 < values["wasserstein/sliced_real_real"] < values["wasserstein/exact_real_real"]
     with torch.no_grad():
@@ -140,9 +142,9 @@ def test_the_numbers_are_of_the_named_samples():
 def test_the_two_real_samples_are_disjoint_and_held_out():
     dataset = noise()
     reference = Reference(dataset, CPU, Path())
-    held_out = {row.tobytes() for row in as_floats(dataset.held_out).numpy()}
-    first = {row.tobytes() for row in reference.real.few.numpy()}
-    second = {row.tobytes() for row in reference.other.few.numpy()}
+    held_out = {row.tobytes() for row in to_floats(dataset.held_out).numpy()}
+    first = {row.tobytes() for row in reference.real.eval_set.numpy()}
+    second = {row.tobytes() for row in reference.floor_samples.eval_set.numpy()}
     assert len(first) == len(second) == 30
     assert not first & second
     assert first | second == held_out
@@ -162,16 +164,16 @@ def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept
     measure, (generator, critic) = evaluation(dataset, CLASSIFIED, tmp_path), networks()
     measure.prepare()
     found = measure(generator, critic)
-    assert measure.reference.counts.many == 60
+    assert measure.reference.counts.feature_samples == 60
     assert {tag.removesuffix("_60") for tag in found.values} == set(CLASSIFIED)
     network = measure.reference.network("classifier")
     with torch.no_grad():
-        real, _ = network(as_floats(dataset.held_out))
-        other = torch.cat(list(measure.reference.other._many()))
+        real, _ = network(to_floats(dataset.held_out))
+        other = torch.cat(list(measure.reference.floor_samples.feature_batches()))
         train, logits = network(other)
-    rows = [{row.tobytes() for row in part.numpy()} for part in (other, as_floats(shown[0]))]
+    rows = [{row.tobytes() for row in part.numpy()} for part in (other, to_floats(shown[0]))]
     assert not rows[0] & rows[1]
-    assert rows[0] | rows[1] == {row.tobytes() for row in as_floats(dataset.train).numpy()}
+    assert rows[0] | rows[1] == {row.tobytes() for row in to_floats(dataset.train).numpy()}
     floor = found.floors["metrics/fid_classifier_60"]
     assert floor == pytest.approx(frechet_distance(real, train), rel=1e-4)
     assert found.values["metrics/fid_classifier_60"] > 5 * floor
@@ -193,12 +195,12 @@ def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_t
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
-    monkeypatch.setattr("wgan_cli.evaluation.samples.MANY", 20)
-    reference = Reference(noise(240, 60), CPU, tmp_path, many=50)
+    monkeypatch.setattr("wgan_cli.evaluation.samples.MAX_FEATURE_SAMPLES", 20)
+    reference = Reference(noise(240, 60), CPU, tmp_path, feature_samples=50)
     with pytest.raises(DataError, match="seen enough"):
         reference.network("classifier")
-    floor = torch.cat(list(reference.other._many()))
-    rows = [{row.tobytes() for row in part.numpy()} for part in (floor, as_floats(shown[0]))]
+    floor = torch.cat(list(reference.floor_samples.feature_batches()))
+    rows = [{row.tobytes() for row in part.numpy()} for part in (floor, to_floats(shown[0]))]
     assert [len(part) for part in rows] == [50, 190]
     assert not rows[0] & rows[1]
 
@@ -251,10 +253,10 @@ def test_only_large_images_are_seen_by_fewer_than_60000(
 
 @pytest.mark.parametrize(("count", "name"), [(10_000, "10k"), (359, "359"), (1024, "1024")])
 def test_a_tag_states_its_sample_count(count: int, name: str):
-    from wgan_cli.evaluation.samples import Counts
+    from wgan_cli.evaluation.samples import SampleCounts
 
-    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.many)
-    assert sized("metrics/x", metric, Counts(5, count)) == f"metrics/x_{name}"
+    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.feature_samples)
+    assert sized("metrics/x", metric, SampleCounts(5, count)) == f"metrics/x_{name}"
 
 
 def test_every_metric_is_in_the_schema_and_only_those():
@@ -314,9 +316,9 @@ def test_a_collapsed_generator_gets_distances_and_refusals_but_no_silent_number(
     chosen = ["wasserstein/exact", *CLASSIFIED]
     found = evaluation(noise(), chosen, tmp_path)(Constant(), networks()[1])
     assert found.values["wasserstein/exact"] > 0
-    assert {"metrics/fid_classifier", "metrics/kid_classifier"} <= set(found.refused)
-    assert "equal" in found.refused["metrics/fid_classifier"]
-    assert not {tag.removesuffix("_60") for tag in found.values} & set(found.refused)
+    assert {"metrics/fid_classifier", "metrics/kid_classifier"} <= set(found.failures)
+    assert "equal" in found.failures["metrics/fid_classifier"]
+    assert not {tag.removesuffix("_60") for tag in found.values} & set(found.failures)
     assert all(np.isfinite(value) for value in found.values.values())
 
 
@@ -327,7 +329,7 @@ def test_a_flat_critic_has_no_scale():
             parameter.zero_()
     found = evaluation(noise(), ["wasserstein/normalized", "critic/lipschitz"])(generator, critic)
     assert found.values == {"critic/lipschitz": 0.0}
-    assert "flat" in found.refused["wasserstein/normalized"]
+    assert "flat" in found.failures["wasserstein/normalized"]
 
 
 @pytest.mark.parametrize("size", [1e12, float("inf"), float("nan")])
@@ -343,8 +345,8 @@ def test_a_critic_gone_wild_gets_no_silent_number(size: float):
     assert all(np.isfinite(value) for value in found.values.values())
     assert "wasserstein/exact" in found.values
     if size != 1e12:
-        assert "NaN or infinite" in found.refused["wasserstein/normalized"]
-        assert "NaN or infinite" in found.refused["critic/lipschitz"]
+        assert "NaN or infinite" in found.failures["wasserstein/normalized"]
+        assert "NaN or infinite" in found.failures["critic/lipschitz"]
 
 
 def test_samples_that_are_not_numbers_end_the_run():
@@ -354,11 +356,11 @@ def test_samples_that_are_not_numbers_end_the_run():
 
 def test_more_samples_than_there_are_are_refused():
     with pytest.raises(ConfigError, match="at most 30"):
-        Reference(noise(), CPU, Path(), few=31)
+        Reference(noise(), CPU, Path(), eval_samples=31)
     for dataset, most in ((noise(), 60), (noise(80), 20)):
         with pytest.raises(ConfigError, match=f"at most {most}, .* 60 held-out"):
-            Reference(dataset, CPU, Path(), many=most + 1)
-        assert Reference(dataset, CPU, Path()).counts.many == most
+            Reference(dataset, CPU, Path(), feature_samples=most + 1)
+        assert Reference(dataset, CPU, Path()).counts.feature_samples == most
 
 
 def test_data_that_are_constant_or_not_numbers_are_refused():
@@ -366,7 +368,7 @@ def test_data_that_are_constant_or_not_numbers_are_refused():
         TensorDataset("grey", images(20, 1), torch.full((20, *IMAGE), 128, dtype=torch.uint8))
     points = torch.randn(20, 2)
     with pytest.raises(DataError, match="uint8"):
-        TensorDataset("floats", as_floats(images(20, 1)), as_floats(images(20, 2)))
+        TensorDataset("floats", to_floats(images(20, 1)), to_floats(images(20, 2)))
     for broken in (labels(19), labels(20) - 1, labels(20).float()):
         with pytest.raises(DataError, match="label"):
             TensorDataset("labels", images(20, 1), images(20, 2), Labels(labels(20), broken))
@@ -423,7 +425,7 @@ def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
 def test_what_takes_long_is_announced_from_the_first_time_on(tmp_path: Path):
     measure = evaluation(noise(), [*UNLABELLED, *CLASSIFIED], tmp_path)
     told: dict[str, bool] = {}
-    measure.watch = told.__setitem__
+    measure.on_metric = told.__setitem__
     measure(*networks())
     assert list(told) == [*UNLABELLED, *CLASSIFIED]
     assert {tag for tag, slow in told.items() if slow} == set(CLASSIFIED)

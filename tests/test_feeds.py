@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wgan_cli.data.dataset import Dataset, TensorDataset, held_out_halves, split
-from wgan_cli.data.feeds import EndlessFeed, ResidentFeed, as_bytes, as_floats
+from wgan_cli.data.feeds import EndlessFeed, ResidentFeed, to_bytes, to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError
@@ -115,23 +115,23 @@ def test_every_update_mirrors_others():
 
 def test_bytes_and_floats_are_inverse_on_all_values():
     every = torch.arange(256, dtype=torch.uint8)
-    floats = as_floats(every)
+    floats = to_floats(every)
     assert floats[0] == -1
     assert floats[255] == 1
     assert torch.equal(floats.diff() > 0, torch.ones(255, dtype=torch.bool))
-    assert torch.equal(as_bytes(floats), every)
+    assert torch.equal(to_bytes(floats), every)
 
 
 def test_as_bytes_rounds_and_stays_in_range_without_changing_its_input():
     images = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 1 / 127.5 - 1 + 0.003])
     before = images.clone()
-    assert as_bytes(images).tolist() == [0, 0, 128, 255, 255, 1]
+    assert to_bytes(images).tolist() == [0, 0, 128, 255, 255, 1]
     assert torch.equal(images, before)
 
 
 def test_points_are_not_rescaled():
     points = torch.tensor([[300.0, -2.5]])
-    assert torch.equal(as_floats(points), points)
+    assert torch.equal(to_floats(points), points)
 
 
 def test_endless_feed_draws_by_seed_and_update():

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wgan_cli.data.celeba import celeba
 from wgan_cli.data.dataset import TensorDataset
-from wgan_cli.data.decoding import as_square
+from wgan_cli.data.decoding import to_square
 from wgan_cli.data.encoded import ImagePart
 from wgan_cli.data.lsun import Database, lsun
 from wgan_cli.data.streaming import StreamedDataset
@@ -32,7 +32,7 @@ def rows(images: torch.Tensor) -> list[bytes]:
 
 
 def squares(images: list[np.ndarray], size: int) -> torch.Tensor:
-    found = [as_square(Image.fromarray(pixels), size, 3) for pixels in images]
+    found = [to_square(Image.fromarray(pixels), size, 3) for pixels in images]
     return torch.from_numpy(np.stack(found))
 
 
@@ -148,7 +148,7 @@ def test_missing_and_damaged_lsun_are_answered(tmp_path: Path, towers: list[np.n
     with pytest.raises(DataError, match=r"bedroom_train_lmdb.*dataset\.root="):
         lsun(root=str(tmp_path))
     (tmp_path / "tower_val_lmdb" / "data.mdb").write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match=r"tower_val_lmdb is no LMDB database"):
+    with pytest.raises(DataError, match=r"tower_val_lmdb is not an LMDB database"):
         lsun(root=str(tmp_path), category="tower")
 
 
@@ -157,7 +157,7 @@ def test_a_truncated_database_is_answered(tmp_path: Path, towers: list[np.ndarra
     file = tmp_path / "tower_train_lmdb" / "data.mdb"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(DataError, match=rf"data\.mdb is cut short: .* of {len(whole)} bytes"):
+    with pytest.raises(DataError, match=rf"data\.mdb is truncated: .* of {len(whole)} bytes"):
         lsun(root=str(tmp_path), category="tower", workers=0)
 
 
@@ -170,7 +170,7 @@ def overwritten_pages(file: Path) -> None:
 
 def test_a_database_whose_keys_are_damaged_is_answered(tmp_path: Path, towers: list[np.ndarray]):
     overwritten_pages(tmp_path / "tower_train_lmdb" / "data.mdb")
-    with pytest.raises(DataError, match=r"tower_train_lmdb is no LMDB database, or a damaged one"):
+    with pytest.raises(DataError, match=r"tower_train_lmdb is not an LMDB database, or is damaged"):
         lsun(root=str(tmp_path), category="tower", workers=0)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from wgan_cli.metrics import neighbours
 from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
-from wgan_cli.metrics.wasserstein import between_slices, exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance, sliced_wasserstein
 from wgan_cli.randomness import Draws, Stream
 
 HERE = Draws(0, Stream.EVALUATION)
@@ -157,7 +157,7 @@ def test_unequal_or_empty_samples_are_refused():
             sliced_wasserstein(torch.zeros(sizes[0], 2), torch.zeros(sizes[1], 2), HERE)
     for one, other in ((1, 5), (0, 0)):
         with pytest.raises(ValueError, match="one size"):
-            between_slices(np.zeros((512, one)), np.zeros((512, other)))
+            projected_distance(np.zeros((512, one)), np.zeros((512, other)))
     with pytest.raises(ValueError, match="k=3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
 

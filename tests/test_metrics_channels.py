@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wgan_cli.charts import FAKE, REAL, class_histogram
 from wgan_cli.data.dataset import Labels, TensorDataset
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import DataError
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.registry import TABLE
@@ -63,13 +63,13 @@ def stacked_digits(train: int, held_out: int) -> TensorDataset:
 
 def of_classes(data: TensorDataset, wanted: list[int]) -> Samples:
     assert data.labels is not None
-    chosen = as_floats(data.held_out[torch.isin(data.labels.held_out, torch.tensor(wanted))])
+    chosen = to_floats(data.held_out[torch.isin(data.labels.held_out, torch.tensor(wanted))])
     return Samples(chosen, lambda: chosen.split(32))
 
 
 def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
     data = stacked_digits(4000, 900)
-    reference = Reference(data, CPU, tmp_path, few=8)
+    reference = Reference(data, CPU, tmp_path, eval_samples=8)
     network = reference.network("classifier")
     assert isinstance(network, ChannelClassifier)
     assert reference.classifier_accuracy is not None
@@ -83,10 +83,10 @@ def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
         shown = of_classes(data, wanted)
         comparison = Comparison(reference, shown, nn.Identity(), seed=0)
         counts = comparison.class_counts
-        assert counts.sum() == len(shown.few)
-        assert counts[wanted].sum() > 0.93 * len(shown.few)
+        assert counts.sum() == len(shown.eval_set)
+        assert counts[wanted].sum() > 0.93 * len(shown.eval_set)
         assert found.number(comparison) == int((counts > 0).sum()) >= len(wanted)
-    floor = Comparison(reference, reference.other, nn.Identity(), seed=0)
+    floor = Comparison(reference, reference.floor_samples, nn.Identity(), seed=0)
     assert found.number(floor) == 9
 
 

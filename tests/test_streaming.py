@@ -20,7 +20,7 @@ from wgan_cli.data.dataset import Dataset, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, ResidentFeed
 from wgan_cli.data.folders import image_folder
-from wgan_cli.data.reader_processes import usual_workers
+from wgan_cli.data.reader_processes import default_workers
 from wgan_cli.data.streaming import StreamedDataset, StreamingFeed
 from wgan_cli.errors import DataError
 
@@ -158,7 +158,7 @@ def test_many_images_are_loaded_by_processes_as_by_this_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     expected = read(folder, in_memory=True, workers=0)
-    monkeypatch.setattr("wgan_cli.data.reader_processes._FEW", 0)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._MIN_FOR_PROCESSES", 0)
     monkeypatch.setattr("wgan_cli.data.reader_processes._TOGETHER", 4)
     dataset = read(folder, in_memory=True, workers=2)
     assert isinstance(dataset, TensorDataset)
@@ -190,15 +190,15 @@ def test_no_process_outlives_its_feed(folder: Path):
 
 
 def test_there_is_a_process_a_core_and_not_too_many():
-    assert 1 <= usual_workers() <= min(8, os.cpu_count() or 1)
+    assert 1 <= default_workers() <= min(8, os.cpu_count() or 1)
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert usual_workers() == 3
+    assert default_workers() == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert usual_workers() == 1
+    assert default_workers() == 1
 
 
 class Numbers:

@@ -19,7 +19,11 @@ from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference
+from wgan_cli.evaluation.samples import (
+    MAX_FEATURE_SAMPLES,
+    MAX_FEATURE_SAMPLES_IN_TRAINING,
+    Reference,
+)
 from wgan_cli.instantiation import built, called, maker
 from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
@@ -70,13 +74,17 @@ def build_trainer(
     Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
     together. Of several ranks only the first can evaluate.
     """
-    feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
+    feed = dataset.feed(config.batch_size, config.seed, device, ranks.shard)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
+    max_feature_samples = (
+        MAX_FEATURE_SAMPLES_IN_TRAINING if len(shape) == 3 else MAX_FEATURE_SAMPLES
+    )
     evaluation = None
     if ranks.leads:
-        evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
+        evaluation = build_evaluation(
+            config, dataset, constraint, device, max_feature_samples=max_feature_samples
+        )
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -138,11 +146,11 @@ def build_evaluation(
     constraint: Constraint,
     device: torch.device,
     *,
-    at_most: int = MANY,
+    max_feature_samples: int = MAX_FEATURE_SAMPLES,
 ) -> Evaluation:
     """The evaluation of a run, its feature networks made ready.
 
-    Fills in metrics and sample counts, where none is set `at_most` for features. Raises
+    Fills in metrics and sample counts, where none is set `max_feature_samples` for features. Raises
     `ConfigError` for metrics that cannot apply and for more samples than there are, `DataError`
     where a feature network cannot be had.
     """
@@ -153,10 +161,10 @@ def build_evaluation(
         config.eval_samples,
         config.feature_samples,
         conditional=config.conditional,
-        at_most=at_most,
+        max_feature_samples=max_feature_samples,
     )
-    config.eval_samples = reference.counts.few
-    config.feature_samples = reference.counts.many
+    config.eval_samples = reference.counts.eval_samples
+    config.feature_samples = reference.counts.feature_samples
     if config.metrics is None:
         config.metrics = usual_metrics(dataset)
     refuse_metrics_without(data_kinds(dataset), config)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 
 # Where something is drawn, not before: a command that ends with a refusal needs no matplotlib.
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
-    write_whole(path, as_png(picture), durable=False)
+    write_atomically(path, as_png(picture), durable=False)
 
 
 def as_png(picture: np.ndarray) -> bytes:

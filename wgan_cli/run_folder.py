@@ -16,7 +16,14 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError, FolderInUseError
-from wgan_cli.files import Growing, disk_error, refuse_link, sync, write_over, write_whole
+from wgan_cli.files import (
+    RecordFile,
+    disk_error,
+    overwrite_in_place,
+    refuse_link,
+    sync,
+    write_atomically,
+)
 from wgan_cli.locking import locked, unheld
 
 CONFIG = "config.yaml"
@@ -151,7 +158,7 @@ class RunFolder:
             self._replace(STATUS, json.dumps(status, indent=2) + "\n", durable=ended)
         except DiskError:
             short = json.dumps(status).encode() + b"\n"
-            if not (ended and write_over(self.path / STATUS, short)):
+            if not (ended and overwrite_in_place(self.path / STATUS, short)):
                 raise
 
     def read_status(self) -> dict[str, Any]:
@@ -170,7 +177,7 @@ class RunFolder:
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl`."""
-        with Growing(self.path / METRICS) as file:
+        with RecordFile(self.path / METRICS) as file:
             file.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
@@ -194,7 +201,7 @@ class RunFolder:
             raise disk_error(error, path) from None
 
     def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
-        write_whole(self.path / name, text.encode(), durable=durable)
+        write_atomically(self.path / name, text.encode(), durable=durable)
 
     def _refuse_links(self) -> None:
         for name in (LOCK, LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):

@@ -13,7 +13,7 @@ from torch import nn
 
 from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
 from wgan_cli.models.normalization import ClassNorm2d
-from wgan_cli.models.precision import keeps_float32
+from wgan_cli.models.precision import is_marked_float32
 
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
 # Their kernels take float32 scales and statistics with bfloat16 maps.
@@ -33,7 +33,7 @@ def bf16_copy_of(network: nn.Module) -> nn.Module | None:
     twin = copy.deepcopy(network)
     for own, other in zip(network.modules(), twin.modules(), strict=True):
         other._buffers.update(own._buffers)
-        if keeps_float32(own) or not isinstance(own, _IN_BFLOAT16):
+        if is_marked_float32(own) or not isinstance(own, _IN_BFLOAT16):
             other._parameters.update(own._parameters)
         else:
             for parameter in other.parameters(recurse=False):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
-from wgan_cli.evaluation.sampling import given
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
+from wgan_cli.models.conditional import with_labels
 from wgan_cli.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class TrainedNetwork:
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """A pass in the chosen precision; its result may be bfloat16."""
-        run = given(self.passes, labels)
+        run = with_labels(self.passes, labels)
         if self.passes is not self.network:
             return run(inputs.bfloat16())
         inputs = inputs.float() if inputs.dtype == torch.bfloat16 else inputs

@@ -152,7 +152,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     generator.to(device)
     with progress() as bar:
         evaluation = build_evaluation(config, dataset, constraint, device)
-        evaluation.watch = bar.show
+        evaluation.on_metric = bar.show
         report = Report(
             RunFolder(folder),
             generator_key(state, raw=arguments.raw),

@@ -28,7 +28,7 @@ from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.distributed.process import Process
 from wgan_cli.distributed.shared_signals import SharedStopSignals
 from wgan_cli.errors import RankError
-from wgan_cli.randomness import WHOLE, Share
+from wgan_cli.randomness import FULL_BATCH, Shard
 from wgan_cli.stop_signals import StopSignals
 
 # How long processes wait for the first word of each other.
@@ -53,13 +53,13 @@ class Instruction(enum.IntEnum):
 class SingleProcess:
     """The processes of a run that has one; `ProcessGroup` are those of another."""
 
-    share: Share = WHOLE
+    shard: Shard = FULL_BATCH
     leads = True
 
     @property
     def world(self) -> int:
         """How many there are."""
-        return self.share.world
+        return self.shard.world
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Let the others begin, with these settings."""
@@ -89,7 +89,7 @@ class ProcessGroup(SingleProcess):
     def __init__(self, place: Process, store: Store) -> None:
         self.place = place
         self.store = store
-        self.share = Share(place.rank, place.world)
+        self.shard = Shard(place.rank, place.world)
         self.leads = place.rank == 0
         self.signals: SharedStopSignals | None = None
         self._lost: list[int] = []

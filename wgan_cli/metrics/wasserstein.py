@@ -43,10 +43,12 @@ def sliced_wasserstein(
     unequal sizes and for NaN or infinite values.
     """
     first, second = _pair(first, second)
-    return between_slices(*(slices(side, draws, projections) for side in (first, second)))
+    return projected_distance(
+        *(sorted_projections(side, draws, projections) for side in (first, second))
+    )
 
 
-def slices(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
+def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
     """The samples (n, ...), flattened, projected to random lines: sorted, (projections, n).
 
     The same `draws` give the same lines. Raises ValueError for NaN or infinite values.
@@ -59,7 +61,7 @@ def slices(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
     return np.sort((torch.from_numpy(directions).T @ rows.T).numpy())
 
 
-def between_slices(first: np.ndarray, second: np.ndarray) -> float:
+def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Sliced W1 of two sets by their `slices`: in one dimension sorted pairs are the cheapest.
 
     Raises ValueError for unequal shapes and for no samples.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wgan_cli.errors import ConfigError
 from wgan_cli.models.conditional import ClassLatent, Projection
 from wgan_cli.models.normalization import norm2d
-from wgan_cli.models.precision import in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -109,7 +109,7 @@ class Critic(nn.Module):
         for outer, inner in pairwise(planes):
             layer = nn.Conv2d(outer, inner, 4, 2, 1, bias=norm != "batch")
             layers += [*_normalised(layer, norm, inner), _leaky_relu()]
-        self.layers = nn.Sequential(*layers, kept_in_float32(nn.Conv2d(planes[-1], 1, side)))
+        self.layers = nn.Sequential(*layers, mark_float32(nn.Conv2d(planes[-1], 1, side)))
         self.projection = Projection(planes[-1] * side * side, classes)
         _initialise(self)
 
@@ -119,7 +119,7 @@ class Critic(nn.Module):
         maps = images
         for layer in hidden:
             maps = layer(maps)
-        return self.projection(in_float32(last, maps).flatten(), maps.flatten(1), labels)
+        return self.projection(run_in_float32(last, maps).flatten(), maps.flatten(1), labels)
 
 
 def _leaky_relu() -> nn.Module:

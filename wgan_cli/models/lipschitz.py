@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from wgan_cli.errors import ConfigError
-from wgan_cli.models.precision import in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 class Orthonormal(nn.Module):
@@ -88,7 +88,7 @@ class Critic(nn.Module):
         for _ in range(depth):
             layers += [_linear(inputs, width), MaxMin()]
             inputs = width
-        self.layers = nn.Sequential(*layers, kept_in_float32(_linear(inputs, 1)))
+        self.layers = nn.Sequential(*layers, mark_float32(_linear(inputs, 1)))
 
     def forward(self, samples: Tensor) -> Tensor:
         """(batch, *sample_shape) to (batch,)."""
@@ -96,4 +96,4 @@ class Critic(nn.Module):
         features = samples.flatten(1)
         for layer in hidden:
             features = layer(features)
-        return in_float32(last, features).squeeze(1)
+        return run_in_float32(last, features).squeeze(1)

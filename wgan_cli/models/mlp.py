@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wgan_cli.models.conditional import ClassLatent, Projection
-from wgan_cli.models.precision import in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
@@ -76,7 +76,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         layers = _hidden_layers(math.prod(sample_shape), width, depth)
-        self.layers = nn.Sequential(*layers, kept_in_float32(nn.Linear(width, 1)))
+        self.layers = nn.Sequential(*layers, mark_float32(nn.Linear(width, 1)))
         self.projection = Projection(width, classes)
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -85,4 +85,4 @@ class Critic(nn.Module):
         features = samples.flatten(1)
         for layer in hidden:
             features = layer(features)
-        return self.projection(in_float32(last, features).squeeze(1), features, labels)
+        return self.projection(run_in_float32(last, features).squeeze(1), features, labels)

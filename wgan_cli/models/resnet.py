@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from wgan_cli.errors import ConfigError
 from wgan_cli.models.conditional import Projection, check_labels
 from wgan_cli.models.normalization import ClassNorm2d, norm2d
-from wgan_cli.models.precision import as_float32, in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32, to_float32
 
 # A start of 4 to 7, doubled.
 _SIDES = sorted(
@@ -194,10 +194,10 @@ class Critic(nn.Module):
             *(Block(outer, inner, norm, "down") for outer, inner in pairwise(within)),
             *(Block(within[-1], within[-1], norm, "keep") for _ in range(2)),
         )
-        self.last = kept_in_float32(_drawn(nn.Linear(within[-1], 1), 1))
+        self.last = mark_float32(_drawn(nn.Linear(within[-1], 1), 1))
         self.projection = Projection(within[-1], classes)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, channels, side, side), and labels (batch,) with classes, to (batch,)."""
-        features = as_float32(torch.relu(self.blocks(images))).mean(dim=(2, 3))
-        return self.projection(in_float32(self.last, features).squeeze(1), features, labels)
+        features = to_float32(torch.relu(self.blocks(images))).mean(dim=(2, 3))
+        return self.projection(run_in_float32(self.last, features).squeeze(1), features, labels)

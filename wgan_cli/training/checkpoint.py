@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from wgan_cli.errors import CheckpointError, DamagedCheckpointError
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 from wgan_cli.training.failures import is_out_of_memory
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     _seal(buffer)
     # Given back also where the disk is full: else Python 3.13 complains when it collects the two.
     with buffer.getbuffer() as data:
-        write_whole(path, data)
+        write_atomically(path, data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from wgan_cli.files import Growing
+from wgan_cli.files import RecordFile
 from wgan_cli.pictures import as_png
 from wgan_cli.training.crc import masked_crc32c
 
@@ -76,7 +76,7 @@ class _EventFile:
         begun = max([time.time(), *(1 + when for when in map(_begun, folder.iterdir()))])
         name = f"events.out.tfevents.{begun:.6f}.{socket.gethostname()}.{os.getpid()}"
         self._folder = folder
-        self._file = Growing(folder / name)
+        self._file = RecordFile(folder / name)
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def get_logdir(self) -> str:

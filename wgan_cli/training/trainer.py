@@ -34,7 +34,7 @@ class Trainer:
     `step` counts finished generator updates, `inner` the critic updates since. Nothing in `fit`
     keeps a random state or a data position: both follow from (seed, step, inner), so `load` is all
     that a resume needs. `classes` makes the networks conditional. Of a batch this process works on
-    its share, where there are several ranks.
+    its shard, where there are several ranks.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Trainer:
         self.classes = classes
         self.callbacks = callbacks
         self.signals = signals
-        self.share = updates.ranks.share
+        self.shard = updates.ranks.shard
         self.phase: Phase = untraced
         self.device = next(updates.critic.parameters()).device
         self.averaged = ExponentialMovingAverage(updates.generator, ema) if ema > 0 else None
@@ -79,7 +79,7 @@ class Trainer:
         self.returns = RollbackHistory()
         self.window = RunningMeans(self.device)
         self.pace = Throughput(batch_size)
-        self._rows = batch_size // self.share.world
+        self._rows = batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._penalised = type(updates.constraint).penalty is not Constraint.penalty
         self._fakes = JointFakes(self._make_fakes)
@@ -165,7 +165,7 @@ class Trainer:
             fake = self._fakes.of(inner, first, updates, real.numel()) if joined else None
             latent = self._noise(Stream.CRITIC_NOISE, inner) if fake is None else None
             classes = None if self.classes is None else labels
-            draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.share)
+            draws = Draws(self.seed, Stream.PENALTY, self.step, inner, self.shard)
             with self.phase("critic update"):
                 self.window.critic += self.updates.critic_update(real, latent, draws, classes, fake)
             self.window.critic_updates += 1
@@ -176,7 +176,7 @@ class Trainer:
         latent = self._noise(Stream.GENERATOR_NOISE)
         labels = None
         if self.classes is not None:
-            draws = Draws(self.seed, Stream.CLASSES, self.step, share=self.share)
+            draws = Draws(self.seed, Stream.CLASSES, self.step, shard=self.shard)
             labels = self.classes.draw(self._rows, draws)
         with self.phase("generator update"):
             self.window.generator += self.updates.generator_update(latent, labels)
@@ -261,7 +261,7 @@ class Trainer:
             "inner": self.inner,
             "unmeasured": self.unmeasured,
             "returns": self.returns.state(),
-            "world": self.share.world,
+            "world": self.shard.world,
             **self.updates.state(),
             "window": self.window.state(),
         }
@@ -294,5 +294,5 @@ class Trainer:
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         with self.phase("noise"):
-            draws = Draws(self.seed, stream, self.step, inner, self.share)
+            draws = Draws(self.seed, stream, self.step, inner, self.shard)
             return draws.normal((self._rows, self.latent_dim), self.device)

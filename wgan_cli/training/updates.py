@@ -27,7 +27,7 @@ from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.losses import Loss
-from wgan_cli.models.precision import as_float32
+from wgan_cli.models.precision import to_float32
 from wgan_cli.randomness import Draws
 from wgan_cli.training.batch_norm_rollback import BatchNormRollback
 from wgan_cli.training.nan_guard import NanGuard, moved_by
@@ -200,7 +200,7 @@ class Updates:
     def _step_generator(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         with self._frozen_critic:
             fake = self.generator_weights(latent, labels)
-            scores = as_float32(self.critic_weights(fake, labels))
+            scores = to_float32(self.critic_weights(fake, labels))
             loss = self.loss.generator(scores)
             terms = self._backward(loss, [loss], self.generator_weights, self.generator_clip)
         numbers = torch.stack(terms)
@@ -264,11 +264,11 @@ class Updates:
     def _scores(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         critic = self.critic_weights
         if not self._one_pass:
-            return as_float32(critic(real, labels)), as_float32(critic(fake, labels))
+            return to_float32(critic(real, labels)), to_float32(critic(fake, labels))
         twice = None if labels is None else torch.cat([labels, labels])
         # In the fakes' layout, which is that of the layers.
         both = torch.cat([torch.empty_like(fake).copy_(real.view_as(fake)), fake])
-        real_scores, fake_scores = as_float32(critic(both, twice)).chunk(2)
+        real_scores, fake_scores = to_float32(critic(both, twice)).chunk(2)
         return real_scores, fake_scores
 
 

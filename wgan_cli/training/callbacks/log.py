@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wgan_cli.errors import DiskError
-from wgan_cli.files import Growing
+from wgan_cli.files import RecordFile
 from wgan_cli.training.callbacks.protocol import Callback, Point
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LogFile(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.failure: DiskError | None = None
         try:
-            self._file = Growing(path)
+            self._file = RecordFile(path)
         except DiskError:
             # logging closes every handler at the end.
             super().close()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
@@ -74,10 +74,10 @@ class SamplePictures(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         if _are_images(self.real):
-            picture = grid(as_bytes(fixed_samples(trainer, trainer.generator)))
+            picture = grid(to_bytes(fixed_samples(trainer, trainer.generator)))
             self._show("samples/fake", picture, trainer.step)
             if trainer.raw_generator is not None:
-                raw = grid(as_bytes(fixed_samples(trainer, trainer.raw_generator)))
+                raw = grid(to_bytes(fixed_samples(trainer, trainer.raw_generator)))
                 self._show("samples/fake_raw", raw, trainer.step)
         elif self.real.shape[1:] == (2,):
             picture = self._draw_plane(trainer)
@@ -87,7 +87,7 @@ class SamplePictures(Callback):
         save_png(path, picture)
 
     def _draw_plane(self, trainer: Trainer) -> np.ndarray:
-        real = as_floats(self.real[:_POINTS]).numpy()
+        real = to_floats(self.real[:_POINTS]).numpy()
         noise = Draws(trainer.seed, Stream.SAMPLES).normal(
             (_POINTS, trainer.latent_dim), trainer.device
         )

@@ -81,7 +81,7 @@ class Progress(Callback):
             log.info(
                 "evaluation at step %d: %.2f s (%s)", step, sum(findings.seconds.values()), shown
             )
-        for metric, reason in findings.refused.items():
+        for metric, reason in findings.failures.items():
             if metric not in self._refused_told:
                 self._refused_told.add(metric)
                 log.warning("%s has no value at step %d: %s.", metric, step, reason)
