@@ -148,15 +148,15 @@ def test_broken_samples_are_refused(broken: float):
 
 
 def test_unequal_or_empty_samples_are_refused():
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal shape"):
         exact_wasserstein(torch.zeros(4, 2), torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal shape"):
         exact_wasserstein(torch.zeros(0, 2), torch.zeros(0, 2))
     for sizes in ((4, 5), (0, 0)):
-        with pytest.raises(ValueError, match="one size"):
+        with pytest.raises(ValueError, match="equal shape"):
             sliced_wasserstein(torch.zeros(sizes[0], 2), torch.zeros(sizes[1], 2), HERE)
     for one, other in ((1, 5), (0, 0)):
-        with pytest.raises(ValueError, match="one size"):
+        with pytest.raises(ValueError, match="equal shape"):
             projected_distance(np.zeros((512, one)), np.zeros((512, other)))
     with pytest.raises(ValueError, match="k=3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
@@ -221,7 +221,7 @@ def awkward_sets() -> dict[str, tuple[Tensor, Tensor]]:
 def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
     name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(neighbours, "_AT_ONCE", at_once)
+    monkeypatch.setattr(neighbours, "_MAX_NUMBERS", at_once)
     real, fake = awkward_sets()[name]
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
 
     for samples in (real, fake):
         assert torch.equal(neighbours.ball_radii(samples, 3), radii(samples))
-    inside_real, inside_fake = neighbours._covered(real, fake, radii(real), radii(fake))
+    inside_real, inside_fake = neighbours._inside_balls(real, fake, radii(real), radii(fake))
     assert torch.equal(inside_real, (distances(fake, real) <= radii(real)).any(dim=1))
     assert torch.equal(inside_fake, (distances(real, fake) <= radii(fake)).any(dim=1))
     known = precision_recall(real, fake, real_radii=neighbours.ball_radii(real))

@@ -43,7 +43,7 @@ def train(cache: Path, tell: Callable[[str], None], **changed: Any) -> TrainedCl
         "held_out_labels": more_labels,
         **changed,
     }
-    return trained_classifier(**given, cache=cache, tell=tell)
+    return trained_classifier(**given, cache=cache, log=tell)
 
 
 def weights(found: TrainedClassifier) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def another_shape(path: Path) -> None:
     changed = {name: value + 1 for name, value in kept["weights"].items()}
     changed["head.weight"] = torch.zeros(3, 3)
     key = module._key(*stripes(64), *stripes(32, seed=1))
-    seal = module._seal(key, changed, kept["accuracy"])
+    seal = module._checksum(key, changed, kept["accuracy"])
     torch.save({"weights": changed, "accuracy": kept["accuracy"], "sha256": seal}, path)
 
 
@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path: Path, 
     found = train(tmp_path / "file", said.append)
     assert found.trained_now
     assert 0 <= found.accuracy <= 1
-    assert "not kept" in said[-1]
+    assert "not cached" in said[-1]
     assert str(tmp_path / "file") in said[-1]
 
 

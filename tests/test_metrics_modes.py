@@ -62,7 +62,7 @@ def test_what_cannot_be_measured_is_refused(measure):
         for pair in ((bad, good), (good, bad)):
             with pytest.raises(ValueError, match="NaN"):
                 measure(*pair, 1.0)
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="equal width"):
         measure(good, torch.zeros(4, 3), 1.0)
     with pytest.raises(ValueError, match="at least one"):
         measure(good[:0], good, 1.0)

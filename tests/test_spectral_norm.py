@@ -258,7 +258,7 @@ def test_nan_weights_are_left_to_the_training_to_find():
 
 def test_parametrised_weights_are_refused():
     critic = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 1))
-    with pytest.raises(ConfigError, match="parametrised already"):
+    with pytest.raises(ConfigError, match="already parametrised"):
         SpectralNorm().wrap(critic)
 
 

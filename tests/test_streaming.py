@@ -159,7 +159,7 @@ def test_many_images_are_loaded_by_processes_as_by_this_one(
 ):
     expected = read(folder, in_memory=True, workers=0)
     monkeypatch.setattr("wgan_cli.data.reader_processes._MIN_FOR_PROCESSES", 0)
-    monkeypatch.setattr("wgan_cli.data.reader_processes._TOGETHER", 4)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._CHUNK", 4)
     dataset = read(folder, in_memory=True, workers=2)
     assert isinstance(dataset, TensorDataset)
     assert isinstance(expected, TensorDataset)

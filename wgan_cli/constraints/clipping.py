@@ -1,4 +1,4 @@
-"""Weight clipping, the constraint of the first paper."""
+"""Weight clipping, the constraint of the original WGAN paper."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from wgan_cli.flat_tensors import merge_adjacent
 
 
 class WeightClipping(Constraint):
-    """Every parameter is cut to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
+    """Clips every parameter to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
 
-    The bound on the weights makes f Lipschitz with some unknown K. `exempt_normalization` leaves
-    the scales and shifts of normalisation layers alone; the paper clips them too, from 1 to c.
+    The bound on the weights makes f Lipschitz, with an unknown constant K. The paper also clips the
+    scales and shifts of normalisation layers; `exempt_normalization` leaves them out.
     """
 
     def __init__(self, clip: float, exempt_normalization: bool = False) -> None:
@@ -23,10 +23,10 @@ class WeightClipping(Constraint):
         self.clip = clip
         self.exempt_normalization = exempt_normalization
         self._clipped: tuple[nn.Module, list[Tensor]] | None = None
-        self._covering: tuple[list[int], list[Tensor]] | None = None
+        self._merged: tuple[list[int], list[Tensor]] | None = None
 
     def clipped_parameters(self, critic: nn.Module) -> list[Tensor]:
-        """The parameters that `after_step` cuts."""
+        """Return the parameters that `after_step` clips."""
         if self._clipped is None or self._clipped[0] is not critic:
             exempt = {
                 id(parameter)
@@ -39,17 +39,17 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        """Cut the weights, those side by side in memory all at once."""
+        """Clip the weights; those adjacent in memory in one call."""
         parameters = self.clipped_parameters(critic)
-        places = [parameter.data_ptr() for parameter in parameters]
-        if self._covering is None or self._covering[0] != places:
-            self._covering = (places, merge_adjacent(parameters))
-        for weights in self._covering[1]:
+        addresses = [parameter.data_ptr() for parameter in parameters]
+        if self._merged is None or self._merged[0] != addresses:
+            self._merged = (addresses, merge_adjacent(parameters))
+        for weights in self._merged[1]:
             weights.clamp_(-self.clip, self.clip)
 
     @torch.no_grad()
     def report(self, critic: nn.Module) -> dict[str, float]:
-        """`critic/clip_saturation`: the share of clipped weights with abs(w) >= 0.99 clip."""
+        """Return `critic/clip_saturation`: the fraction of weights with abs(w) >= 0.99 clip."""
         parameters = self.clipped_parameters(critic)
         at_bound = torch.stack([(p.abs() >= 0.99 * self.clip).sum() for p in parameters]).sum()
         return {"critic/clip_saturation": float(at_bound) / sum(p.numel() for p in parameters)}

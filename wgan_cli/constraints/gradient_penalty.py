@@ -1,4 +1,4 @@
-"""The gradient penalty, which holds the critic's slope where it matters instead of its weights."""
+"""The gradient penalty (WGAN-GP), which constrains the critic's gradient between the data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wgan_cli.randomness import Draws
 class GradientPenalty(Constraint):
     """weight * E (|grad f(x)| - target)^2 between the data (arXiv 1704.00028, Algorithm 1).
 
-    x = e real + (1 - e) fake, with its own e from [0, 1) for each pair, and the norm is Euclidean,
-    over all dimensions of one sample. `one_sided` leaves slopes below the target alone:
+    x = e real + (1 - e) fake, with e uniform on [0, 1) for each pair. The norm is Euclidean, over
+    all dimensions of a sample. `one_sided` does not penalise slopes below the target:
     E max(0, |grad f(x)| - target)^2 (the paper's appendix, "one-sided penalty").
 
-    It pulls slopes to the target on these lines; it bounds nothing, and elsewhere says nothing. The
-    critic must treat samples independently, so it cannot have BatchNorm.
+    The penalty pulls slopes on these lines towards the target. It is not a bound, and it has no
+    effect elsewhere. The critic must treat samples independently, so it cannot have BatchNorm.
     """
 
     def __init__(self, weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> None:
@@ -37,15 +37,15 @@ class GradientPenalty(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """The penalty at one random point a pair, a scalar, with a graph to the weights."""
-        # Squared gradients of gradients leave bfloat16's precision and float16's range.
+        """Return the penalty at one random point per pair, a scalar with a graph."""
+        # Squared second-order gradients exceed bfloat16's precision and float16's range.
         with torch.autocast(real.device.type, enabled=False):
-            share = draws.uniform((len(real),), real.device).to(real.dtype)
-            points = torch.lerp(fake, real, share.reshape(-1, *[1] * (real.ndim - 1)))
+            epsilon = draws.uniform((len(real),), real.device).to(real.dtype)
+            points = torch.lerp(fake, real, epsilon.reshape(-1, *[1] * (real.ndim - 1)))
             points.requires_grad_()
             scores = critic(points) if labels is None else critic(points, labels)
             (slopes,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
-            # At 0, where a norm has no gradient, vector_norm's is 0; that of a square root is NaN.
+            # At 0, the gradient of vector_norm is 0; that of a square root would be NaN.
             excess = torch.linalg.vector_norm(slopes.flatten(1), dim=1) - self.target
             if self.one_sided:
                 excess = excess.relu()

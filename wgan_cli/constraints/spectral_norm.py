@@ -1,4 +1,4 @@
-"""Spectral normalisation: every weight of the critic is divided by its largest singular value."""
+"""Spectral normalisation: divides each weight of the critic by its largest singular value."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wgan_cli.errors import ConfigError
 
 
 class SpectralDivision(nn.Module):
-    """A weight to W / |W^T u|, W the weight as a matrix (outputs, everything else).
+    """Maps a weight W, as a matrix (outputs, all other dimensions), to W / |W^T u|.
 
-    `u`, a buffer, is W's leading left singular vector, so |W^T u| its largest singular value. It is
-    a constant to the gradient, which is that of arXiv 1802.05957, equation 11: u v^T with
-    v = W^T u / |W^T u|. A forward pass changes nothing: `follow` does, after an optimizer's step.
-    `torch.nn.utils.parametrizations.spectral_norm` iterates in every forward pass in train mode, so
-    that an update of the generator, or a look at the critic, would change the critic.
+    The buffer `u` is W's leading left singular vector, so that |W^T u| is its largest singular
+    value. The gradient treats `u` as a constant; it is that of arXiv 1802.05957, equation 11, u v^T
+    with v = W^T u / |W^T u|. A forward pass does not change `u`; `update_vector` does, after each
+    optimizer step. `torch.nn.utils.parametrizations.spectral_norm` iterates in every forward pass
+    in train mode, so that generator updates and evaluations would change the critic.
     """
 
     u: Tensor
@@ -35,33 +35,33 @@ class SpectralDivision(nn.Module):
         self.register_buffer("u", vectors[:, 0].clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight in its own shape, in float32 under autocast too; one that is 0 stays 0."""
+        """Return the normalised weight, in float32 also under autocast; a weight of 0 stays 0."""
         with torch.autocast(weight.device.type, enabled=False):
             largest = torch.linalg.vector_norm(self.u @ self._matrix(weight))
             return weight / torch.where(largest > 0, largest, 1)
 
     @torch.no_grad()
-    def follow(self, weight: Tensor, iterations: int) -> None:
-        """Let `u` follow a changed weight, by Lanczos iterations on W W^T from where it was.
+    def update_vector(self, weight: Tensor, iterations: int) -> None:
+        """Update `u` for a changed weight, by Lanczos iterations on W W^T from the old `u`.
 
-        `u` becomes the best vector in the span of u, (W W^T) u, ..., (W W^T)^iterations u, where as
-        many power iterations give the last of these.
+        `u` becomes the best vector in the span of u, (W W^T) u, ..., (W W^T)^iterations u. The same
+        number of power iterations would give only the last of these.
         """
         matrix = self._matrix(weight)
         outputs = len(matrix)
         basis = matrix.new_zeros(min(iterations + 1, outputs), outputs)
         images = matrix.new_zeros(len(basis), matrix.shape[1])
-        # A little of something else: a direction that is orthogonal to u would never come up.
+        # Add a small constant: otherwise a direction orthogonal to u would never be found.
         vector = self.u + 0.001 * outputs**-0.5
         for index in range(len(basis)):
-            # What is only rounding is no new direction, and would spoil the others.
+            # A vector this short is only rounding error, not a new direction: replace it by 0.
             least = 100 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
             for _ in range(2):
                 vector = vector - (basis[:index] @ vector) @ basis[:index]
             basis[index] = _unit(vector, least)
             images[index] = basis[index] @ matrix
             vector = matrix @ images[index]
-        # A NaN is for the training to find; eigh would end the run before.
+        # `eigh` raises on NaN; leave that to the NaN guard.
         gram = (images @ images.mT).nan_to_num(0.0, 0.0, 0.0)
         self.u.copy_(_unit(torch.linalg.eigh(gram)[1][:, -1] @ basis))
 
@@ -70,19 +70,19 @@ class SpectralDivision(nn.Module):
 
 
 def _unit(vector: Tensor, least: Tensor | float = 0.0) -> Tensor:
-    """The vector at length 1, or 0 where it is not longer than `least`."""
+    """Return the vector scaled to length 1, or 0 if it is not longer than `least`."""
     length = torch.linalg.vector_norm(vector)
     return torch.where(length > least, vector / length, 0)
 
 
 class SpectralNorm(Constraint):
-    """Every weight is divided by its largest singular value (arXiv 1802.05957).
+    """Divides every weight by its largest singular value (arXiv 1802.05957).
 
-    The weights of linear, convolution and embedding layers, as matrices (outputs, everything else).
-    A perceptron of such layers with ReLU is 1-Lipschitz, to the accuracy of the singular values:
-    with 24 `iterations` after every step, 1% a layer at usual rates. Of a convolution the kernel is
-    normalised, not the map between images: where k x k kernels move by s, that can lengthen a
-    difference by a factor of ceil(k / s).
+    This applies to linear, convolution and embedding layers, whose weights are taken as matrices
+    (outputs, all other dimensions). A ReLU perceptron of such layers is 1-Lipschitz, up to the
+    error of the singular values: with 24 `iterations` after every step, 1% per layer at usual
+    learning rates. For a convolution, the kernel is normalised, not the map between images: with
+    k x k kernels and stride s, the map can increase distances by a factor of ceil(k / s).
     """
 
     def __init__(self, iterations: int = 24) -> None:
@@ -92,15 +92,15 @@ class SpectralNorm(Constraint):
         self._divisions: tuple[nn.Module, list[tuple[SpectralDivision, Tensor]]] | None = None
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the layers; their singular values are exact at first.
+        """Reparametrise the layers, starting from exact singular values.
 
-        Raises `ConfigError` for a weight that a parametrization makes already.
+        Raises `ConfigError` if a weight is already parametrised.
         """
         layers = [m for m in critic.modules() if isinstance(m, (*LINEAR, nn.Embedding))]
         if any(is_parametrized(layer, "weight") for layer in layers):
             raise ConfigError(
-                "The critic's weights are parametrised already, and spectral normalisation cannot"
-                " follow them: type constraint=none, or use plain layers."
+                "The critic's weights are already parametrised, which does not work with spectral"
+                " normalisation: type constraint=none, or use plain layers."
             )
         for layer in layers:
             axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
@@ -108,13 +108,14 @@ class SpectralNorm(Constraint):
         return critic
 
     def after_step(self, critic: nn.Module) -> None:
-        """Follow the weights' singular vectors."""
+        """Update the singular vectors for the new weights."""
         if self._divisions is None or self._divisions[0] is not critic:
-            found = [
-                (made[0], made.original)
-                for made in critic.modules()
-                if isinstance(made, ParametrizationList) and isinstance(made[0], SpectralDivision)
+            divisions = [
+                (module[0], module.original)
+                for module in critic.modules()
+                if isinstance(module, ParametrizationList)
+                and isinstance(module[0], SpectralDivision)
             ]
-            self._divisions = (critic, found)
+            self._divisions = (critic, divisions)
         for division, weight in self._divisions[1]:
-            division.follow(weight, self.iterations)
+            division.update_vector(weight, self.iterations)
