@@ -161,7 +161,7 @@ class Bfloat16:
 
 
 def bfloat16(words: Sequence[str], dataset: Dataset | None = None) -> Bfloat16:
-    """Measure `critic/wasserstein` over the last 50 of 500 steps, for five seeds, both precisions."""
+    """Measure `critic/wasserstein` over the last 50 of 500 steps, five seeds, both precisions."""
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in SEEDS:
         for precision, estimates in found.items():

@@ -45,7 +45,7 @@ class Task:
         return points + self.noise * draws.normal(points.shape, CPU)
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return disjoint real, fake and other real points, (count, 2) each; no seed changes them."""
+        """Return disjoint real, fake and other real points, (count, 2) each; they are fixed."""
         real, base, more = self.data.held_out[: 3 * count].chunk(3)
         return real, self.fake(base, Draws(FIXED_SEED, Stream.EVALUATION)), more
 
