@@ -216,8 +216,8 @@ def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
-    monkeypatch.setattr("wgan_cli.evaluation.samples._SEEN_BYTES", byte_limit)
-    monkeypatch.setattr("wgan_cli.evaluation.samples._LEAST_SEEN", least)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._CLASSIFIER_BYTES", byte_limit)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._MIN_CLASSIFIER_IMAGES", least)
     with pytest.raises(DataError, match="seen enough"):
         Reference(noise(240, 60), CPU, tmp_path).network("classifier")
     assert [len(part) for part in shown] == [seen, seen]
@@ -416,7 +416,7 @@ def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
     with caplog.at_level("INFO", logger="wgan_cli"):
         measure(*pair)
     assert not caplog.messages
-    monkeypatch.setattr("wgan_cli.evaluation.evaluation._SLOW", 0.0)
+    monkeypatch.setattr("wgan_cli.evaluation.evaluation._SLOW_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="wgan_cli"):
         measure(*pair)
     assert any("evaluating wasserstein/exact" in message for message in caplog.messages)

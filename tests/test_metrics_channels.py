@@ -119,7 +119,7 @@ def test_a_single_class_of_many_is_seen_beside_the_data(classes: int):
 def test_a_last_class_that_no_channel_shows_is_an_error(tmp_path: Path):
     data = stacked_digits(300, 60)
     assert data.labels is not None
-    with pytest.raises(DataError, match="the last of its channels' 10 classes"):
+    with pytest.raises(DataError, match="no channel has the last of the 10 classes"):
         trained_channel_classifier(
             "pairs",
             data.train,

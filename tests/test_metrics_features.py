@@ -196,7 +196,7 @@ def test_class_divergence_refuses_what_has_no_finite_value():
     with pytest.raises(ValueError, match="no samples in a class"):
         class_divergence(some, torch.tensor([1, 0, 3]))
     for pair in ((some, 0 * some), (0 * some, some)):
-        with pytest.raises(ValueError, match="no samples at all"):
+        with pytest.raises(ValueError, match="a histogram is empty"):
             class_divergence(*pair)
     with pytest.raises(ValueError, match="equal length"):
         class_divergence(some, torch.tensor([1, 2]))
