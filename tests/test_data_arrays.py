@@ -1,4 +1,4 @@
-"""Arrays of a user's own: shapes, ranges, names, and what is refused."""
+"""A user's numpy arrays: shapes, ranges, names, and invalid files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows(samples: np.ndarray) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f8"])
-def test_points_of_any_scale_stay_as_they_are(tmp_path: Path, dtype: str):
+def test_points_are_not_scaled(tmp_path: Path, dtype: str):
     points = POINTS.astype(dtype)
     dataset = array(path=npy(tmp_path, points))
     assert dataset.sample_shape == (5,)
@@ -111,7 +111,7 @@ def test_the_two_parts_by_name(tmp_path: Path, names: tuple[str, str]):
     assert labelled.held_out.tolist() == LABELS[30:].tolist()
 
 
-def test_a_class_of_the_test_part_alone_is_refused(tmp_path: Path):
+def test_a_class_only_in_the_test_part_is_refused(tmp_path: Path):
     labels = np.where(np.arange(len(GREY)) < 30, 0, 1)
     path = npz(
         tmp_path, x_train=GREY[:30], x_test=GREY[30:], y_train=labels[:30], y_test=labels[30:]
@@ -146,7 +146,7 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert array(path="~/own.npy").sample_shape == (5,)
 
 
-def test_labels_are_classes_as_many_as_samples_of_both_parts_and_not_more(tmp_path: Path):
+def test_there_are_at_most_as_many_classes_as_samples_in_both_parts(tmp_path: Path):
     parts = {"x_train": POINTS[:40], "x_test": POINTS[40:]}
     most = {"y_train": np.arange(10, 50), "y_test": np.arange(40, 50)}
     labels = array(path=npz(tmp_path, **parts, **most)).labels
@@ -193,7 +193,7 @@ OBJECTS = np.array([{}] * 20)
         ({}, None, "named nothing"),
     ],
 )
-def test_what_no_run_can_learn_from_is_said_with_the_files_name(
+def test_unusable_arrays_are_refused_with_the_name_of_the_file(
     tmp_path: Path, arrays: dict[str, Any], key: str | None, words: str
 ):
     path = npz(tmp_path, **arrays)

@@ -1,4 +1,4 @@
-"""EMNIST, CIFAR-100, SVHN, STL-10 and stacked MNIST from small files in their own formats."""
+"""EMNIST, CIFAR-100, SVHN, STL-10 and stacked MNIST, read from small files in their formats."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def assert_equal(found: Tensor, expected: np.ndarray) -> None:
         ("mnist", 0, 10),
     ],
 )
-def test_emnist_stands_upright_and_counts_from_0(
+def test_emnist_images_are_upright_and_labels_count_from_0(
     tmp_path: Path, split: str, first: int, classes: int
 ):
     parts = labelled((28, 28), first, first + classes - 1, "train", "test")
@@ -164,7 +164,7 @@ def test_missing_files_are_answered_with_the_path_and_what_to_do(
     assert "dataset.download=true" in str(caught.value)
 
 
-def test_what_the_schema_says_of_a_set_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_schema_of_a_data_set_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert TRAINING_SIZES["stacked_mnist"] == stacked.TRAINING_SIZE
     monkeypatch.setattr(stacked, "TRAINING_SIZE", 20)
     monkeypatch.setattr(stacked, "HELD_OUT_SIZE", 20)
@@ -186,7 +186,7 @@ def write_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return parts
 
 
-def test_stacked_mnist_is_triples_of_each_parts_own_digits(
+def test_stacked_mnist_has_triples_of_digits_of_the_same_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stacked, "TRAINING_SIZE", 3000)

@@ -1,4 +1,4 @@
-"""Evaluations: which samples, what is shared, what is refused, and that nothing is changed."""
+"""Evaluations: their samples, caching and failures, and that they change nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
 def images(count: int, seed: int) -> Tensor:
-    """Two classes that a classifier can tell apart: dark above, and dark below."""
+    """Two classes that a classifier can learn: dark upper half, and dark lower half."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, (count, *IMAGE), dtype=np.uint8)
     pixels[::2, :, :4] //= 4
@@ -109,7 +109,7 @@ def test_generating_uses_running_statistics_and_changes_nothing():
     assert network.training
 
 
-def test_the_numbers_are_of_the_named_samples():
+def test_the_metrics_use_the_documented_samples():
     measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
     found = measure(generator, critic)
     values = found.scalars()
@@ -150,7 +150,7 @@ def test_the_two_real_samples_are_disjoint_and_held_out():
     assert first | second == held_out
 
 
-def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept_apart(
+def test_features_use_held_out_images_and_the_floor_reserved_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     dataset = noise()
@@ -185,7 +185,7 @@ def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept
     assert found.pictures["metrics/classes"].ndim == 3
 
 
-def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_too(
+def test_the_classifier_is_not_trained_on_a_larger_floor_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[Tensor] = []
@@ -206,7 +206,7 @@ def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_t
 
 
 @pytest.mark.parametrize(("byte_limit", "least", "seen"), [(6400, 2, 100), (6400, 130, 130)])
-def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
+def test_the_classifiers_training_images_are_limited_in_bytes(
     byte_limit: int, least: int, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[Tensor] = []
@@ -224,13 +224,13 @@ def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
 
 
 @pytest.mark.parametrize(("shape", "seen"), [((3, 32, 32), 60_000), ((3, 256, 256), 5461)])
-def test_only_large_images_are_seen_by_fewer_than_60000(
+def test_the_byte_limit_affects_only_large_images(
     shape: tuple[int, ...], seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[int] = []
 
     class Large(TensorDataset):
-        """Says that it has 100,000 images of this shape to train on."""
+        """A data set that claims to have 100,000 training images of this shape."""
 
         @property
         def sample_shape(self) -> tuple[int, ...]:
@@ -312,7 +312,9 @@ def test_a_critic_that_knows_its_constant_is_divided_by_it():
     assert values["wasserstein/normalized"] == values["critic/wasserstein_heldout"] / 4
 
 
-def test_a_collapsed_generator_gets_distances_and_refusals_but_no_silent_number(tmp_path: Path):
+def test_a_collapsed_generator_gets_distances_and_failures_but_no_meaningless_number(
+    tmp_path: Path,
+):
     chosen = ["wasserstein/exact", *CLASSIFIED]
     found = evaluation(noise(), chosen, tmp_path)(Constant(), networks()[1])
     assert found.values["wasserstein/exact"] > 0
@@ -333,7 +335,7 @@ def test_a_flat_critic_has_no_scale():
 
 
 @pytest.mark.parametrize("size", [1e12, float("inf"), float("nan")])
-def test_a_critic_gone_wild_gets_no_silent_number(size: float):
+def test_a_critic_with_infinite_values_gets_failures_and_no_number(size: float):
     generator, critic = networks()
     with torch.no_grad():
         for parameter in critic.parameters():
@@ -376,7 +378,7 @@ def test_data_that_are_constant_or_not_numbers_are_refused():
         TensorDataset("points", points, torch.where(points > 1, torch.nan, points))
 
 
-def test_what_is_measured_unless_metrics_are_chosen():
+def test_the_default_metrics():
     small, large = noise(), noise(3000, 2000)
     plain = TensorDataset("plain", images(20, 1), images(20, 2))
     assert data_kinds(small) == {"samples", "images", "labels"}
@@ -396,7 +398,7 @@ def test_what_is_measured_unless_metrics_are_chosen():
     assert "metrics/precision_pixel" not in usual_metrics(gaussians_ring())
 
 
-def test_inception_is_measured_afterwards_where_its_weights_are(
+def test_inception_metrics_need_the_weights_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -408,7 +410,7 @@ def test_inception_is_measured_afterwards_where_its_weights_are(
     assert "metrics/fid_inception" in all_metrics(noise())
 
 
-def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
+def test_every_metric_is_timed_and_a_slow_one_is_announced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     measure, pair = evaluation(noise(), UNLABELLED), networks()
@@ -422,7 +424,7 @@ def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
     assert any("evaluating wasserstein/exact" in message for message in caplog.messages)
 
 
-def test_what_takes_long_is_announced_from_the_first_time_on(tmp_path: Path):
+def test_slow_metrics_are_announced_already_the_first_time(tmp_path: Path):
     measure = evaluation(noise(), [*UNLABELLED, *CLASSIFIED], tmp_path)
     told: dict[str, bool] = {}
     measure.on_metric = told.__setitem__
@@ -431,7 +433,7 @@ def test_what_takes_long_is_announced_from_the_first_time_on(tmp_path: Path):
     assert {tag for tag, slow in told.items() if slow} == set(CLASSIFIED)
 
 
-def test_the_picture_of_weights_shows_what_the_critic_multiplies_by(
+def test_the_picture_of_weights_shows_the_effective_weights(
     monkeypatch: pytest.MonkeyPatch,
 ):
     drawn: list[tuple[np.ndarray, float | None]] = []
@@ -474,14 +476,14 @@ def test_curves_hold_floors_and_the_time():
     }
 
 
-def test_an_endless_set_says_what_its_modes_are():
+def test_an_endless_data_set_knows_its_modes():
     modes = gaussians_ring(modes=5, radius=2.0).modes
     assert isinstance(modes, Modes)
     assert np.allclose(np.linalg.norm(modes.centres, axis=1), 2.0)
     assert EndlessDataset("plain", (2,), gaussians_ring().draw).modes is None
 
 
-def test_the_raw_generator_is_measured_beside_its_average_where_that_is_cheap():
+def test_the_raw_generator_is_measured_too_by_cheap_metrics():
     measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
     torch.manual_seed(1)
     raw, _ = networks()

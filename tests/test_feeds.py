@@ -20,7 +20,7 @@ SIZE = 23
 
 
 def numbered(count: int = SIZE) -> Tensor:
-    """Samples that are their own index."""
+    """Samples whose value is their index."""
     return torch.arange(count, dtype=torch.float32)[:, None]
 
 
@@ -105,7 +105,7 @@ def test_images_come_as_floats_from_minus_one_to_one():
     assert sorted(batch.flatten().tolist()) == [-1.0, 1.0]
 
 
-def test_every_update_mirrors_others():
+def test_every_update_mirrors_other_images():
     samples = torch.tensor([0, 255], dtype=torch.uint8).expand(16, 1, 1, 2)
     feed = ResidentFeed(samples, 16, 0, CPU, flip=True)
     mirrored = {tuple((feed.batch(u).samples[:, 0, 0, 0] > 0).tolist()) for u in range(5)}
@@ -122,7 +122,7 @@ def test_bytes_and_floats_are_inverse_on_all_values():
     assert torch.equal(to_bytes(floats), every)
 
 
-def test_as_bytes_rounds_and_stays_in_range_without_changing_its_input():
+def test_to_bytes_rounds_and_clamps_without_changing_its_input():
     images = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 1 / 127.5 - 1 + 0.003])
     before = images.clone()
     assert to_bytes(images).tolist() == [0, 0, 128, 255, 255, 1]

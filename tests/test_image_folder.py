@@ -1,4 +1,4 @@
-"""Folders of images: what is found, how it is decoded, which part and class it gets, what fails."""
+"""Folders of images: which are found, how they are decoded, their part and class, and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def write(path: Path, value: int, size: int = 4) -> None:
-    """An image all of one value, by which it is known again."""
+    """An image filled with one value, which identifies it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (size, size), value).save(path)
 
@@ -53,7 +53,7 @@ def every(dataset: TensorDataset) -> list[int]:
     return sorted(values(dataset.train) + values(dataset.held_out))
 
 
-def test_every_image_anywhere_below_is_found_and_nothing_else(tmp_path: Path):
+def test_all_images_at_any_depth_are_found_and_nothing_else(tmp_path: Path):
     many(tmp_path / "root", 44)
     other = tmp_path / "elsewhere"
     names = [
@@ -153,7 +153,7 @@ def test_colours_become_their_luma():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_transparent_is_laid_on_white(channels: int):
+def test_transparent_pixels_become_white(channels: int):
     pixels = np.full((8, 8, 4), 40, dtype=np.uint8)
     pixels[:, :4, 3], pixels[:, 4:, 3] = 0, 255
     pixels[0, 0, 3] = 128
@@ -193,9 +193,9 @@ def test_16_bits_become_8(ending: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("most", "expected"), [(255, 1), (256, 257), (65535, 257)])
-def test_whole_numbers_of_32_bits_are_bytes_or_16_bits(most: int, expected: int, tmp_path: Path):
+def test_integers_of_32_bits_are_read_as_8_or_16_bits(most: int, expected: int, tmp_path: Path):
     numbers = RNG.integers(0, most, (8, 10)).astype(np.int32)
-    # What the largest is, the whole file says, not its middle.
+    # The maximum is taken over the whole file, not only over its middle.
     numbers[0, 0] = most
     Image.fromarray(numbers).save(tmp_path / "image.tif")
     with Image.open(tmp_path / "image.tif") as image:
@@ -212,13 +212,13 @@ def test_a_dark_picture_of_16_bits_stays_dark(kind: str):
 
 
 @pytest.mark.parametrize("value", [-1, 65536])
-def test_whole_numbers_of_no_known_range_are_refused(value: int):
+def test_integers_beyond_16_bits_are_refused(value: int):
     with pytest.raises(ValueError, match="beyond 16 bits"):
         to_square(Image.fromarray(np.full((8, 8), value, dtype=np.int32)), 8, 1)
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
-def test_transparency_of_other_kinds_is_laid_on_white_too(mode: str):
+def test_other_kinds_of_transparency_become_white_too(mode: str):
     plain = {"La": "LA", "RGBa": "RGBA", "PA": "PA"}[mode]
     image = Image.new("RGBA", (8, 8), (80, 80, 80, 255))
     image.paste((0, 0, 0, 0), (0, 0, 4, 8))
@@ -239,7 +239,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
             assert np.array_equal(to_square(image, 8, 1)[0], upright[1:9])
 
 
-def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path):
+def test_an_animation_gives_its_first_frame(tmp_path: Path):
     frames = [Image.new("L", (8, 8), value) for value in (30, 90)]
     frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
     with Image.open(tmp_path / "image.gif") as image:
@@ -257,7 +257,7 @@ def test_a_fixed_fifth_is_held_out(tmp_path: Path):
     assert values(dataset.held_out) != sorted(values(dataset.held_out))
 
 
-def test_at_most_so_many_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_held_out_part_has_a_maximum_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("wgan_cli.data.folders.MAX_HELD_OUT", 9)
     monkeypatch.setattr("wgan_cli.data.streaming.MAX_HELD_OUT", 9)
     many(tmp_path / "a")
@@ -288,7 +288,7 @@ def test_a_training_folder_alone_is_like_any_other(tmp_path: Path):
     assert len(read(tmp_path).train) == 40
 
 
-def test_folders_in_a_training_folder_alone_are_no_classes_and_it_is_said(
+def test_folders_in_a_lone_training_folder_are_no_classes_and_this_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     in_classes(tmp_path / "train", "cat", "dog")
@@ -325,7 +325,7 @@ def test_classes_of_two_parts(tmp_path: Path):
     assert dataset.labels.held_out.tolist() == [1] * 9
 
 
-def test_a_class_of_the_held_out_part_alone_is_none(
+def test_a_class_only_in_the_held_out_part_means_no_classes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     in_classes(tmp_path / "train", "cat", "dog")
@@ -369,7 +369,7 @@ def test_inside_the_parts_any_name_is_a_class(tmp_path: Path):
         ),
     ],
 )
-def test_what_was_found_is_said(
+def test_the_numbers_of_images_and_classes_are_logged(
     folders: list[str],
     line: str,
     tmp_path: Path,
@@ -463,7 +463,7 @@ KINDS = {
 
 
 def substituted(count: int, broken: set[int]) -> list[int]:
-    """What a training part 0, 1, ... gives."""
+    """Return, for each position, the image that is read there: itself or its substitute."""
     found = []
     for place in range(count):
         while place % count in broken:
@@ -516,7 +516,7 @@ def test_a_file_of_another_format_is_never_opened_as_such(
     assert opened == []
 
 
-def test_a_file_that_may_not_be_read_is_one_of_them(
+def test_a_file_without_read_permission_counts_as_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     many(tmp_path / "train", 20)
@@ -561,7 +561,7 @@ def test_an_image_is_replaced_by_one_of_its_class(tmp_path: Path):
     assert dataset.labels.train.tolist() == [0] * 20 + [1] * 20
 
 
-def test_more_damaged_images_than_allowed_end_it(tmp_path: Path):
+def test_more_damaged_images_than_allowed_are_an_error(tmp_path: Path):
     many(tmp_path / "train", 100)
     many(tmp_path / "test", 100, 100)
     for value in (4, 50, 99):
@@ -583,7 +583,7 @@ def test_one_damaged_image_is_allowed_unless_none_is(tmp_path: Path):
         read(tmp_path, corrupt_limit=0.0)
 
 
-def test_a_class_of_damaged_images_alone_ends_it(tmp_path: Path):
+def test_a_class_of_only_damaged_images_is_an_error(tmp_path: Path):
     in_classes(tmp_path / "train", "cat", "dog", each=10)
     many(tmp_path / "test" / "cat", 10, 100)
     for path in (tmp_path / "train" / "dog").iterdir():

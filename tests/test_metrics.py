@@ -1,4 +1,4 @@
-"""Every number against an independent reference."""
+"""Distances, precision, recall and gradient norms against independent references."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_exact_wasserstein_of_a_shifted_sample_is_the_shift():
 
 
 @pytest.mark.parametrize("size", [1.0, 3.0])
-def test_exact_wasserstein_of_two_shifted_gaussians_is_the_shift_give_or_take_the_floor(
+def test_exact_wasserstein_of_two_shifted_gaussians_is_the_shift_within_the_floor(
     size: float,
 ):
     first, second = normal(500, 2), normal(500, 2, seed=1)
@@ -125,7 +125,7 @@ def test_sliced_wasserstein_of_a_shift_in_the_plane_is_its_closed_form():
     assert found <= exact_wasserstein(sample, sample + shift)
 
 
-def test_sliced_wasserstein_draws_from_its_own_place_only():
+def test_sliced_wasserstein_depends_only_on_its_draws():
     first, second = normal(40, 5), normal(40, 5, seed=1)
     found = sliced_wasserstein(first, second, HERE)
     assert found == sliced_wasserstein(first, second, HERE)
@@ -271,7 +271,7 @@ def test_precision_recall_of_far_sets_is_zero():
     assert precision_recall(normal(50, 4), normal(50, 4, seed=1) + 100) == (0.0, 0.0)
 
 
-def test_precision_and_recall_are_the_right_way_round():
+def test_precision_and_recall_are_not_swapped():
     broad, narrow = 5 * normal(200, 2), 0.1 * normal(200, 2, seed=1)
     precision, recall = precision_recall(broad, narrow)
     assert precision > 0.9
@@ -398,7 +398,7 @@ def test_layers_are_linear_and_convolution_also_parametrised_and_no_normalisatio
     assert found[-1][1] == 1.0
 
 
-def test_looking_for_the_layers_takes_no_step_of_spectral_normalisations_iteration():
+def test_finding_the_layers_does_not_iterate_spectral_normalisation():
     looked, plain = (parametrizations.spectral_norm(nn.Linear(4, 3)) for _ in range(2))
     plain.load_state_dict(looked.state_dict())
     samples = normal(6, 4).float()

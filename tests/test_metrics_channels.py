@@ -53,7 +53,7 @@ def stacked_digits(train: int, held_out: int) -> TensorDataset:
     digits = torch.from_numpy(loaded.target)
     rng = np.random.default_rng(0)
     parts = []
-    # Own digits for either part.
+    # Different digits for the two parts.
     for places, count in ((range(400), train), (range(400, len(images)), held_out)):
         chosen = torch.from_numpy(rng.choice(places, (count, 2)))
         parts.append((images[chosen], digits[chosen] @ torch.tensor([3, 1])))
@@ -107,7 +107,7 @@ def test_a_class_is_found_by_one_sample(counts: list[int], expected: int):
 
 
 @pytest.mark.parametrize("classes", [10, 64, 65, 1000])
-def test_a_single_class_of_many_is_seen_beside_the_data(classes: int):
+def test_a_collapse_to_one_class_is_seen(classes: int):
     real, fake = np.full(classes, 10), np.zeros(classes, dtype=int)
     fake[classes // 2] = 10_000
     left_of_the_legend = class_histogram(real, fake)[:, :300]
@@ -116,7 +116,7 @@ def test_a_single_class_of_many_is_seen_beside_the_data(classes: int):
         assert (left_of_the_legend == wanted).all(axis=2).sum() > 5
 
 
-def test_a_last_class_that_no_channel_shows_is_an_error(tmp_path: Path):
+def test_a_missing_last_class_is_an_error(tmp_path: Path):
     data = stacked_digits(300, 60)
     assert data.labels is not None
     with pytest.raises(DataError, match="no channel has the last of the 10 classes"):
