@@ -31,12 +31,12 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest distance of two losses as a share of the larger, over so many steps.
+    """The largest relative difference between the two loops' losses, over `steps` steps.
 
-    Where that is more than `TOLERANCE`, also how far each loop is from the textbook's in float64.
-    Rounding alone can do that: a weight whose gradient is 0, because real and fake samples cancel
-    in it, gets a step of nearly full length from RMSprop where they cancel but for the last bit. A
-    tool that rounds as well as the textbook loop is then about as near to float64, or nearer.
+    If it exceeds `TOLERANCE`, both loops are also compared with the textbook loop in float64.
+    Rounding alone can cause such a difference: if real and fake samples cancel in the gradient of
+    a weight up to the last bit, RMSprop still makes a step of nearly full length. A tool that
+    rounds as well as the textbook loop is then about as near to float64 as that, or nearer.
     """
 
     steps: int

@@ -61,10 +61,10 @@ def main(words: list[str] | None = None) -> None:
 
 
 def norms_by_layer(critic: Critic, count: int) -> list[float]:
-    """The mean norm of df/d(output) of each layer on held-out data, from the input on.
+    """Return the mean norm of df/d(output) of each layer on held-out data, first layer first.
 
-    The last layer's output is f itself, so its norm is 1. In float64: squares of what a small clip
-    leaves are 0 in float32.
+    The last layer's output is f itself, so its norm is 1. Computed in float64: with a small clip,
+    the squares of the gradients would underflow in float32.
     """
     precise = copy.deepcopy(critic).double()
     samples = SWISS_ROLL.data.held_out[:count].double()

@@ -137,10 +137,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_memory(words: Sequence[str], workers: int | None) -> float:
-    """MiB that a process needed at most which trains a few steps in only one of the two ways.
+    """Return the peak MiB of a new process that trains a few steps with one of the two loops.
 
-    `workers` are those of the textbook loop, whose own memory is not counted; None is the tool. On
-    CUDA it is the device's memory.
+    `workers` is the number of workers of the textbook loop, whose memory is not counted; None means
+    the tool. On CUDA, return the device's memory.
     """
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh) as process:
