@@ -167,7 +167,7 @@ def reading(loop: Textbook, data: TorchDataset[Any], batch: int, workers: int) -
 
 
 def _optimizer(settings: dict[str, Any], network: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the loader as tutorials write it."""
+    """Return the optimizer as tutorials create it."""
     if settings["name"] == "adam":
         return torch.optim.Adam(
             network.parameters(), lr=settings["lr"], betas=tuple(settings["betas"])
