@@ -1,4 +1,4 @@
-"""Whether the tool trains what the textbook loop trains, and bfloat16 what float32 does."""
+"""Checks that the tool trains like the textbook loop, and in bfloat16 like in float32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS, WINDOW = 500, 50
 
 
 class Losses(NamedTuple):
-    """Every critic loss and every generator loss of some steps, in order."""
+    """The losses of all critic updates and of all generator updates, in order."""
 
     critic: list[float]
     generator: list[float]
@@ -31,12 +31,12 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest distance of two losses as a share of the larger, over so many steps.
+    """The largest relative difference between the two loops' losses, over `steps` steps.
 
-    Where that is more than `TOLERANCE`, also how far each loop is from the textbook's in float64.
-    Rounding alone can do that: a weight whose gradient is 0, because real and fake samples cancel
-    in it, gets a step of nearly full length from RMSprop where they cancel but for the last bit. A
-    tool that rounds as well as the textbook loop is then about as near to float64, or nearer.
+    If it exceeds `TOLERANCE`, both loops are also compared with the textbook loop in float64.
+    Rounding alone can cause such a difference: if real and fake samples cancel in the gradient of
+    a weight up to the last bit, RMSprop still makes a step of nearly full length. A tool that
+    rounds as well as the textbook loop is then about as near to float64 as that, or nearer.
     """
 
     steps: int
@@ -47,14 +47,14 @@ class Agreement:
 
     @property
     def reached(self) -> bool:
-        """Whether the two loops are one."""
+        """Whether the two loops agree."""
         if self.tool_from_float64 is None or self.textbook_from_float64 is None:
             return self.worst <= TOLERANCE
         return self.tool_from_float64 <= 2 * self.textbook_from_float64
 
 
 def agreement(words: Sequence[str], steps: int, dataset: Dataset | None = None) -> Agreement:
-    """Both loops on the same weights, batches, noise and penalty points, in float32."""
+    """Compare both loops with the same weights, batches, noise and penalty points, in float32."""
     one = tool([*words, "precision=fp32"], dataset)
     expected = textbook_losses(one, steps)
     found = tool_losses(one.trainer, steps)
@@ -66,7 +66,7 @@ def agreement(words: Sequence[str], steps: int, dataset: Dataset | None = None) 
 
 
 def apart(one: float, other: float) -> float:
-    """The distance of two numbers as a share of the larger; NaN is far from everything."""
+    """Return the relative difference of two numbers; infinity for NaN."""
     if one == other:
         return 0.0
     share = abs(one - other) / max(abs(one), abs(other))
@@ -74,13 +74,13 @@ def apart(one: float, other: float) -> float:
 
 
 def farthest(one: Losses, other: Losses) -> float:
-    """The largest distance of two losses of the same update."""
+    """Return the largest relative difference of two losses of the same update."""
     pairs = zip((*one.critic, *one.generator), (*other.critic, *other.generator), strict=True)
     return max(apart(*pair) for pair in pairs)
 
 
 def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -> Losses:
-    """Of the textbook loop from a trainer's weights, on what the trainer will draw."""
+    """Return the textbook loop's losses, from a trainer's weights and with its random numbers."""
     config, device, trainer = one.config, one.device, one.trainer
     n_critic, shape = config.n_critic or 0, (config.batch_size, config.latent_dim or 0)
 
@@ -106,10 +106,12 @@ def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -
 
 
 def tool_losses(trainer: Trainer, steps: int) -> Losses:
-    """Of the trainer's own steps, by listening to what each update reports."""
+    """Return the losses of the trainer's steps, recorded from its updates."""
     updates, losses = trainer.updates, Losses([], [])
 
-    def heard(update: Callable[..., Tensor], term: int, kept: list[float]) -> Callable[..., Tensor]:
+    def recorded(
+        update: Callable[..., Tensor], term: int, kept: list[float]
+    ) -> Callable[..., Tensor]:
         def listening(*given: object) -> Tensor:
             numbers = update(*given)
             kept.append(float(numbers[term]))
@@ -118,10 +120,10 @@ def tool_losses(trainer: Trainer, steps: int) -> Losses:
         return listening
 
     own = updates.critic_update, updates.generator_update
-    updates.critic_update = heard(  # type: ignore[method-assign]
+    updates.critic_update = recorded(  # type: ignore[method-assign]
         own[0], CRITIC_TERMS.index("critic/loss"), losses.critic
     )
-    updates.generator_update = heard(  # type: ignore[method-assign]
+    updates.generator_update = recorded(  # type: ignore[method-assign]
         own[1], GENERATOR_TERMS.index("generator/loss"), losses.generator
     )
     for _ in range(steps):
@@ -132,34 +134,34 @@ def tool_losses(trainer: Trainer, steps: int) -> Losses:
 
 @dataclass(frozen=True)
 class Bfloat16:
-    """The critic's estimate near step 500 of both precisions, a number a seed."""
+    """The critic's estimate near step 500 in both precisions, one number per seed."""
 
     float32: list[float]
     bfloat16: list[float]
 
     @property
     def means(self) -> tuple[float, float]:
-        """Over the seeds, in float32 and in bfloat16."""
+        """The means over the seeds, in float32 and in bfloat16."""
         return statistics.mean(self.float32), statistics.mean(self.bfloat16)
 
     @property
     def deviations(self) -> tuple[float, float]:
-        """Standard deviations of single seeds."""
+        """The standard deviations over the seeds, in float32 and in bfloat16."""
         return statistics.stdev(self.float32), statistics.stdev(self.bfloat16)
 
     @property
     def pooled(self) -> float:
-        """The standard deviation of both together, each about its own mean."""
+        """The pooled standard deviation of both precisions."""
         return statistics.fmean(each**2 for each in self.deviations) ** 0.5
 
     @property
     def reached(self) -> bool:
-        """Whether the means differ by one pooled standard deviation at most."""
+        """Whether the means differ by at most one pooled standard deviation."""
         return abs(self.means[0] - self.means[1]) <= self.pooled
 
 
 def bfloat16(words: Sequence[str], dataset: Dataset | None = None) -> Bfloat16:
-    """`critic/wasserstein` over the last 50 of 500 steps, of five seeds in both precisions."""
+    """Measure `critic/wasserstein` over the last 50 of 500 steps, five seeds, both precisions."""
     found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for seed in SEEDS:
         for precision, estimates in found.items():

@@ -1,6 +1,6 @@
-"""Commands with a mistake in them, and how each must be answered: what `benchmarks.refusals` runs.
+"""Invalid commands and their expected answers, which `benchmarks.refusals` runs as processes.
 
-Tests run the same table in one process (tests/test_bad_commands.py).
+tests/test_bad_commands.py runs the same table in one process.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from PIL import Image
 
 from benchmarks.bad_words import BAD_WORDS
 
-# A path to what it holds, or to None for a folder.
+# Maps a path to the file's content, or to None for a folder.
 Files = Mapping[str, bytes | None]
 
 
 class BadCommand(NamedTuple):
-    """Its words, the exit code, what the answer must contain, and the files to make first."""
+    """The overrides, the exit code, required parts of the answer, and the files to create first."""
 
     words: list[str]
     code: int

@@ -1,8 +1,8 @@
-"""Mistakes that the words alone show: refused with exit 2 before torch is imported."""
+"""Invalid overrides that are refused with exit code 2 before torch is imported."""
 
 from __future__ import annotations
 
-# The words, and what the answer must contain: the key, the allowed values, the nearest name.
+# The overrides, and the texts that the answer must contain: key, allowed values, nearest name.
 BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
     "unknown key": (["clp=0.1"], ["clp", "Did you mean clip?"]),
     "unknown key, two slips": (["bach_sise=3"], ["bach_sise", "Did you mean batch_size?"]),

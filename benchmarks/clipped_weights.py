@@ -1,10 +1,10 @@
-"""Where a critic's weights end: python -m benchmarks.clipped_weights OUT.png [--updates N].
+"""The weights of trained critics: python -m benchmarks.clipped_weights OUT.png [--updates N].
 
-Figure 1b (right) of arXiv 1704.00028: all weights of a critic of the Swiss roll under weight
-clipping, and of one under the gradient penalty. The generator is fixed at the data plus noise
-(`fixed_generator`). The clipped critic starts from weights spread within its bounds, so what
-stands there at the end training has put there. Network, batches and number of updates are the
-same; RMSprop at 5e-5 serves clipping, Adam at 1e-3 the penalty.
+As in figure 1b (right) of arXiv 1704.00028: the weights of a critic of the Swiss roll, trained with
+weight clipping and with the gradient penalty. The generator is fixed at the data plus noise
+(`fixed_generator`). The initial weights of the clipped critic are spread within its bounds, so that
+weights at the bounds come from training. Both critics have the same network, batches and number of
+updates; clipping uses RMSprop at 5e-5, the penalty Adam at 1e-3.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BINS = 81
 
 
 def main(words: list[str] | None = None) -> None:
-    """Train both critics, print what stands at the ends, draw."""
+    """Train both critics, print how many weights are at the bounds, and draw the picture."""
     parser = arguments_of(__doc__, updates=1500, batch=128, depth=3)
     parser.add_argument("--clip", type=float, default=0.01)
     chosen = parser.parse_args(words)
@@ -56,29 +56,29 @@ def main(words: list[str] | None = None) -> None:
 
 
 def weights_of(critic: Critic) -> np.ndarray:
-    """All parameters in one row, biases too, as clipping cuts them all."""
+    """Return all parameters in one array; biases too, because clipping clips them."""
     row: np.ndarray = torch.cat([p.detach().flatten() for p in critic.parameters()]).numpy()
     return row
 
 
 def reach(weights: np.ndarray, bound: float | None) -> float:
-    """Where the weights' range ends: at the clip, or without one at the largest weight."""
+    """Return the bound of the weights: the clip, or without clipping the largest weight."""
     return bound or float(np.abs(weights).max())
 
 
 def shares_by_bin(weights: np.ndarray, end: float) -> np.ndarray:
-    """Shares of all weights in `BINS` equal bins from -end to end."""
+    """Return the fractions of weights in `BINS` equal bins from -end to end."""
     counts, _ = np.histogram(weights, bins=BINS, range=(-end, end))
     return counts / len(weights)
 
 
 def outermost(weights: np.ndarray, bound: float | None) -> float:
-    """The share of all weights in the first and the last bin of their range."""
+    """Return the fraction of weights in the first and the last bin of their range."""
     return float(shares_by_bin(weights, reach(weights, bound))[[0, -1]].sum())
 
 
 def draw(ends: dict[str, tuple[np.ndarray, np.ndarray, float | None]], out: Path) -> None:
-    """Write the picture: a panel a critic, from its weights before and after and their bound."""
+    """Write the picture: for each critic a panel with its weights before and after training."""
     figure = Figure(figsize=(10, 4.4), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(ends))
     pairs = zip(panels, ends.items(), (BLUE, ORANGE), strict=True)

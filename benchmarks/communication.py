@@ -1,9 +1,9 @@
-"""What several processes of one run cost: python -m benchmarks.communication [--ranks 2].
+"""The cost of several processes in a run: python -m benchmarks.communication [--ranks 2].
 
-Milliseconds a generator step in one process and in several, of the same batch shared out and of a
-batch as large for each; the part of them that all-reduces take, waiting for the slower rank
-included; and, apart from training, one sum of a flat message beside a sum a parameter. One thread
-each, gloo, on random images of MNIST's and of CIFAR-10's shape.
+Prints milliseconds per generator step in one process and in several, for the same total batch and
+for the same batch per process; the time of all-reduces, including the wait for the slowest rank;
+and, without training, the time to sum one flat message or one message per parameter. Each process
+has one thread and uses gloo. The images are random, with the shapes of MNIST and CIFAR-10.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from wgan_cli.commands.composition import quoted
 from wgan_cli.distributed.process import Process
 from wgan_cli.distributed.process_group import ALONE, ProcessGroup, SingleProcess
 
-# Model, image shape, and steps a block. All with 5 critic updates.
+# Per model: image shape, and steps in a block. All have 5 critic updates per step.
 WORKLOADS = {"mlp": ((28, 28), 20), "dcgan": ((32, 32, 3), 2)}
 BATCH = 64
 BLOCKS = 5
 
 
 class TimedGroup(ProcessGroup):
-    """Ranks that count the seconds and bytes of their messages."""
+    """Ranks that measure the seconds and bytes of their messages."""
 
     seconds = 0.0
     bytes = 0
@@ -50,7 +50,7 @@ class TimedGroup(ProcessGroup):
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     ranks = parser.parse_args().ranks
@@ -60,7 +60,7 @@ def main() -> None:
             step, share, size, flat, apart = _in_processes(world, model, batch)
             print(f"{model:8}{world:6}{batch:7}{step:9.2f}{share:12.1%}{size:13,.0f}")
         print(
-            f"{'':8}a sum of the critic's gradients: flat {flat:.2f} ms, a parameter {apart:.2f} ms"
+            f"{'':8}sum of the critic's gradients: flat {flat:.2f} ms, by parameter {apart:.2f} ms"
         )
 
 
@@ -124,7 +124,7 @@ def _measure(rank: int, world: int, model: str, batch: int, folder: Path) -> Non
 
 
 def _milliseconds(tensors: Sequence[torch.Tensor]) -> float:
-    """That reducing these one after another takes, the ranks starting together."""
+    """Return the time to all-reduce these tensors one after another, starting together."""
     taken = []
     for _ in range(20):
         dist.barrier()

@@ -1,7 +1,7 @@
-"""What a twin's own convolutions gain, layer by layer: python -m benchmarks.convolutions.
+"""The gain of our CPU convolutions in a bf16 copy, by layer: python -m benchmarks.convolutions.
 
-Milliseconds of torch's layer and of ours in bfloat16 (the critic's last layer in float32), in
-turns: forward, and forward with backward to maps and weights.
+Prints milliseconds of torch's layer and of ours, measured alternately in bfloat16 (the critic's
+last layer in float32): the forward pass, and forward plus backward to maps and weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
 
 Layer = nn.Conv2d | nn.ConvTranspose2d
 ROUNDS = 9
-# What it is, the layer, the batch and its map's size.
+# Name, layer, batch size, and side of its input map.
 LAYERS: Sequence[tuple[str, Layer, int, int]] = (
     ("critic, 4x4 to a score", nn.Conv2d(256, 1, 4), 128, 4),
     ("critic, 128 of 8x8 to 256", nn.Conv2d(128, 256, 4, 2, 1), 128, 8),
@@ -38,9 +38,9 @@ LAYERS: Sequence[tuple[str, Layer, int, int]] = (
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":", 1)[0])
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each block, about")
+    parser.add_argument("--seconds", type=float, default=0.2, help="approximate time of a block")
     seconds = parser.parse_args().seconds
-    # Threads and memory as a run has them.
+    # Set threads and memory up like a run.
     composed([])
     print(f"{'':<30}{'forward':>20}{'and backward':>20}")
     print(f"{'layer':<30}" + f"{'torch':>12}{'ours':>8}" * 2)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def compared(layer: Layer, batch: int, size: int, seconds: float) -> list[tuple[float, float]]:
-    """Median milliseconds of torch's and of ours, without and with the backward pass."""
+    """Return median milliseconds of torch's layer and ours, without and with the backward pass."""
     score = isinstance(layer, nn.Conv2d) and layer.out_channels == 1
     dtype = torch.float32 if score else torch.bfloat16
     torchs = copy.deepcopy(layer).to(dtype).to(memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
-"""What critics see: python -m benchmarks.critic_contours OUT.png [--updates N] [--seed S].
+"""Value surfaces of critics: python -m benchmarks.critic_contours OUT.png [--updates N] [--seed S].
 
-Figure 1a of arXiv 1704.00028: the value surfaces of critics that were trained on data against the
-data plus noise (`fixed_generator`), above under weight clipping, below under the gradient penalty.
-Network, batches and number of updates are the same; RMSprop at 5e-5 serves clipping, Adam at 1e-3
-the penalty (the paper's toy code: 1e-4 and lambda = 0.1, 512 wide, 500,000 updates). Each surface
-is divided by the steepest slope seen, so that all are in the data's units; the number on it is the
-critic's estimate in these units over the exact W1 of the same samples.
+As in figure 1a of arXiv 1704.00028: critics trained to separate data from the data plus noise
+(`fixed_generator`), with weight clipping (above) and with the gradient penalty (below). All have
+the same network, batches and number of updates; clipping uses RMSprop at 5e-5, the penalty Adam at
+1e-3 (the paper's toy code: 1e-4, lambda = 0.1, width 512, 500,000 updates). Each surface is divided
+by the steepest slope measured, so that all are in the units of the data. The number on a surface is
+the critic's estimate in these units, divided by the exact W1 of the same samples.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ Panel = tuple[Task, Recipe, Critic, Sight]
 
 
 def main(words: list[str] | None = None) -> None:
-    """Train all six critics, print what each sees, draw."""
+    """Train all six critics, print their estimates, and draw the picture."""
     parser = arguments_of(__doc__, updates=2000, batch=256, depth=3)
     parser.add_argument("--clip", type=float, default=0.01)
-    parser.add_argument("--samples", type=int, default=1024, help="of each kind, to measure on")
+    parser.add_argument(
+        "--samples", type=int, default=1024, help="number of real and of fake samples to measure on"
+    )
     chosen = parser.parse_args(words)
     most = GRID.data.held_out_size // 3
     if not 1 <= chosen.samples <= most:
@@ -70,7 +72,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def draw(panels: list[Panel], out: Path) -> None:
-    """Write the picture: a row a recipe, a column a task with one colour scale."""
+    """Write the picture: a row per recipe, and a column with one colour scale per task."""
     figure = Figure(figsize=(11, 8.2), dpi=100, layout="constrained")
     axes = figure.subplots(2, len(TASKS))
     for column, task in enumerate(TASKS):
@@ -109,12 +111,12 @@ def draw(panels: list[Panel], out: Path) -> None:
         "their value f over its steepest slope, in the data's units: the lighter, the more real",
         fontsize=12,
     )
-    # Smooth shades in full colour would take half a megabyte.
+    # Reduce the colours: smooth shades in full colour would take half a megabyte.
     Image.fromarray(rendered(figure)).quantize(128).save(out, optimize=True)
 
 
 def _surface(critic: Critic, line: np.ndarray) -> np.ndarray:
-    """The critic's values on the square of this line, (cells, cells), rows by the second axis."""
+    """Return the critic's values on the grid line x line, (cells, cells); rows are the y axis."""
     across, up = np.meshgrid(line, line)
     points = torch.from_numpy(np.stack([across.ravel(), up.ravel()], axis=1))
     with torch.no_grad():

@@ -1,9 +1,9 @@
-"""How good a run's digits are: python -m benchmarks.digits_quality RUN [RUN ...].
+"""The quality of generated digits: python -m benchmarks.digits_quality RUN [RUN ...].
 
-Nearest-neighbour precision and recall (k = 3, pixel space) of 1,400 generated against 1,400
-training digits, and the exact W1 of 297 generated to 297 held-out digits over that of 297 training
-digits to the same; beside them what real held-out digits reach. The estimate's fall is its mean
-over the last tenth of the run over its peak.
+Prints nearest-neighbour precision and recall (k = 3, pixel space) of 1,400 generated against 1,400
+training digits, and the exact W1 of 297 generated to 297 held-out digits, divided by that of 297
+training digits to the same. The first row has these scores for real held-out digits. The
+estimate's fall is its mean over the last tenth of the run, divided by its maximum.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wgan_cli.build import build_generator
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.metrics.neighbours import precision_recall
@@ -29,14 +29,16 @@ COUNT, PAIRS, SEED = 1400, 297, 12345
 
 
 def main() -> None:
-    """Print a row a run."""
+    """Print a row for each run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--raw", action="store_true", help="not the averaged generator")
+    parser.add_argument(
+        "--raw", action="store_true", help="use the raw generator, not the averaged one"
+    )
     arguments = parser.parse_args()
     data = digits()
-    train = as_floats(data.train[:COUNT])
-    held_out = as_floats(data.held_out)
+    train = to_floats(data.train[:COUNT])
+    held_out = to_floats(data.held_out)
     floor = exact_wasserstein(train[:PAIRS], held_out[:PAIRS])
     precision, recall = precision_recall(train, held_out)
     print(f"{'':<44} precision  recall  W1 ratio  estimate's fall  seconds")
@@ -65,7 +67,7 @@ def _samples(folder: RunFolder, raw: bool) -> Tensor:
 
 
 def _fall(folder: RunFolder) -> float:
-    """The estimate's mean over the last tenth of the run over its highest point."""
+    """Return the estimate's mean over the last tenth of the run, divided by its maximum."""
     points = [point for point in folder.read_metrics() if "critic/wasserstein" in point]
     last = points[-1]["step"]
     tail = [p["critic/wasserstein"] for p in points if p["step"] > 0.9 * last]

@@ -1,7 +1,7 @@
-"""A run in one picture: python -m benchmarks.figure RUN OUT.png.
+"""A picture of a run: python -m benchmarks.figure RUN OUT.png.
 
-Left the curves of `metrics.jsonl`: the critic's estimate, the same normalised, and the exact
-distance with its floor; right the last samples.
+Left: curves of `metrics.jsonl`, namely the critic's estimate, the normalised estimate, and the
+exact distance with its floor. Right: the last samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLUE, RED, GREEN = "#1f6fb4", "#d0322d", "#2a8f5a"
 
 
 def main() -> None:
-    """Draw one run."""
+    """Draw a run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,9 +1,9 @@
 """Critics of data against the same data plus noise: the setting of arXiv 1704.00028, figure 1.
 
-The generator is held fixed "at the real distribution plus unit-variance Gaussian noise" (section
-3), so that a critic can be trained towards its optimum and both constraints face one task. The
-paper's sets have coordinates of standard deviation 1 (Swiss roll: 0.93); here the grid's is
-sqrt(2) and the ring's sqrt(1/2), and the noise goes with them.
+The generator is fixed "at the real distribution plus unit-variance Gaussian noise" (section 3), so
+that a critic can be trained to near its optimum, and both constraints have the same task. In the
+paper, coordinates have standard deviation 1 (Swiss roll: 0.93). Here it is sqrt(2) for the grid and
+sqrt(1/2) for the ring, and the noise is scaled in proportion.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.updates import Updates
 
 CPU = torch.device("cpu")
-# Points between each real and fake sample at which a critic's slope is taken.
+# The number of points between each real-fake pair at which a critic's slope is measured.
 ROUNDS = 16
 
 
 @dataclass(frozen=True)
 class Task:
-    """A distribution, and the standard deviation of the noise that makes its fakes."""
+    """A distribution; fakes are its points plus noise with the standard deviation `noise`."""
 
     title: str
     data: EndlessDataset
     noise: float
 
     def fake(self, points: Tensor, draws: Draws) -> Tensor:
-        """These real points (n, 2), moved by noise."""
+        """Return real points (n, 2) plus noise."""
         return points + self.noise * draws.normal(points.shape, CPU)
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Real, fake and more real points, (count, 2) each, apart and the same for every seed."""
+        """Return disjoint real, fake and other real points, (count, 2) each; they are fixed."""
         real, base, more = self.data.held_out[: 3 * count].chunk(3)
         return real, self.fake(base, Draws(FIXED_SEED, Stream.EVALUATION)), more
 
@@ -57,10 +57,10 @@ SWISS_ROLL = Task("Swiss roll", swiss_roll(), 1.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A constraint with the optimizer it is trained by.
+    """A constraint, and the optimizer for it.
 
-    `within` bounds the weights a critic starts from: PyTorch's own lie far outside a small clip, so
-    that the first cut alone would put most of them at its bound.
+    `within` bounds the critic's initial weights. PyTorch's default weights lie far outside a small
+    clip, so that the first clipping would put most of them at the bound.
     """
 
     label: str
@@ -70,13 +70,13 @@ class Recipe:
 
 
 def clipping(clip: float) -> Recipe:
-    """Weights in [-clip, clip], RMSprop at 5e-5, as in arXiv 1701.07875."""
+    """Return weight clipping to [-clip, clip] with RMSprop at 5e-5, as in arXiv 1701.07875."""
     label = f"weight clipping, c = {clip:g}"
     return Recipe(label, WeightClipping(clip), lambda weights: RMSprop(weights, 5e-5), clip)
 
 
 def penalty(weight: float) -> Recipe:
-    """The gradient penalty, Adam with the paper's betas at ten times its rate, for few updates."""
+    """Return the gradient penalty with Adam: the paper's betas, and ten times its learning rate."""
     label = f"gradient penalty, λ = {weight:g}"
     return Recipe(
         label,
@@ -86,7 +86,7 @@ def penalty(weight: float) -> Recipe:
 
 
 def starting_critic(recipe: Recipe, *, width: int, depth: int, seed: int) -> Critic:
-    """A critic of points in the plane with the weights that training starts from."""
+    """Return an untrained critic of points in the plane, with initial weights for the recipe."""
     with Draws(seed, Stream.CRITIC_WEIGHTS).global_seed():
         critic = Critic((2,), width, depth)
     if recipe.within is not None:
@@ -99,9 +99,9 @@ def starting_critic(recipe: Recipe, *, width: int, depth: int, seed: int) -> Cri
 def train(
     critic: Critic, task: Task, recipe: Recipe, *, updates: int, batch: int, seed: int
 ) -> None:
-    """So many critic updates, each on fresh real and fake points of (seed, update)."""
+    """Train a critic, in each update on new real and fake points from (seed, update)."""
     optimizer = recipe.optimizer(list(critic.parameters()))
-    # The noised points pass as they are, and no generator update is ever made.
+    # The fakes are made by `task.fake`, and there are no generator updates.
     generator = nn.Identity()
     step = Updates(generator, critic, optimizer, optimizer, Wasserstein(), recipe.constraint)
     feed = task.data.feed(batch, seed, CPU)
@@ -114,10 +114,11 @@ def train(
 
 @dataclass(frozen=True)
 class Sight:
-    """What a critic says of real and fake samples, beside the truth about the very same samples.
+    """A critic's measurements on real and fake samples, and the exact distances of these samples.
 
-    `estimate` is E f(real) - E f(fake), `slope` the steepest slope seen between them (at most the
-    critic's Lipschitz constant), `exact` the samples' W1, `floor` that of real against real.
+    `estimate` is E f(real) - E f(fake), and `slope` the steepest slope measured between them (at
+    most the critic's Lipschitz constant). `exact` is the samples' W1, and `floor` the W1 of real
+    samples to other real samples.
     """
 
     estimate: float
@@ -127,17 +128,17 @@ class Sight:
 
     @property
     def normalized(self) -> float:
-        """The estimate in the data's units, as `wasserstein/normalized`."""
+        """The estimate in the data's units, like `wasserstein/normalized`."""
         return self.estimate / self.slope
 
     @property
     def share(self) -> float:
-        """How much of the exact distance the critic sees; at most 1 if `slope` is the constant."""
+        """`normalized` over the exact distance; at most 1 if `slope` is the Lipschitz constant."""
         return self.normalized / self.exact
 
 
 def look(critic: nn.Module, task: Task, count: int) -> Sight:
-    """Measure a critic on `count` held-out real and as many fake samples."""
+    """Measure a critic on `count` held-out real samples and `count` fake ones."""
     real, fake, more = task.held_out(count)
     slopes = [
         gradient_norms(critic, real, fake, Draws(FIXED_SEED, Stream.PENALTY, 0, inner))
@@ -156,11 +157,11 @@ def look(critic: nn.Module, task: Task, count: int) -> Sight:
 def arguments_of(
     description: str | None, *, updates: int, batch: int, depth: int
 ) -> argparse.ArgumentParser:
-    """The words that all three figures take, with a figure's own defaults."""
+    """Return a parser of the options that all three figures share, with a figure's defaults."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n\n", 1)[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--updates", type=int, default=updates, help="critic updates, all alike")
-    parser.add_argument("--batch", type=int, default=batch, help="real points an update")
+    parser.add_argument("--updates", type=int, default=updates, help="critic updates")
+    parser.add_argument("--batch", type=int, default=batch, help="real points per update")
     parser.add_argument("--width", type=int, default=128, help="units of each hidden layer")
     parser.add_argument("--depth", type=int, default=depth, help="hidden layers")
     parser.add_argument("--weight", type=float, default=1.0, help="the penalty's λ")

@@ -1,12 +1,12 @@
-"""Gradients through a deep critic: python -m benchmarks.gradient_depth OUT.png [--updates N].
+"""Gradients in a deep critic: python -m benchmarks.gradient_depth OUT.png [--updates N].
 
-Figure 1b (left) of arXiv 1704.00028: the norm of the critic's gradient at each layer of a deep
-critic of the Swiss roll, under weight clipping at three bounds and under the gradient penalty. The
-generator is fixed at the data plus noise (`fixed_generator`), where the paper's is trained, and the
-norms are those at the end, where the paper's are "during training". Network, batches and number of
-updates are the same; RMSprop at 5e-5 serves clipping, Adam at 1e-3 the penalty. Where the gradient
-is far below RMSprop's epsilon of 1e-8 weights stay where they started, so the last column says what
-training has changed.
+As in figure 1b (left) of arXiv 1704.00028: the norm of the critic's gradient at each layer of a
+deep critic of the Swiss roll, with weight clipping at three bounds and with the gradient penalty.
+Two differences: the generator is fixed at the data plus noise (`fixed_generator`), where the
+paper's is trained; and the norms are taken after training, where the paper's are "during training".
+All critics have the same network, batches and number of updates; clipping uses RMSprop at 5e-5, the
+penalty Adam at 1e-3. If the gradient is far below RMSprop's epsilon of 1e-8, weights stay at their
+initial values; the last column has the ratio before training, to show what training changed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from wgan_cli.metrics.lipschitz import layer_gradient_norms
 from wgan_cli.models.mlp import Critic
 
 CLIPS = (0.001, 0.01, 0.1)
-# Okabe and Ito's colours, with a marker each: told apart with any colour vision, and in grey.
+# Okabe and Ito's colours and markers: distinguishable with any colour vision, and in grey.
 COLOURS, MARKERS = ("#56b4e9", "#0072b2", "#cc79a7", "#d55e00"), "v^so"
 
 
 def main(words: list[str] | None = None) -> None:
-    """Train the four critics, print a row each, draw."""
+    """Train the four critics, print a row for each, and draw the picture."""
     parser = arguments_of(__doc__, updates=600, batch=128, depth=12)
-    parser.add_argument("--samples", type=int, default=1024, help="held-out points to average over")
+    parser.add_argument(
+        "--samples", type=int, default=1024, help="number of held-out points to average over"
+    )
     chosen = parser.parse_args(words)
     if chosen.depth < 2:
         parser.error("--depth must be at least 2: a factor per layer needs two hidden layers.")
@@ -59,10 +61,10 @@ def main(words: list[str] | None = None) -> None:
 
 
 def norms_by_layer(critic: Critic, count: int) -> list[float]:
-    """The mean norm of df/d(output) of each layer on held-out data, from the input on.
+    """Return the mean norm of df/d(output) of each layer on held-out data, first layer first.
 
-    The last layer's output is f itself, so its norm is 1. In float64: squares of what a small clip
-    leaves are 0 in float32.
+    The last layer's output is f itself, so its norm is 1. Computed in float64: with a small clip,
+    the squares of the gradients would underflow in float32.
     """
     precise = copy.deepcopy(critic).double()
     samples = SWISS_ROLL.data.held_out[:count].double()
@@ -70,7 +72,7 @@ def norms_by_layer(critic: Critic, count: int) -> list[float]:
 
 
 def factor(norms: list[float]) -> float:
-    """What one hidden layer multiplies the gradient by on its way to the input, on average."""
+    """Return the mean factor by which a hidden layer multiplies the gradient, towards the input."""
     *_, last, _ = norms
     return (norms[0] / last) ** (1 / (len(norms) - 2))
 

@@ -1,10 +1,10 @@
-"""Whether a long run stays as small as it starts: memory, open files, what it writes.
+"""Checks that a long run does not grow: its memory, its open files and what it writes.
 
-    python -m benchmarks.long_run [steps=100000] [WORDS FOR wgan-train ...]
+    python -m benchmarks.long_run [steps=100000] [OVERRIDE ...]
 
-trains a tiny network in a process of its own, looks at that process from outside after 1,000 steps
-and ten times more, and prints a table, as JSON too. Memory is to stay within 5% of what it was
-after 1,000 steps, open files the same, event files to grow by the same number of bytes a step.
+This trains a tiny network in a separate process, inspects the process after 1,000 steps and ten
+more times, and prints a table, also as JSON. From 1,000 steps on, memory must stay within 5%, the
+number of open files constant, and event files must grow by a constant number of bytes per step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIRST = 1000
 
 @dataclass(frozen=True)
 class Look:
-    """A process from outside, `step` generator updates into its run."""
+    """Measurements of the process and its run folder after `step` generator updates."""
 
     step: int
     seconds: float
@@ -44,7 +44,7 @@ class Look:
 
 
 def main(words: Sequence[str]) -> None:
-    """Run, look, print."""
+    """Run, measure, and print the results."""
     steps = int(dict(word.split("=", 1) for word in words if "=" in word).get("steps", 100_000))
     others = [word for word in words if not word.startswith("steps=")]
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def watch(run: Path, words: Sequence[str], steps: int) -> list[Look]:
-    """Start the run and look at it ten times and a first one."""
+    """Start the run, and measure it once at the start and ten more times."""
     command = [sys.executable, "-m", "wgan_cli", *words, f"hydra.run.dir={run}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started, looks = time.monotonic(), []
@@ -78,7 +78,7 @@ def watch(run: Path, words: Sequence[str], steps: int) -> list[Look]:
 
 
 def verdict(looks: Sequence[Look]) -> dict[str, float]:
-    """The largest departures from the first look, and from even growth."""
+    """Return the largest deviations from the first measurement, and from steady growth."""
     first, last = looks[0], looks[-1]
     rates = [
         (after.event_mib - before.event_mib) / (after.step - before.step)
@@ -109,7 +109,7 @@ def _look(pid: int, run: Path, step: int, seconds: float) -> Look:
         step=step,
         seconds=seconds,
         resident_mib=int(status["VmRSS"].split()[0]) / 2**10,
-        # The least of a few: a status file is open for a moment.
+        # The minimum of several counts: the status file is open for short moments.
         open_files=min(_open_files(process) for _ in range(5)),
         event_mib=events / 2**20,
         metrics_mib=(run / "metrics.jsonl").stat().st_size / 2**20,

@@ -1,4 +1,4 @@
-"""Time, memory and arithmetic of training loops, on this machine."""
+"""Measures time, memory and FLOPs of training loops on this machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.textbook import Textbook
 from benchmarks.workloads import composed, reading, textbook, textbook_data, tool
 
-# Batches that a DataLoader with two workers can have ready: two for each.
+# The number of batches that a DataLoader with two workers prefetches: two per worker.
 PREFETCHED = 4
-# Sizes of the matrices by device type, and how many products are timed together.
+# Per device type: the sizes of the matrices, and the number of products timed together.
 SQUARES = {"cpu": ((1024, 2048), 1), "cuda": ((4096, 8192), 20)}
 _MEMORY_STEPS = 5
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A training loop to be timed: one `step`, and what has to be open around steps."""
+    """A training loop to time: its `step`, and a context that must be open around the steps."""
 
     step: Callable[[], object]
     opened: Callable[[], AbstractContextManager[object]]
@@ -38,13 +38,13 @@ class Loop:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds a generator step, one number a block."""
+    """Milliseconds per generator step, one number for each block."""
 
     blocks: list[float]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median over the blocks."""
         return statistics.median(self.blocks)
 
     def __str__(self) -> str:
@@ -52,16 +52,16 @@ class Times:
 
 
 class Stopwatch:
-    """Times loops in turn, block by block, so that all meet the same hours of the machine."""
+    """Times loops in alternating blocks, so that changes of the machine's load affect all."""
 
     def __init__(self, device: torch.device, n_critic: int, seconds: float) -> None:
         self.device = device
         self.seconds = seconds
-        # So many that what was loaded before the block is used up, and a steady state reached.
+        # More than the prefetched batches, so that a block measures the steady state.
         self.warm_up = max(2, -(-2 * PREFETCHED // n_critic))
 
     def times(self, loops: Mapping[str, Loop], repeats: int) -> dict[str, Times]:
-        """The loops' own times, after a first block that is not counted but sets their lengths."""
+        """Return the times of the loops. A first block only sets the number of steps."""
         steps = {name: self._steps(loop) for name, loop in loops.items()}
         blocks: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(repeats):
@@ -70,7 +70,7 @@ class Stopwatch:
         return {name: Times(times) for name, times in blocks.items()}
 
     def _steps(self, loop: Loop) -> int:
-        """How many of them take about as long as a block shall."""
+        """Return the number of steps that take about as long as a block should."""
         with loop.opened():
             self.timed(loop, self.warm_up)
             steps = 1
@@ -84,7 +84,7 @@ class Stopwatch:
             return 1e3 * self.timed(loop, steps) / steps
 
     def timed(self, loop: Loop, steps: int) -> float:
-        """Seconds that so many steps take, waited for."""
+        """Return the seconds that `steps` steps take, including the wait for the device."""
         self._wait()
         start = time.perf_counter()
         for _ in range(steps):
@@ -98,25 +98,25 @@ class Stopwatch:
 
 
 class _NoModules:
-    """In place of the counter's own, which cannot follow modules through a double backward."""
+    """Replaces the FLOP counter's module tracker, which fails in a double backward."""
 
     parents = frozenset({"Global"})
 
     def __enter__(self) -> None:
-        """Nothing is followed."""
+        """Do nothing: no modules are tracked."""
 
     def __exit__(self, *error: object) -> None:
-        """Nothing was."""
+        """Do nothing: no modules are tracked."""
 
 
 def flops_of_step(loop: Textbook) -> int:
-    """Of the matrix products and convolutions that a generator step needs, backward included."""
+    """Return the FLOPs of the matrix products and convolutions of a generator step."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     with counter:
         for _ in range(loop.n_critic):
             loop.critic_update()
-        # The textbook's gradients to the critic's weights are of no use here.
+        # Exclude the critic's weight gradients that the textbook loop computes but does not use.
         loop.critic.requires_grad_(False)
         loop.generator_update()
     loop.critic.requires_grad_(True)
@@ -124,7 +124,7 @@ def flops_of_step(loop: Textbook) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """The highest FLOP/s seen in products of square matrices."""
+    """Return the highest FLOP/s measured in products of square matrices."""
     sizes, products = SQUARES[device.type]
     best = 0.0
     for size in sizes:
@@ -137,10 +137,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_memory(words: Sequence[str], workers: int | None) -> float:
-    """MiB that a process needed at most which trains a few steps in only one of the two ways.
+    """Return the peak MiB of a new process that trains a few steps with one of the two loops.
 
-    `workers` are those of the textbook loop, whose own memory is not counted; None is the tool. On
-    CUDA it is the device's memory.
+    `workers` is the number of workers of the textbook loop, whose memory is not counted; None means
+    the tool. On CUDA, return the device's memory.
     """
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh) as process:
@@ -167,7 +167,7 @@ def _peak_memory(words: Sequence[str], workers: int | None) -> float:
 
 def _own_peak() -> float:
     try:
-        # Linux hands ru_maxrss on from the parent; this starts afresh.
+        # On Linux, a child inherits its parent's ru_maxrss; this resets it.
         status = Path("/proc/self/status").read_text()
         (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**10
@@ -177,7 +177,7 @@ def _own_peak() -> float:
 
 
 def name_of(device: torch.device) -> str:
-    """What the processor calls itself."""
+    """Return the name of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,7 +1,7 @@
-"""What looking at a run costs: python -m benchmarks.overhead [wgan-train's words].
+"""The time that housekeeping takes: python -m benchmarks.overhead [OVERRIDE ...].
 
-Times housekeeping (logging, pictures, histograms, evaluations, checkpoints) inside one run, and
-what of it each callback and each metric takes.
+Times logging, pictures, histograms, evaluations and checkpoints within one run, and each metric of
+its evaluations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Seconds = defaultdict[str, float]
 
 
 def main() -> None:
-    """Run the command and print the share of its time that went into housekeeping."""
+    """Run the command, and print the fraction of its time that housekeeping took."""
     spent: Seconds = defaultdict(float)
     metrics: Seconds = defaultdict(float)
     fit, measure = Trainer.fit, Evaluation.__call__
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _timed(spent: Seconds, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its time added up under a name."""
+    """Wrap a function so that its time is added to `spent[name]`."""
 
     def timed(*arguments: Any, **named: Any) -> Any:
         start = time.perf_counter()

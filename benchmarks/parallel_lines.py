@@ -1,8 +1,8 @@
-"""Why a distance that is continuous: python -m benchmarks.parallel_lines OUT.png [--folder DIR].
+"""Which distances are continuous: python -m benchmarks.parallel_lines OUT.png [--folder DIR].
 
-Example 1 of arXiv 1701.07875, trained by the real command under three losses. Left the divergences
-between the line at 0 and the line at theta in closed form, with what the 1-Lipschitz critic
-estimated on its way; right theta over the training. A run that stands in DIR is drawn as it is.
+Trains Example 1 of arXiv 1701.07875 with three losses, by the real command. Left: the divergences
+between the lines at 0 and at theta in closed form, with the estimates of the 1-Lipschitz critic
+during training. Right: theta during training. Runs that exist in DIR are not trained again.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CEILING = 1.3
 
 
 def main() -> None:
-    """Train what is not there yet, print each last theta, draw."""
+    """Train the runs that do not exist yet, print the last theta of each, and draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--folder", type=Path, help="where the runs go (a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder of the runs (default: a temporary one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         parent = arguments.folder or Path(temporary)
@@ -89,7 +89,7 @@ def draw(runs: dict[str, RunFolder], out: Path) -> None:
 
 
 def _draw_closed_forms(axes: Axes) -> None:
-    """Example 1's values: W1 is |theta|; the others are 0 at 0 and constant elsewhere."""
+    """Plot Example 1's divergences: W1 is |theta|; the others are 0 at 0 and constant elsewhere."""
     ends = np.array([-1.0, 0.0, 1.0])
     axes.plot(ends, np.abs(ends), color=BLUE, linewidth=2, label="W1 = |θ|")
     constants = (
@@ -114,12 +114,12 @@ def _draw_closed_forms(axes: Axes) -> None:
     axes.set_xlabel("θ")
     axes.set_ylabel("divergence of samples from data")
     axes.set_ylim(-0.08, CEILING)
-    # No number stands where the infinite one is drawn.
+    # The infinite divergence is drawn at CEILING, so no tick has a number there.
     axes.set_yticks(np.linspace(0, 1, 6))
 
 
 def _draw_estimates(axes: Axes, folder: RunFolder) -> None:
-    """What the critic said where the generator came by."""
+    """Plot the critic's estimates at the thetas that the generator passed."""
     tags = ("generator/theta", "wasserstein/normalized")
     visited = [[point[tag] for tag in tags] for point in folder.read_metrics() if tags[1] in point]
     thetas, estimates = np.array(visited).T
@@ -137,7 +137,7 @@ def _draw_estimates(axes: Axes, folder: RunFolder) -> None:
 
 
 def _path(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Generator updates and theta, from the first value on."""
+    """Return the generator updates and theta at each, from the initial value."""
     start = folder.read_config()["model"]["generator"]["theta"]
     logged = [
         (point["step"], point["generator/theta"])

@@ -1,9 +1,9 @@
-"""How bad commands are answered: python -m benchmarks.refusals.
+"""Answers to invalid commands: python -m benchmarks.refusals.
 
-Runs every row of `benchmarks.bad_commands` as a process of its own in a fresh folder and prints the
-seconds it took (and of them the CPU's), its exit code and its answer. A row misses its limit where
-it takes 3 seconds or more to exit with 2, or 6 to exit otherwise, has another exit code, does not
-say what it must, shows a traceback or leaves anything in the folder.
+Runs each row of `benchmarks.bad_commands` as a separate process in an empty folder. Prints the wall
+time, the CPU time, the exit code and the answer. A row fails if it takes 3 seconds or more to exit
+with code 2, or 6 seconds to exit otherwise; if it has another exit code, lacks a required text or
+shows a traceback; or if it leaves anything in the folder.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PROGRAM = Path(sys.executable).with_name("wgan-train")
 
 
 def main() -> int:
-    """Print a row a command; returns 1 where one misses its limit."""
+    """Print a row for each command; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
-    parser.add_argument("rows", nargs="*", help="rows whose names contain one of these (all)")
+    parser.add_argument("rows", nargs="*", help="only rows whose name contains one of these texts")
     wanted = parser.parse_args().rows
     chosen = {
         what: bad
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def run(bad: BadCommand, folder: Path) -> tuple[float, float, subprocess.CompletedProcess[str]]:
-    """Wall seconds, CPU seconds and the answer of a bad command in an empty folder."""
+    """Run a command in an empty folder; return wall seconds, CPU seconds and its answer."""
     write(bad.files, folder)
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     before, start = _cpu(), time.perf_counter()
@@ -74,7 +74,7 @@ def run(bad: BadCommand, folder: Path) -> tuple[float, float, subprocess.Complet
 
 
 def write(files: Files, folder: Path) -> None:
-    """Make the files, and the folders that hold them."""
+    """Create the files and their folders."""
     for name, content in files.items():
         path = folder / name
         if content is None:
@@ -85,7 +85,7 @@ def write(files: Files, folder: Path) -> None:
 
 
 def wrongs_of(bad: BadCommand, code: int, stderr: str, folder: Path) -> list[str]:
-    """What is wrong with an answer, in words; its time apart."""
+    """Return what is wrong with an answer, except for its time."""
     wrongs = [] if code == bad.code else [f"exit {code}, not {bad.code}"]
     said = (part.replace("{here}", str(folder)) for part in bad.says)
     wrongs += [f"does not say {part!r}" for part in said if part not in stderr]
@@ -101,7 +101,7 @@ def wrongs_of(bad: BadCommand, code: int, stderr: str, folder: Path) -> list[str
 def faults_of(
     bad: BadCommand, seconds: float, answer: subprocess.CompletedProcess[str], folder: Path
 ) -> list[str]:
-    """`wrongs_of` an answer, and its time where it misses its limit."""
+    """Return what is wrong with an answer, including its time."""
     wrongs = wrongs_of(bad, answer.returncode, answer.stderr, folder)
     limit = CONFIG_LIMIT if bad.code == ConfigError.exit_code else LIMIT
     return [*wrongs, *([f"takes {seconds:.2f} s, not {limit:g}"] if seconds >= limit else [])]

@@ -1,8 +1,8 @@
-"""What a report on many runs costs: python -m benchmarks.report [--runs 300] [--keep FOLDER].
+"""The time of a report on many runs: python -m benchmarks.report [--runs 300] [--keep FOLDER].
 
-Writes run folders by the methods that a run uses, with 90 log points, 9 evaluations and a picture
-each, some of them under way or diverged, and times `wgan-report` on them in a process of its own.
-`--keep` leaves the folders where it says.
+Creates run folders through the code that runs use, each with 90 log points, 9 evaluations and a
+picture. Some runs are unfinished or diverged. Then times `wgan-report` on them in a separate
+process. `--keep` keeps the run folders in FOLDER.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOOR = 3.104
 
 
 def main() -> None:
-    """Write, time, print."""
+    """Create the runs, time the report, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--keep", type=Path)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def write_runs(folder: Path, count: int, losses: tuple[str, ...] = LOSSES) -> None:
-    """`count` run folders below `folder`: losses x clip values x learning rates x seeds."""
+    """Create `count` run folders below `folder`: losses x clip values x learning rates x seeds."""
     base = _config()
     choices = itertools.product(RATES, CLIPS, losses, range(SEEDS))
     for job, (rate, clip, loss, seed) in enumerate(itertools.islice(choices, count)):
@@ -82,7 +82,7 @@ def _write(folder: RunFolder, config: dict[str, Any], words: list[str]) -> None:
     rate, clip, seed = config["optimizer"]["lr"], config["clip"], config["seed"]
     number = int(folder.path.name)
     random = np.random.default_rng((number, seed))
-    # Best near clip 0.03 and rate 5e-4; the farthest explode.
+    # The score is best near clip 0.03 and rate 5e-4; runs far away diverge.
     far = math.log(clip / 0.03) ** 2 / 8 + math.log(rate / 5e-4) ** 2 / 20
     diverged = far > 0.35 and clip * rate > 1e-4
     state = "diverged" if diverged else ("running" if number % 41 == 40 else "finished")

@@ -1,6 +1,6 @@
-"""The images of `benchmarks.throughput`'s colour workloads: a user's own folder, or one made here.
+"""The images for `benchmarks.throughput`'s colour workloads: a user's folder, or generated ones.
 
-What takes minutes to make or decode is kept in the user's cache folder and found there again.
+What takes minutes to generate or decode is cached in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSES = 10
 
 
 def smooth_images(count: int | None = None, size: int = 64) -> Path:
-    """A folder of as many smooth random JPEGs (by default `COUNT`) in ten folders of classes."""
+    """Return a folder of `count` smooth random JPEGs in ten class folders, created if missing."""
     count = count or COUNT
 
     def write(folder: Path) -> None:
@@ -39,33 +39,33 @@ def smooth_images(count: int | None = None, size: int = 64) -> Path:
 
 
 def chosen(root: Path) -> Path:
-    """The folder itself, or one of links to `COUNT` of its images where it has more.
+    """Return the folder, or a folder of links to `COUNT` of its images if it has more.
 
-    Raises `DataError` where it has no classes with images.
+    Raises `DataError` if it has no class folders with images.
     """
     try:
         paths = [Path(path).absolute() for path, _ in datasets.ImageFolder(str(root)).samples]
     except OSError as error:
         raise DataError(
-            f"--images {root}: a folder is needed in which every class is a folder of images"
+            f"--images {root}: the folder must hold a folder of images for each class"
             f" ({str(error).splitlines()[0].rstrip('.')})."
         ) from None
     if len(paths) <= COUNT:
         return root
 
     def link(folder: Path) -> None:
-        # Evenly over all classes.
+        # Evenly from all classes.
         for number in np.linspace(0, len(paths) - 1, COUNT).round().astype(int):
             path = paths[number].relative_to(root.absolute())
-            place = folder / path.parts[0] / f"{number:08}{path.suffix}"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(paths[number])
+            link_path = folder / path.parts[0] / f"{number:08}{path.suffix}"
+            link_path.parent.mkdir(parents=True, exist_ok=True)
+            link_path.symlink_to(paths[number])
 
     return _kept(f"links-{_name(root)}-{COUNT}", link)
 
 
 def as_array(root: Path, size: int) -> Path:
-    """A .npy file of a folder's images, uint8 (n, size, size, 3), decoded once."""
+    """Return a .npy file of a folder's images, uint8 (n, size, size, 3), decoded once."""
     images = datasets.ImageFolder(
         str(root), transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
     )
@@ -86,7 +86,7 @@ def _name(root: Path) -> str:
 
 
 def _kept(name: str, make: Callable[[Path], None]) -> Path:
-    """A folder of the cache, made under another name first, so that half of one is never found."""
+    """Return a folder of the cache; create it under a temporary name, so that it is complete."""
     folder = cache_folder() / "throughput" / name
     if not folder.exists():
         unfinished = folder.with_name(f"{name}.unfinished")

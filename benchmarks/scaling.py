@@ -1,7 +1,7 @@
-"""How a step's time grows: python -m benchmarks.scaling [WORDS].
+"""How the time of a step grows: python -m benchmarks.scaling [OVERRIDE ...].
 
-Milliseconds of a step's updates for several n_critic and batch sizes, and what a line through the
-first and the last makes of those between.
+Prints milliseconds per step for several n_critic and batch sizes, and the values on the straight
+line through the first and the last measurement.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ TOOL = "tool"
 
 
 def main() -> None:
-    """Print both tables."""
+    """Measure, and print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":", 1)[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement, about")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="of wgan-train")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="approximate time of a measurement"
+    )
+    parser.add_argument("words", nargs="*", metavar="OVERRIDE", help="for wgan-train")
     arguments = parser.parse_intermixed_args()
     for key, values in (("n_critic", N_CRITIC), ("batch_size", BATCH_SIZES)):
         trained = [tool([*arguments.words, f"{key}={value}"]) for value in values]
@@ -35,7 +37,7 @@ def main() -> None:
 
 
 def step_ms(trained: Sequence[Tool], seconds: float) -> list[float]:
-    """The median milliseconds of each one's steps, in turns, so that all meet the same hours."""
+    """Return each loop's median milliseconds per step, measured in alternating blocks."""
     watches = [Stopwatch(one.device, one.config.n_critic or 1, seconds / ROUNDS) for one in trained]
     loops = [{TOOL: Loop(one.trainer.train_step, nullcontext)} for one in trained]
     rounds = [
@@ -46,7 +48,7 @@ def step_ms(trained: Sequence[Tool], seconds: float) -> list[float]:
 
 
 def line(places: Sequence[int], values: Sequence[float]) -> list[float]:
-    """The straight line through the first and the last value, at every place."""
+    """Return the values at each x of the straight line through the first and the last point."""
     slope = (values[-1] - values[0]) / (places[-1] - places[0])
     return [values[0] + slope * (place - places[0]) for place in places]
 

@@ -1,7 +1,7 @@
-"""What a start costs: python -m benchmarks.startup [--mnist FOLDER] [--repeats 5].
+"""The cost of starting: python -m benchmarks.startup [--mnist FOLDER] [--repeats 5].
 
-Every figure is of fresh processes, the median of the repeats: wall time, the processor time of all
-threads, and the most memory that was resident. `--mnist` is a folder that holds MNIST already.
+Prints medians over new processes: wall time, CPU time of all threads, and peak resident memory.
+`--mnist` is a folder that already holds MNIST.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a process: seconds, processor seconds, GiB, and seconds until its first step is done."""
+    """A process's wall seconds, CPU seconds, peak GiB, and seconds until its first step is done."""
 
     wall: float
     cpu: float
@@ -28,7 +28,7 @@ class Cost:
 
 
 def main() -> None:
-    """Measure and print a table with the targets of each figure."""
+    """Measure, and print a table with the target of each figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
@@ -56,7 +56,7 @@ def _row(name: str, repeats: int, *words: str, **targets: float) -> str:
 
 
 def _measured(words: tuple[str, ...]) -> Cost:
-    """`wgan-train` with these words in a new process and folder."""
+    """Run `wgan-train` with these overrides in a new process and folder."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, "first-step")
         here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -80,8 +80,8 @@ def _measured(words: tuple[str, ...]) -> Cost:
 
 
 def _child(note: str, *words: str) -> None:
-    """The command itself, which notes when its first step is done."""
-    # Not above: a new process counts as resident what its parent held.
+    """Run the command, and record when its first step is done."""
+    # Import here: a new process counts its parent's resident memory as its own.
     from wgan_cli.commands import train
     from wgan_cli.training.trainer import Trainer
 

@@ -1,8 +1,8 @@
-"""The training loop that tutorials print, to be faster than.
+"""The training loop of common tutorials, as a baseline for speed.
 
-Written as it is copied today: a DataLoader with ToTensor and Normalize, a generator pass whose
-graph is thrown away, `zero_grad`, a Python loop that clamps each parameter, `.item()` after every
-update, float32, nothing compiled.
+It is written as it is usually copied: a DataLoader with ToTensor and Normalize, a generator pass
+whose graph is discarded, `zero_grad`, a Python loop that clamps each parameter, `.item()` after
+every update, float32, and no compilation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision import datasets, transforms
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
-    """Images uint8 (n, h, w[, 3]) in memory, given as torchvision's CIFAR10 gives its own."""
+    """Serves images uint8 (n, h, w[, 3]) in memory as torchvision's CIFAR10 does."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
@@ -33,13 +33,13 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
 
 def to_floats(channels: int) -> Any:
-    """The two transforms of every tutorial: images to [-1, 1]."""
+    """Return the two transforms of every tutorial, which map images to [-1, 1]."""
     half = (0.5,) * channels
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(half, half)])
 
 
 def image_folder(root: str, size: int) -> Dataset[Any]:
-    """An image folder, decoded and resized whenever an image is asked for."""
+    """Return an image folder that decodes and resizes each image on access."""
     return datasets.ImageFolder(
         root,
         transforms.Compose(
@@ -49,9 +49,9 @@ def image_folder(root: str, size: int) -> Dataset[Any]:
 
 
 class Textbook:
-    """arXiv 1701.07875, Algorithm 1, or 1704.00028's where `clip` is None; one `step` at a time.
+    """Algorithm 1 of arXiv 1701.07875, or that of 1704.00028 if `clip` is None, by `step`.
 
-    `latent` gives the noise, so that the same can be given to another loop.
+    `latent` gives the noise, so that another loop can use the same.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Textbook:
         self.generator_losses: list[float] = []
 
     def step(self) -> None:
-        """n_critic critic updates and one of the generator."""
+        """Do n_critic critic updates and one generator update."""
         for _ in range(self.n_critic):
             self.critic_update()
         self.generator_update()
 
     def critic_update(self) -> None:
-        """Real against fake, and whatever holds the critic."""
+        """Do a critic update, including the constraint."""
         real = next(self.batches).to(self.device)
         fake = self.generator(self.latent()).detach()
         self.critic_optimizer.zero_grad()
@@ -104,7 +104,7 @@ class Textbook:
         self.critic_losses.append(loss.item())
 
     def generator_update(self) -> None:
-        """The critic gets gradients too, which the next `zero_grad` throws away."""
+        """Do a generator update; the next `zero_grad` discards the critic's gradients."""
         self.generator_optimizer.zero_grad()
         loss = -torch.mean(self.critic(self.generator(self.latent())))
         loss.backward()
@@ -112,7 +112,7 @@ class Textbook:
         self.generator_losses.append(loss.item())
 
     def gradient_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
-        """As in most copies of the improved training."""
+        """Return the gradient penalty, as in most implementations of WGAN-GP."""
         share = self.shares(len(real)).view(-1, 1, 1, 1)
         points = (share * real + (1 - share) * fake).requires_grad_(True)
         scores = self.critic(points)
@@ -128,12 +128,12 @@ class Textbook:
 
 
 def endless(loader: DataLoader[Any]) -> Generator[Tensor, None, None]:
-    """Epoch after epoch of a loader's images."""
+    """Yield the batches of a loader, epoch after epoch."""
     while True:
         for images, _ in loader:
             yield images
 
 
 def loader(images: Dataset[Any], batch_size: int, workers: int) -> DataLoader[Any]:
-    """Shuffled, and without the last batch where it is short, as BatchNorm needs."""
+    """Return a shuffling loader that drops a short last batch, which BatchNorm needs."""
     return DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=workers)

@@ -1,7 +1,8 @@
-"""The tool's updates against the loop that tutorials print: python -m benchmarks.throughput --help.
+"""The tool's updates against the loop of common tutorials: python -m benchmarks.throughput --help.
 
-Same networks, data and settings, in one process, block after block in turn. First both are held to
-give the same losses. Nothing of logging, evaluations or checkpoints is timed.
+Both use the same networks, data and settings, in one process, and are timed in alternating blocks.
+Before, it is checked that both give the same losses. Logging, evaluations and checkpoints are not
+timed.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ TOOL = "tool"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, as the tool's own mistakes are answered."""
+        """Print one line, like the tool, and exit with code 2."""
         self.exit(2, f"throughput: {message}; --help lists the words.\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure what is asked for, print it; 1 where loops do not agree, 2 for wrong words."""
+    """Measure and print; return 1 if loops do not agree, 2 for invalid options."""
     arguments = _arguments(words)
     try:
         return _run(arguments)
@@ -224,16 +225,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("workloads", nargs="*", metavar="WORKLOAD", help=f"{', '.join(WORKLOADS)} (all)")
-    add("--device", choices=("cpu", "cuda"), help="the tool's own choice otherwise, as for these:")
+    add("--device", choices=("cpu", "cuda"), help="default: the tool's choice, as for these:")
     add("--threads", type=_count)
-    add("--precision", choices=("auto", "fp32", "bf16"), help="of the tool")
-    add("--compile", choices=("true", "false"), help="of the tool")
+    add("--precision", choices=("auto", "fp32", "bf16"), help="precision of the tool")
+    add("--compile", choices=("true", "false"), help="whether the tool compiles")
     add("--repeats", type=_count, default=5, help="blocks of each loop (5)")
-    add("--seconds", type=_seconds, default=5.0, help="of each block, about (5)")
+    add("--seconds", type=_seconds, default=5.0, help="approximate time of a block (5)")
     add("--agreement-steps", type=_count, default=20, help="steps compared first (20)")
-    add("--root", type=Path, default=Path("data"), help="of MNIST, as dataset.root (data)")
-    add("--images", type=Path, metavar="DIR", help="images in folders of classes; else made")
-    add("--json", type=Path, metavar="FILE", help="where the numbers go")
+    add("--root", type=Path, default=Path("data"), help="folder of MNIST, like dataset.root (data)")
+    add("--images", type=Path, metavar="DIR", help="images in class folders (default: generated)")
+    add("--json", type=Path, metavar="FILE", help="file to write the numbers to")
     add("--bf16-check", action="store_true", help="compare 500 steps of bf16 and fp32 instead")
     arguments = parser.parse_args(words)
     unknown = [name for name in arguments.workloads if name not in WORKLOADS]

@@ -1,4 +1,4 @@
-"""What `benchmarks.throughput` trains, and how: the words, and both loops built from them."""
+"""The workloads of `benchmarks.throughput`: their overrides, and both loops built from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wgan_cli.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Workload:
-    """The words for wgan-train, where its data come from, and by how much the tool is to win.
+    """The overrides for wgan-train, the source of its data, and the target speed-up of the tool.
 
     `targets` are by device type. `paper` are the settings under which both loops are compared.
     """
@@ -62,7 +62,7 @@ WORKLOADS = {
 
 
 def words_of(workload: Workload, root: Path, images: Path | None) -> list[str]:
-    """All that wgan-train needs, the data's place included; made there if it has to be."""
+    """Return all overrides, including the path of the data, which are created if missing."""
     where: list[str] = []
     if workload.data == "mnist":
         where = ["dataset=mnist", _place("root", root)]
@@ -78,7 +78,7 @@ def words_of(workload: Workload, root: Path, images: Path | None) -> list[str]:
 def composed(words: Sequence[str]) -> tuple[FilledConfig, torch.device]:
     """The config and the device of `wgan-train WORDS`, torch set up for it. Raises `ConfigError`.
 
-    Without metrics: nothing of an evaluation is timed, and some need a classifier trained first.
+    The config has no metrics: evaluations are not timed, and some would train a classifier first.
     """
     config, _ = fill(validate(without_hydra(Composer().compose([*words, "metrics=[]"]))))
     device = find_device(config.device)
@@ -94,7 +94,7 @@ def completed(config: FilledConfig, dataset: Dataset, device: torch.device) -> R
 
 @dataclass
 class Tool:
-    """What `wgan-train WORDS` trains; `loading` are the seconds that reading its data took."""
+    """The trainer of `wgan-train WORDS`; reading its data took `loading` seconds."""
 
     config: RunConfig
     device: torch.device
@@ -104,7 +104,7 @@ class Tool:
 
 
 def tool(words: Sequence[str], dataset: Dataset | None = None) -> Tool:
-    """Built by the command's own code, and from data read already where they are given."""
+    """Build the trainer by the command's code, with data that were already read if given."""
     config, device = composed(words)
     start = time.perf_counter()
     data = dataset or build_dataset(config)
@@ -120,9 +120,9 @@ def textbook(
     start: Trainer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Textbook:
-    """The other loop on networks and settings of the same config, from `start`'s weights.
+    """Return the textbook loop with the networks and settings of the config, without batches.
 
-    It has no batches yet.
+    It starts from the weights of `start`.
     """
     generator = build_generator(config.model, config.latent_dim, shape).to(device, dtype)
     critic = build_critic(config, build_constraint(config), shape).to(device, dtype)
@@ -157,9 +157,9 @@ def textbook_data(config: FilledConfig) -> TorchDataset[Any]:
 
 @contextmanager
 def reading(loop: Textbook, data: TorchDataset[Any], batch: int, workers: int) -> Iterator[None]:
-    """Inside, the loop is fed by a DataLoader; after it, that has no processes any more.
+    """Feed the loop from a DataLoader inside the block, and end the loader's processes after.
 
-    So no other loop is timed beside them, and no batch counts that was made meanwhile.
+    So they do not slow down another loop, and cannot prefetch batches while that is timed.
     """
     batches = endless(loader(data, batch, workers))
     loop.batches = batches

@@ -1,4 +1,4 @@
-"""Small files in the formats of torchvision's data sets, written as their makers wrote them."""
+"""Writes small files in the original formats of torchvision's data sets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_svhn(root: Path, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> N
     """`parts`: images (n, 3, 32, 32) and the digits that they show."""
     root.mkdir(parents=True, exist_ok=True)
     for part, (images, digits) in parts.items():
-        # In the files a 0 is a 10.
+        # In the files, the digit 0 has the label 10.
         labels = np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]
         content = {"X": images.transpose(2, 3, 1, 0), "y": labels}
         scipy.io.savemat(root / f"{part}_32x32.mat", content)
@@ -106,7 +106,7 @@ def encoded(pixels: np.ndarray, kind: str = "webp") -> bytes:
 
 
 def accept_any_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real archives' checksums are not those of stand-ins; None is not checked."""
+    """Disable checksums: the test files differ from the real archives, and None is not checked."""
 
     def unsealed(entries: Iterable[list[str]]) -> list[list[str | None]]:
         return [[*entry[:-1], None] for entry in entries]

@@ -17,7 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 from wgan_cli.commands.evaluate import run as evaluate
 from wgan_cli.commands.train import run as train
 from wgan_cli.data.dataset import held_out_halves
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 
@@ -100,7 +100,7 @@ def test_chosen_metrics_more_samples_and_the_raw_generator(wgan: Command, run: P
     (one,) = found["checkpoints"]
     assert set(one["values"]) == {"wasserstein/exact", "wasserstein/sliced"}
     held_out = digits().held_out
-    real, other = (as_floats(held_out[half]) for half in held_out_halves(digits(), 40))
+    real, other = (to_floats(held_out[half]) for half in held_out_halves(digits(), 40))
     assert one["real_real"]["wasserstein/exact"] == pytest.approx(exact_wasserstein(other, real))
 
 

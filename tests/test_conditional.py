@@ -137,26 +137,26 @@ def test_an_evaluation_compares_samples_of_the_held_out_samples_classes():
     generator, critic = Drawing(), Judging()
     shown = generated(generator, LATENT, reference, seed=0)
     comparison = Comparison(reference, shown, critic, seed=0)
-    real, labels = reference.real.few, reference.real.labels
+    real, labels = reference.real.eval_set, reference.real.labels
     assert labels is not None
     assert len(labels) == len(real) == 350
     for image, label in zip(real[:20], labels[:20], strict=True):
         same = (dataset.held_out.float() / 127.5 - 1 == image).flatten(1).all(dim=1)
         assert int(dataset.labels.held_out[same]) == label
-    torch.testing.assert_close(shown.few[:, 0, 0, 0], labels / 10)
+    torch.testing.assert_close(shown.eval_set[:, 0, 0, 0], labels / 10)
     expected = (real.flatten(1).mean(dim=1) - labels / 10) * labels
     assert comparison.estimate == pytest.approx(float(expected.mean()), abs=1e-5)
     # The slope of label * mean over 64 pixels.
-    assert comparison.steepest == pytest.approx(6 / 8, rel=1e-5)
+    assert comparison.steepest_slope == pytest.approx(6 / 8, rel=1e-5)
     many = torch.cat(list(shown._many()))
-    assert reference.many_labels is not None
-    torch.testing.assert_close(many[:, 0, 0, 0], reference.many_labels / 10)
+    assert reference.feature_labels is not None
+    torch.testing.assert_close(many[:, 0, 0, 0], reference.feature_labels / 10)
 
 
 def test_other_runs_know_no_classes():
     reference = Reference(labelled(), CPU, Path())
     assert reference.real.labels is None
-    assert reference.many_labels is None
+    assert reference.feature_labels is None
 
 
 WORDS = [*TINY, "conditional=true", "log_every=1", "eval_samples=8"]
@@ -255,12 +255,12 @@ def test_many_samples_are_of_all_classes_where_the_held_out_part_is_sorted():
     dataset = TensorDataset(
         "sorted", images[:1000].byte(), images[1000:].byte(), Labels(labels, labels)
     )
-    reference = Reference(dataset, CPU, Path(), many=200, conditional=True)
-    assert reference.many_labels is not None
-    assert len(reference.many_labels.unique()) == 10
+    reference = Reference(dataset, CPU, Path(), feature_samples=200, conditional=True)
+    assert reference.feature_labels is not None
+    assert len(reference.feature_labels.unique()) == 10
     real = torch.cat(list(reference.real._many()))
     expected = dataset.held_out.float() / 127.5 - 1
-    for image, label in zip(real[::20], reference.many_labels[::20], strict=True):
+    for image, label in zip(real[::20], reference.feature_labels[::20], strict=True):
         same = (expected == image).flatten(1).all(dim=1)
         assert int(labels[same]) == label
 

@@ -1,4 +1,4 @@
-"""Arrays of a user's own: shapes, ranges, names, and what is refused."""
+"""A user's numpy arrays: shapes, ranges, names, and invalid files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows(samples: np.ndarray) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f8"])
-def test_points_of_any_scale_stay_as_they_are(tmp_path: Path, dtype: str):
+def test_points_are_not_scaled(tmp_path: Path, dtype: str):
     points = POINTS.astype(dtype)
     dataset = array(path=npy(tmp_path, points))
     assert dataset.sample_shape == (5,)
@@ -111,12 +111,14 @@ def test_the_two_parts_by_name(tmp_path: Path, names: tuple[str, str]):
     assert labelled.held_out.tolist() == LABELS[30:].tolist()
 
 
-def test_a_class_of_the_test_part_alone_is_refused(tmp_path: Path):
+def test_a_class_only_in_the_test_part_is_refused(tmp_path: Path):
     labels = np.where(np.arange(len(GREY)) < 30, 0, 1)
     path = npz(
         tmp_path, x_train=GREY[:30], x_test=GREY[30:], y_train=labels[:30], y_test=labels[30:]
     )
-    with pytest.raises(DataError, match="its test part has labels that its training part has not"):
+    with pytest.raises(
+        DataError, match="its test part has labels that are not in its training part"
+    ):
         array(path=path)
 
 
@@ -144,7 +146,7 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert array(path="~/own.npy").sample_shape == (5,)
 
 
-def test_labels_are_classes_as_many_as_samples_of_both_parts_and_not_more(tmp_path: Path):
+def test_there_are_at_most_as_many_classes_as_samples_in_both_parts(tmp_path: Path):
     parts = {"x_train": POINTS[:40], "x_test": POINTS[40:]}
     most = {"y_train": np.arange(10, 50), "y_test": np.arange(40, 50)}
     labels = array(path=npz(tmp_path, **parts, **most)).labels
@@ -153,7 +155,7 @@ def test_labels_are_classes_as_many_as_samples_of_both_parts_and_not_more(tmp_pa
     with pytest.raises(DataError, match="y_train goes from 11 to 50"):
         array(path=npz(tmp_path, **parts, **{name: each + 1 for name, each in most.items()}))
     many = np.arange(70_000, dtype=np.float32)[:, None]
-    with pytest.raises(DataError, match="so here to 65535 at most"):
+    with pytest.raises(DataError, match="must be classes from 0 to 65535 "):
         array(path=npz(tmp_path, x=many, y=np.arange(70_000)))
 
 
@@ -179,19 +181,19 @@ OBJECTS = np.array([{}] * 20)
         ({"x": GREY / 2}, None, r"from 0 to 127\.5; scale them"),
         ({"x": POINTS, "y": LABELS / 2}, None, "y is float64"),
         ({"x": POINTS, "y": LABELS[:40]}, None, r"y is int64 of shape \(40,\)"),
-        ({"x": POINTS, "y": LABELS - 1}, None, "from 0 on.* y goes from -1 to 2"),
-        ({"x": POINTS, "y": LABELS * 17}, None, "to 49 at most, but y goes from 0 to 51"),
-        ({"x": POINTS, "y": LABELS * 10**13}, None, "to 49 at most"),
-        ({"x": POINTS, "y": (LABELS - 1).astype(np.uint64)}, None, "to 49 at most"),
+        ({"x": POINTS, "y": LABELS - 1}, None, "from 0 to .* y goes from -1 to 2"),
+        ({"x": POINTS, "y": LABELS * 17}, None, "from 0 to 49 .*, but y goes from 0 to 51"),
+        ({"x": POINTS, "y": LABELS * 10**13}, None, "must be classes from 0 to 49 "),
+        ({"x": POINTS, "y": (LABELS - 1).astype(np.uint64)}, None, "must be classes from 0 to 49 "),
         ({"x": np.float64(3)}, None, "allowed are"),
         ({"train": GREY, "test": GREY, "y_train": LABELS}, None, "one of its two parts"),
         ({"train": GREY, "test": COLOUR}, None, "held-out ones"),
-        ({"first": GREY, "second": GREY}, None, "called first, second; name .* dataset.key"),
-        ({"x": GREY}, "images", "no array images .* but x"),
-        ({}, None, "called nothing"),
+        ({"first": GREY, "second": GREY}, None, "named first, second; set dataset.key"),
+        ({"x": GREY}, "images", "no array images .* only x"),
+        ({}, None, "named nothing"),
     ],
 )
-def test_what_no_run_can_learn_from_is_said_with_the_files_name(
+def test_unusable_arrays_are_refused_with_the_name_of_the_file(
     tmp_path: Path, arrays: dict[str, Any], key: str | None, words: str
 ):
     path = npz(tmp_path, **arrays)
@@ -207,7 +209,7 @@ def test_a_key_for_an_npy_file_has_no_effect_and_is_refused(tmp_path: Path):
 
 
 def test_a_missing_file_names_the_key(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no such file; name .* by dataset\.path"):
+    with pytest.raises(DataError, match=r"no such file; set dataset\.path"):
         array(path=str(tmp_path / "none.npz"))
     with pytest.raises(DataError, match="cannot be read"):
         array(path=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The real reading code on tiny files in each set's own format, and the synthetic sets."""
+"""Reading tiny files in the formats of the data sets, and the synthetic data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EMNIST, CIFAR-100, SVHN, STL-10 and stacked MNIST from small files in their own formats."""
+"""EMNIST, CIFAR-100, SVHN, STL-10 and stacked MNIST, read from small files in their formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wgan_cli.data.dataset import Dataset, Labels, TensorDataset
 from wgan_cli.data.images import (
     emnist,
     flippable_images,
-    resized,
+    resize,
     stl10,
     svhn,
     torchvision_images,
@@ -77,7 +77,7 @@ def assert_equal(found: Tensor, expected: np.ndarray) -> None:
         ("mnist", 0, 10),
     ],
 )
-def test_emnist_stands_upright_and_counts_from_0(
+def test_emnist_images_are_upright_and_labels_count_from_0(
     tmp_path: Path, split: str, first: int, classes: int
 ):
     parts = labelled((28, 28), first, first + classes - 1, "train", "test")
@@ -145,7 +145,7 @@ def test_stl10_with_its_unlabelled_part_has_no_labels(tmp_path: Path):
 @pytest.mark.parametrize("size", [48, 64])
 def test_resizing_is_that_of_pillow(size: int):
     image = RNG.integers(0, 256, (3, 96, 96), dtype=np.uint8)
-    found = resized(torch.from_numpy(image[None]), size)[0]
+    found = resize(torch.from_numpy(image[None]), size)[0]
     pillow = Image.fromarray(image.transpose(1, 2, 0)).resize(
         (size, size), Image.Resampling.BILINEAR
     )
@@ -191,7 +191,7 @@ def write_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return parts
 
 
-def test_stacked_mnist_is_triples_of_each_parts_own_digits(
+def test_stacked_mnist_has_triples_of_digits_of_the_same_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stacked, "TRAINING_SIZE", 3000)

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.train import run
 from wgan_cli.errors import DiskError, InterruptedRunError
-from wgan_cli.files import Growing, disk_error, write_over, write_whole
+from wgan_cli.files import RecordFile, disk_error, overwrite_in_place, write_atomically
 from wgan_cli.loggers import Measurements, RunInfo, tensorboard
 from wgan_cli.loggers.tensorboard import TensorBoard
 from wgan_cli.run_folder import RunFolder
@@ -217,8 +217,8 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_tell_of_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object) -> None:
-        monkeypatch.setattr("wgan_cli.run_folder.write_whole", full)
-        monkeypatch.setattr("wgan_cli.run_folder.write_over", lambda path, data: False)
+        monkeypatch.setattr("wgan_cli.run_folder.write_atomically", full)
+        monkeypatch.setattr("wgan_cli.run_folder.overwrite_in_place", lambda path, data: False)
         (here / "run" / "train.log").unlink()
         raise ZeroDivisionError("the first error")
 
@@ -325,16 +325,16 @@ def test_event_files_hold_whole_records_up_to_the_failure(disk: SmallDisk) -> No
 def test_a_file_is_written_whole_or_left_as_it_was(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> None:
         path = Path("file")
-        write_whole(path, b"before")
+        write_atomically(path, b"before")
         Path("link").symlink_to("file")
         disk.fill()
         for name in ("file", "link", "new"):
             with pytest.raises(DiskError, match=rf"{name} needs 20,000 bytes and [\d,]+ are free"):
-                write_whole(Path(name), bytes(20_000))
+                write_atomically(Path(name), bytes(20_000))
         assert path.read_bytes() == b"before"
         assert sorted(p.name for p in Path().iterdir() if p.name != "filler") == ["file", "link"]
         disk.make_room()
-        write_whole(Path("link"), b"after")
+        write_atomically(Path("link"), b"after")
         assert Path("link").is_symlink()
         assert path.read_bytes() == b"after"
 
@@ -343,7 +343,7 @@ def test_a_file_is_written_whole_or_left_as_it_was(disk: SmallDisk) -> None:
 
 def test_a_file_grows_by_whole_records(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> None:
-        with Growing(Path("log")) as log:
+        with RecordFile(Path("log")) as log:
             log.write(b"first\n")
             disk.fill()
             with pytest.raises(DiskError, match="log needs 60,000 bytes"):
@@ -360,12 +360,12 @@ def test_a_last_word_is_put_over_what_was_there(disk: SmallDisk) -> None:
         path = Path("status")
         path.write_bytes(b"running" * 20)
         disk.fill()
-        assert write_over(path, b"failed")
+        assert overwrite_in_place(path, b"failed")
         assert path.read_bytes() == b"failed"
-        assert write_over(path, b"failed" * 30)
-        assert not write_over(path, b"x" * 50_000)
+        assert overwrite_in_place(path, b"failed" * 30)
+        assert not overwrite_in_place(path, b"x" * 50_000)
         assert path.read_bytes() == b"failed" * 30
-        assert not write_over(Path("none"), b"x")
+        assert not overwrite_in_place(Path("none"), b"x")
 
     on_small_disk(disk, story)
 

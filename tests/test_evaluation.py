@@ -1,4 +1,4 @@
-"""Evaluations: which samples, what is shared, what is refused, and that nothing is changed."""
+"""Evaluations: their samples, caching and failures, and that they change nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import WeightClipping
 from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, TensorDataset
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError, DivergedError
 from wgan_cli.evaluation.default_metrics import all_metrics, data_kinds, usual_metrics
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
 def images(count: int, seed: int) -> Tensor:
-    """Two classes that a classifier can tell apart: dark above, and dark below."""
+    """Two classes that a classifier can learn: dark upper half, and dark lower half."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 200, (count, *IMAGE), dtype=np.uint8)
     pixels[::2, :, :4] //= 4
@@ -109,11 +109,11 @@ def test_generating_uses_running_statistics_and_changes_nothing():
     assert network.training
 
 
-def test_the_numbers_are_of_the_named_samples():
+def test_the_metrics_use_the_documented_samples():
     measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
     found = measure(generator, critic)
     values = found.scalars()
-    real, other = measure.reference.real.few, measure.reference.other.few
+    real, other = measure.reference.real.eval_set, measure.reference.floor_samples.eval_set
     fake = generate(generator, Draws(0, Stream.EVALUATION).normal((30, LATENT), CPU))
     assert values["wasserstein/exact_n"] == len(real) == 30
     assert values["wasserstein/exact"] == pytest.approx(exact_wasserstein(fake, real))
@@ -122,8 +122,10 @@ def test_the_numbers_are_of_the_named_samples():
     for tag, samples in (("wasserstein/sliced", fake), ("wasserstein/sliced_real_real", other)):
         assert values[tag] == pytest.approx(sliced_wasserstein(samples, real, lines))
     kept = measure.reference.real
-    assert kept.slices(lines) is kept.slices(lines)
-    assert not np.array_equal(kept.slices(lines), kept.slices(Draws(1, Stream.EVALUATION, step=3)))
+    assert kept.sorted_projections(lines) is kept.sorted_projections(lines)
+    assert not np.array_equal(
+        kept.sorted_projections(lines), kept.sorted_projections(Draws(1, Stream.EVALUATION, step=3))
+    )
     assert 0 < values["wasserstein/sliced"] < values["wasserstein/exact"]
     assert 0 < values["wasserstein/sliced_real_real"] < values["wasserstein/exact_real_real"]
     with torch.no_grad():
@@ -140,15 +142,15 @@ def test_the_numbers_are_of_the_named_samples():
 def test_the_two_real_samples_are_disjoint_and_held_out():
     dataset = noise()
     reference = Reference(dataset, CPU, Path())
-    held_out = {row.tobytes() for row in as_floats(dataset.held_out).numpy()}
-    first = {row.tobytes() for row in reference.real.few.numpy()}
-    second = {row.tobytes() for row in reference.other.few.numpy()}
+    held_out = {row.tobytes() for row in to_floats(dataset.held_out).numpy()}
+    first = {row.tobytes() for row in reference.real.eval_set.numpy()}
+    second = {row.tobytes() for row in reference.floor_samples.eval_set.numpy()}
     assert len(first) == len(second) == 30
     assert not first & second
     assert first | second == held_out
 
 
-def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept_apart(
+def test_features_use_held_out_images_and_the_floor_reserved_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     dataset = noise()
@@ -162,16 +164,16 @@ def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept
     measure, (generator, critic) = evaluation(dataset, CLASSIFIED, tmp_path), networks()
     measure.prepare()
     found = measure(generator, critic)
-    assert measure.reference.counts.many == 60
+    assert measure.reference.counts.feature_samples == 60
     assert {tag.removesuffix("_60") for tag in found.values} == set(CLASSIFIED)
     network = measure.reference.network("classifier")
     with torch.no_grad():
-        real, _ = network(as_floats(dataset.held_out))
-        other = torch.cat(list(measure.reference.other._many()))
+        real, _ = network(to_floats(dataset.held_out))
+        other = torch.cat(list(measure.reference.floor_samples.feature_batches()))
         train, logits = network(other)
-    rows = [{row.tobytes() for row in part.numpy()} for part in (other, as_floats(shown[0]))]
+    rows = [{row.tobytes() for row in part.numpy()} for part in (other, to_floats(shown[0]))]
     assert not rows[0] & rows[1]
-    assert rows[0] | rows[1] == {row.tobytes() for row in as_floats(dataset.train).numpy()}
+    assert rows[0] | rows[1] == {row.tobytes() for row in to_floats(dataset.train).numpy()}
     floor = found.floors["metrics/fid_classifier_60"]
     assert floor == pytest.approx(frechet_distance(real, train), rel=1e-4)
     assert found.values["metrics/fid_classifier_60"] > 5 * floor
@@ -183,7 +185,7 @@ def test_features_are_of_all_held_out_images_and_the_floor_of_training_ones_kept
     assert found.pictures["metrics/classes"].ndim == 3
 
 
-def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_too(
+def test_the_classifier_is_not_trained_on_a_larger_floor_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[Tensor] = []
@@ -193,18 +195,18 @@ def test_more_than_the_usual_samples_of_the_floor_are_kept_from_the_classifier_t
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
-    monkeypatch.setattr("wgan_cli.evaluation.samples.MANY", 20)
-    reference = Reference(noise(240, 60), CPU, tmp_path, many=50)
+    monkeypatch.setattr("wgan_cli.evaluation.samples.MAX_FEATURE_SAMPLES", 20)
+    reference = Reference(noise(240, 60), CPU, tmp_path, feature_samples=50)
     with pytest.raises(DataError, match="seen enough"):
         reference.network("classifier")
-    floor = torch.cat(list(reference.other._many()))
-    rows = [{row.tobytes() for row in part.numpy()} for part in (floor, as_floats(shown[0]))]
+    floor = torch.cat(list(reference.floor_samples.feature_batches()))
+    rows = [{row.tobytes() for row in part.numpy()} for part in (floor, to_floats(shown[0]))]
     assert [len(part) for part in rows] == [50, 190]
     assert not rows[0] & rows[1]
 
 
 @pytest.mark.parametrize(("byte_limit", "least", "seen"), [(6400, 2, 100), (6400, 130, 130)])
-def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
+def test_the_classifiers_training_images_are_limited_in_bytes(
     byte_limit: int, least: int, seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shown: list[Tensor] = []
@@ -214,21 +216,21 @@ def test_the_classifier_sees_as_many_bytes_of_images_as_fit(
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
-    monkeypatch.setattr("wgan_cli.evaluation.samples._SEEN_BYTES", byte_limit)
-    monkeypatch.setattr("wgan_cli.evaluation.samples._LEAST_SEEN", least)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._CLASSIFIER_BYTES", byte_limit)
+    monkeypatch.setattr("wgan_cli.evaluation.samples._MIN_CLASSIFIER_IMAGES", least)
     with pytest.raises(DataError, match="seen enough"):
         Reference(noise(240, 60), CPU, tmp_path).network("classifier")
     assert [len(part) for part in shown] == [seen, seen]
 
 
 @pytest.mark.parametrize(("shape", "seen"), [((3, 32, 32), 60_000), ((3, 256, 256), 5461)])
-def test_only_large_images_are_seen_by_fewer_than_60000(
+def test_the_byte_limit_affects_only_large_images(
     shape: tuple[int, ...], seen: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[int] = []
 
     class Large(TensorDataset):
-        """Says that it has 100,000 images of this shape to train on."""
+        """A data set that claims to have 100,000 training images of this shape."""
 
         @property
         def sample_shape(self) -> tuple[int, ...]:
@@ -251,10 +253,10 @@ def test_only_large_images_are_seen_by_fewer_than_60000(
 
 @pytest.mark.parametrize(("count", "name"), [(10_000, "10k"), (359, "359"), (1024, "1024")])
 def test_a_tag_states_its_sample_count(count: int, name: str):
-    from wgan_cli.evaluation.samples import Counts
+    from wgan_cli.evaluation.samples import SampleCounts
 
-    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.many)
-    assert sized("metrics/x", metric, Counts(5, count)) == f"metrics/x_{name}"
+    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.feature_samples)
+    assert sized("metrics/x", metric, SampleCounts(5, count)) == f"metrics/x_{name}"
 
 
 def test_every_metric_is_in_the_schema_and_only_those():
@@ -310,13 +312,15 @@ def test_a_critic_that_knows_its_constant_is_divided_by_it():
     assert values["wasserstein/normalized"] == values["critic/wasserstein_heldout"] / 4
 
 
-def test_a_collapsed_generator_gets_distances_and_refusals_but_no_silent_number(tmp_path: Path):
+def test_a_collapsed_generator_gets_distances_and_failures_but_no_meaningless_number(
+    tmp_path: Path,
+):
     chosen = ["wasserstein/exact", *CLASSIFIED]
     found = evaluation(noise(), chosen, tmp_path)(Constant(), networks()[1])
     assert found.values["wasserstein/exact"] > 0
-    assert {"metrics/fid_classifier", "metrics/kid_classifier"} <= set(found.refused)
-    assert "equal" in found.refused["metrics/fid_classifier"]
-    assert not {tag.removesuffix("_60") for tag in found.values} & set(found.refused)
+    assert {"metrics/fid_classifier", "metrics/kid_classifier"} <= set(found.failures)
+    assert "equal" in found.failures["metrics/fid_classifier"]
+    assert not {tag.removesuffix("_60") for tag in found.values} & set(found.failures)
     assert all(np.isfinite(value) for value in found.values.values())
 
 
@@ -327,11 +331,11 @@ def test_a_flat_critic_has_no_scale():
             parameter.zero_()
     found = evaluation(noise(), ["wasserstein/normalized", "critic/lipschitz"])(generator, critic)
     assert found.values == {"critic/lipschitz": 0.0}
-    assert "flat" in found.refused["wasserstein/normalized"]
+    assert "flat" in found.failures["wasserstein/normalized"]
 
 
 @pytest.mark.parametrize("size", [1e12, float("inf"), float("nan")])
-def test_a_critic_gone_wild_gets_no_silent_number(size: float):
+def test_a_critic_with_infinite_values_gets_failures_and_no_number(size: float):
     generator, critic = networks()
     with torch.no_grad():
         for parameter in critic.parameters():
@@ -343,8 +347,8 @@ def test_a_critic_gone_wild_gets_no_silent_number(size: float):
     assert all(np.isfinite(value) for value in found.values.values())
     assert "wasserstein/exact" in found.values
     if size != 1e12:
-        assert "NaN or infinite" in found.refused["wasserstein/normalized"]
-        assert "NaN or infinite" in found.refused["critic/lipschitz"]
+        assert "NaN or infinite" in found.failures["wasserstein/normalized"]
+        assert "NaN or infinite" in found.failures["critic/lipschitz"]
 
 
 def test_samples_that_are_not_numbers_end_the_run():
@@ -354,11 +358,11 @@ def test_samples_that_are_not_numbers_end_the_run():
 
 def test_more_samples_than_there_are_are_refused():
     with pytest.raises(ConfigError, match="at most 30"):
-        Reference(noise(), CPU, Path(), few=31)
+        Reference(noise(), CPU, Path(), eval_samples=31)
     for dataset, most in ((noise(), 60), (noise(80), 20)):
         with pytest.raises(ConfigError, match=f"at most {most}, .* 60 held-out"):
-            Reference(dataset, CPU, Path(), many=most + 1)
-        assert Reference(dataset, CPU, Path()).counts.many == most
+            Reference(dataset, CPU, Path(), feature_samples=most + 1)
+        assert Reference(dataset, CPU, Path()).counts.feature_samples == most
 
 
 def test_data_that_are_constant_or_not_numbers_are_refused():
@@ -366,7 +370,7 @@ def test_data_that_are_constant_or_not_numbers_are_refused():
         TensorDataset("grey", images(20, 1), torch.full((20, *IMAGE), 128, dtype=torch.uint8))
     points = torch.randn(20, 2)
     with pytest.raises(DataError, match="uint8"):
-        TensorDataset("floats", as_floats(images(20, 1)), as_floats(images(20, 2)))
+        TensorDataset("floats", to_floats(images(20, 1)), to_floats(images(20, 2)))
     for broken in (labels(19), labels(20) - 1, labels(20).float()):
         with pytest.raises(DataError, match="label"):
             TensorDataset("labels", images(20, 1), images(20, 2), Labels(labels(20), broken))
@@ -374,7 +378,7 @@ def test_data_that_are_constant_or_not_numbers_are_refused():
         TensorDataset("points", points, torch.where(points > 1, torch.nan, points))
 
 
-def test_what_is_measured_unless_metrics_are_chosen():
+def test_the_default_metrics():
     small, large = noise(), noise(3000, 2000)
     plain = TensorDataset("plain", images(20, 1), images(20, 2))
     assert data_kinds(small) == {"samples", "images", "labels"}
@@ -394,7 +398,7 @@ def test_what_is_measured_unless_metrics_are_chosen():
     assert "metrics/precision_pixel" not in usual_metrics(gaussians_ring())
 
 
-def test_inception_is_measured_afterwards_where_its_weights_are(
+def test_inception_metrics_need_the_weights_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -406,7 +410,7 @@ def test_inception_is_measured_afterwards_where_its_weights_are(
     assert "metrics/fid_inception" in all_metrics(noise())
 
 
-def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
+def test_every_metric_is_timed_and_a_slow_one_is_announced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     measure, pair = evaluation(noise(), UNLABELLED), networks()
@@ -414,22 +418,22 @@ def test_costs_are_known_for_every_metric_and_a_slow_one_is_announced(
     with caplog.at_level("INFO", logger="wgan_cli"):
         measure(*pair)
     assert not caplog.messages
-    monkeypatch.setattr("wgan_cli.evaluation.evaluation._SLOW", 0.0)
+    monkeypatch.setattr("wgan_cli.evaluation.evaluation._SLOW_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="wgan_cli"):
         measure(*pair)
     assert any("evaluating wasserstein/exact" in message for message in caplog.messages)
 
 
-def test_what_takes_long_is_announced_from_the_first_time_on(tmp_path: Path):
+def test_slow_metrics_are_announced_already_the_first_time(tmp_path: Path):
     measure = evaluation(noise(), [*UNLABELLED, *CLASSIFIED], tmp_path)
     told: dict[str, bool] = {}
-    measure.watch = told.__setitem__
+    measure.on_metric = told.__setitem__
     measure(*networks())
     assert list(told) == [*UNLABELLED, *CLASSIFIED]
     assert {tag for tag, slow in told.items() if slow} == set(CLASSIFIED)
 
 
-def test_the_picture_of_weights_shows_what_the_critic_multiplies_by(
+def test_the_picture_of_weights_shows_the_effective_weights(
     monkeypatch: pytest.MonkeyPatch,
 ):
     drawn: list[tuple[np.ndarray, float | None]] = []
@@ -472,14 +476,14 @@ def test_curves_hold_floors_and_the_time():
     }
 
 
-def test_an_endless_set_says_what_its_modes_are():
+def test_an_endless_data_set_knows_its_modes():
     modes = gaussians_ring(modes=5, radius=2.0).modes
     assert isinstance(modes, Modes)
     assert np.allclose(np.linalg.norm(modes.centres, axis=1), 2.0)
     assert EndlessDataset("plain", (2,), gaussians_ring().draw).modes is None
 
 
-def test_the_raw_generator_is_measured_beside_its_average_where_that_is_cheap():
+def test_the_raw_generator_is_measured_too_by_cheap_metrics():
     measure, (generator, critic) = evaluation(noise(), UNLABELLED), networks()
     torch.manual_seed(1)
     raw, _ = networks()

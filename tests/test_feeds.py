@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wgan_cli.data.dataset import Dataset, TensorDataset, held_out_halves, split
-from wgan_cli.data.feeds import EndlessFeed, ResidentFeed, as_bytes, as_floats
+from wgan_cli.data.feeds import EndlessFeed, ResidentFeed, to_bytes, to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ SIZE = 23
 
 
 def numbered(count: int = SIZE) -> Tensor:
-    """Samples that are their own index."""
+    """Samples whose value is their index."""
     return torch.arange(count, dtype=torch.float32)[:, None]
 
 
@@ -105,7 +105,7 @@ def test_images_come_as_floats_from_minus_one_to_one():
     assert sorted(batch.flatten().tolist()) == [-1.0, 1.0]
 
 
-def test_every_update_mirrors_others():
+def test_every_update_mirrors_other_images():
     samples = torch.tensor([0, 255], dtype=torch.uint8).expand(16, 1, 1, 2)
     feed = ResidentFeed(samples, 16, 0, CPU, flip=True)
     mirrored = {tuple((feed.batch(u).samples[:, 0, 0, 0] > 0).tolist()) for u in range(5)}
@@ -115,23 +115,23 @@ def test_every_update_mirrors_others():
 
 def test_bytes_and_floats_are_inverse_on_all_values():
     every = torch.arange(256, dtype=torch.uint8)
-    floats = as_floats(every)
+    floats = to_floats(every)
     assert floats[0] == -1
     assert floats[255] == 1
     assert torch.equal(floats.diff() > 0, torch.ones(255, dtype=torch.bool))
-    assert torch.equal(as_bytes(floats), every)
+    assert torch.equal(to_bytes(floats), every)
 
 
-def test_as_bytes_rounds_and_stays_in_range_without_changing_its_input():
+def test_to_bytes_rounds_and_clamps_without_changing_its_input():
     images = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 1 / 127.5 - 1 + 0.003])
     before = images.clone()
-    assert as_bytes(images).tolist() == [0, 0, 128, 255, 255, 1]
+    assert to_bytes(images).tolist() == [0, 0, 128, 255, 255, 1]
     assert torch.equal(images, before)
 
 
 def test_points_are_not_rescaled():
     points = torch.tensor([[300.0, -2.5]])
-    assert torch.equal(as_floats(points), points)
+    assert torch.equal(to_floats(points), points)
 
 
 def test_endless_feed_draws_by_seed_and_update():

@@ -20,7 +20,7 @@ from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder
 
-MANY = 20
+MAX_FEATURE_SAMPLES = 20
 WORDS = [*TINY, "eval_samples=4", "metrics=[wasserstein/exact]"]
 
 # Starts a command so many times at once, in one instant by its own clock, and prints the exit
@@ -59,7 +59,7 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child i
 """
 
 
-def started_at_once(here: Path, *words: str, count: int = MANY) -> list[int]:
+def started_at_once(here: Path, *words: str, count: int = MAX_FEATURE_SAMPLES) -> list[int]:
     """The exit codes of so many starts of wgan-train; what number n said is in `said_n`."""
     answer = subprocess.run(
         [sys.executable, "-c", AT_ONCE, str(count), *words],
@@ -85,12 +85,12 @@ def assert_whole(folder: Path) -> None:
     assert (folder / "train.log").read_text().count("run folder:") == 1
 
 
-def names(*, of: str, count: int = MANY) -> set[str]:
+def names(*, of: str, count: int = MAX_FEATURE_SAMPLES) -> set[str]:
     return {of, *(f"{of}-{number}" for number in range(1, count))}
 
 
 def test_starts_in_one_instant_have_a_folder_each(here: Path) -> None:
-    assert started_at_once(here, *WORDS) == [0] * MANY
+    assert started_at_once(here, *WORDS) == [0] * MAX_FEATURE_SAMPLES
     folders = list((here / "outputs" / "2026-03-04").iterdir())
     assert {folder.name for folder in folders} == names(of="05-06-07-000089")
     for folder in folders:
@@ -107,7 +107,7 @@ def test_sweeps_in_one_instant_have_a_folder_each(here: Path) -> None:
 
 def test_of_many_starts_in_one_named_folder_one_trains(here: Path) -> None:
     codes = started_at_once(here, *WORDS, "hydra.run.dir=one")
-    assert sorted(codes) == [0] + [8] * (MANY - 1)
+    assert sorted(codes) == [0] + [8] * (MAX_FEATURE_SAMPLES - 1)
     assert_whole(here / "one")
     assert sorted(path.name for path in here.iterdir() if path.is_dir()) == ["one"]
     for number, code in enumerate(codes):

@@ -1,4 +1,4 @@
-"""The gradient penalty, against slopes and derivatives computed in other ways."""
+"""The gradient penalty against slopes and derivatives from other methods."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pair(*shape: int) -> tuple[Tensor, Tensor]:
 def by_hand(
     critic: nn.Module, real: Tensor, fake: Tensor, weight: float, target: float, one_sided: bool
 ) -> float:
-    """The penalty a sample at a time, its slope by central differences in float64."""
+    """The penalty computed sample by sample, with slopes from central differences in float64."""
     total, step = 0.0, 1e-5
     for row, share in enumerate(DRAWS.uniform((len(real),), CPU).double().tolist()):
         point = share * real[row] + (1 - share) * fake[row]
@@ -77,7 +77,7 @@ def test_it_is_the_penalty_of_the_paper(target: float, one_sided: bool):
         assert expected > 0.01
 
 
-def test_one_sided_leaves_gentle_slopes_alone_and_two_sided_does_not():
+def test_only_the_two_sided_penalty_affects_slopes_below_the_target():
     critic = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten(0))
     for slope, both, one in (([0.3, 0.4], 0.25, 0.0), ([3.0, 4.0], 16.0, 16.0)):
         with torch.no_grad():
@@ -89,20 +89,20 @@ def test_one_sided_leaves_gentle_slopes_alone_and_two_sided_does_not():
         assert one_sided.item() == pytest.approx(one, abs=1e-12)
 
 
-def test_points_lie_between_each_pair_at_a_place_of_their_own():
+def test_each_point_lies_at_its_own_position_between_its_pair():
     critic = Smooth()
     real, fake = pair(50, 2, 3)
     GradientPenalty().penalty(critic, real, fake, DRAWS)
     (points,) = critic.seen
     shares = ((points - fake) / (real - fake)).flatten(1)
-    # The same share in every dimension of a sample, another for every sample.
+    # The same fraction in all dimensions of a sample, a different one for each sample.
     assert torch.allclose(shares, shares[:, :1].expand_as(shares), atol=1e-3)
     assert 0 <= float(shares.min()) < 0.1
     assert 0.9 < float(shares.max()) <= 1.001
     assert len(shares[:, 0].unique()) == 50
 
 
-def test_points_follow_from_the_draws_alone():
+def test_points_depend_only_on_the_draws():
     critic = Smooth()
     real, fake = pair(4, 6)
     torch.manual_seed(1)
@@ -121,7 +121,7 @@ def test_its_gradient_is_that_of_finite_differences():
     constraint.penalty(critic, real, fake, DRAWS).backward()
     step, largest = 1e-6, 0.0
     for parameter in critic.parameters():
-        # The last bias moves no slope, so it has no gradient.
+        # The last bias does not affect the slope, so it has no gradient.
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for index in range(parameter.numel()):
             sides = []
@@ -197,13 +197,13 @@ def test_it_pulls_slopes_to_its_target(model: str):
         latent = Draws(1, Stream.CRITIC_NOISE, step).normal((32, 3), CPU)
         terms = updates.critic_update(real, latent, Draws(1, Stream.PENALTY, step))
         penalties.append(float(terms[4]))
-    # Slopes end a little above 1: the loss pulls at them too.
+    # Slopes end slightly above 1, because the loss increases them.
     assert sum(penalties[-20:]) / 20 < penalties[0] / 2
 
 
 @pytest.mark.parametrize(
     "settings", [{"weight": 0.0}, {"weight": -1.0}, {"target": -0.1}, {"target": float("nan")}]
 )
-def test_settings_without_a_meaning_are_refused(settings: dict[str, float]):
+def test_invalid_settings_are_refused(settings: dict[str, float]):
     with pytest.raises(ValueError, match="must be"):
         GradientPenalty(**settings)

@@ -1,4 +1,4 @@
-"""Folders of images: what is found, how it is decoded, which part and class it gets, what fails."""
+"""Folders of images: which are found, how they are decoded, their part and class, and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from wgan_cli.data.dataset import TensorDataset, split
-from wgan_cli.data.decoding import as_square
+from wgan_cli.data.decoding import to_square
 from wgan_cli.data.folders import image_folder
 from wgan_cli.errors import ConfigError, DataError
 
@@ -27,7 +27,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def write(path: Path, value: int, size: int = 4) -> None:
-    """An image all of one value, by which it is known again."""
+    """An image filled with one value, which identifies it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (size, size), value).save(path)
 
@@ -53,7 +53,7 @@ def every(dataset: TensorDataset) -> list[int]:
     return sorted(values(dataset.train) + values(dataset.held_out))
 
 
-def test_every_image_anywhere_below_is_found_and_nothing_else(tmp_path: Path):
+def test_all_images_at_any_depth_are_found_and_nothing_else(tmp_path: Path):
     many(tmp_path / "root", 44)
     other = tmp_path / "elsewhere"
     names = [
@@ -94,7 +94,7 @@ def test_every_format_is_read(ending: str, tmp_path: Path):
     lossless = {"lossless": True} if ending == "webp" else {"quality": 100, "subsampling": 0}
     Image.fromarray(pixels).save(file, **lossless)
     with Image.open(file) as image:
-        found = as_square(image, 16, 3)
+        found = to_square(image, 16, 3)
     assert found.shape == (3, 16, 16)
     assert found.dtype == np.uint8
     error = np.abs(found.transpose(1, 2, 0).astype(int) - pixels[:, 4:20]).max()
@@ -103,13 +103,13 @@ def test_every_format_is_read(ending: str, tmp_path: Path):
 
 def test_images_of_the_size_keep_their_pixels():
     grey, colour = noise(12, 12), noise(12, 12, 3)
-    assert np.array_equal(as_square(Image.fromarray(grey), 12, 1)[0], grey)
-    assert np.array_equal(as_square(Image.fromarray(colour), 12, 3), colour.transpose(2, 0, 1))
+    assert np.array_equal(to_square(Image.fromarray(grey), 12, 1)[0], grey)
+    assert np.array_equal(to_square(Image.fromarray(colour), 12, 3), colour.transpose(2, 0, 1))
     wide = noise(12, 31, 3)
     middle = wide[:, 9:21].transpose(2, 0, 1)
-    assert np.array_equal(as_square(Image.fromarray(wide), 12, 3), middle)
+    assert np.array_equal(to_square(Image.fromarray(wide), 12, 3), middle)
     tall = noise(30, 12)
-    assert np.array_equal(as_square(Image.fromarray(tall), 12, 1)[0], tall[9:21])
+    assert np.array_equal(to_square(Image.fromarray(tall), 12, 1)[0], tall[9:21])
 
 
 def lanczos(count: int, size: int) -> np.ndarray:
@@ -130,39 +130,39 @@ def test_other_sizes_are_cut_to_the_middle_square_and_resampled(height: int, wid
     matrix = lanczos(side, 16)
     # PIL goes along the rows first, and rounds to bytes between the two directions.
     expected = (matrix @ (square @ matrix.T).clip(0, 255)).clip(0, 255)
-    found = as_square(Image.fromarray(pixels), 16, 1)[0]
+    found = to_square(Image.fromarray(pixels), 16, 1)[0]
     assert np.abs(found - expected).max() <= 2
 
 
 def test_palettes_and_greys_become_colours():
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 10, 120, 240])
-    assert as_square(palette, 8, 3)[:, 3, 3].tolist() == [10, 120, 240]
-    assert as_square(Image.new("L", (8, 8), 77), 8, 3)[:, 3, 3].tolist() == [77, 77, 77]
-    assert as_square(Image.new("1", (8, 8), 1), 8, 3).min() == 255
+    assert to_square(palette, 8, 3)[:, 3, 3].tolist() == [10, 120, 240]
+    assert to_square(Image.new("L", (8, 8), 77), 8, 3)[:, 3, 3].tolist() == [77, 77, 77]
+    assert to_square(Image.new("1", (8, 8), 1), 8, 3).min() == 255
     ink = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    assert as_square(ink, 8, 3)[:, 3, 3].tolist() == [255, 0, 0]
+    assert to_square(ink, 8, 3)[:, 3, 3].tolist() == [255, 0, 0]
 
 
 def test_colours_become_their_luma():
     pixels = noise(8, 8, 3)
     luma = pixels @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(as_square(Image.fromarray(pixels), 8, 1)[0] - luma).max() <= 1
+    assert np.abs(to_square(Image.fromarray(pixels), 8, 1)[0] - luma).max() <= 1
     ink = Image.fromarray(pixels).convert("CMYK")
-    assert np.abs(as_square(ink, 8, 1)[0] - luma).max() <= 1
+    assert np.abs(to_square(ink, 8, 1)[0] - luma).max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_transparent_is_laid_on_white(channels: int):
+def test_transparent_pixels_become_white(channels: int):
     pixels = np.full((8, 8, 4), 40, dtype=np.uint8)
     pixels[:, :4, 3], pixels[:, 4:, 3] = 0, 255
     pixels[0, 0, 3] = 128
-    found = as_square(Image.fromarray(pixels, "RGBA"), 8, channels)
+    found = to_square(Image.fromarray(pixels, "RGBA"), 8, channels)
     assert (found[:, 1:, :4] == 255).all()
     assert (found[:, :, 4:] == 40).all()
     assert np.abs(found[:, 0, 0].astype(int) - (128 * 40 + 127 * 255) // 255).max() <= 1
     grey = Image.fromarray(pixels[..., [0, 3]], "LA")
-    assert np.array_equal(as_square(grey, 8, channels), found)
+    assert np.array_equal(to_square(grey, 8, channels), found)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "L"])
@@ -174,7 +174,7 @@ def test_a_transparent_colour_becomes_white(mode: str, tmp_path: Path):
     transparent: Any = (0, 0, 0) if mode == "RGB" else 0
     image.save(tmp_path / "image.png", transparency=transparent)
     with Image.open(tmp_path / "image.png") as image:
-        found = as_square(image, 8, 3)
+        found = to_square(image, 8, 3)
     assert (found[:, :, 4:] == 255).all()
     assert found[:, 0, 0].tolist() == ([200, 100, 50] if mode == "P" else [255, 255, 255])
 
@@ -189,18 +189,18 @@ def test_16_bits_become_8(ending: str, tmp_path: Path):
     else:
         Image.fromarray(values).save(file)
     with Image.open(file) as image:
-        assert np.array_equal(as_square(image, 8, 1)[0], np.rint(values * (255 / 65535)))
+        assert np.array_equal(to_square(image, 8, 1)[0], np.rint(values * (255 / 65535)))
 
 
 @pytest.mark.parametrize(("most", "expected"), [(255, 1), (256, 257), (65535, 257)])
-def test_whole_numbers_of_32_bits_are_bytes_or_16_bits(most: int, expected: int, tmp_path: Path):
+def test_integers_of_32_bits_are_read_as_8_or_16_bits(most: int, expected: int, tmp_path: Path):
     numbers = RNG.integers(0, most, (8, 10)).astype(np.int32)
-    # What the largest is, the whole file says, not its middle.
+    # The maximum is taken over the whole file, not only over its middle.
     numbers[0, 0] = most
     Image.fromarray(numbers).save(tmp_path / "image.tif")
     with Image.open(tmp_path / "image.tif") as image:
         assert image.mode == "I"
-        assert np.array_equal(as_square(image, 8, 1)[0], np.rint(numbers[:, 1:9] / expected))
+        assert np.array_equal(to_square(image, 8, 1)[0], np.rint(numbers[:, 1:9] / expected))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
@@ -208,21 +208,21 @@ def test_a_dark_picture_of_16_bits_stays_dark(kind: str):
     # PIL before 11 opens PNGs of 16 bits in this mode, and PGMs still.
     image = Image.fromarray(np.full((8, 8), 200, dtype=np.int32))
     image.format = kind
-    assert (as_square(image, 8, 1) == (200 if kind == "TIFF" else 1)).all()
+    assert (to_square(image, 8, 1) == (200 if kind == "TIFF" else 1)).all()
 
 
 @pytest.mark.parametrize("value", [-1, 65536])
-def test_whole_numbers_of_no_known_range_are_refused(value: int):
+def test_integers_beyond_16_bits_are_refused(value: int):
     with pytest.raises(ValueError, match="beyond 16 bits"):
-        as_square(Image.fromarray(np.full((8, 8), value, dtype=np.int32)), 8, 1)
+        to_square(Image.fromarray(np.full((8, 8), value, dtype=np.int32)), 8, 1)
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
-def test_transparency_of_other_kinds_is_laid_on_white_too(mode: str):
+def test_other_kinds_of_transparency_become_white_too(mode: str):
     plain = {"La": "LA", "RGBa": "RGBA", "PA": "PA"}[mode]
     image = Image.new("RGBA", (8, 8), (80, 80, 80, 255))
     image.paste((0, 0, 0, 0), (0, 0, 4, 8))
-    found = as_square(image.convert(plain).convert(mode), 8, 3)
+    found = to_square(image.convert(plain).convert(mode), 8, 3)
     assert (found[:, :, :4] == 255).all()
     assert (found[:, :, 4:] == 80).all()
 
@@ -236,14 +236,14 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
         exif[0x0112] = orientation
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / "image.png", exif=exif)
         with Image.open(tmp_path / "image.png") as image:
-            assert np.array_equal(as_square(image, 8, 1)[0], upright[1:9])
+            assert np.array_equal(to_square(image, 8, 1)[0], upright[1:9])
 
 
-def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path):
+def test_an_animation_gives_its_first_frame(tmp_path: Path):
     frames = [Image.new("L", (8, 8), value) for value in (30, 90)]
     frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
     with Image.open(tmp_path / "image.gif") as image:
-        assert (as_square(image, 8, 1) == 30).all()
+        assert (to_square(image, 8, 1) == 30).all()
 
 
 def test_a_fixed_fifth_is_held_out(tmp_path: Path):
@@ -257,9 +257,9 @@ def test_a_fixed_fifth_is_held_out(tmp_path: Path):
     assert values(dataset.held_out) != sorted(values(dataset.held_out))
 
 
-def test_at_most_so_many_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("wgan_cli.data.folders.MOST_HELD_OUT", 9)
-    monkeypatch.setattr("wgan_cli.data.streaming.MOST_HELD_OUT", 9)
+def test_the_held_out_part_has_a_maximum_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("wgan_cli.data.folders.MAX_HELD_OUT", 9)
+    monkeypatch.setattr("wgan_cli.data.streaming.MAX_HELD_OUT", 9)
     many(tmp_path / "a")
     dataset = read(tmp_path / "a")
     assert (len(dataset.train), len(dataset.held_out)) == (41, 9)
@@ -288,7 +288,7 @@ def test_a_training_folder_alone_is_like_any_other(tmp_path: Path):
     assert len(read(tmp_path).train) == 40
 
 
-def test_folders_in_a_training_folder_alone_are_no_classes_and_it_is_said(
+def test_folders_in_a_lone_training_folder_are_no_classes_and_this_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     in_classes(tmp_path / "train", "cat", "dog")
@@ -325,7 +325,7 @@ def test_classes_of_two_parts(tmp_path: Path):
     assert dataset.labels.held_out.tolist() == [1] * 9
 
 
-def test_a_class_of_the_held_out_part_alone_is_none(
+def test_a_class_only_in_the_held_out_part_means_no_classes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     in_classes(tmp_path / "train", "cat", "dog")
@@ -346,7 +346,7 @@ def test_one_folder_or_an_image_beside_the_folders_means_no_classes(tmp_path: Pa
 @pytest.mark.parametrize("names", [("train", "holdout"), ("cat", "Val"), ("test", "validation")])
 def test_folders_named_as_parts_are_no_classes(names: tuple[str, str], tmp_path: Path):
     in_classes(tmp_path, *names)
-    with pytest.raises(DataError, match=r"would be taken as classes.* train and test") as caught:
+    with pytest.raises(DataError, match=r"would be classes.* train and test") as caught:
         read(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert ("cat" in str(caught.value)) is False
@@ -361,23 +361,23 @@ def test_inside_the_parts_any_name_is_a_class(tmp_path: Path):
 @pytest.mark.parametrize(
     ("folders", "line"),
     [
-        (["a", "b"], "88 training and 12 held-out images of 2 classes (all folders, split by"),
-        (["train"], "40 training and 10 held-out images without classes (all folders, split by"),
+        (["a", "b"], "88 training and 12 held-out images of 2 classes (all folders, split at"),
+        (["train"], "40 training and 10 held-out images without classes (all folders, split at"),
         (
             ["train/a", "train/b", "train/c", "valid/b"],
             "150 training and 12 held-out images of 3 classes (train and valid)",
         ),
     ],
 )
-def test_what_was_found_is_said(
+def test_the_numbers_of_images_and_classes_are_logged(
     folders: list[str],
     line: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("wgan_cli.data.folders.MOST_HELD_OUT", 12)
-    monkeypatch.setattr("wgan_cli.data.streaming.MOST_HELD_OUT", 12)
+    monkeypatch.setattr("wgan_cli.data.folders.MAX_HELD_OUT", 12)
+    monkeypatch.setattr("wgan_cli.data.streaming.MAX_HELD_OUT", 12)
     in_classes(tmp_path, *folders, each=50)
     with caplog.at_level(logging.INFO, logger="wgan_cli"):
         read(tmp_path)
@@ -463,7 +463,7 @@ KINDS = {
 
 
 def substituted(count: int, broken: set[int]) -> list[int]:
-    """What a training part 0, 1, ... gives."""
+    """Return, for each position, the image that is read there: itself or its substitute."""
     found = []
     for place in range(count):
         while place % count in broken:
@@ -516,7 +516,7 @@ def test_a_file_of_another_format_is_never_opened_as_such(
     assert opened == []
 
 
-def test_a_file_that_may_not_be_read_is_one_of_them(
+def test_a_file_without_read_permission_counts_as_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     many(tmp_path / "train", 20)
@@ -561,7 +561,7 @@ def test_an_image_is_replaced_by_one_of_its_class(tmp_path: Path):
     assert dataset.labels.train.tolist() == [0] * 20 + [1] * 20
 
 
-def test_more_damaged_images_than_allowed_end_it(tmp_path: Path):
+def test_more_damaged_images_than_allowed_are_an_error(tmp_path: Path):
     many(tmp_path / "train", 100)
     many(tmp_path / "test", 100, 100)
     for value in (4, 50, 99):
@@ -583,12 +583,12 @@ def test_one_damaged_image_is_allowed_unless_none_is(tmp_path: Path):
         read(tmp_path, corrupt_limit=0.0)
 
 
-def test_a_class_of_damaged_images_alone_ends_it(tmp_path: Path):
+def test_a_class_of_only_damaged_images_is_an_error(tmp_path: Path):
     in_classes(tmp_path / "train", "cat", "dog", each=10)
     many(tmp_path / "test" / "cat", 10, 100)
     for path in (tmp_path / "train" / "dog").iterdir():
         damage(path, "text")
-    with pytest.raises(DataError, match=r"no image can be read that could stand for .*dog"):
+    with pytest.raises(DataError, match=r"dog.* cannot be read .* no other image of its class"):
         read(tmp_path, corrupt_limit=1.0)
 
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wgan_cli.data.celeba import celeba
 from wgan_cli.data.dataset import TensorDataset
-from wgan_cli.data.decoding import as_square
+from wgan_cli.data.decoding import to_square
 from wgan_cli.data.encoded import ImagePart
 from wgan_cli.data.lsun import Database, lsun
 from wgan_cli.data.streaming import StreamedDataset
@@ -32,7 +32,7 @@ def rows(images: torch.Tensor) -> list[bytes]:
 
 
 def squares(images: list[np.ndarray], size: int) -> torch.Tensor:
-    found = [as_square(Image.fromarray(pixels), size, 3) for pixels in images]
+    found = [to_square(Image.fromarray(pixels), size, 3) for pixels in images]
     return torch.from_numpy(np.stack(found))
 
 
@@ -43,7 +43,7 @@ def pictures(count: int, *shape: int) -> list[np.ndarray]:
 
 @pytest.fixture
 def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The aligned images as their JPEGs hold them, under `tmp_path`."""
+    """Write aligned images below `tmp_path`, and return them as decoded from their JPEGs."""
     formats.accept_any_checksum(monkeypatch)
     formats.write_celeba(tmp_path, pictures(len(PARTS), 218, 178, 3), PARTS)
     folder = tmp_path / "celeba" / "img_align_celeba"
@@ -80,7 +80,7 @@ def test_celeba_streamed_is_celeba_in_memory(tmp_path: Path, faces: list[np.ndar
     assert all(torch.equal(one.batch(u).samples, other.batch(u).samples) for u in range(7))
 
 
-def test_a_missing_face_is_one_that_cannot_be_read(
+def test_a_missing_celeba_image_counts_as_unreadable(
     tmp_path: Path, faces: list[np.ndarray], caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "celeba" / "img_align_celeba" / "000003.jpg").unlink()
@@ -127,7 +127,7 @@ def test_lsun_is_read_in_the_order_of_its_keys(
     assert all(torch.equal(feed.batch(u).samples, reference.batch(u).samples) for u in range(7))
 
 
-def test_a_database_is_opened_anew_where_it_was_sent(tmp_path: Path, towers: list[np.ndarray]):
+def test_a_database_is_opened_again_in_another_process(tmp_path: Path, towers: list[np.ndarray]):
     database = Database(tmp_path / "tower_train_lmdb")
     sent = pickle.loads(pickle.dumps(database))
     assert len(sent) == 12
@@ -148,7 +148,7 @@ def test_missing_and_damaged_lsun_are_answered(tmp_path: Path, towers: list[np.n
     with pytest.raises(DataError, match=r"bedroom_train_lmdb.*dataset\.root="):
         lsun(root=str(tmp_path))
     (tmp_path / "tower_val_lmdb" / "data.mdb").write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match=r"tower_val_lmdb is no LMDB database"):
+    with pytest.raises(DataError, match=r"tower_val_lmdb is not an LMDB database"):
         lsun(root=str(tmp_path), category="tower")
 
 
@@ -157,12 +157,12 @@ def test_a_truncated_database_is_answered(tmp_path: Path, towers: list[np.ndarra
     file = tmp_path / "tower_train_lmdb" / "data.mdb"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(DataError, match=rf"data\.mdb is cut short: .* of {len(whole)} bytes"):
+    with pytest.raises(DataError, match=rf"data\.mdb is truncated: .* of {len(whole)} bytes"):
         lsun(root=str(tmp_path), category="tower", workers=0)
 
 
 def overwritten_pages(file: Path) -> None:
-    """The database without what lies behind its two first pages, which describe it."""
+    """Truncate the database after its first two pages, which describe it."""
     with file.open("r+b") as pages:
         pages.seek(2 * PAGE)
         pages.write(b"\xff" * (file.stat().st_size - 2 * PAGE))
@@ -170,7 +170,7 @@ def overwritten_pages(file: Path) -> None:
 
 def test_a_database_whose_keys_are_damaged_is_answered(tmp_path: Path, towers: list[np.ndarray]):
     overwritten_pages(tmp_path / "tower_train_lmdb" / "data.mdb")
-    with pytest.raises(DataError, match=r"tower_train_lmdb is no LMDB database, or a damaged one"):
+    with pytest.raises(DataError, match=r"tower_train_lmdb is not an LMDB database, or is damaged"):
         lsun(root=str(tmp_path), category="tower", workers=0)
 
 

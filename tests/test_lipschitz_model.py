@@ -1,4 +1,4 @@
-"""The critic that is 1-Lipschitz by construction: it is, stays so, and reaches the distance."""
+"""The critic that is 1-Lipschitz by construction: its bound, and that it reaches the distance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def deviation(critic: Critic) -> float:
 
 
 def trained(critic: Critic, shape: tuple[int, ...], make: Make, lr: float, steps: int) -> Critic:
-    """Towards targets of steepness 5, which no 1-Lipschitz function can fit."""
+    """Train a critic towards targets of slope 5, which no 1-Lipschitz function can fit."""
     optimizer = make(critic.parameters(), lr=lr)
     for _ in range(steps):
         samples = torch.randn(16, *shape)
@@ -50,7 +50,7 @@ def trained(critic: Critic, shape: tuple[int, ...], make: Make, lr: float, steps
 
 
 def assert_lipschitz(critic: Critic, shape: tuple[int, ...]) -> None:
-    """On pairs far and near, and in the gradient."""
+    """Check the bound on distant pairs, on near pairs, and on the gradient."""
     first = 3 * torch.randn(500, *shape, dtype=torch.float64)
     double = copy.deepcopy(critic).double()
     for scale in (3.0, 0.1, 1e-3):
@@ -65,7 +65,7 @@ def assert_lipschitz(critic: Critic, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_scores_are_one_a_sample_whatever_the_rest_of_the_batch(shape: tuple[int, ...]):
+def test_a_score_depends_only_on_its_own_sample(shape: tuple[int, ...]):
     critic = Critic(shape, width=8)
     samples = torch.randn(5, *shape)
     scores = critic(samples)
@@ -123,7 +123,7 @@ def test_orthonormality_does_not_drift_in_thousands_of_steps():
     assert_lipschitz(critic, (6,))
 
 
-def test_numbers_of_any_size_still_give_orthonormal_weights():
+def test_parameters_of_any_size_give_orthonormal_weights():
     critic = Critic((20,), width=16)
     with torch.no_grad():
         for parameter in critic.parameters():
@@ -133,7 +133,7 @@ def test_numbers_of_any_size_still_give_orthonormal_weights():
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one way", "both ways"])
 def test_a_trained_critic_reaches_the_distance_and_never_passes_it(apart: bool):
-    """Both ways no linear critic sees anything: the optimum is a fold."""
+    """A linear critic sees no difference here: the optimal critic is a fold."""
     real = 0.1 * torch.randn(96, 2)
     shift = torch.tensor([1.2, -1.6])
     sides = torch.where(torch.arange(96) % 2 == 0, 1.0, -1.0) if apart else torch.ones(96)
@@ -215,7 +215,7 @@ def test_the_slope_can_be_differentiated_by_the_weights():
         assert above - below == pytest.approx(expected, rel=1e-3, abs=1e-12)
 
 
-def test_weights_made_once_serve_a_whole_evaluation():
+def test_cached_weights_give_the_same_evaluation():
     critic = Critic((2,), width=8)
     samples = torch.randn(4, 2)
     with torch.no_grad(), parametrize.cached():
@@ -243,7 +243,7 @@ def test_an_odd_width_is_refused_with_an_even_one(width: int):
 
 
 def test_the_plain_perceptron_is_not_lipschitz():
-    """The checks above are no empty ones."""
+    """Check that the tests above can fail."""
     critic = mlp.Critic((2,), width=16)
     with torch.no_grad():
         critic.layers[-1].weight.mul_(100)
@@ -251,7 +251,7 @@ def test_the_plain_perceptron_is_not_lipschitz():
         assert_lipschitz(critic, (2,))  # type: ignore[arg-type]
 
 
-def test_weights_beyond_rounding_give_nan_and_no_error():
+def test_huge_parameters_give_nan_and_no_error():
     critic = Critic((2,), width=4, depth=1)
     with torch.no_grad():
         for parameter in critic.parameters():

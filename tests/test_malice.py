@@ -25,7 +25,7 @@ from conftest import TINY, checkpoints_of, composed, trained
 import wgan_cli
 from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.train import run
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
 # What every attack tries to make; in the folder that a command is run in.
@@ -476,7 +476,7 @@ def test_a_planted_temporary_file_is_not_written_through(tmp_path: Path):
     mine = tmp_path / "mine"
     mine.write_text("mine")
     (tmp_path / f".answer.{os.getpid()}.tmp").symlink_to(mine)
-    write_whole(tmp_path / "answer", b"theirs")
+    write_atomically(tmp_path / "answer", b"theirs")
     assert (tmp_path / "answer").read_bytes() == b"theirs"
     assert mine.read_text() == "mine"
 

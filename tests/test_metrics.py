@@ -1,4 +1,4 @@
-"""Every number against an independent reference."""
+"""Distances, precision, recall and gradient norms against independent references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from wgan_cli.metrics import neighbours
 from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
-from wgan_cli.metrics.wasserstein import between_slices, exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance, sliced_wasserstein
 from wgan_cli.randomness import Draws, Stream
 
 HERE = Draws(0, Stream.EVALUATION)
@@ -75,7 +75,7 @@ def test_exact_wasserstein_of_a_shifted_sample_is_the_shift():
 
 
 @pytest.mark.parametrize("size", [1.0, 3.0])
-def test_exact_wasserstein_of_two_shifted_gaussians_is_the_shift_give_or_take_the_floor(
+def test_exact_wasserstein_of_two_shifted_gaussians_is_the_shift_within_the_floor(
     size: float,
 ):
     first, second = normal(500, 2), normal(500, 2, seed=1)
@@ -125,7 +125,7 @@ def test_sliced_wasserstein_of_a_shift_in_the_plane_is_its_closed_form():
     assert found <= exact_wasserstein(sample, sample + shift)
 
 
-def test_sliced_wasserstein_draws_from_its_own_place_only():
+def test_sliced_wasserstein_depends_only_on_its_draws():
     first, second = normal(40, 5), normal(40, 5, seed=1)
     found = sliced_wasserstein(first, second, HERE)
     assert found == sliced_wasserstein(first, second, HERE)
@@ -148,16 +148,16 @@ def test_broken_samples_are_refused(broken: float):
 
 
 def test_unequal_or_empty_samples_are_refused():
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal shape"):
         exact_wasserstein(torch.zeros(4, 2), torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal shape"):
         exact_wasserstein(torch.zeros(0, 2), torch.zeros(0, 2))
     for sizes in ((4, 5), (0, 0)):
-        with pytest.raises(ValueError, match="one size"):
+        with pytest.raises(ValueError, match="equal shape"):
             sliced_wasserstein(torch.zeros(sizes[0], 2), torch.zeros(sizes[1], 2), HERE)
     for one, other in ((1, 5), (0, 0)):
-        with pytest.raises(ValueError, match="one size"):
-            between_slices(np.zeros((512, one)), np.zeros((512, other)))
+        with pytest.raises(ValueError, match="equal shape"):
+            projected_distance(np.zeros((512, one)), np.zeros((512, other)))
     with pytest.raises(ValueError, match="k=3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
 
@@ -221,7 +221,7 @@ def awkward_sets() -> dict[str, tuple[Tensor, Tensor]]:
 def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
     name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(neighbours, "_AT_ONCE", at_once)
+    monkeypatch.setattr(neighbours, "_MAX_NUMBERS", at_once)
     real, fake = awkward_sets()[name]
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_precision_recall_is_bit_for_bit_that_of_all_exact_distances(
 
     for samples in (real, fake):
         assert torch.equal(neighbours.ball_radii(samples, 3), radii(samples))
-    inside_real, inside_fake = neighbours._covered(real, fake, radii(real), radii(fake))
+    inside_real, inside_fake = neighbours._inside_balls(real, fake, radii(real), radii(fake))
     assert torch.equal(inside_real, (distances(fake, real) <= radii(real)).any(dim=1))
     assert torch.equal(inside_fake, (distances(real, fake) <= radii(fake)).any(dim=1))
     known = precision_recall(real, fake, real_radii=neighbours.ball_radii(real))
@@ -271,7 +271,7 @@ def test_precision_recall_of_far_sets_is_zero():
     assert precision_recall(normal(50, 4), normal(50, 4, seed=1) + 100) == (0.0, 0.0)
 
 
-def test_precision_and_recall_are_the_right_way_round():
+def test_precision_and_recall_are_not_swapped():
     broad, narrow = 5 * normal(200, 2), 0.1 * normal(200, 2, seed=1)
     precision, recall = precision_recall(broad, narrow)
     assert precision > 0.9
@@ -398,7 +398,7 @@ def test_layers_are_linear_and_convolution_also_parametrised_and_no_normalisatio
     assert found[-1][1] == 1.0
 
 
-def test_looking_for_the_layers_takes_no_step_of_spectral_normalisations_iteration():
+def test_finding_the_layers_does_not_iterate_spectral_normalisation():
     looked, plain = (parametrizations.spectral_norm(nn.Linear(4, 3)) for _ in range(2))
     plain.load_state_dict(looked.state_dict())
     samples = normal(6, 4).float()

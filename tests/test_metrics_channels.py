@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wgan_cli.charts import FAKE, REAL, class_histogram
 from wgan_cli.data.dataset import Labels, TensorDataset
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import DataError
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.registry import TABLE
@@ -53,7 +53,7 @@ def stacked_digits(train: int, held_out: int) -> TensorDataset:
     digits = torch.from_numpy(loaded.target)
     rng = np.random.default_rng(0)
     parts = []
-    # Own digits for either part.
+    # Different digits for the two parts.
     for places, count in ((range(400), train), (range(400, len(images)), held_out)):
         chosen = torch.from_numpy(rng.choice(places, (count, 2)))
         parts.append((images[chosen], digits[chosen] @ torch.tensor([3, 1])))
@@ -63,13 +63,13 @@ def stacked_digits(train: int, held_out: int) -> TensorDataset:
 
 def of_classes(data: TensorDataset, wanted: list[int]) -> Samples:
     assert data.labels is not None
-    chosen = as_floats(data.held_out[torch.isin(data.labels.held_out, torch.tensor(wanted))])
+    chosen = to_floats(data.held_out[torch.isin(data.labels.held_out, torch.tensor(wanted))])
     return Samples(chosen, lambda: chosen.split(32))
 
 
 def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
     data = stacked_digits(4000, 900)
-    reference = Reference(data, CPU, tmp_path, few=8)
+    reference = Reference(data, CPU, tmp_path, eval_samples=8)
     network = reference.network("classifier")
     assert isinstance(network, ChannelClassifier)
     assert reference.classifier_accuracy is not None
@@ -83,10 +83,10 @@ def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
         shown = of_classes(data, wanted)
         comparison = Comparison(reference, shown, nn.Identity(), seed=0)
         counts = comparison.class_counts
-        assert counts.sum() == len(shown.few)
-        assert counts[wanted].sum() > 0.93 * len(shown.few)
+        assert counts.sum() == len(shown.eval_set)
+        assert counts[wanted].sum() > 0.93 * len(shown.eval_set)
         assert found.number(comparison) == int((counts > 0).sum()) >= len(wanted)
-    floor = Comparison(reference, reference.other, nn.Identity(), seed=0)
+    floor = Comparison(reference, reference.floor_samples, nn.Identity(), seed=0)
     assert found.number(floor) == 9
 
 
@@ -107,7 +107,7 @@ def test_a_class_is_found_by_one_sample(counts: list[int], expected: int):
 
 
 @pytest.mark.parametrize("classes", [10, 64, 65, 1000])
-def test_a_single_class_of_many_is_seen_beside_the_data(classes: int):
+def test_a_collapse_to_one_class_is_seen(classes: int):
     real, fake = np.full(classes, 10), np.zeros(classes, dtype=int)
     fake[classes // 2] = 10_000
     left_of_the_legend = class_histogram(real, fake)[:, :300]
@@ -116,10 +116,10 @@ def test_a_single_class_of_many_is_seen_beside_the_data(classes: int):
         assert (left_of_the_legend == wanted).all(axis=2).sum() > 5
 
 
-def test_a_last_class_that_no_channel_shows_is_an_error(tmp_path: Path):
+def test_a_missing_last_class_is_an_error(tmp_path: Path):
     data = stacked_digits(300, 60)
     assert data.labels is not None
-    with pytest.raises(DataError, match="the last of its channels' 10 classes"):
+    with pytest.raises(DataError, match="no channel has the last of the 10 classes"):
         trained_channel_classifier(
             "pairs",
             data.train,

@@ -1,4 +1,4 @@
-"""The classifier: what it learns, that it is the same every time, and that its file is safe."""
+"""The classifier: its accuracy, its reproducibility, and the safety of its cache file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_clas
 def stripes(
     n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Images with a bright left or right half, and which."""
+    """Images with a bright left or right half, and labels that say which."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 150, (n, *shape), generator=generator)
     labels = torch.arange(n) % 2
@@ -43,7 +43,7 @@ def train(cache: Path, tell: Callable[[str], None], **changed: Any) -> TrainedCl
         "held_out_labels": more_labels,
         **changed,
     }
-    return trained_classifier(**given, cache=cache, tell=tell)
+    return trained_classifier(**given, cache=cache, log=tell)
 
 
 def weights(found: TrainedClassifier) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 class Largest(TorchFunctionMode):
-    """Notes how large the tensors of truth values were."""
+    """Records the size of the largest boolean tensor."""
 
     numbers = 0
 
@@ -66,7 +66,7 @@ class Largest(TorchFunctionMode):
         return result
 
 
-def test_equal_images_are_found_without_as_much_memory_again(tmp_path: Path):
+def test_equal_images_are_detected_with_little_memory(tmp_path: Path):
     images, labels = torch.full((2000, 1, 8, 8), 7, dtype=torch.uint8), torch.arange(2000) % 2
     with Largest() as largest, pytest.raises(DataError, match="all its images are equal"):
         train(tmp_path, print, train=images, train_labels=labels)
@@ -86,7 +86,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def test_digits_are_told_apart(tmp_path: Path):
+def test_digits_are_classified(tmp_path: Path):
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
@@ -139,7 +139,7 @@ def test_the_second_call_reads_the_first_ones_file(tmp_path: Path, short: None):
 
 # One thread trains the smaller images, two the larger.
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 20, 20)])
-def test_bits_depend_neither_on_threads_nor_on_the_global_state_and_leave_both(
+def test_weights_do_not_depend_on_threads_or_global_state(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     threads: Callable[[int], None],
@@ -215,12 +215,12 @@ def the_accuracy(path: Path) -> None:
 
 
 def another_shape(path: Path) -> None:
-    """Sealed rightly, and fails half way through."""
+    """A file with a valid checksum whose loading fails after some weights."""
     kept = torch.load(path, weights_only=True)
     changed = {name: value + 1 for name, value in kept["weights"].items()}
     changed["head.weight"] = torch.zeros(3, 3)
     key = module._key(*stripes(64), *stripes(32, seed=1))
-    seal = module._seal(key, changed, kept["accuracy"])
+    seal = module._checksum(key, changed, kept["accuracy"])
     torch.save({"weights": changed, "accuracy": kept["accuracy"], "sha256": seal}, path)
 
 
@@ -245,13 +245,13 @@ def test_a_damaged_or_foreign_file_is_made_anew(
     assert not train(tmp_path, said.append).trained_now
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_keeping(tmp_path: Path, short: None):
+def test_a_folder_that_cannot_be_written_only_prevents_caching(tmp_path: Path, short: None):
     (tmp_path / "file").write_text("in the way")
     said: list[str] = []
     found = train(tmp_path / "file", said.append)
     assert found.trained_now
     assert 0 <= found.accuracy <= 1
-    assert "not kept" in said[-1]
+    assert "not cached" in said[-1]
     assert str(tmp_path / "file") in said[-1]
 
 
@@ -275,7 +275,7 @@ def train_apart(cache: str, results: Any) -> None:
     results.put((found.accuracy, float(found.network.head.weight.detach().sum())))
 
 
-def test_two_processes_at_once_both_end_well(tmp_path: Path):
+def test_two_processes_at_once_both_succeed(tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     both = [context.Process(target=train_apart, args=(str(tmp_path), results)) for _ in range(2)]
@@ -324,7 +324,7 @@ def test_every_image_is_seen_once_before_any_is_seen_again():
         (1438, (1, 8, 8), (26, 30)),
     ],
 )
-def test_the_length_of_a_training_goes_by_the_data(
+def test_the_number_of_training_steps_depends_on_the_data(
     n: int, shape: tuple[int, int, int], epochs: tuple[float, float]
 ):
     steps = module._steps(torch.empty((1, *shape), dtype=torch.uint8).expand(n, *shape))

@@ -1,4 +1,4 @@
-"""The Inception extractor on random weights in the published file's place: no network is needed."""
+"""The Inception network with random weights instead of the published ones: no download needed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def publish(path: Path, content: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a file there and let it be the published one."""
+    """Write a weights file, and make its checksum the expected one."""
     path.parent.mkdir(parents=True)
     torch.save(content, path)
     monkeypatch.setattr(module, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
@@ -92,7 +92,7 @@ def test_features_are_torch_fidelitys_own_of_the_same_weights(
         network(torch.full((1, 3, 20, 20), float("nan")))
 
 
-def test_a_missing_file_is_named_with_its_address_and_the_way_round(hub: Path):
+def test_a_missing_file_is_named_with_its_url_and_the_alternative(hub: Path):
     with pytest.raises(DataError) as caught:
         inception(fetch=False)
     for part in (module.URL, str(hub / NAME), "metrics/fid_classifier"):

@@ -33,7 +33,7 @@ def test_modes_are_counted_once_however_many_samples_they_have(reached: int):
     assert share_within(samples, RING, 0.01) == pytest.approx(5 * reached / (5 * reached + 3))
 
 
-def test_three_std_is_the_edge_and_belongs_to_the_mode():
+def test_a_sample_at_exactly_three_std_belongs_to_the_mode():
     centre = torch.zeros(1, 3)
 
     def at(distance: float) -> Tensor:
@@ -62,7 +62,7 @@ def test_what_cannot_be_measured_is_refused(measure):
         for pair in ((bad, good), (good, bad)):
             with pytest.raises(ValueError, match="NaN"):
                 measure(*pair, 1.0)
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="equal width"):
         measure(good, torch.zeros(4, 3), 1.0)
     with pytest.raises(ValueError, match="at least one"):
         measure(good[:0], good, 1.0)

@@ -52,7 +52,7 @@ def test_mlp_takes_every_shape(shape: tuple[int, ...]):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_dcgan_has_the_norm_that_is_asked_for_after_all_layers_but_the_outermost(norm: str):
+def test_dcgan_has_the_chosen_norm_after_all_but_the_outermost_layers(norm: str):
     generator = dcgan.Generator(LATENT, (3, 32, 32), width=16, norm=norm)
     critic = dcgan.Critic((3, 32, 32), width=16, norm=norm)
     expected = {
@@ -137,7 +137,7 @@ def test_points_and_scores_are_linear_in_the_last_layer_so_unbounded(make: MakeN
     ],
     ids=["mlp", "dcgan", "dcgan layer", "dcgan group"],
 )
-def test_without_batch_norm_a_score_is_of_its_own_sample_alone(make: MakeNetwork):
+def test_without_batch_norm_a_score_depends_only_on_its_own_sample(make: MakeNetwork):
     critic = make()
     batch = samples(6, (1, 12, 12))
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_dcgan_refuses_what_it_cannot_halve(shape: tuple[int, ...]):
 
 
 def reference_dcgan_generator(channels: int, width: int, batch_norm: bool) -> nn.Sequential:
-    """For 32x32, as written out before there was a choice of norms."""
+    """The networks for 32x32 written out layer by layer."""
     layers: list[nn.Module] = [nn.ConvTranspose2d(LATENT, 4 * width, 4, bias=not batch_norm)]
     for inner, outer in ((4 * width, 2 * width), (2 * width, width), (width, channels)):
         if batch_norm:
@@ -216,7 +216,7 @@ def drawn_as_dcgan(network: nn.Sequential) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_dcgan_draws_the_same_weights_as_ever_in_both_old_choices(norm: str):
+def test_dcgan_initial_weights_did_not_change_for_batch_norm_and_none(norm: str):
     batch_norm = norm == "batch"
     images = samples(4, (3, 32, 32))
     for make, reference, inputs in (
@@ -245,7 +245,7 @@ def test_dcgan_draws_the_same_weights_as_ever_in_both_old_choices(norm: str):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("model", [dcgan, resnet], ids=["dcgan", "resnet"])
 @pytest.mark.parametrize("classes", [None, 3])
-def test_images_and_scores_in_bfloat16_are_those_of_float32(
+def test_images_and_scores_in_bfloat16_are_close_to_float32(
     classes: int | None, model: ModuleType, norm: str
 ):
     generator = model.Generator(LATENT, (1, 28, 28), width=8, norm=norm, classes=classes)
@@ -265,7 +265,7 @@ def test_images_and_scores_in_bfloat16_are_those_of_float32(
 
 
 def gradient_penalty(critic: nn.Module, images: torch.Tensor, *labels: torch.Tensor):
-    """arXiv 1704.00028, equation 3, at the images themselves."""
+    """The gradient penalty (arXiv 1704.00028, equation 3) at the images."""
     images = images.clone().requires_grad_()
     (slope,) = torch.autograd.grad(critic(images, *labels).sum(), images, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -298,7 +298,7 @@ def test_a_gradient_penalty_differentiates_through_every_norm_but_batch(
     slopes = torch.autograd.grad(penalty, weights, materialize_grads=True)
     direction = [torch.randn_like(weight) for weight in weights]
     predicted = sum(float((s * d).sum()) for s, d in zip(slopes, direction, strict=True))
-    # So short that hardly a ReLU changes sides on the way.
+    # A step so small that almost no ReLU changes its sign.
     step, reached = 1e-9, []
     for sign in (1, -1):
         with torch.no_grad():

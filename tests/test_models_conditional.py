@@ -1,4 +1,4 @@
-"""Class-conditional networks: what a class changes, and that without classes nothing changes."""
+"""Class-conditional networks: the effect of a class, and that unconditional networks have none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def samples(count: int) -> Tensor:
 
 
 def made(model: ModuleType) -> tuple[nn.Module, nn.Module]:
-    """Conditional networks, every weight moved as training would."""
+    """Conditional networks whose weights all differ from their initial values."""
     pair = (
         model.Generator(LATENT, SHAPE, width=8, classes=CLASSES),
         model.Critic(SHAPE, width=8, classes=CLASSES),
@@ -44,7 +44,7 @@ def made(model: ModuleType) -> tuple[nn.Module, nn.Module]:
 
 @MODELS
 @torch.no_grad()
-def test_a_class_changes_its_own_sample_and_score_and_no_others(model: ModuleType):
+def test_a_class_changes_only_its_own_sample_and_score(model: ModuleType):
     generator, critic = (network.eval() for network in made(model))
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     others = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -80,13 +80,13 @@ def test_a_score_is_linear_in_the_features_with_a_row_for_each_class(model: Modu
 
 
 @MODELS
-def test_a_slope_is_that_of_the_whole_score(model: ModuleType):
+def test_the_gradient_includes_the_projection(model: ModuleType):
     critic = made(model)[1].double()
     images = samples(4).double().requires_grad_()
     labels = torch.tensor([3, 0, 2, 1])
     (slope,) = torch.autograd.grad(critic(images, labels).sum(), images)
     direction = torch.randn_like(images)
-    # So short that hardly a ReLU changes sides on the way.
+    # A step so small that almost no ReLU changes its sign.
     step = 1e-8 * direction
     with torch.no_grad():
         change = critic(images + step, labels) - critic(images - step, labels)
@@ -95,7 +95,7 @@ def test_a_slope_is_that_of_the_whole_score(model: ModuleType):
 
 
 @MODELS
-def test_every_parameter_gets_a_gradient_and_a_class_its_own(model: ModuleType):
+def test_every_parameter_gets_a_gradient_and_a_class_only_its_own(model: ModuleType):
     generator, critic = made(model)
     labels = torch.tensor([0, 2, 0, 2])
     critic(generator(noise(4), labels), labels).sum().backward()
@@ -113,7 +113,7 @@ def test_every_parameter_gets_a_gradient_and_a_class_its_own(model: ModuleType):
 
 
 @MODELS
-def test_labels_must_come_exactly_where_there_are_classes(model: ModuleType):
+def test_labels_are_needed_with_classes_and_refused_without(model: ModuleType):
     labels = torch.zeros(2, dtype=torch.int64)
     generator, critic = made(model)
     with pytest.raises(ValueError, match="4 classes needs labels"):
@@ -127,7 +127,7 @@ def test_labels_must_come_exactly_where_there_are_classes(model: ModuleType):
 
 
 @MODELS
-def test_classes_add_parameters_to_a_network_and_take_none_away(model: ModuleType):
+def test_classes_only_add_parameters_to_a_network(model: ModuleType):
     critic, plain = model.Critic(SHAPE, classes=CLASSES), model.Critic(SHAPE)
     added = set(critic.state_dict()) - set(plain.state_dict())
     assert added == {"projection.vectors.weight"}
@@ -145,8 +145,8 @@ def test_classes_add_parameters_to_a_network_and_take_none_away(model: ModuleTyp
     assert count[generator] - count[plain] == 2 * 2 * 2 * 128 * (CLASSES - 1)
 
 
-def test_names_and_draws_of_unconditional_networks_stay():
-    """What checkpoints and seeds of earlier versions rest on."""
+def test_unconditional_networks_keep_their_parameter_names_and_initial_weights():
+    """Checkpoints and seeds of earlier versions depend on these."""
     torch.manual_seed(5)
     generator, critic = mlp.Generator(LATENT, (2,), width=8), mlp.Critic((2,), width=8)
     torch.manual_seed(5)
@@ -184,19 +184,19 @@ def test_the_latents_class_is_as_long_as_the_latent_up_to_128(latent_dim: int, l
     assert torch.equal(both[:, latent_dim:], class_latent.vectors.weight[labels])
 
 
-def test_a_class_starts_as_one_more_draw_of_the_latent():
+def test_class_embeddings_are_initialised_like_the_latent():
     vectors = ClassLatent(100, 1000).vectors.weight
     assert vectors.std().item() == pytest.approx(1, abs=0.02)
 
 
 @MODELS
-def test_a_class_starts_no_larger_than_what_classes_have_in_common(model: ModuleType):
+def test_the_projection_starts_no_larger_than_the_common_score(model: ModuleType):
     critic = model.Critic(SHAPE, classes=10)
     common = last_layer(critic).weight.square().mean()
     assert (critic.projection.vectors.weight.square().mean() / common).item() < 20
 
 
-def test_classes_are_asked_for_only_where_a_network_has_them():
+def test_only_conditional_networks_accept_classes():
     for module in (mlp, dcgan, resnet):
         for network in (module.Generator, module.Critic):
             assert inspect.signature(network).parameters["classes"].default is None

@@ -62,7 +62,7 @@ def test_groups_divide_the_channels_at_most_32_of_at_least_8(channels: int, grou
     assert layer(maps(channels)).shape == (5, channels, 4, 6)
 
 
-def test_another_kind_is_refused():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="none, batch, layer or group, not instance"):
         norm2d("instance", 8)
 

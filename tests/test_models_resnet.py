@@ -1,4 +1,4 @@
-"""Residual networks: the sizes they serve, the paper's architecture, the authors' first weights."""
+"""Residual networks: supported sizes, the paper's architecture, the authors' initial weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def size(network: nn.Module) -> int:
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("channels", [1, 3])
 @torch.no_grad()
-def test_it_serves_these_sizes(side: int, channels: int):
+def test_it_supports_these_sizes(side: int, channels: int):
     shape = (channels, side, side)
     images = resnet.Generator(LATENT, shape, width=4)(noise(2))
     assert images.shape == (2, *shape)
@@ -54,7 +54,7 @@ def test_it_serves_these_sizes(side: int, channels: int):
     ],
     ids=str,
 )
-def test_it_refuses_others_naming_what_can(shape: tuple[int, ...]):
+def test_it_refuses_other_sizes_and_names_alternatives(shape: tuple[int, ...]):
     for make in (lambda: resnet.Generator(LATENT, shape), lambda: resnet.Critic(shape)):
         with pytest.raises(ConfigError) as refused:
             make()
@@ -129,7 +129,7 @@ def test_weights_are_hes_before_a_relu_and_xaviers_elsewhere_and_biases_zero():
 
 
 def up_block(block: nn.Module, maps: Tensor) -> Tensor:
-    """As the paper draws it: everything after the up-sampling, the shortcut's convolution too."""
+    """As in the paper's figure: all convolutions, also the shortcut's, follow the up-sampling."""
 
     def doubled(x: Tensor) -> Tensor:
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -186,7 +186,7 @@ def test_images_fill_but_never_leave_minus_one_to_one(norm: str):
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer", "group"])
 @torch.no_grad()
-def test_a_score_is_of_its_own_image_alone_but_for_batch_norm(norm: str):
+def test_without_batch_norm_a_score_depends_only_on_its_own_image(norm: str):
     critic = resnet.Critic((1, 28, 28), width=16, norm=norm)
     batch = samples(4, (1, 28, 28))
     together = critic(batch)[:2]
@@ -195,7 +195,7 @@ def test_a_score_is_of_its_own_image_alone_but_for_batch_norm(norm: str):
 
 
 @torch.no_grad()
-def test_a_trained_generator_draws_an_image_of_its_own_latent_alone():
+def test_a_trained_generators_image_depends_only_on_its_own_latent():
     generator = resnet.Generator(LATENT, (1, 28, 28), width=8)
     for _ in range(3):
         generator(noise(16))
@@ -205,7 +205,7 @@ def test_a_trained_generator_draws_an_image_of_its_own_latent_alone():
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_names_of_the_weights_stay():
+def test_the_names_of_the_weights_do_not_change():
     block = ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"]
     shortcut = ["shortcut.weight", "shortcut.bias"]
     statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -1,4 +1,4 @@
-"""Orthogonal regularisation: its value, its gradient's way and what it reports."""
+"""Orthogonal regularisation: its value, its gradient and its report."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def test_report_changes_nothing():
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
-def test_a_strength_that_is_none_is_refused(weight: float):
+def test_a_weight_that_is_not_positive_is_refused(weight: float):
     with pytest.raises(ValueError, match="weight"):
         OrthogonalRegularization(weight)

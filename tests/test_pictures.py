@@ -17,7 +17,7 @@ from torch.utils.tensorboard.summary import image
 from wgan_cli.build import build_dataset, build_generator
 from wgan_cli.commands.train import run
 from wgan_cli.config import validate
-from wgan_cli.data.feeds import as_bytes
+from wgan_cli.data.feeds import to_bytes
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.loggers import Measurements, RunInfo
 from wgan_cli.loggers.tensorboard import TensorBoard
@@ -54,7 +54,7 @@ def test_the_raw_generators_images_stand_beside_the_averages(here: Path):
     assert run(AVERAGED) == 0
     state = state_of(here / "out")
     raw, averaged = (
-        grid(as_bytes(drawn(state, network, 64))) for network in ("generator", "generator_ema")
+        grid(to_bytes(drawn(state, network, 64))) for network in ("generator", "generator_ema")
     )
     assert not np.array_equal(raw, averaged)
     assert np.array_equal(pictures_of(here / "out", "samples/fake_raw")[-1], raw)

@@ -32,7 +32,7 @@ from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.optimizers import RMSprop
-from wgan_cli.randomness import Draws, Share, Stream
+from wgan_cli.randomness import Draws, Shard, Stream
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence
 from wgan_cli.training.class_sampler import ClassSampler
@@ -147,7 +147,7 @@ def trainer_of(case: Case, ranks: SingleProcess) -> Trainer:
     assert labels is not None
     return DoubleTrainer(
         updates,
-        Double(dataset.feed(BATCH, 3, CPU, ranks.share)),
+        Double(dataset.feed(BATCH, 3, CPU, ranks.shard)),
         steps=STEPS,
         batch_size=BATCH,
         latent_dim=LATENT,
@@ -223,11 +223,11 @@ def test_two_ranks_train_as_one_process(
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_ranks_rows_are_the_batch(world: int) -> None:
-    shares = [Share(rank, world) for rank in range(world)]
+    shares = [Shard(rank, world) for rank in range(world)]
     rng = EndlessDataset("points", (2,), lambda rng, count: rng.normal(size=(count, 2)))
     for dataset in (data(), rng):
         whole = dataset.feed(BATCH, 5, CPU)
-        parts = [dataset.feed(BATCH, 5, CPU, share) for share in shares]
+        parts = [dataset.feed(BATCH, 5, CPU, shard) for shard in shares]
         for update in range(6):
             samples, labels = whole.batch(update)
             found = [feed.batch(update) for feed in parts]
@@ -236,7 +236,7 @@ def test_the_ranks_rows_are_the_batch(world: int) -> None:
                 assert torch.equal(
                     torch.cat([b.labels for b in found if b.labels is not None]), labels
                 )
-    draws = [Draws(1, Stream.PENALTY, 2, 3, share) for share in shares]
+    draws = [Draws(1, Stream.PENALTY, 2, 3, shard) for shard in shares]
     for kind in ("normal", "uniform"):
         whole_draw = getattr(Draws(1, Stream.PENALTY, 2, 3), kind)((BATCH, 4), CPU)
         rows = [getattr(draw, kind)((BATCH // world, 4), CPU) for draw in draws]

@@ -145,13 +145,13 @@ def test_a_run_that_ends_before_what_was_to_be_traced_says_so(
 @pytest.mark.parametrize("kind", ["disk", "file size"])
 def test_a_full_disk_ends_the_run_with_7(tmp_path: Path, kind: str) -> None:
     def story(disk: SmallDisk) -> None:
-        write = profile.write_whole
+        write = profile.write_atomically
 
         def filling(path: Path, data: bytes, **how: bool) -> None:
             disk.fill()
             write(path, data, **how)
 
-        profile.write_whole = filling
+        profile.write_atomically = filling
         code, said = heard(run, *WORDS, "profile=true")
         assert code == 7
         assert "run/profile/steps_00000002-00000002.pt.trace.json needs" in said.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are drawn, and of nothing else."""
+"""Random numbers depend on their position in a run, and on nothing else."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def numbers(draws: Draws) -> tuple[list[float], list[float], list[float], list[f
     )
 
 
-def test_the_same_place_gives_the_same_numbers():
+def test_the_same_position_gives_the_same_numbers():
     assert numbers(BASE) == numbers(BASE)
     assert numbers(BASE) == numbers(Draws(3, Stream.CRITIC_NOISE, 4, 5))
 
 
 @pytest.mark.parametrize("other", list(ELSEWHERE.values()), ids=list(ELSEWHERE))
-def test_another_place_gives_other_numbers(other: Draws):
+def test_another_position_gives_other_numbers(other: Draws):
     for here, there in zip(numbers(BASE), numbers(other), strict=True):
         assert not set(here) & set(there)
 
 
-def test_places_of_a_run_do_not_overlap():
+def test_positions_of_a_run_do_not_overlap():
     seen: set[float] = set()
     count = 0
     for step in range(10):
@@ -95,7 +95,7 @@ def test_first_numbers_of_consecutive_steps_are_standard_normal_too():
     assert abs(float(np.corrcoef(firsts[:-1], firsts[1:])[0, 1])) < 0.08
 
 
-def test_stream_values_are_part_of_results_and_stay():
+def test_stream_values_do_not_change():
     assert {stream.name: int(stream) for stream in Stream}.items() >= {
         "DATA_ORDER": 0,
         "POINTS": 1,

@@ -72,8 +72,8 @@ def test_singular_values_stay_within_a_percent_of_1(model: str, rate: str):
         assert largest_singular_values(updates.critic) == pytest.approx(ones, abs=0.01)
 
 
-def test_power_iterations_would_not_do_here():
-    """What the number of iterations is for: with one, the training above leaves the bound."""
+def test_a_single_iteration_is_not_enough():
+    """With one iteration, the training above exceeds the bound."""
     updates = training("mlp", "fast_adam")
     updates.constraint.iterations = 1
     furthest = 0.0
@@ -96,7 +96,7 @@ def test_a_perceptron_is_1_lipschitz_after_updates():
             assert bool(((critic(here) - critic(other)).abs() <= bound * distance).all())
     slopes = gradient_norms(critic, here, there, Draws(0, Stream.EVALUATION))
     assert float(slopes.max()) <= bound
-    # The bound is worth something: without the constraint the same updates pass it.
+    # Without the constraint, the same updates exceed the bound.
     plain = training("mlp", "fast_adam")
     for layer in (m for m in plain.critic.modules() if isinstance(m, nn.Linear)):
         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_the_exact_quotient():
     assert torch.allclose(layer.parametrizations.weight.original.grad, expected, atol=1e-12)
 
 
-def test_only_the_step_moves_the_singular_vectors():
+def test_only_after_step_changes_the_singular_vectors():
     updates = training("mlp", "adam")
     step(updates, 0)
     before = {name: value.clone() for name, value in updates.critic.state_dict().items()}
@@ -150,7 +150,7 @@ def test_only_the_step_moves_the_singular_vectors():
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_loaded_state_goes_on_bit_for_bit():
+def test_training_continues_bit_for_bit_from_a_loaded_state():
     whole = training("mlp", "adam")
     for number in range(3):
         step(whole, number)
@@ -234,7 +234,7 @@ def test_a_weight_of_zero_stays_zero_and_can_leave():
     assert float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) == pytest.approx(1)
 
 
-def test_a_new_leading_direction_is_found_though_the_old_one_is_orthogonal_to_it():
+def test_a_new_leading_direction_orthogonal_to_the_old_one_is_found():
     layer = nn.Linear(6, 6)
     with torch.no_grad():
         layer.weight.copy_(torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.4, 0.3, 0.2])))
@@ -246,7 +246,7 @@ def test_a_new_leading_direction_is_found_though_the_old_one_is_orthogonal_to_it
     assert float(layer.weight.detach().max()) == pytest.approx(1, abs=1e-4)
 
 
-def test_nan_weights_are_left_to_the_training_to_find():
+def test_nan_weights_do_not_raise():
     layer = nn.Linear(5, 4)
     constraint = SpectralNorm()
     constraint.wrap(layer)
@@ -258,7 +258,7 @@ def test_nan_weights_are_left_to_the_training_to_find():
 
 def test_parametrised_weights_are_refused():
     critic = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 1))
-    with pytest.raises(ConfigError, match="parametrised already"):
+    with pytest.raises(ConfigError, match="already parametrised"):
         SpectralNorm().wrap(critic)
 
 

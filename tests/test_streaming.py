@@ -1,4 +1,4 @@
-"""Streamed images give what the same images in memory give, whatever is asked in which order."""
+"""Streamed images give the same batches as images in memory, in any order of access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wgan_cli.data.dataset import Dataset, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, ResidentFeed
 from wgan_cli.data.folders import image_folder
-from wgan_cli.data.reader_processes import usual_workers
+from wgan_cli.data.reader_processes import default_workers
 from wgan_cli.data.streaming import StreamedDataset, StreamingFeed
 from wgan_cli.errors import DataError
 
@@ -74,7 +74,7 @@ def test_batches_are_those_of_the_images_in_memory(folder: Path, workers: int, f
         assert_same(feed.batch(update), expected.batch(update))
 
 
-def test_flips_are_seen_in_the_batches(folder: Path):
+def test_batches_contain_flipped_images(folder: Path):
     plain, mirrored = (streamed(folder, 0, flip=flip).feed(BATCH, 7, CPU) for flip in (False, True))
     kinds = set()
     for update in range(6):
@@ -106,7 +106,7 @@ def test_a_batch_may_be_the_whole_training_part_and_no_more(folder: Path):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_everything_else_is_what_it_is_in_memory(folder: Path, workers: int):
+def test_all_other_properties_equal_those_in_memory(folder: Path, workers: int):
     expected = read(folder, in_memory=True, workers=0)
     dataset = streamed(folder, workers)
     assert isinstance(expected, TensorDataset)
@@ -138,7 +138,7 @@ def test_damaged_images_are_named_once(
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_more_damaged_images_than_allowed_end_it_when_they_are_met(folder: Path, workers: int):
+def test_too_many_damaged_images_are_an_error_once_they_are_read(folder: Path, workers: int):
     feed = streamed(folder, workers, corrupt_limit=0.01).feed(BATCH, 0, CPU)
     with pytest.raises(DataError, match=r"more than 1 of 31 images.*03\.png"):
         for update in range(5):
@@ -158,8 +158,8 @@ def test_many_images_are_loaded_by_processes_as_by_this_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     expected = read(folder, in_memory=True, workers=0)
-    monkeypatch.setattr("wgan_cli.data.reader_processes._FEW", 0)
-    monkeypatch.setattr("wgan_cli.data.reader_processes._TOGETHER", 4)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._MIN_FOR_PROCESSES", 0)
+    monkeypatch.setattr("wgan_cli.data.reader_processes._CHUNK", 4)
     dataset = read(folder, in_memory=True, workers=2)
     assert isinstance(dataset, TensorDataset)
     assert isinstance(expected, TensorDataset)
@@ -189,20 +189,20 @@ def test_no_process_outlives_its_feed(folder: Path):
         gc.enable()
 
 
-def test_there_is_a_process_a_core_and_not_too_many():
-    assert 1 <= usual_workers() <= min(8, os.cpu_count() or 1)
+def test_there_is_one_process_per_core_up_to_a_maximum():
+    assert 1 <= default_workers() <= min(8, os.cpu_count() or 1)
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert usual_workers() == 3
+    assert default_workers() == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert usual_workers() == 1
+    assert default_workers() == 1
 
 
 class Numbers:
-    """Images of their own number, opened as a test wants it."""
+    """Images filled with their index, opened by a function that the test chooses."""
 
     def __len__(self) -> int:
         return TRAINING
@@ -229,14 +229,14 @@ class Fatal(Numbers):
 
 
 class Curious(Numbers):
-    """Images of the number of torch's threads."""
+    """Images filled with the number of torch's threads."""
 
     def open(self, place: int) -> Image.Image:
         return Image.new("L", (8, 8), torch.get_num_threads())
 
 
 class Lopsided(Numbers):
-    """White on the left."""
+    """Images whose left half is white."""
 
     def open(self, place: int) -> Image.Image:
         image = Image.new("L", (8, 8))
@@ -250,7 +250,7 @@ def feed_of(source: Numbers, workers: int, **settings: Any) -> StreamingFeed:
     return StreamingFeed(part, seed=0, device=CPU, workers=workers, **given)
 
 
-def test_every_update_mirrors_others():
+def test_every_update_mirrors_other_images():
     feed = feed_of(Lopsided(), 0, batch_size=16, flip=True)
     mirrored = {tuple((feed.batch(u).samples[:, 0, 0, 0] < 0).tolist()) for u in range(5)}
     assert len(mirrored) == 5
@@ -258,7 +258,7 @@ def test_every_update_mirrors_others():
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_closed_feed_has_no_processes_and_can_go_on(workers: int):
+def test_a_closed_feed_has_no_processes_and_can_continue(workers: int):
     feed = feed_of(Numbers(), workers)
     feed.close()
     first = feed.batch(0).samples
@@ -281,7 +281,7 @@ def test_each_process_computes_on_one_thread():
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_a_failure_of_the_machine_is_answered_and_takes_nothings_place(workers: int):
+def test_an_error_of_the_machine_is_reported_and_replaces_no_image(workers: int):
     feed = feed_of(Exhausted(), workers)
     with pytest.raises(DataError) as caught:
         for update in range(5):
@@ -319,7 +319,7 @@ print(len(feeds))
 """
 
 
-def test_python_ends_though_a_feed_was_forgotten():
+def test_python_exits_although_a_feed_was_not_closed():
     code = FORGOTTEN.format(tests=str(Path(__file__).parent))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True

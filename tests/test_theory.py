@@ -17,7 +17,7 @@ from scipy.stats import norm, wasserstein_distance
 from torch import Tensor
 
 from wgan_cli.data.dataset import held_out_halves
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.losses import Gan
 from wgan_cli.metrics.wasserstein import exact_wasserstein
@@ -448,8 +448,8 @@ def test_samples_at_the_centre_score_below_the_floor():
 
 def test_the_mean_digit_scores_above_the_floor():
     dataset = digits()
-    real, other = (as_floats(dataset.held_out[half]) for half in held_out_halves(dataset, None))
-    mean = as_floats(dataset.train).mean(dim=0, keepdim=True)
+    real, other = (to_floats(dataset.held_out[half]) for half in held_out_halves(dataset, None))
+    mean = to_floats(dataset.train).mean(dim=0, keepdim=True)
     floor, score = stated("on the digits the floor is #, and the mean digit alone scores #.")
     assert exact_wasserstein(other, real) == pytest.approx(floor, abs=0.006)
     assert exact_wasserstein(mean.expand_as(real), real) == pytest.approx(score, abs=0.006)

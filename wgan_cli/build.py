@@ -25,7 +25,12 @@ from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.samples import MANY, MANY_WHILE_TRAINING, Reference, sample_counts
+from wgan_cli.evaluation.samples import (
+    MAX_FEATURE_SAMPLES,
+    MAX_FEATURE_SAMPLES_IN_TRAINING,
+    Reference,
+    sample_counts,
+)
 from wgan_cli.instantiation import built, called, maker
 from wgan_cli.loggers import Logger
 from wgan_cli.machine import Machine
@@ -87,7 +92,11 @@ def complete(
     default of fewer images. Raises `ConfigError` for metrics that do not apply to the data and for
     more samples than there are.
     """
-    at_most = MANY_WHILE_TRAINING if training and len(dataset.sample_shape) == 3 else MANY
+    at_most = (
+        MAX_FEATURE_SAMPLES_IN_TRAINING
+        if training and len(dataset.sample_shape) == 3
+        else MAX_FEATURE_SAMPLES
+    )
     counts = sample_counts(dataset, config.eval_samples, config.feature_samples, at_most)
     complete = RunConfig(
         **settings_below(config, RunConfig),
@@ -96,8 +105,8 @@ def complete(
         precision=machine.precision,
         compile=machine.compile,
         metrics=usual_metrics(dataset) if config.metrics is None else config.metrics,
-        eval_samples=counts.few,
-        feature_samples=counts.many,
+        eval_samples=counts.eval_samples,
+        feature_samples=counts.feature_samples,
     )
     refuse_metrics_without(data_kinds(dataset), complete)
     return complete
@@ -117,7 +126,7 @@ def build_trainer(
 
     Raises a `WganError` where parts do not fit together. Of several ranks only the first evaluates.
     """
-    feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
+    feed = dataset.feed(config.batch_size, config.seed, device, ranks.shard)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
     evaluation = build_evaluation(config, dataset, constraint, device) if ranks.leads else None

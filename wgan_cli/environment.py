@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 
 ENVIRONMENT = "environment.json"
 _PACKAGES = [
@@ -34,7 +34,7 @@ def write_environment(folder: Path, **more: Any) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         **more,
     }
-    write_whole(folder / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
+    write_atomically(folder / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())
 
 
 def read_command(folder: Path) -> list[str]:

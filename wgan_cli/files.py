@@ -1,4 +1,4 @@
-"""Files that hold all of what was written or none of it, and the words for a disk that is full."""
+"""Atomic writes, a file of whole records, and error messages for a full disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wgan_cli.errors import CheckpointError, DiskError
 
-# What can be full, and what to do about it.
+# Error number: what is full, and the remedy.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
     errno.EDQUOT: ("The disk quota is used up", "Free some space."),
@@ -17,34 +17,35 @@ _FULL = {
 }
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
-    """Make `path` hold all of `data`, or leave what was there before, and no temporary file.
+def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
+    """Replace the file by `data` in one step: on an error the old file stays, without leftovers.
 
-    A `durable` file outlasts a power failure, which costs a wait for the disk. Raises `DiskError`.
+    `durable` waits until the data are on the disk, so that the file survives a power failure.
+    Raises `DiskError`.
     """
-    # A link stays one. Another process may be writing the same file.
-    place = Path(os.path.realpath(path))
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    # Write to a link's target, so that the link stays. The process id keeps two writers apart.
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
-            # Not through a link that somebody put there.
+            # Never write through a link that somebody put at the temporary path.
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
-            temporary.replace(place)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
         if durable:
-            _sync_folder(place.parent)
+            _sync_folder(target.parent)
     except OSError as error:
         raise disk_error(error, path, len(data)) from None
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file or folder is on the disk."""
+    """Wait until a file's data or a folder's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,11 +53,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_over(path: Path, data: bytes) -> bool:
-    """Put `data` in the blocks that `path` has already; whether that was possible.
+def overwrite_in_place(path: Path, data: bytes) -> bool:
+    """Overwrite `path` within the disk blocks it already has; return whether that succeeded.
 
-    The last resort of a last word: a full disk has no room for a second file. A kill amid this
-    leaves half of it.
+    This is the last resort on a full disk, where an atomic write has no room for a second file.
+    It is not atomic: a process killed during the write leaves a damaged file.
     """
     try:
         with path.open("r+b", buffering=0) as file:
@@ -65,9 +66,9 @@ def write_over(path: Path, data: bytes) -> bool:
                 return False
             before = file.read()
             try:
-                _write(file.fileno(), data)
+                _write_from_start(file.fileno(), data)
             except OSError:
-                _write(file.fileno(), before)
+                _write_from_start(file.fileno(), before)
                 return False
             file.truncate(len(data))
             return True
@@ -75,10 +76,10 @@ def write_over(path: Path, data: bytes) -> bool:
         return False
 
 
-class Growing:
-    """A file that grows by whole records: of one that does not fit, nothing stays.
+class RecordFile:
+    """A file to which whole records are appended: a record that does not fit is removed again.
 
-    Every record is in the file when `write` returns, without a wait for the disk.
+    A record is in the file when `write` returns, but not necessarily on the disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,14 +89,14 @@ class Growing:
         except OSError as error:
             raise disk_error(error, path) from None
 
-    def __enter__(self) -> Growing:
+    def __enter__(self) -> RecordFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def write(self, record: bytes) -> None:
-        """Add a record to the end. Raises `DiskError`."""
+        """Append a record. Raises `DiskError`."""
         size = self._file.seek(0, os.SEEK_END)
         try:
             rest = memoryview(record)
@@ -109,10 +110,10 @@ class Growing:
             raise
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: `write` does not buffer."""
 
     def close(self) -> None:
-        """No more records come. Some network disks tell only now that they are full."""
+        """Close the file. Raises `DiskError`: some network disks report a full disk only here."""
         try:
             self._file.close()
         except OSError as error:
@@ -122,50 +123,53 @@ class Growing:
 def disk_error(
     error: OSError, path: Path | None = None, needed: int | None = None, *, done: str = "written"
 ) -> DiskError:
-    """What it means that a file, of `needed` more bytes where that is known, was not `done`."""
+    """Turn `error` into a `DiskError` whose message says that `path` could not be `done`.
+
+    `needed` is the number of bytes that were to be written, where it is known.
+    """
     if not is_full(error):
         return DiskError(f"{path or 'A file'} cannot be {done}: {error.strerror or error}.")
     limit, remedy = _FULL[error.errno or 0]
     if path is None:
         return DiskError(f"{limit}. {remedy}")
     size = "some" if needed is None else f"{needed:,}"
-    return DiskError(f"{limit}: {path} needs {size} bytes and {_room(path)}. {remedy}")
+    return DiskError(f"{limit}: {path} needs {size} bytes and {_free_space(path)}. {remedy}")
 
 
 def is_full(error: OSError) -> bool:
-    """Whether there was no space: on the disk, in a quota or under a limit."""
+    """Return whether the disk was full, or a quota or file size limit was reached."""
     return error.errno in _FULL
 
 
 def refuse_link(path: Path) -> None:
-    """Raise `CheckpointError` for a link to a file or folder elsewhere.
+    """Raise `CheckpointError` for a link that points outside its own folder.
 
-    Somebody else may have packed the run, and what is written to it must not go elsewhere.
+    A run folder may come from somebody else; writing to it must not change files elsewhere.
     """
     if not path.is_symlink() or path.is_char_device():
         return
-    # Path.resolve raises for a loop.
-    place = Path(os.path.realpath(path))
-    if not place.is_relative_to(path.parent.resolve()):
+    # Path.resolve would raise for links that form a loop.
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(path.parent.resolve()):
         raise CheckpointError(
-            f"{path} is a link to {place}, and a run writes to its own folder alone: put what"
-            " it points to in its place, or remove it."
+            f"{path} is a link to {target}, and a run writes only to its own folder: replace the"
+            " link by what it points to, or remove it."
         )
 
 
-def _room(path: Path) -> str:
-    """What is free where the file would be."""
+def _free_space(path: Path) -> str:
+    """Describe the free space on the disk of `path`, for a message."""
     try:
         disk = os.statvfs(path.absolute().parent)
     except OSError:
         return "too few are free"
     if disk.f_files and not disk.f_favail:
-        return "the disk holds as many files as it can"
+        return "the disk has reached its limit on the number of files"
     return f"{disk.f_bavail * disk.f_frsize:,} are free"
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    """Over what the file begins with."""
+def _write_from_start(descriptor: int, data: bytes) -> None:
+    """Write all of `data` from the start of the file."""
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], done)
@@ -175,6 +179,6 @@ def _sync_folder(folder: Path) -> None:
     try:
         sync(folder)
     except OSError as error:
-        # Some network disks have no such thing.
+        # Some network disks cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise

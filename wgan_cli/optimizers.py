@@ -1,4 +1,4 @@
-"""Optimizers of this package: RMSprop in one pass over memory."""
+"""RMSprop as one fused kernel."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import Tensor
 
 
 class RMSprop(torch.optim.RMSprop):
-    """torch's RMSprop; without momentum it runs as one fused kernel.
+    """torch's RMSprop, computed by one fused kernel if there is no momentum.
 
-    RMSprop is Adam with a first beta of 0 and without bias correction. Adam's fused kernel applies
-    no correction when its step count is so large that alpha ** step is 0, so it is given such a
-    count. torch's RMSprop makes six passes over all weights, which on a CPU costs as much as the
-    matrix products of a small critic. Results are equal up to rounding; state and checkpoints are
-    torch's. The kernel's first moment is the gradient, in the gradient's memory, so a step
-    overwrites the gradient. With momentum, or on a device without the kernel, torch's step runs.
+    RMSprop is Adam with a first beta of 0 and without bias correction. Adam's fused kernel has no
+    bias correction at a step count so large that alpha ** step is 0; so it is called with such a
+    count. torch's RMSprop makes six passes over the weights, which on a CPU takes as long as the
+    matrix products of a small critic. The results are equal up to rounding, and the state dict is
+    torch's. The kernel uses the gradient's memory for Adam's first moment: after a step, `.grad`
+    is not the gradient any more. With momentum, or on a device without the kernel, torch's step
+    runs.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class RMSprop(torch.optim.RMSprop):
         super().__init__(
             params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
         )
-        self._huge_steps: dict[Tensor, Tensor] = {}
+        self._large_counts: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -44,21 +45,21 @@ class RMSprop(torch.optim.RMSprop):
             self._fused_step(group)
         return None
 
-    # This keeps torch from wrapping `step` for hooks, which nothing here registers, and for a name
-    # in traces: the wrapper takes a twentieth of a small network's update.
+    # This keeps torch from wrapping `step` for hooks and profiler names. Nobody registers hooks
+    # here, and the wrapper takes 5% of a small network's update.
     step.hooked = True  # type: ignore[attr-defined]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether `step` changes nothing when `found_inf` is 1, as torch's fused optimizers do."""
+        """Whether `step` changes nothing if `found_inf` is 1, like torch's fused optimizers."""
         return all(self._fusible(group) for group in self.param_groups)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class or of torch's RMSprop."""
+        """Load the state of this class or of torch's RMSprop."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             state["step"] = state["step"].to(parameter.device)
-        self._huge_steps.clear()
+        self._large_counts.clear()
 
     @staticmethod
     def _fusible(group: dict[str, Any]) -> bool:
@@ -77,13 +78,13 @@ class RMSprop(torch.optim.RMSprop):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                # On the device, so that a CUDA graph can increase it.
+                # On the device, so that a CUDA graph can increment it.
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["square_avg"] = torch.zeros_like(parameter)
             state["step"] += 1
-            if parameter not in self._huge_steps:
-                huge = torch.full((), 1e9, dtype=torch.float32, device=parameter.device)
-                self._huge_steps[parameter] = huge
+            if parameter not in self._large_counts:
+                large = torch.full((), 1e9, dtype=torch.float32, device=parameter.device)
+                self._large_counts[parameter] = large
         gradients = [p.grad for p in parameters]
         torch._fused_adam_(
             parameters,
@@ -91,7 +92,7 @@ class RMSprop(torch.optim.RMSprop):
             gradients,
             [self.state[p]["square_avg"] for p in parameters],
             [],
-            [self._huge_steps[p] for p in parameters],
+            [self._large_counts[p] for p in parameters],
             lr=group["lr"],
             beta1=0.0,
             beta2=group["alpha"],

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 
 # Matplotlib is imported where something is drawn: most commands do not need it.
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3), whole or not at all. Raise `DiskError` if that fails."""
-    write_whole(path, as_png(picture), durable=False)
+    """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
+    write_atomically(path, as_png(picture), durable=False)
 
 
 def as_png(picture: np.ndarray) -> bytes:

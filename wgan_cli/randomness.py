@@ -1,9 +1,9 @@
 """Every random number of a run as a function of (seed, stream, step, inner update).
 
-Nothing keeps a random state: a run resumed at step k draws what the uninterrupted run draws, and
-looking at a run (sampling, evaluating, logging) cannot change it. On the CPU the numbers come from
-numpy's Philox, whose 256-bit counter holds the position itself; on CUDA from the device's own
-generator under a 64-bit seed that Philox derives, so nothing is copied to the device.
+There is no random state to keep: a run resumed at step k draws the same numbers as an uninterrupted
+run, and sampling, evaluating or logging cannot change what is trained. On the CPU the numbers come
+from numpy's Philox, whose 256-bit counter is set to the position. On CUDA they come from the
+device's generator, seeded with 64 bits from Philox, so that nothing is copied to the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class Stream(enum.IntEnum):
-    """What a number is for. The values are part of every result: never change or reuse one."""
+    """What a random number is used for. Results depend on the values: never change or reuse one."""
 
     DATA_ORDER = 0
     POINTS = 1
@@ -37,87 +37,90 @@ class Stream(enum.IntEnum):
     CLASSES = 11
 
 
-_mine = threading.local()
+_thread_local = threading.local()
 
 Rows = TypeVar("Rows", Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
-class Share:
-    """The rows of every batch that one of `world` processes works on; all of them, where it is one.
+class Shard:
+    """The rows of each batch that process `rank` of `world` processes trains on.
 
-    Processes draw whole batches and keep their rows, so that what a run is trained on does not
-    depend on how many there are.
+    Every process draws the full batch and keeps its own rows, so that the training data do not
+    depend on the number of processes.
     """
 
     rank: int = 0
     world: int = 1
 
-    def of(self, rows: Rows) -> Rows:
-        """Its rows of a whole batch, whose size `world` divides."""
+    def take(self, rows: Rows) -> Rows:
+        """Return this process's rows of a full batch; `world` must divide the batch size."""
         if self.world == 1:
             return rows
         size = len(rows) // self.world
         return rows[self.rank * size : (self.rank + 1) * size]
 
-    def whole(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the whole batch of which it has this one's."""
+    def global_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the full batch, given the `shape` of this process's rows."""
         return tuple(shape) if self.world == 1 else (self.world * shape[0], *shape[1:])
 
 
-WHOLE = Share()
+FULL_BATCH = Shard()
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one place in a run; drawing twice gives the same numbers twice.
+    """The random numbers at one position in a run; drawing twice gives the same numbers twice.
 
-    With a `share`, `normal` and `uniform` give its rows of what is drawn for the whole batch.
+    With a `shard`, `normal` and `uniform` draw for the full batch and return the shard's rows.
     """
 
     seed: int
     stream: Stream
     step: int = 0
     inner: int = 0
-    share: Share = WHOLE
+    shard: Shard = FULL_BATCH
 
     def numpy(self) -> np.random.Generator:
-        """A fresh numpy generator at this place."""
+        """Return a new numpy generator at this position."""
         return np.random.Generator(self._philox())
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Standard normal float32 numbers of this shape, on the device."""
-        whole = self.share.whole(shape)
+        """Return standard normal float32 numbers of this shape, on the device."""
+        shape = self.shard.global_shape(shape)
         if device.type == "cpu":
-            drawn = torch.from_numpy(self._here().standard_normal(whole, dtype=np.float32))
+            drawn = torch.from_numpy(
+                self._thread_generator().standard_normal(shape, dtype=np.float32)
+            )
         else:
-            drawn = torch.randn(whole, generator=self._on(device), device=device)
-        return self.share.of(drawn)
+            drawn = torch.randn(shape, generator=self._device_generator(device), device=device)
+        return self.shard.take(drawn)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Uniform float32 numbers in [0, 1) of this shape, on the device."""
-        whole = self.share.whole(shape)
+        """Return uniform float32 numbers in [0, 1) of this shape, on the device."""
+        shape = self.shard.global_shape(shape)
         if device.type == "cpu":
-            drawn = torch.from_numpy(self._here().random(whole, dtype=np.float32))
+            drawn = torch.from_numpy(self._thread_generator().random(shape, dtype=np.float32))
         else:
-            drawn = torch.rand(whole, generator=self._on(device), device=device)
-        return self.share.of(drawn)
+            drawn = torch.rand(shape, generator=self._device_generator(device), device=device)
+        return self.shard.take(drawn)
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:
-        """Inside, torch's own CPU generator starts here (for initialisers); outside, as it was."""
+        """Seed torch's global CPU generator inside the block, for initialisers, and restore it."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._hash())
+            torch.manual_seed(self._seed_64())
             yield
 
-    def _here(self) -> np.random.Generator:
-        """A generator that the thread keeps, brought to this place: for one draw at once.
+    def _thread_generator(self) -> np.random.Generator:
+        """Return the thread's generator, set to this position; valid until the next call.
 
-        Making a Philox asks the system for entropy, which takes longer than drawing noise.
+        It is reused because creating a Philox asks the system for entropy, which takes longer than
+        drawing the noise.
         """
-        if not hasattr(_mine, "generator"):
-            _mine.generator = self.numpy()
-        _mine.generator.bit_generator.state = {
+        if not hasattr(_thread_local, "generator"):
+            _thread_local.generator = self.numpy()
+        _thread_local.generator.bit_generator.state = {
             "bit_generator": "Philox",
             "state": {"counter": (0, 0, self.inner, self.step), "key": (self.seed, self.stream)},
             "buffer": (0, 0, 0, 0),
@@ -125,7 +128,7 @@ class Draws:
             "has_uint32": 0,
             "uinteger": 0,
         }
-        return _mine.generator
+        return _thread_local.generator
 
     def _philox(self) -> np.random.Philox:
         return np.random.Philox(
@@ -133,8 +136,8 @@ class Draws:
             counter=np.array([0, 0, self.inner, self.step], dtype=np.uint64),
         )
 
-    def _hash(self) -> int:
+    def _seed_64(self) -> int:
         return int(self._philox().random_raw()) >> 1
 
-    def _on(self, device: torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self._hash())
+    def _device_generator(self, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(self._seed_64())

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from wgan_cli.environment import ENVIRONMENT
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
-from wgan_cli.files import Growing, disk_error, refuse_link, sync, write_whole
+from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
 from wgan_cli.locking import locked, unheld
 from wgan_cli.run_status import STATUS
 
@@ -131,7 +131,7 @@ class RunFolder:
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Append a line to `metrics.jsonl`."""
-        with Growing(self.path / METRICS) as file:
+        with RecordFile(self.path / METRICS) as file:
             file.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
@@ -155,7 +155,7 @@ class RunFolder:
             raise disk_error(error, path) from None
 
     def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
-        write_whole(self.path / name, text.encode(), durable=durable)
+        write_atomically(self.path / name, text.encode(), durable=durable)
 
     def _refuse_links(self) -> None:
         for name in (LOCK, LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wgan_cli.errors import DiskError, WganError
-from wgan_cli.files import write_over, write_whole
+from wgan_cli.files import overwrite_in_place, write_atomically
 
 STATUS = "status.json"
 
@@ -93,9 +93,9 @@ def write_status(folder: Path, status: RunStatus) -> None:
     fields, ended = dataclasses.asdict(status), status.exit_code is not None
     path = folder / STATUS
     try:
-        write_whole(path, (json.dumps(fields, indent=2) + "\n").encode(), durable=ended)
+        write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode(), durable=ended)
     except DiskError:
-        if not (ended and write_over(path, json.dumps(fields).encode() + b"\n")):
+        if not (ended and overwrite_in_place(path, json.dumps(fields).encode() + b"\n")):
             raise
 
 

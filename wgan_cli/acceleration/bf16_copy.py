@@ -13,7 +13,7 @@ from torch import nn
 
 from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
 from wgan_cli.models.normalization import ClassNorm2d
-from wgan_cli.models.precision import keeps_float32
+from wgan_cli.models.precision import is_marked_float32
 
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
 # Their kernels take float32 scales and statistics with bfloat16 inputs.
@@ -34,7 +34,7 @@ def bf16_copy_of(network: nn.Module) -> nn.Module | None:
     bf16_copy = copy.deepcopy(network)
     for module, copied in zip(network.modules(), bf16_copy.modules(), strict=True):
         copied._buffers.update(module._buffers)
-        if keeps_float32(module) or not isinstance(module, _IN_BFLOAT16):
+        if is_marked_float32(module) or not isinstance(module, _IN_BFLOAT16):
             copied._parameters.update(module._parameters)
         else:
             for parameter in copied.parameters(recurse=False):

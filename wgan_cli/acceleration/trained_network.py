@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
 from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
-from wgan_cli.models.precision import as_float32
+from wgan_cli.models.precision import to_float32
 from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class TrainedNetwork:
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
         """A critic's scores (batch,), at least in float32."""
-        return as_float32(self(samples, labels))
+        return to_float32(self(samples, labels))
 
     def score_both(
         self, real: Tensor, fake: Tensor, labels: Tensor | None = None

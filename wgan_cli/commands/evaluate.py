@@ -144,7 +144,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     generator.to(device)
     with progress() as bar:
         evaluation = build_evaluation(complete_config, dataset, constraint, device)
-        evaluation.watch = bar.show
+        evaluation.on_metric = bar.show
         report = Report(
             RunFolder(folder),
             generator_key(state, raw=arguments.raw),

@@ -106,7 +106,7 @@ class Report:
         """7 if the files could not be written, 3 if a metric could not be computed, else 0."""
         if self.unwritten:
             return DiskError.exit_code
-        return DataError.exit_code if any(found.refused for found in self.results) else 0
+        return DataError.exit_code if any(found.failures for found in self.results) else 0
 
     def add(self, step: int, path: Path, result: EvaluationResult) -> None:
         """Add the result of one checkpoint and write the files."""
@@ -150,12 +150,12 @@ class Report:
         )
         head = (
             f"{shown(self.folder.path)}, {self.generator} generator, against held-out"
-            f" {self.evaluation.reference.dataset.name}: {counts.few} samples for distances,"
-            f" {counts.many} for features{features}."
+            f" {self.evaluation.reference.dataset.name}: {counts.eval_samples} samples for"
+            f" distances, {counts.feature_samples} for features{features}."
         )
-        body = self._many() if self.series else self._one()
+        body = self._feature_samples() if self.series else self._one()
         refused = {
-            metric: reason for found in self.results for metric, reason in found.refused.items()
+            metric: reason for found in self.results for metric, reason in found.failures.items()
         }
         notes = [f"{metric}: no number, because {why}." for metric, why in refused.items()]
         written = [] if self.unwritten else [f"Written: {path}" for path in self._files()]
@@ -172,7 +172,7 @@ class Report:
         slowest = ", ".join(f"{metric} {seconds:.1f}" for metric, seconds in costs[:4])
         return [*lines, "", f"{sum(found.seconds.values()):.1f} s in all: {slowest}, ..."]
 
-    def _many(self) -> list[str]:
+    def _feature_samples(self) -> list[str]:
         tags = self._tags()
         rows = [["step", _ESTIMATE, *tags]]
         for step, estimate, found in zip(self.steps, self.estimates, self.results, strict=True):
@@ -251,7 +251,7 @@ class Report:
             "dataset": self.evaluation.reference.dataset.name,
             "generator": self.generator,
             "seed": self.evaluation.seed,
-            "samples": {"distances": counts.few, "features": counts.many},
+            "samples": {"distances": counts.eval_samples, "features": counts.feature_samples},
             "classifier_accuracy": self.evaluation.reference.classifier_accuracy,
             "torch": str(torch.__version__),
             "checkpoints": [
@@ -262,7 +262,7 @@ class Report:
                     "values": found.values,
                     "real_real": found.floors,
                     "seconds": {tag: round(cost, 3) for tag, cost in found.seconds.items()},
-                    "refused": found.refused,
+                    "refused": found.failures,
                 }
                 for step, name, estimate, found in zip(
                     self.steps, self.names, self.estimates, self.results, strict=True

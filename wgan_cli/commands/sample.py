@@ -131,19 +131,19 @@ def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -
 def _write(path: Path, samples: Any, columns: int | None) -> None:
     import numpy as np
 
-    from wgan_cli.data.feeds import as_bytes
-    from wgan_cli.files import write_whole
+    from wgan_cli.data.feeds import to_bytes
+    from wgan_cli.files import write_atomically
     from wgan_cli.pictures import grid, points, save_png
 
     images = samples.ndim == 4
     if path.suffix == ".npy":
         file = io.BytesIO()
-        np.save(file, as_bytes(samples).numpy() if images else samples.numpy())
+        np.save(file, to_bytes(samples).numpy() if images else samples.numpy())
         with file.getbuffer() as data:
-            write_whole(path, data)
+            write_atomically(path, data)
     elif images:
         columns = columns or max(_COLUMNS, int(len(samples) ** 0.5))
-        save_png(path, grid(as_bytes(samples), columns=columns))
+        save_png(path, grid(to_bytes(samples), columns=columns))
     elif samples.shape[1:] == (2,):
         save_png(path, points(samples.numpy()))
     else:

@@ -1,4 +1,4 @@
-"""Weight clipping, the constraint of the first paper."""
+"""Weight clipping, the constraint of the original WGAN paper."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from wgan_cli.flat_tensors import merge_adjacent
 
 
 class WeightClipping(Constraint):
-    """Clip every parameter to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
+    """Clips every parameter to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
 
-    The bound on the weights makes f Lipschitz with an unknown constant K. `exempt_normalization`
-    leaves out the scales and shifts of normalisation layers; the paper clips them too, from 1 to c.
+    The bound on the weights makes f Lipschitz, with an unknown constant K. The paper also clips the
+    scales and shifts of normalisation layers; `exempt_normalization` leaves them out.
     """
 
     def __init__(self, clip: float, exempt_normalization: bool = False) -> None:
@@ -26,7 +26,7 @@ class WeightClipping(Constraint):
         self._merged: tuple[list[int], list[Tensor]] | None = None
 
     def clipped_parameters(self, critic: nn.Module) -> list[Tensor]:
-        """The parameters that `after_step` clips."""
+        """Return the parameters that `after_step` clips."""
         if self._clipped is None or self._clipped[0] is not critic:
             exempt = {
                 id(parameter)
@@ -39,7 +39,7 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        """Clip the weights. Parameters that are adjacent in memory are clipped as one tensor."""
+        """Clip the weights; those adjacent in memory in one call."""
         parameters = self.clipped_parameters(critic)
         addresses = [parameter.data_ptr() for parameter in parameters]
         if self._merged is None or self._merged[0] != addresses:
@@ -53,7 +53,7 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def report(self, critic: nn.Module) -> dict[str, float]:
-        """`critic/clip_saturation`: the share of clipped weights with abs(w) >= 0.99 clip."""
+        """Return `critic/clip_saturation`: the fraction of weights with abs(w) >= 0.99 clip."""
         parameters = self.clipped_parameters(critic)
         at_bound = torch.stack([(p.abs() >= 0.99 * self.clip).sum() for p in parameters]).sum()
         return {"critic/clip_saturation": float(at_bound) / sum(p.numel() for p in parameters)}

@@ -1,4 +1,4 @@
-"""The gradient penalty, which constrains the critic's gradient between real and fake samples."""
+"""The gradient penalty (WGAN-GP), which constrains the critic's gradient between the data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wgan_cli.randomness import Draws
 class GradientPenalty(Constraint):
     """weight * E (|grad f(x)| - target)^2 (arXiv 1704.00028, Algorithm 1).
 
-    x = e real + (1 - e) fake, with an e drawn from [0, 1) for each pair of samples. The norm is
-    Euclidean, over all dimensions of one sample. `one_sided` penalises only slopes above the
-    target: E max(0, |grad f(x)| - target)^2 (the paper's appendix, "one-sided penalty").
+    x = e real + (1 - e) fake, with e uniform on [0, 1) for each pair. The norm is Euclidean, over
+    all dimensions of a sample. `one_sided` does not penalise slopes below the target:
+    E max(0, |grad f(x)| - target)^2 (the paper's appendix, "one-sided penalty").
 
-    The penalty pulls slopes on these lines to the target. It gives no bound, there or elsewhere.
-    The critic must score samples independently, so it cannot have BatchNorm.
+    The penalty pulls slopes on these lines towards the target. It is not a bound, and it has no
+    effect elsewhere. The critic must treat samples independently, so it cannot have BatchNorm.
     """
 
     def __init__(self, weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> None:
@@ -37,15 +37,15 @@ class GradientPenalty(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """The penalty at one random point per pair: a scalar, differentiable by the weights."""
-        # Squares of gradients exceed bfloat16's precision and float16's range.
+        """Return the penalty at one random point per pair, a scalar with a graph."""
+        # Squared second-order gradients exceed bfloat16's precision and float16's range.
         with torch.autocast(real.device.type, enabled=False):
-            share = draws.uniform((len(real),), real.device).to(real.dtype)
-            points = torch.lerp(fake, real, share.reshape(-1, *[1] * (real.ndim - 1)))
+            epsilon = draws.uniform((len(real),), real.device).to(real.dtype)
+            points = torch.lerp(fake, real, epsilon.reshape(-1, *[1] * (real.ndim - 1)))
             points.requires_grad_()
             scores = critic(points) if labels is None else critic(points, labels)
             (slopes,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
-            # At 0 the gradient of vector_norm is 0; that of a square root would be NaN.
+            # At 0, the gradient of vector_norm is 0; that of a square root would be NaN.
             excess = torch.linalg.vector_norm(slopes.flatten(1), dim=1) - self.target
             if self.one_sided:
                 excess = excess.relu()

@@ -1,4 +1,4 @@
-"""The layers of a critic that constraints depend on."""
+"""The kinds of layers that constraints distinguish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINEAR = (nn.Linear, _ConvNd)
 
 
 def batch_norm_layers(critic: nn.Module) -> list[str]:
-    """Names of the layers whose output for one sample depends on the rest of its batch."""
+    """Return the names of layers whose output for a sample depends on the rest of the batch."""
     return [name for name, module in critic.named_modules() if isinstance(module, _BatchNorm)]
 
 

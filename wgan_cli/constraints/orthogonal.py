@@ -1,4 +1,4 @@
-"""Orthogonal regularisation, which pulls all singular values of the critic's weights to 1."""
+"""Orthogonal regularisation, which pulls the singular values of the critic's weights to 1."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wgan_cli.randomness import Draws
 
 
 class OrthogonalRegularization(Constraint):
-    """weight * the sum over layers of |W W^T - I|^2, in the Frobenius norm.
+    """Adds weight * the sum over layers of |W W^T - I|^2, in the Frobenius norm.
 
-    W is the weight of a linear or convolution layer as a matrix (outputs, all other dimensions).
-    With more rows than columns the rows cannot be orthonormal, and W^T W is used instead. The
-    regulariser is that of arXiv 1609.07093, squared as in arXiv 1809.11096, equation 2. Near its
-    minimum a perceptron with ReLU is nearly 1-Lipschitz, but nothing is guaranteed.
+    W is the weight of a linear or convolution layer as a matrix (outputs, all other dimensions). If
+    W has more rows than columns, its rows cannot be orthonormal, and W^T W is used instead. The
+    regulariser is that of arXiv 1609.07093, squared as in arXiv 1809.11096, equation 2. A ReLU
+    perceptron with a small penalty is nearly 1-Lipschitz, but there is no guaranteed bound.
     """
 
     def __init__(self, weight: float = 10.0) -> None:
@@ -32,23 +32,23 @@ class OrthogonalRegularization(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """The penalty of the current weights, a scalar. Samples and labels are not used."""
+        """Return the penalty of the current weights, a scalar; samples and labels are not used."""
         with torch.autocast(real.device.type, enabled=False):
             parts = [deviation.square().sum() for deviation in _deviations(critic)]
             return self.weight * torch.stack(parts).sum()
 
     @torch.no_grad()
     def report(self, critic: nn.Module) -> dict[str, float]:
-        """`critic/orthogonality`: the mean over layers of |W W^T - I| / sqrt(rows), at best 0.
+        """Return `critic/orthogonality`: the mean over layers of |W W^T - I| / sqrt(rows).
 
-        For one layer this is the root mean square of (singular value)^2 - 1.
+        For a layer, this is the root mean square of (singular value)^2 - 1; 0 is best.
         """
         parts = [torch.linalg.matrix_norm(d) / len(d) ** 0.5 for d in _deviations(critic)]
         return {"critic/orthogonality": float(torch.stack(parts).mean())}
 
 
 def _deviations(critic: nn.Module) -> list[Tensor]:
-    """W W^T - I of each layer, or W^T W - I where that matrix is smaller."""
+    """Return W W^T - I of each layer, or W^T W - I if that is smaller."""
     deviations = []
     for layer in critic.modules():
         if isinstance(layer, LINEAR):

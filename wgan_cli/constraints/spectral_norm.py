@@ -1,4 +1,4 @@
-"""Spectral normalisation: divide every weight of the critic by its largest singular value."""
+"""Spectral normalisation: divides each weight of the critic by its largest singular value."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wgan_cli.errors import ConfigError
 
 
 class SpectralDivision(nn.Module):
-    """W / |W^T u| in place of a weight W, taken as a matrix (outputs, all other dimensions).
+    """Maps a weight W, as a matrix (outputs, all other dimensions), to W / |W^T u|.
 
-    The buffer `u` is the leading left singular vector of W, so |W^T u| is the largest singular
-    value. `u` is a constant for the gradient, which is that of arXiv 1802.05957, equation 11: u v^T
-    with v = W^T u / |W^T u|. A forward pass does not change `u`; `follow` does, after an optimizer
-    step. `torch.nn.utils.parametrizations.spectral_norm` iterates in every forward pass in train
-    mode, so that a generator update, or an evaluation of the critic, would change the critic.
+    The buffer `u` is W's leading left singular vector, so that |W^T u| is its largest singular
+    value. The gradient treats `u` as a constant; it is that of arXiv 1802.05957, equation 11, u v^T
+    with v = W^T u / |W^T u|. A forward pass does not change `u`; `update_vector` does, after each
+    optimizer step. `torch.nn.utils.parametrizations.spectral_norm` iterates in every forward pass
+    in train mode, so that generator updates and evaluations would change the critic.
     """
 
     u: Tensor
@@ -35,26 +35,26 @@ class SpectralDivision(nn.Module):
         self.register_buffer("u", vectors[:, 0].clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The divided weight in its own shape, in float32 also under autocast; 0 for a 0."""
+        """Return the normalised weight, in float32 also under autocast; a weight of 0 stays 0."""
         with torch.autocast(weight.device.type, enabled=False):
             largest = torch.linalg.vector_norm(self.u @ self._matrix(weight))
             return weight / torch.where(largest > 0, largest, 1)
 
     @torch.no_grad()
-    def follow(self, weight: Tensor, iterations: int) -> None:
-        """Update `u` for a changed weight, by Lanczos iterations on W W^T from the previous `u`.
+    def update_vector(self, weight: Tensor, iterations: int) -> None:
+        """Update `u` for a changed weight, by Lanczos iterations on W W^T from the old `u`.
 
         `u` becomes the best vector in the span of u, (W W^T) u, ..., (W W^T)^iterations u. The same
-        number of power iterations would give only the last of these vectors.
+        number of power iterations would give only the last of these.
         """
         matrix = self._matrix(weight)
         outputs = len(matrix)
         basis = matrix.new_zeros(min(iterations + 1, outputs), outputs)
         images = matrix.new_zeros(len(basis), matrix.shape[1])
-        # Add a small constant: iterations never reach a direction that is orthogonal to u.
+        # Add a small constant: otherwise a direction orthogonal to u would never be found.
         vector = self.u + 0.001 * outputs**-0.5
         for index in range(len(basis)):
-            # A remainder of rounding error alone is not a new direction and would spoil the others.
+            # A vector this short is only rounding error, not a new direction: replace it by 0.
             least = 100 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
             for _ in range(2):
                 vector = vector - (basis[:index] @ vector) @ basis[:index]
@@ -70,19 +70,19 @@ class SpectralDivision(nn.Module):
 
 
 def _unit(vector: Tensor, least: Tensor | float = 0.0) -> Tensor:
-    """The vector scaled to length 1, or 0 where its length is at most `least`."""
+    """Return the vector scaled to length 1, or 0 if it is not longer than `least`."""
     length = torch.linalg.vector_norm(vector)
     return torch.where(length > least, vector / length, 0)
 
 
 class SpectralNorm(Constraint):
-    """Divide every weight by its largest singular value (arXiv 1802.05957).
+    """Divides every weight by its largest singular value (arXiv 1802.05957).
 
-    This covers linear, convolution and embedding layers, with weights as matrices (outputs, all
-    other dimensions). A perceptron of such layers with ReLU is 1-Lipschitz up to the error of the
-    singular values, which is 1% a layer at usual learning rates with 24 `iterations` after every
-    step. For a convolution the kernel is normalised, not the map between images: with k x k kernels
-    and stride s, the map's Lipschitz constant can be up to ceil(k / s).
+    This applies to linear, convolution and embedding layers, whose weights are taken as matrices
+    (outputs, all other dimensions). A ReLU perceptron of such layers is 1-Lipschitz, up to the
+    error of the singular values: with 24 `iterations` after every step, 1% per layer at usual
+    learning rates. For a convolution, the kernel is normalised, not the map between images: with
+    k x k kernels and stride s, the map can increase distances by a factor of ceil(k / s).
     """
 
     def __init__(self, iterations: int = 24) -> None:
@@ -92,15 +92,15 @@ class SpectralNorm(Constraint):
         self._divisions: tuple[nn.Module, list[tuple[SpectralDivision, Tensor]]] | None = None
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the layers, with exact singular values at the start.
+        """Reparametrise the layers, starting from exact singular values.
 
-        Raises `ConfigError` for a weight that is parametrised already.
+        Raises `ConfigError` if a weight is already parametrised.
         """
         layers = [m for m in critic.modules() if isinstance(m, (*LINEAR, nn.Embedding))]
         if any(is_parametrized(layer, "weight") for layer in layers):
             raise ConfigError(
-                "The critic's weights are parametrised already, so spectral normalisation cannot be"
-                " added: type constraint=none, or use plain layers."
+                "The critic's weights are already parametrised, which does not work with spectral"
+                " normalisation: type constraint=none, or use plain layers."
             )
         for layer in layers:
             axis = 1 if isinstance(layer, _ConvTransposeNd) else 0
@@ -108,7 +108,7 @@ class SpectralNorm(Constraint):
         return critic
 
     def after_step(self, critic: nn.Module) -> None:
-        """Update the singular vectors for the changed weights."""
+        """Update the singular vectors for the new weights."""
         if self._divisions is None or self._divisions[0] is not critic:
             divisions = [
                 (module[0], module.original)
@@ -118,4 +118,4 @@ class SpectralNorm(Constraint):
             ]
             self._divisions = (critic, divisions)
         for division, weight in self._divisions[1]:
-            division.follow(weight, self.iterations)
+            division.update_vector(weight, self.iterations)

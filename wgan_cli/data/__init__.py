@@ -1,1 +1,1 @@
-"""Data sets, and the feeds that turn them into batches."""
+"""Data sets, and the feeds that serve them as batches."""

@@ -1,4 +1,4 @@
-"""CelebA: 202,599 faces, aligned (Liu et al., arXiv 1411.7766)."""
+"""CelebA: 202,599 aligned faces (Liu et al., arXiv 1411.7766)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.decoding import COLOUR
-from wgan_cli.data.encoded import Faults, Files, ImagePart
+from wgan_cli.data.encoded import Faults, FileSource, ImagePart
 from wgan_cli.data.streaming import encoded_images
-from wgan_cli.data.torchvision_files import answered
+from wgan_cli.data.torchvision_files import torchvision_files
 
-# In list_eval_partition.txt; 1 is a validation part, which is left alone.
+# Codes in list_eval_partition.txt. The validation part, 1, is not used.
 TRAINING, HELD_OUT = "0", "2"
 
 
@@ -24,20 +24,20 @@ def celeba(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """The aligned faces, their middle squares as `size` x `size`, in colour, without classes.
+    """Load the aligned faces in colour, cropped to the middle square and resized; no classes.
 
-    Held out are 10,000 of the 19,962 of the test part. Raises `DataError`.
+    10,000 of the 19,962 images of the test part are held out. Raises `DataError`.
     """
-    with answered(name, root, download) as (datasets, base):
-        # Without targets; torchvision is asked to fetch the files and to check them.
+    with torchvision_files(name, root, download) as (datasets, base):
+        # torchvision only fetches and checks the files; its targets are not needed.
         datasets.CelebA(str(base), split="all", target_type=[], download=download)
         folder = base / datasets.CelebA.base_folder
-        words = (folder / "list_eval_partition.txt").read_text().split()
-    files, part = words[::2], np.array(words[1::2])
-    source = Files(folder / "img_align_celeba", files)
+        columns = (folder / "list_eval_partition.txt").read_text().split()
+    files, part = columns[::2], np.array(columns[1::2])
+    source = FileSource(folder / "img_align_celeba", files)
     faults = Faults(name, len(files), corrupt_limit)
     training, held_out = (
-        ImagePart(source, np.flatnonzero(part == kind), size, COLOUR, faults.most)
+        ImagePart(source, np.flatnonzero(part == kind), size, COLOUR, faults.limit)
         for kind in (TRAINING, HELD_OUT)
     )
     return encoded_images(

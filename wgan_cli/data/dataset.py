@@ -1,7 +1,7 @@
-"""What a data set is to the rest: a name, a sample shape, a training part and a held-out part.
+"""The interface of a data set, data sets in memory and endless ones, and held-out splits.
 
-Images are uint8 of shape (count, channels, height, width) until they are on the device, where
-`as_floats` maps them to [-1, 1]; points are float32 of shape (count, coordinates).
+Images are uint8 (count, channels, height, width) until they are on the device, where `to_floats`
+maps them to [-1, 1]. Points are float32 (count, coordinates).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.feeds import EndlessFeed, Feed, ResidentFeed
 from wgan_cli.errors import ConfigError, DataError
-from wgan_cli.randomness import WHOLE, Draws, Share, Stream
+from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
-# The split and the held-out points are facts of a data set: no run's seed changes them.
+# A run's seed must not change the split or the held-out points, so they use this fixed seed.
 FIXED_SEED = 0
 
 
@@ -27,8 +27,8 @@ FIXED_SEED = 0
 class Labels:
     """The class of every sample, int64 from 0, in the order of the samples.
 
-    With `channel_classes`, every channel of an image has a class of its own, one of so many, and a
-    label is the number that they are the digits of, the first channel's first.
+    With `channel_classes`, each channel of an image has its own class, below that number. A label
+    combines them as digits to the base `channel_classes`, the first channel most significant.
     """
 
     train: Tensor
@@ -37,51 +37,53 @@ class Labels:
 
 
 class Dataset(Protocol):
-    """The interface that training and evaluation use."""
+    """The interface through which training and evaluation use a data set."""
 
     @property
     def name(self) -> str:
-        """As in the config and in messages."""
+        """The name in the config and in messages."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of images, (coordinates,) of points."""
+        """(channels, height, width) for images, (coordinates,) for points."""
 
     @property
     def held_out(self) -> Tensor:
-        """Samples that are never trained on: uint8 images or float32 points."""
+        """Samples that are never trained on: uint8 images or float32 points, (n, *sample_shape)."""
 
     @property
     def labels(self) -> Labels | None:
-        """The samples' classes, where they have any."""
+        """The classes of the samples; None if they have none."""
 
     @property
     def modes(self) -> Modes | None:
-        """The Gaussians that a mixture is made of."""
+        """The Gaussians of a mixture; None for other data."""
 
-    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
-        """Training batches as floats on the device. Raises when a batch is larger than the data.
+    def feed(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
+    ) -> Feed:
+        """Return the training batches, as floats on the device, of the rows in `shard`.
 
-        `share` is whose rows of each batch they are.
+        Raises `DataError` if a batch is larger than the training part.
         """
 
     @property
     def training_size(self) -> int | None:
-        """How many training samples there are; None where there is no end of them."""
+        """The number of training samples; None for an endless data set."""
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """The training samples at these places (n,), as `held_out` is kept.
+        """Return the training samples at the indices `chosen` (n,), in the format of `held_out`.
 
-        Of an endless set as many points, apart from the held-out ones, the same in every run.
+        An endless data set returns n points, the same in every run and different from `held_out`.
         """
 
 
 @dataclass(frozen=True)
 class TensorDataset:
-    """A data set that fits in memory. Raises `DataError` when a part is empty or malformed.
+    """A data set in memory: images uint8 (n, c, h, w), or points float32 (n, coordinates).
 
-    Images are uint8 (n, c, h, w), points float32 (n, coordinates). `flip` mirrors half of the
-    training images.
+    `flip` mirrors a random half of the training images. Raises `DataError` if a part is too small
+    or malformed.
     """
 
     name: str
@@ -110,12 +112,14 @@ class TensorDataset:
         """The shape of one sample."""
         return tuple(self.train.shape[1:])
 
-    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
-        """Batches in an order that (seed, epoch) alone decides."""
+    def feed(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
+    ) -> Feed:
+        """Return batches in an order that depends only on (seed, epoch)."""
         check_batch_size(self.name, batch_size, len(self.train))
         labels = None if self.labels is None else self.labels.train
         return ResidentFeed(
-            self.train, batch_size, seed, device, share, labels=labels, flip=self.flip
+            self.train, batch_size, seed, device, shard, labels=labels, flip=self.flip
         )
 
     @property
@@ -124,13 +128,13 @@ class TensorDataset:
         return len(self.train)
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """The training samples at these places."""
+        """Return the training samples at the indices `chosen` (n,)."""
         return self.train[chosen]
 
 
 @dataclass(frozen=True, eq=False)
 class Modes:
-    """Equally weighted round Gaussians: `centres` (k, coordinates) and the `std` of each."""
+    """A mixture of equally weighted isotropic Gaussians: `centres` (k, coordinates), one `std`."""
 
     centres: np.ndarray
     std: float
@@ -138,9 +142,9 @@ class Modes:
 
 @dataclass(frozen=True)
 class EndlessDataset:
-    """A distribution: `draw(rng, count)` gives float32 points of shape (count, coordinates).
+    """A distribution to draw from: `draw(rng, count)` gives float32 points (count, coordinates).
 
-    `modes` are what it is made of, where that is known and can be counted.
+    `modes` describes a mixture of Gaussians; None for other distributions.
     """
 
     name: str
@@ -152,39 +156,41 @@ class EndlessDataset:
 
     @property
     def held_out(self) -> Tensor:
-        """The same points in every run."""
+        """Held-out points, the same in every run."""
         rng = Draws(FIXED_SEED, Stream.HELD_OUT).numpy()
         return torch.from_numpy(self.draw(rng, self.held_out_size))
 
-    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
-        """Fresh points in every update."""
-        return EndlessFeed(self.draw, batch_size, seed, device, share)
+    def feed(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
+    ) -> Feed:
+        """Return a feed that draws new points for every update."""
+        return EndlessFeed(self.draw, batch_size, seed, device, shard)
 
     @property
     def training_size(self) -> None:
-        """There is no end of them."""
+        """None: the training points are endless."""
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """As many points as places, apart from the held-out ones, the same in every run."""
+        """Return len(chosen) points, the same in every run and different from `held_out`."""
         return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), len(chosen)))
 
 
 def split(
-    samples: Tensor, name: str, share: float = 0.2, labels: Tensor | None = None
+    samples: Tensor, name: str, fraction: float = 0.2, labels: Tensor | None = None
 ) -> TensorDataset:
-    """Hold out a share of the samples by a fixed permutation, for sets without a test part."""
+    """Hold out a fraction of the samples by a fixed permutation, for data without a test part."""
     order = torch.from_numpy(Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(len(samples)))
-    count = int(share * len(samples))
+    count = int(fraction * len(samples))
     held_out, train = order[:count], order[count:]
     split_labels = None if labels is None else Labels(labels[train], labels[held_out])
     return TensorDataset(name, samples[train], samples[held_out], split_labels)
 
 
 def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
-    """The places of two disjoint held-out samples of equal size, in a fixed random order.
+    """Return the indices of two disjoint random sets of `count` held-out samples, (count,) each.
 
-    `count` null gives the smaller of 1024 and half the held-out part. Raises `ConfigError` when the
-    held-out part has not 2 * count samples.
+    They are the same in every run. Without `count` they have 1024 samples, or half the held-out
+    part if that is less. Raises `ConfigError` if there are fewer than 2 * count held-out samples.
     """
     held_out = dataset.held_out
     if count is None:
@@ -192,7 +198,7 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
     if 2 * count > len(held_out):
         raise ConfigError(
             f"eval_samples={count} (wgan-eval --n) is too many: {dataset.name} has {len(held_out)}"
-            " held-out samples and an evaluation needs two disjoint sets of them, so at most"
+            " held-out samples, and an evaluation needs two disjoint sets of them: at most"
             f" {len(held_out) // 2}."
         )
     order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
@@ -203,6 +209,6 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
 def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None:
     if len(labels) != len(samples) or labels.dtype != torch.int64 or bool((labels < 0).any()):
         raise DataError(
-            f"{name}: the {part} part needs a label for each of its {len(samples)} samples, int64"
-            " from 0 on."
+            f"{name}: the {part} part needs one label, an int64 from 0, for each of its"
+            f" {len(samples)} samples."
         )

@@ -1,4 +1,4 @@
-"""An image of whatever kind PIL opens, as the square of bytes that the networks are trained on."""
+"""Converts any image that PIL opens to a square of 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from PIL import Image, ImageOps
 
 GREY = 1
 COLOUR = 3
-# What PIL may take a file for, whatever its name: for others it would run programs (Ghostscript).
+# The only formats that PIL may open: for others, such as EPS, it would run external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Formats whose whole numbers of more than 8 bits are always 16 bits, also where PIL calls them I.
+# Formats whose integers above 8 bits are always 16 bits, even if PIL's mode is I (32 bits).
 _SIXTEEN_BIT = ("PNG", "PPM")
 
 
-def as_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """The middle square of an image, uint8 (channels, size, size).
+def to_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """Return the middle square of an image, uint8 (channels, size, size).
 
-    Turned as its EXIF says, cut to a centred square of its shorter side, laid on white where it is
-    transparent, turned to RGB, for `GREY` further to its luma (ITU-R 601-2), and resized by
-    Lanczos, antialiased. What has the size already keeps its pixels. 16 bits become 8 by 255/65535;
-    so do the 32 bits of a TIFF, but where none is above 255 they are bytes already. Of an animation
-    the first picture is taken. Raises ValueError for pixels of no known range, which floats and
-    other 32 bits are, and whatever PIL raises for a damaged image.
+    In order: rotate as the EXIF data say, scale to 8 bits, crop to a centred square, put
+    transparent pixels on white, convert to RGB or, for `GREY`, on to luma (ITU-R 601-2), and resize
+    with antialiased Lanczos. An image that already has the size keeps its pixels. An animation
+    gives its first frame. 16 bits are scaled by 255/65535. The 32-bit integers of a TIFF are too,
+    unless none is above 255: then they are used as 8 bits. Raises ValueError for pixels of unknown
+    range (floats, and integers beyond 16 bits), and whatever PIL raises for a damaged image.
     """
     ImageOps.exif_transpose(image, in_place=True)
     image = _on_white(_middle(_eight_bit(image)))
@@ -36,7 +36,7 @@ def as_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    # Cutting first spares a panorama from being resized as a whole.
+    # Crop before resizing, so that a panorama is not resized as a whole.
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -45,13 +45,13 @@ def _middle(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are floats, whose range is not known")
+        raise ValueError("its pixels are floats of unknown range")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
     least, most = int(values.min()), int(values.max())
     if least < 0 or most > 65535:
-        raise ValueError(f"its pixels are whole numbers from {least} to {most}, beyond 16 bits")
+        raise ValueError(f"its pixels are integers from {least} to {most}, beyond 16 bits")
     if image.mode != "I" or image.format in _SIXTEEN_BIT or most > 255:
         values = np.rint(values / 257)
     return Image.fromarray(values.astype(np.uint8))
@@ -60,6 +60,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.getbands()[-1] not in ("A", "a") and "transparency" not in image.info:
         return image
-    # PIL turns La, grey with alpha multiplied in, into LA alone.
+    # PIL converts La (grey with premultiplied alpha) to LA but not directly to RGBA.
     pixels = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")

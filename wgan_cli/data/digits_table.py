@@ -1,4 +1,4 @@
-"""scikit-learn's digits, without the second that importing `sklearn.datasets` takes."""
+"""Reads scikit-learn's digits without importing `sklearn.datasets`, which takes a second."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 def digits_table() -> np.ndarray:
-    """1,797 rows of 64 grey values from 0 to 16, row by row of an 8x8 image, and the digit."""
-    found = find_spec("sklearn")
-    places = [] if found is None else found.submodule_search_locations or []
-    for place in places:
-        file = Path(place) / "datasets" / "data" / "digits.csv.gz"
+    """Return 1,797 rows (1797, 65): the 64 grey values of an 8x8 image, 0 to 16, then the digit."""
+    spec = find_spec("sklearn")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    for folder in folders:
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
         if file.is_file():
             return np.loadtxt(file, delimiter=",")
-    # Another version of scikit-learn may keep them elsewhere.
+    # Another version of scikit-learn may keep the file elsewhere.
     from sklearn.datasets import load_digits
 
     loaded = load_digits()

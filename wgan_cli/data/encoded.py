@@ -1,4 +1,4 @@
-"""Encoded images wherever they are kept, and what becomes of those that cannot be read."""
+"""Reads encoded images from any source, and replaces those that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,121 +16,123 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from wgan_cli.data.decoding import FORMATS, as_square
+from wgan_cli.data.decoding import FORMATS, to_square
 from wgan_cli.errors import DataError, WganError
 
 log = logging.getLogger(__name__)
 
-# So many are named in the log, by path and reason.
+# The log names this many unreadable images, by path and reason; it only counts later ones.
 NAMED = 5
-# Failures of the machine, which say nothing of the file.
-_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors of the machine, not of the file.
+_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ImageSource(Protocol):
-    """Encoded images in a fixed order. Picklable, for the processes that read it."""
+    """Encoded images in a fixed order. Sources are pickled for the reader processes."""
 
     def __len__(self) -> int: ...
 
-    def name(self, place: int) -> str:
-        """What a message calls the image."""
+    def name(self, index: int) -> str:
+        """Return the image's name for messages."""
 
-    def open(self, place: int) -> Image.Image:
-        """The image, decoded when it is used. Raises whatever PIL raises."""
+    def open(self, index: int) -> Image.Image:
+        """Open the image; PIL decodes it on use. Raises whatever PIL raises."""
 
 
-class Files:
-    """Images in files under a folder, in the order of their names."""
+class FileSource:
+    """Image files under a folder, in the order of `names`."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
-        # An array, as a list of so many strings would be copied in every process that reads it.
+        # An array: forked reader processes would copy the memory of a list of strings.
         self._names = np.array([os.fsencode(name) for name in names])
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def name(self, place: int) -> str:
-        """Its path."""
-        # A name in another encoding could not be printed.
-        return os.fsencode(self._path(place)).decode(errors="replace")
+    def name(self, index: int) -> str:
+        """Return the file's path."""
+        # A file name in another encoding could not be printed.
+        return os.fsencode(self._path(index)).decode(errors="replace")
 
-    def open(self, place: int) -> Image.Image:
-        """The image of a file."""
-        return Image.open(self._path(place), formats=FORMATS)
+    def open(self, index: int) -> Image.Image:
+        """Open the image file."""
+        return Image.open(self._path(index), formats=FORMATS)
 
-    def _path(self, place: int) -> Path:
-        return self.folder / os.fsdecode(self._names[place])
+    def _path(self, index: int) -> Path:
+        return self.folder / os.fsdecode(self._names[index])
 
 
-class Read(NamedTuple):
-    """Images uint8 (n, channels, size, size); the name and the reason of each unreadable one.
+class ReadResult(NamedTuple):
+    """Images uint8 (n, channels, size, size), and the name and reason of each unreadable one.
 
-    `whole` is false where reading stopped, at one without a substitute or at too many faults.
+    `complete` is false if reading stopped early: at an image without a substitute, or at too many
+    unreadable ones.
     """
 
     images: Tensor
     faults: list[tuple[str, str]]
-    whole: bool
+    complete: bool
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePart:
-    """Some of a source's images as squares, in the source's order, read when they are asked for.
+    """A subset of a source's images as squares, each read on access.
 
-    `places` (n,) are ascending, and so are the classes `labels` (n,). One that cannot be read is
-    replaced by the next of its class that can, wrapping round: the same one in every run, however
-    the images are read and whatever was read before.
+    Both `indices` (n,) into the source and the classes `labels` (n,) are ascending. An unreadable
+    image is replaced by the next readable one of its class, wrapping around. The substitute depends
+    only on the files, not on the order of reading.
     """
 
     source: ImageSource
-    places: np.ndarray
+    indices: np.ndarray
     size: int
     channels: int
-    most_faults: int
+    fault_limit: int
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """That of one image."""
+        """The shape of one image."""
         return (self.channels, self.size, self.size)
 
-    def __getitem__(self, positions: Sequence[int]) -> Read:
-        """The images at these positions of the part; stops early at more than `most_faults`."""
+    def __getitem__(self, positions: Sequence[int]) -> ReadResult:
+        """Read the images at these positions of the part; stop early at more than `fault_limit`."""
         images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
         faults: dict[str, str] = {}
         with warnings.catch_warnings():
-            # Odd metadata and large photographs are no news to a user who has thousands of them.
+            # PIL warns about odd metadata and large photographs; that would flood the log.
             warnings.simplefilter("ignore")
             for row, position in enumerate(positions):
-                pixels = self._readable(position, faults)
+                pixels = self._read(position, faults)
                 if pixels is None:
-                    return Read(images[:row], list(faults.items()), whole=False)
+                    return ReadResult(images[:row], list(faults.items()), complete=False)
                 images[row] = torch.from_numpy(pixels)
-        return Read(images, list(faults.items()), whole=True)
+        return ReadResult(images, list(faults.items()), complete=True)
 
-    def _readable(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
+    def _read(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
+        """Read an image or its substitute, and add unreadable ones to `faults`; None on failure."""
         for candidate in self._candidates(position):
-            place = int(self.places[candidate])
+            index = int(self.indices[candidate])
             try:
-                with self.source.open(place) as image:
-                    return as_square(image, self.size, self.channels).copy()
-            # What PIL raises for a damaged file is anything from SyntaxError to struct.error.
+                with self.source.open(index) as image:
+                    return to_square(image, self.size, self.channels).copy()
+            # For a damaged file, PIL raises anything from SyntaxError to struct.error.
             except Exception as error:
-                machine = getattr(error, "errno", None) in _MACHINE
-                if machine or isinstance(error, MemoryError | WganError):
+                of_machine = getattr(error, "errno", None) in _MACHINE_ERRORS
+                if of_machine or isinstance(error, MemoryError | WganError):
                     raise
-                faults[self.source.name(place)] = _reason(error)
-                if len(faults) > self.most_faults:
+                faults[self.source.name(index)] = _reason(error)
+                if len(faults) > self.fault_limit:
                     break
         return None
 
     def _candidates(self, position: int) -> Iterable[int]:
         yield position
-        first, end = 0, len(self.places)
+        first, end = 0, len(self.indices)
         if self.labels is not None:
             label = self.labels[position]
             first, end = (int(np.searchsorted(self.labels, label, s)) for s in ("left", "right"))
@@ -148,30 +150,31 @@ def _reason(error: Exception) -> str:
 
 
 class Faults:
-    """The images of a data set that could not be read, each once.
+    """The unreadable images of a data set, each counted once.
 
-    Allowed are `share` of `total`, and one in any case unless the share is 0.
+    At most `fraction` of the `total` images may be unreadable. One always may, unless `fraction`
+    is 0.
     """
 
-    def __init__(self, name: str, total: int, share: float) -> None:
+    def __init__(self, name: str, total: int, fraction: float) -> None:
         self.name = name
         self.total = total
-        self.share = share
-        self.most = max(1, int(share * total)) if share else 0
+        self.fraction = fraction
+        self.limit = max(1, int(fraction * total)) if fraction else 0
         self.seen: dict[str, str] = {}
 
-    def note(self, faults: Iterable[tuple[str, str]]) -> None:
-        """Name them in the log, or only count them. Raises `DataError` beyond what is allowed."""
+    def record(self, faults: Iterable[tuple[str, str]]) -> None:
+        """Log and count unreadable images. Raises `DataError` if there are more than allowed."""
         for image, reason in faults:
             if image in self.seen:
                 continue
             self.seen[image] = reason
             count = len(self.seen)
-            if count > self.most:
+            if count > self.limit:
                 raise DataError(
-                    f"{self.name}: more than {self.most} of {self.total} images cannot be read,"
-                    f" which dataset.corrupt_limit={self.share:g} allows: {self._some()}. Mend or"
-                    " remove them, or raise dataset.corrupt_limit."
+                    f"{self.name}: more than {self.limit} of {self.total} images cannot be read,"
+                    f" the limit by dataset.corrupt_limit={self.fraction:g}: {self._examples()}."
+                    " Repair or remove them, or raise dataset.corrupt_limit."
                 )
             if count <= NAMED:
                 log.warning(
@@ -183,6 +186,6 @@ class Faults:
             elif count & (count - 1) == 0:
                 log.warning("%s: %d images that cannot be read so far.", self.name, count)
 
-    def _some(self) -> str:
-        few = [f"{image} ({reason})" for image, reason in list(self.seen.items())[:NAMED]]
-        return ", ".join([*few, "..."] if len(self.seen) > NAMED else few)
+    def _examples(self) -> str:
+        named = [f"{image} ({reason})" for image, reason in list(self.seen.items())[:NAMED]]
+        return ", ".join([*named, "..."] if len(self.seen) > NAMED else named)

@@ -1,7 +1,8 @@
 """Feeds: the real batch of every critic update, as floats on the device.
 
-A feed keeps no position. The batch of critic update u is a function of (seed, u), so a run can go
-on from any step, mid-epoch too. With a `share` of a run's processes it gives that one's rows of it.
+A feed has no position to save: the batch of critic update u is a function of (seed, u), so a run
+can resume at any step, also within an epoch. With a `shard`, a feed gives that process's rows of
+each batch.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.randomness import WHOLE, Draws, Share, Stream
+from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
 
 class Batch(NamedTuple):
-    """Float samples (batch, *sample shape), images in [-1, 1], and their classes (batch,) int64.
+    """Float samples (batch, *sample_shape), images in [-1, 1], and their classes int64 (batch,).
 
-    `labels` is None where the data have none. Both are on the device.
+    `labels` is None if the data have no classes. Both tensors are on the device.
     """
 
     samples: Tensor
@@ -27,38 +28,37 @@ class Batch(NamedTuple):
 
 
 class Feed(Protocol):
-    """Training batches by the number of the critic update that uses them."""
+    """Training batches, indexed by the critic update that uses them."""
 
     def batch(self, update: int) -> Batch:
-        """The batch of critic update `update`, counted from 0 over the whole run."""
+        """Return the batch of critic update `update`, counted from 0 over the whole run."""
 
     def close(self) -> None:
-        """Let go of what reads for it, as processes: no more batches are asked for."""
+        """End reader processes and free other resources; call it after the last batch."""
 
 
-def as_floats(samples: Tensor) -> Tensor:
-    """What the networks see: uint8 images become float32 in [-1, 1], points stay as they are."""
+def to_floats(samples: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1], as the networks take them; keep points unscaled."""
     if samples.dtype == torch.uint8:
         return samples.float().div_(127.5).sub_(1)
     return samples.float()
 
 
-def as_bytes(images: Tensor) -> Tensor:
-    """The inverse for images: floats in [-1, 1] to uint8, rounded to the nearest."""
+def to_bytes(images: Tensor) -> Tensor:
+    """Map images from [-1, 1] to uint8, rounded to the nearest: the inverse of `to_floats`."""
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def flipped(images: Tensor, draws: Draws) -> Tensor:
-    """Images (n, c, h, w), about half of them mirrored left to right."""
+def random_flip(images: Tensor, draws: Draws) -> Tensor:
+    """Mirror each of the images (n, c, h, w) left to right with probability 1/2."""
     mirrored = draws.uniform((len(images),), images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 class EpochOrder:
-    """Which samples each critic update gets: a fresh permutation every epoch, (seed, epoch)'s.
+    """The samples of each critic update: a new permutation for each epoch, from (seed, epoch).
 
-    Epochs follow each other without a gap: a batch that reaches the end of one is filled up from
-    the next, so no sample is dropped.
+    No sample is dropped: a batch that reaches the end of an epoch is filled up from the next one.
     """
 
     def __init__(
@@ -67,23 +67,23 @@ class EpochOrder:
         batch_size: int,
         seed: int,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = FULL_BATCH,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.share = share
+        self.shard = shard
         self._orders: dict[int, Tensor] = {}
 
     def indices(self, update: int) -> Tensor:
-        """The samples of critic update `update`, counted from 0 over the whole run: (batch,)."""
+        """Return the sample indices (batch,) of critic update `update` of the whole run."""
         epoch, start = divmod(update * self.batch_size, self.size)
         chosen = self._order(epoch)[start : start + self.batch_size]
         missing = self.batch_size - len(chosen)
         if missing:
             chosen = torch.cat([chosen, self._order(epoch + 1)[:missing]])
-        return self.share.of(chosen)
+        return self.shard.take(chosen)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
@@ -95,7 +95,7 @@ class EpochOrder:
 
 
 class ResidentFeed:
-    """A data set that lives on the device, read in an `EpochOrder`."""
+    """Batches of a data set that is kept on the device, in an `EpochOrder`."""
 
     def __init__(
         self,
@@ -103,33 +103,33 @@ class ResidentFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = FULL_BATCH,
         *,
         labels: Tensor | None = None,
         flip: bool = False,
     ) -> None:
         self.samples = samples.to(device)
         self.labels = None if labels is None else labels.to(device)
-        self.order = EpochOrder(len(samples), batch_size, seed, device, share)
+        self.order = EpochOrder(len(samples), batch_size, seed, device, shard)
         self.seed = seed
-        self.share = share
+        self.shard = shard
         self.flip = flip
 
     def batch(self, update: int) -> Batch:
-        """The batch of critic update `update`, counted from 0 over the whole run."""
+        """Return the batch of critic update `update`, counted from 0 over the whole run."""
         chosen = self.order.indices(update)
         samples = self.samples[chosen]
         if self.flip:
-            draws = Draws(self.seed, Stream.FLIPS, update, share=self.share)
-            samples = flipped(samples, draws)
-        return Batch(as_floats(samples), None if self.labels is None else self.labels[chosen])
+            draws = Draws(self.seed, Stream.FLIPS, update, shard=self.shard)
+            samples = random_flip(samples, draws)
+        return Batch(to_floats(samples), None if self.labels is None else self.labels[chosen])
 
     def close(self) -> None:
-        """Nothing reads for it."""
+        """Do nothing: there are no resources to free."""
 
 
 class EndlessFeed:
-    """Fresh points of a distribution in every update, a function of (seed, update)."""
+    """New points of a distribution for every update, a function of (seed, update)."""
 
     def __init__(
         self,
@@ -137,19 +137,19 @@ class EndlessFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = FULL_BATCH,
     ) -> None:
         self.draw = draw
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
-        self.share = share
+        self.shard = shard
 
     def batch(self, update: int) -> Batch:
-        """The points of critic update `update`, counted from 0 over the whole run."""
+        """Return the points of critic update `update`, counted from 0 over the whole run."""
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
-        points = self.share.of(self.draw(rng, self.batch_size))
+        points = self.shard.take(self.draw(rng, self.batch_size))
         return Batch(torch.from_numpy(points).to(self.device))
 
     def close(self) -> None:
-        """Nothing reads for it."""
+        """Do nothing: there are no resources to free."""

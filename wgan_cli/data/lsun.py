@@ -1,4 +1,4 @@
-"""LSUN: scenes of ten kinds, up to three million each (Yu et al., arXiv 1506.03365)."""
+"""LSUN: ten categories of scenes, up to three million images each (Yu et al., arXiv 1506.03365)."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ def lsun(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """One category's scenes, their middle squares as `size` x `size`, in colour, without classes.
+    """Load one category's scenes in colour, cropped to the middle square and resized; no classes.
 
-    `root` holds `<category>_train_lmdb` and `<category>_val_lmdb`, where torchvision has them too;
-    the latter's 300 are held out. Raises `DataError`.
+    `root` holds the folders `<category>_train_lmdb` and `<category>_val_lmdb`, as for torchvision.
+    The 300 images of the latter are held out. Raises `DataError`.
     """
     folder = Path(root).expanduser()
     training, held_out = (
-        _opened(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")
+        _open(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")
     )
     faults = Faults(name, len(training) + len(held_out), corrupt_limit)
-    train, kept = (
-        ImagePart(source, np.arange(len(source)), size, COLOUR, faults.most)
+    train, test = (
+        ImagePart(source, np.arange(len(source)), size, COLOUR, faults.limit)
         for source in (training, held_out)
     )
     return encoded_images(
-        name, train, kept, faults, flip=flip, in_memory=in_memory, workers=workers
+        name, train, test, faults, flip=flip, in_memory=in_memory, workers=workers
     )
 
 
 class Database:
     """Encoded images in an LMDB folder, in the order of their keys.
 
-    torchvision's own reader leaves a pickle of the keys in the current folder and trusts one that
-    it finds there.
+    torchvision's reader is not used: it caches the keys as a pickle in the current folder, and
+    loads any such pickle that it finds there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._environment: Any = None
         self._process: int | None = None
-        with self._transaction() as transaction, _answered(folder):
-            # An array, as a list of so many keys would be copied in every process that reads it.
+        with self._transaction() as transaction, _as_data_errors(folder):
+            # An array: forked reader processes would copy the memory of a list of keys.
             self._keys = np.array(list(transaction.cursor().iternext(values=False)))
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def name(self, place: int) -> str:
-        """The folder and the key."""
-        return f"{self.folder}: {self._keys[place].decode(errors='replace')}"
+    def name(self, index: int) -> str:
+        """Return the folder and the key."""
+        return f"{self.folder}: {self._keys[index].decode(errors='replace')}"
 
-    def open(self, place: int) -> Image.Image:
-        """The image under a key."""
+    def open(self, index: int) -> Image.Image:
+        """Open the image stored under a key."""
         with self._transaction() as transaction:
-            return Image.open(io.BytesIO(transaction.get(self._keys[place])), formats=FORMATS)
+            return Image.open(io.BytesIO(transaction.get(self._keys[index])), formats=FORMATS)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None, "_process": None}
@@ -82,10 +82,10 @@ class Database:
         if self._process != os.getpid():
             import lmdb
 
-            # LMDB forbids using a database that was opened before a fork.
+            # LMDB forbids using a database that was opened before a fork: open it again.
             if self._environment is not None:
                 self._environment.close()
-            with _answered(self.folder):
+            with _as_data_errors(self.folder):
                 self._environment = lmdb.open(
                     str(self.folder), readonly=True, lock=False, readahead=False, meminit=False
                 )
@@ -94,40 +94,40 @@ class Database:
         return self._environment.begin()
 
     def _refuse_truncated(self) -> None:
-        # The file is mapped into memory: reading beyond its end would kill the process.
+        # LMDB maps the file into memory: reading beyond its end would kill the process.
         file = self.folder / "data.mdb"
         pages, page = self._environment.info()["last_pgno"] + 1, self._environment.stat()["psize"]
-        there, needed = file.stat().st_size, pages * page
-        if there < needed:
+        size, needed = file.stat().st_size, pages * page
+        if size < needed:
             raise DataError(
-                f"{file} is cut short: it has {there} of {needed} bytes. Fetch or unpack it again."
+                f"{file} is truncated: it has {size} of {needed} bytes. Fetch or unpack it again."
             )
 
 
 @contextmanager
-def _answered(folder: Path) -> Iterator[None]:
+def _as_data_errors(folder: Path) -> Iterator[None]:
     import lmdb
 
     try:
         yield
     except lmdb.Error as error:
         raise DataError(
-            f"{folder} is no LMDB database, or a damaged one ({error}). Fetch or unpack it again."
+            f"{folder} is not an LMDB database, or is damaged ({error}). Fetch or unpack it again."
         ) from error
 
 
-def _opened(name: str, folder: Path) -> Database:
+def _open(name: str, folder: Path) -> Database:
     try:
         import lmdb  # noqa: F401
     except ImportError:
         raise DataError(
-            f'{name} is read by the package lmdb, which is not installed: pip install "wgan-train'
+            f'{name} needs the package lmdb, which is not installed: pip install "wgan-train'
             '[lsun]".'
         ) from None
     if not folder.is_dir():
         raise DataError(
-            f"{name}: there is no folder {folder.absolute()}. Fetch LSUN by the download.py of"
-            " github.com/fyu/lsun, unpack its zip files, and name the folder they are in by"
+            f"{name}: there is no folder {folder.absolute()}. Fetch LSUN with download.py from"
+            " github.com/fyu/lsun, unpack its zip files, and name the folder that holds them with"
             " dataset.root=FOLDER."
         )
     return Database(folder)

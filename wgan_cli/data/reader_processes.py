@@ -1,4 +1,4 @@
-"""Reading encoded images by processes that end with whoever asked for them."""
+"""Reads encoded images in parallel processes, and makes sure that these end."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wgan_cli.data.encoded import Faults, ImagePart, Read
+from wgan_cli.data.encoded import Faults, ImagePart, ReadResult
 from wgan_cli.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# How many sets of images each process reads ahead.
-AHEAD = 4
-_TOGETHER = 64
-# Below so many images, starting processes takes longer than reading.
-_FEW = 1000
-# From so many on, a user who sees no bar is told what takes so long.
-_MANY = 5000
+# The number of batches that each process reads ahead.
+PREFETCH = 4
+_CHUNK = 64
+# Below this number of images, starting processes takes longer than reading.
+_MIN_FOR_PROCESSES = 1000
+# From this number of images, log that they are being read if there is no progress bar.
+_MIN_FOR_LOG = 5000
 
 
-def usual_workers() -> int:
-    """A process for every CPU core that this one may use, and at most 8.
+def default_workers() -> int:
+    """Return the number of CPU cores that this process may use, at most 8.
 
-    Those that torchrun started beside this one read too: the cores are shared out among them.
+    Under torchrun, the machine's cores are divided by its number of ranks.
     """
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-class Reads(Iterator[Tensor]):
-    """Images uint8 (n, c, size, size) of a part for each of many lists of positions, in order.
+class ParallelReader(Iterator[Tensor]):
+    """Reads a part's images uint8 (n, c, size, size) for each list of positions, in order.
 
-    With `workers` 0 they are read in this process. Raises `DataError` for more unreadable images
-    than are allowed, and where a process fails.
+    With `workers` 0 they are read in this process. Raises `DataError` if a process fails and if
+    there are more unreadable images than allowed.
     """
 
     def __init__(
@@ -61,52 +61,52 @@ class Reads(Iterator[Tensor]):
         pin: bool = False,
     ) -> None:
         self._faults = faults
-        loader: DataLoader[Read] = DataLoader(
+        loader: DataLoader[ReadResult] = DataLoader(
             part,  # type: ignore[arg-type]
             batch_size=None,
             sampler=positions,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=pin,
-            prefetch_factor=AHEAD if workers else None,
-            # A loader draws a seed for its processes, else from the global generator.
+            prefetch_factor=PREFETCH if workers else None,
+            # The loader draws a seed for its processes; without this, from the global generator.
             generator=torch.Generator(),
         )
         before = active_children()
-        with _for_the_parent_alone():
-            self._iterators: list[Iterator[Read]] = [iter(loader)]
+        with _signals_blocked_in_children():
+            self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
         processes = [process for process in active_children() if process not in before]
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        _open.add(self)
+        _open_readers.add(self)
 
     def __next__(self) -> Tensor:
-        """The next list's images."""
+        """Return the next list's images."""
         name = self._faults.name
         try:
-            read = next(self._iterators[0])
+            result = next(self._iterators[0])
         except (StopIteration, MemoryError):
             raise
         except Exception as error:
             self.close()
             reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
             raise DataError(
-                f"{name}: reading its images failed ({reason}). dataset.workers=0 reads them in the"
-                " run's own process; others need memory, shared memory (/dev/shm) and open files."
+                f"{name}: reading its images failed ({reason}). Reader processes need memory,"
+                " shared memory (/dev/shm) and open files; dataset.workers=0 reads without them."
             ) from error
-        self._faults.note(read.faults)
-        if not read.whole:
-            image, reason = read.faults[-1]
+        self._faults.record(result.faults)
+        if not result.complete:
+            image, reason = result.faults[-1]
             raise DataError(
-                f"{name}: no image can be read that could stand for {image} ({reason}): of its"
-                " class, or of the whole part, none is sound."
+                f"{name}: {image} cannot be read ({reason}), and no other image of its class"
+                " (or part) can replace it."
             )
-        return read.images
+        return result.images
 
 
-def _end(iterators: list[Iterator[Read]], processes: list[BaseProcess]) -> None:
-    """End the processes: when a `Reads` is closed, and when it is collected."""
-    # The iterator does so itself when nobody holds it. Where the traceback of an error does, or a
-    # process is stuck, it would send SIGTERM, which they do not hear, and Python wait for them.
+def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
+    """End the processes, when a `ParallelReader` is closed or garbage-collected."""
+    # The loader's iterator ends its processes when it is freed. But a traceback may still hold it,
+    # or a process may be stuck; it then sends SIGTERM, which these processes block. So kill them.
     iterators.clear()
     for process in processes:
         if process.is_alive():
@@ -114,46 +114,47 @@ def _end(iterators: list[Iterator[Read]], processes: list[BaseProcess]) -> None:
         process.join()
 
 
-# Ended before Python ends processes itself: by SIGTERM, which these do not hear.
-_open: weakref.WeakSet[Reads] = weakref.WeakSet()
+# Closed at exit before Python ends child processes by SIGTERM, which these block.
+_open_readers: weakref.WeakSet[ParallelReader] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    for reads in list(_open):
-        reads.close()
+    for reader in list(_open_readers):
+        reader.close()
 
 
-def load(
-    part: ImagePart, positions: Sequence[int], faults: Faults, workers: int, what: str
+def read_images(
+    part: ImagePart, positions: Sequence[int], faults: Faults, workers: int, part_name: str
 ) -> Tensor:
-    """All images at these positions, uint8 (n, c, size, size), with a bar on a terminal."""
+    """Read the images at these positions, uint8 (n, c, size, size), with a progress bar."""
     count = len(positions)
     images = torch.empty((count, *part.shape), dtype=torch.uint8)
-    lists = [positions[start : start + _TOGETHER] for start in range(0, count, _TOGETHER)]
+    chunks = [positions[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
     terminal = sys.stderr.isatty()
-    if count >= _MANY and not terminal:
-        log.info("%s: reading %d images (%s).", faults.name, count, what)
+    if count >= _MIN_FOR_LOG and not terminal:
+        log.info("%s: reading %d %s images.", faults.name, count, part_name)
     bar = tqdm(total=count, desc=f"reading {faults.name}", unit="image", disable=not terminal)
-    with bar, closing(Reads(part, lists, faults, workers if count >= _FEW else 0)) as reads:
+    workers = workers if count >= _MIN_FOR_PROCESSES else 0
+    with bar, closing(ParallelReader(part, chunks, faults, workers)) as reader:
         start = 0
-        for some in reads:
-            images[start : start + len(some)] = some
-            start += len(some)
-            bar.update(len(some))
+        for chunk in reader:
+            images[start : start + len(chunk)] = chunk
+            start += len(chunk)
+            bar.update(len(chunk))
     return images
 
 
-def _as_it_is(read: Any) -> Any:
-    return read
+def _identity(result: Any) -> Any:
+    return result
 
 
 @contextmanager
-def _for_the_parent_alone() -> Iterator[None]:
-    """Processes started inside hear no Ctrl-C, SIGTERM or SIGHUP, which are for the run to answer.
+def _signals_blocked_in_children() -> Iterator[None]:
+    """Block Ctrl-C, SIGTERM and SIGHUP in processes started inside: the run handles them.
 
-    A dead one is noticed where its images are awaited, not by the exception that torch's handler of
-    SIGCHLD would raise amid whatever runs then.
+    Also restore the SIGCHLD handler that torch replaces: its exception for a dead process could
+    interrupt any code, whereas `ParallelReader` notices the death when it waits for the images.
     """
     blocked = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -162,7 +163,7 @@ def _for_the_parent_alone() -> Iterator[None]:
     try:
         yield
     finally:
-        # Other threads cannot set handlers, and torch sets none there.
+        # Only the main thread can set handlers; in other threads torch sets none.
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -1,4 +1,4 @@
-"""Stacked MNIST: a thousand modes that can be counted."""
+"""Stacked MNIST: triples of digits as colour channels, 1,000 modes that can be counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wgan_cli.data.dataset import FIXED_SEED, Labels, TensorDataset
 from wgan_cli.data.torchvision_files import read_part
 from wgan_cli.randomness import Draws, Stream
 
-# As many as PacGAN trains on and measures with (arXiv 1712.04086, section 4.2).
+# PacGAN's numbers of training and test samples (arXiv 1712.04086, section 4.2).
 TRAINING_SIZE = 128_000
 HELD_OUT_SIZE = 26_000
 
@@ -17,11 +17,11 @@ HELD_OUT_SIZE = 26_000
 def stacked_mnist(
     name: str = "stacked_mnist", root: str = "data", download: bool = True
 ) -> TensorDataset:
-    """Images uint8 (n, 3, 28, 28) whose channels are three random MNIST digits (arXiv 1611.02163).
+    """Build images uint8 (n, 3, 28, 28) of three random MNIST digits each (arXiv 1611.02163).
 
-    A label is the number that the digits make, 100 red + 10 green + blue. The triples are the same
-    in every run: the training part's of MNIST's training digits, the held-out part's of its test
-    digits. Raises `DataError`.
+    An image's label is 100 red + 10 green + blue. The triples are the same in every run. The
+    training part uses MNIST's training digits, the held-out part its test digits. Raises
+    `DataError`.
     """
     train, train_labels = _stacked(name, root, download, train=True)
     held_out, held_out_labels = _stacked(name, root, download, train=False)
@@ -32,7 +32,7 @@ def stacked_mnist(
 
 def _stacked(name: str, root: str, download: bool, *, train: bool) -> tuple[Tensor, Tensor]:
     images, labels = read_part(name, "MNIST", root, download, train=train)
-    # Step 0 of the stream decides which samples of a set without a test part are held out.
+    # Step 0 of the stream is used for splits of data sets without a test part.
     rng = Draws(FIXED_SEED, Stream.HELD_OUT, step=1, inner=int(train)).numpy()
     count = TRAINING_SIZE if train else HELD_OUT_SIZE
     chosen = torch.from_numpy(rng.integers(len(images), size=(count, 3)))

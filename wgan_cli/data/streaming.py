@@ -1,4 +1,4 @@
-"""Data sets of image files too many for memory: read while they are trained on."""
+"""Data sets of images that may not fit in memory: read from their files during training."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.dataset import FIXED_SEED, Dataset, Labels, TensorDataset
 from wgan_cli.data.encoded import Faults, ImagePart
-from wgan_cli.data.feeds import Batch, EpochOrder, Feed, as_floats, flipped
-from wgan_cli.data.reader_processes import Reads, load, usual_workers
-from wgan_cli.randomness import WHOLE, Draws, Share, Stream
+from wgan_cli.data.feeds import Batch, EpochOrder, Feed, random_flip, to_floats
+from wgan_cli.data.reader_processes import ParallelReader, default_workers, read_images
+from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
 log = logging.getLogger(__name__)
 
-# Up to so many GiB a decoded training part is held in memory where nothing is said.
+# By default, a decoded training part of up to this size is held in memory.
 IN_MEMORY_GIB = 2
-MOST_HELD_OUT = 10_000
+MAX_HELD_OUT = 10_000
 
 
 class StreamingFeed:
-    """The batches that a `ResidentFeed` of the same images gives, read ahead by processes.
+    """Serves the same batches as a `ResidentFeed` of these images, read ahead by processes.
 
-    Asked for any update but the next, it starts reading there. The processes end with `close`, or
-    with the feed.
+    Updates are expected in order; any other update restarts the reading there. The processes end
+    on `close`, and when the feed is garbage-collected.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StreamingFeed:
         batch_size: int,
         seed: int,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = FULL_BATCH,
         *,
         faults: Faults,
         workers: int,
@@ -46,41 +46,41 @@ class StreamingFeed:
     ) -> None:
         self.part = part
         self.labels = None if part.labels is None else torch.from_numpy(part.labels)
-        self.order = EpochOrder(len(part), batch_size, seed, torch.device("cpu"), share)
+        self.order = EpochOrder(len(part), batch_size, seed, torch.device("cpu"), shard)
         self.seed = seed
-        self.share = share
+        self.shard = shard
         self.device = device
         self.faults = faults
         self.workers = workers
         self.flip = flip
-        self._reads: Reads | None = None
+        self._reader: ParallelReader | None = None
         self._next = 0
 
     def batch(self, update: int) -> Batch:
-        """The batch of critic update `update`. Raises `DataError` where it cannot be read."""
-        if self._reads is None or update != self._next:
+        """Return the batch of critic update `update`. Raises `DataError` if it cannot be read."""
+        if self._reader is None or update != self._next:
             self._start(update)
-        assert self._reads is not None
-        samples = next(self._reads).to(self.device, non_blocking=True)
+        assert self._reader is not None
+        samples = next(self._reader).to(self.device, non_blocking=True)
         self._next = update + 1
         if self.flip:
-            draws = Draws(self.seed, Stream.FLIPS, update, share=self.share)
-            samples = flipped(samples, draws)
+            draws = Draws(self.seed, Stream.FLIPS, update, shard=self.shard)
+            samples = random_flip(samples, draws)
         if self.labels is None:
-            return Batch(as_floats(samples))
+            return Batch(to_floats(samples))
         labels = self.labels[self.order.indices(update)]
-        return Batch(as_floats(samples), labels.to(self.device, non_blocking=True))
+        return Batch(to_floats(samples), labels.to(self.device, non_blocking=True))
 
     def close(self) -> None:
-        """End the processes. A batch asked for later starts others."""
-        if self._reads is not None:
-            self._reads.close()
-            self._reads = None
+        """End the processes. A later call of `batch` starts new ones."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _start(self, update: int) -> None:
         self.close()
         pin = self.device.type == "cuda"
-        self._reads = Reads(
+        self._reader = ParallelReader(
             self.part, _from(self.order, update), self.faults, self.workers, pin=pin
         )
 
@@ -91,10 +91,10 @@ def _from(order: EpochOrder, update: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True, eq=False)
 class StreamedDataset:
-    """A data set whose training part stays in its files; the held-out part is in memory.
+    """A data set whose training part is read during training; the held-out part is in memory.
 
-    What is computed from it is what a `TensorDataset` of the same images would give. Raises
-    `DataError` when a part is too small.
+    Its batches and samples equal those of a `TensorDataset` of the same images. Raises `DataError`
+    if a part is too small.
     """
 
     name: str
@@ -116,15 +116,17 @@ class StreamedDataset:
         """The shape of one image."""
         return self.training.shape
 
-    def feed(self, batch_size: int, seed: int, device: torch.device, share: Share = WHOLE) -> Feed:
-        """Batches in an order that (seed, epoch) alone decides."""
+    def feed(
+        self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
+    ) -> Feed:
+        """Return batches in an order that depends only on (seed, epoch)."""
         check_batch_size(self.name, batch_size, len(self.training))
         return StreamingFeed(
             self.training,
             batch_size,
             seed,
             device,
-            share,
+            shard,
             faults=self.faults,
             workers=self.workers,
             flip=self.flip,
@@ -136,8 +138,8 @@ class StreamedDataset:
         return len(self.training)
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """The training images at these places, read now."""
-        return load(self.training, chosen.tolist(), self.faults, self.workers, "of training")
+        """Read the training images at the indices `chosen` (n,)."""
+        return read_images(self.training, chosen.tolist(), self.faults, self.workers, "training")
 
 
 def encoded_images(
@@ -150,19 +152,20 @@ def encoded_images(
     in_memory: bool | None,
     workers: int | None,
 ) -> Dataset:
-    """Training and held-out images as a data set, `in_memory` or streamed.
+    """Make a data set of training and held-out images; the training part in memory or streamed.
 
-    `in_memory` null holds a training part of up to `IN_MEMORY_GIB` in memory, `workers` null takes
-    `usual_workers`; neither changes what is trained. Of the held-out part at most `MOST_HELD_OUT`
-    images are kept, chosen and ordered by a fixed permutation. Raises `DataError`.
+    With `in_memory` null, a training part of up to `IN_MEMORY_GIB` is held in memory. With
+    `workers` null, there are `default_workers()` reader processes. Neither changes what is trained.
+    At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
+    Raises `DataError`.
     """
     for part, images in (("training", training), ("held-out", held_out)):
         check_count(name, part, len(images))
-    processes = usual_workers() if workers is None else workers
-    # Steps 0 and 1 of the stream decide other things of data sets.
+    processes = default_workers() if workers is None else workers
+    # Steps 0 and 1 of the stream are used by `dataset.split` and `stacked`.
     order = Draws(FIXED_SEED, Stream.HELD_OUT, step=2).numpy().permutation(len(held_out))
-    order = order[:MOST_HELD_OUT]
-    kept = load(held_out, order.tolist(), faults, processes, "held out")
+    order = order[:MAX_HELD_OUT]
+    kept = read_images(held_out, order.tolist(), faults, processes, "held-out")
     labels = None
     if training.labels is not None and held_out.labels is not None:
         labels = Labels(torch.from_numpy(training.labels), torch.from_numpy(held_out.labels[order]))
@@ -172,5 +175,5 @@ def encoded_images(
     if not in_memory:
         log.info("%s: %d training images (%.2g GiB) are streamed.", name, len(training), gib)
         return StreamedDataset(name, training, kept, labels, faults, processes, flip)
-    everything = load(training, range(len(training)), faults, processes, "of training")
-    return TensorDataset(name, everything, kept, labels, flip=flip)
+    in_memory_images = read_images(training, range(len(training)), faults, processes, "training")
+    return TensorDataset(name, in_memory_images, kept, labels, flip=flip)

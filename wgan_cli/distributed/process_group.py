@@ -28,7 +28,7 @@ from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.distributed.process import Process
 from wgan_cli.distributed.shared_signals import SharedStopSignals
 from wgan_cli.errors import RankError
-from wgan_cli.randomness import WHOLE, Share
+from wgan_cli.randomness import FULL_BATCH, Shard
 from wgan_cli.stop_signals import StopSignals
 
 # How long a process waits for the others to start.
@@ -53,13 +53,13 @@ class Instruction(enum.IntEnum):
 class SingleProcess:
     """The group of a run with one process; `ProcessGroup` is that of several."""
 
-    share: Share = WHOLE
+    shard: Shard = FULL_BATCH
     leads = True
 
     @property
     def world(self) -> int:
         """The number of processes."""
-        return self.share.world
+        return self.shard.world
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
         """Connect to the other processes and send them these settings."""
@@ -89,7 +89,7 @@ class ProcessGroup(SingleProcess):
     def __init__(self, process: Process, store: Store) -> None:
         self.process = process
         self.store = store
-        self.share = Share(process.rank, process.world)
+        self.shard = Shard(process.rank, process.world)
         self.leads = process.rank == 0
         self.signals: SharedStopSignals | None = None
         self._lost_ranks: list[int] = []
@@ -172,7 +172,7 @@ class ProcessGroup(SingleProcess):
         return self.signals
 
     def send(self, state: dict[str, Any]) -> None:
-        """Send a state to all ranks, as the bytes of `torch.save`: machines may share no disk."""
+        """Send a state to all ranks, as the bytes of `torch.save`: machines may.shard no disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""One set of samples beside the reference: the numbers that several metrics share, each once."""
+"""Compares one set of samples with the reference, and caches what several metrics need."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from torch import Tensor, nn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.samples import Reference, Samples
-from wgan_cli.evaluation.sampling import BATCH, evaluating, given, parts
+from wgan_cli.evaluation.sampling import BATCH, evaluating, label_batches
 from wgan_cli.metrics.lipschitz import gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
+from wgan_cli.models.conditional import with_labels
 from wgan_cli.randomness import Draws, Stream
 
 
 class Comparison:
-    """`shown` against the reference, and what `critic` makes of both.
+    """Compares the samples `candidate` with the reference, also through the `critic`.
 
-    `constraint` is what holds the critic, `seed` decides the random points and directions.
+    `constraint` is the critic's constraint. `seed` determines the random points and directions.
     """
 
     def __init__(
         self,
         reference: Reference,
-        shown: Samples,
+        candidate: Samples,
         critic: nn.Module,
         *,
         seed: int,
         constraint: Constraint | None = None,
     ) -> None:
         self.reference = reference
-        self.shown = shown
+        self.candidate = candidate
         self.critic = critic
         self.constraint = constraint
         self.seed = seed
@@ -40,82 +41,91 @@ class Comparison:
 
     @property
     def real(self) -> Tensor:
-        """The few held-out samples, (n, *shape)."""
-        return self.reference.real.few
+        """The held-out evaluation samples, (n, *shape)."""
+        return self.reference.real.eval_set
 
     @property
     def fake(self) -> Tensor:
-        """The few that stand against them, (n, *shape)."""
-        return self.shown.few
+        """The candidate's evaluation samples, (n, *shape)."""
+        return self.candidate.eval_set
 
     @cached_property
     def estimate(self) -> float:
-        """E f(real) - E f(fake) of the critic. Raises ValueError where it is not finite."""
+        """The critic's estimate E f(real) - E f(fake). Raises ValueError if it is not finite."""
         with evaluating(self.critic):
-            found = self._mean_score(self.reference.real) - self._mean_score(self.shown)
-        return _finite(found, "the critic's score")
+            difference = self._mean_score(self.reference.real) - self._mean_score(self.candidate)
+        return _finite(difference, "the critic's score")
 
     @cached_property
-    def steepest(self) -> float:
-        """The largest gradient norm seen between the two: a lower bound of K.
+    def steepest_slope(self) -> float:
+        """The largest norm of the critic's gradient at random points between real and fake pairs.
 
-        A conditional critic has one for each class, and a pair is of one class. Raises ValueError
-        where it is not finite.
+        It is a lower bound of the Lipschitz constant K. For a conditional critic, both samples of a
+        pair have the same class. Raises ValueError if it is not finite.
         """
-        classes = parts(self.reference.real.labels, len(self.real))
+        classes = label_batches(self.reference.real.labels, len(self.real))
         pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), classes, strict=True)
         with evaluating(self.critic):
             norms = [
-                gradient_norms(given(self.critic, labels), real, fake, self.draws(batch)).max()
+                gradient_norms(
+                    with_labels(self.critic, labels), real, fake, self.draws(batch)
+                ).max()
                 for batch, (real, fake, labels) in enumerate(pairs)
             ]
         return _finite(float(torch.stack(norms).max()), "the critic's gradient")
 
     @property
     def normalized(self) -> float:
-        """The estimate over K, known by construction or else the steepest slope seen.
+        """The estimate divided by K: the critic's known constant, or else the steepest slope.
 
-        Raises ValueError where the critic is flat.
+        Raises ValueError if all gradients are 0.
         """
         known: float | None = getattr(self.critic, "lipschitz_constant", None)
-        constant = self.steepest if known is None else known
+        constant = self.steepest_slope if known is None else known
         if constant == 0:
-            raise ValueError("the critic is flat wherever it was looked at, so it has no scale")
+            raise ValueError(
+                "the critic is flat at every point looked at, so there is no slope to divide by"
+            )
         return self.estimate / constant
 
     def features(self, space: str) -> tuple[Tensor, Tensor]:
-        """Features of the many held-out samples and of those that stand against them, (m, d)."""
+        """Return the features (m, d) of the reference's and of the candidate's feature samples."""
         network = self.reference.network(space)
         real, _ = self.reference.real.features(space, network)
-        shown, _ = self.shown.features(space, network)
-        return real, shown
+        fake, _ = self.candidate.features(space, network)
+        return real, fake
 
     def logits(self, space: str) -> Tensor:
-        """What the feature network takes the shown samples for, (m, classes)."""
-        return self.shown.features(space, self.reference.network(space))[1]
+        """Return the feature network's logits (m, classes) for the candidate's feature samples."""
+        return self.candidate.features(space, self.reference.network(space))[1]
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """How many of the shown samples the classifier takes for each class."""
+        """How many of the candidate's feature samples the classifier assigns to each class."""
         classes = len(self.reference.class_counts)
         return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
 
     def neighbours(self, space: str) -> tuple[float, float]:
-        """Precision and recall in `pixel` space, of the few, or in a network's, of the many."""
+        """Return precision and recall in a `space`, computed once.
+
+        In `pixel` space they compare the evaluation samples, in a feature network's space the
+        feature samples.
+        """
         if space not in self._neighbours:
             pair = (self.real, self.fake) if space == "pixel" else self.features(space)
-            reach = self.reference.real.radii(space, pair[0])
-            self._neighbours[space] = precision_recall(*pair, real_radii=reach)
+            radii = self.reference.real.radii(space, pair[0])
+            self._neighbours[space] = precision_recall(*pair, real_radii=radii)
         return self._neighbours[space]
 
     def draws(self, inner: int) -> Draws:
-        """Random numbers of this comparison; steps 0 and 2 of the stream are latent noise."""
+        """Return random numbers for batch `inner`; steps 0 and 2 of the stream are latent noise."""
         return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
 
     @torch.no_grad()
     def _mean_score(self, samples: Samples) -> float:
-        pieces = zip(samples.few.split(BATCH), parts(samples.labels, len(samples.few)), strict=True)
-        scores = [given(self.critic, labels)(part).double() for part, labels in pieces]
+        classes = label_batches(samples.labels, len(samples.eval_set))
+        batches = zip(samples.eval_set.split(BATCH), classes, strict=True)
+        scores = [with_labels(self.critic, labels)(batch).double() for batch, labels in batches]
         return float(torch.cat(scores).mean())
 
 

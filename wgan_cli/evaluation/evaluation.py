@@ -1,4 +1,4 @@
-"""An evaluation: the chosen metrics of a generator and a critic, with floors and costs."""
+"""An evaluation: the chosen metrics of a generator and a critic, with their floors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.schema import METRICS
 
 log = logging.getLogger(__name__)
-_SLOW = 5.0
-# So many samples take the assignment of exact W1 over a second.
-_MANY_PAIRS = 1500
+# A metric that took longer than this many seconds is announced before it starts.
+_SLOW_SECONDS = 5.0
+# Above this number of samples, the assignment of exact W1 takes over a second.
+_SLOW_ASSIGNMENT = 1500
 
 
 @dataclass
 class EvaluationResult:
-    """What one evaluation found.
+    """The results of one evaluation, each by metric tag.
 
-    `values` by tag; `raw` the same of the generator beside its average, where there is one and the
-    metric is cheap; `floors` what other real samples score; `pictures` RGB by tag. `seconds` by
-    metric, and `samples` for drawing what is shared. `refused` says why a metric gave no number.
+    `values` are the scores of the evaluated generator. If that is the moving average, `raw` holds
+    the scores of the generator itself, for cheap metrics. `floors` are the scores of other real
+    samples, `pictures` are RGB arrays, and `failures` say why a metric has no value. `seconds` is
+    the time of each metric, and under `samples` that of generating. `n` is the number of evaluation
+    samples.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -37,11 +40,11 @@ class EvaluationResult:
     floors: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     n: int = 0
 
     def scalars(self) -> dict[str, float]:
-        """Everything that is a curve: values, floors, n and the evaluation's time."""
+        """Return the scalars to log, by tag: values, floors, sample number and total time."""
         curves = dict(self.values)
         curves.update({f"{tag}_raw": value for tag, value in self.raw.items()})
         curves.update({f"{tag}_real_real": floor for tag, floor in self.floors.items()})
@@ -52,10 +55,10 @@ class EvaluationResult:
 
 
 class Evaluation:
-    """The chosen metrics, on the same held-out samples and the same noise every time.
+    """Computes the chosen metrics, with the same held-out samples and the same noise each time.
 
-    `constraint` is what holds the critic. `watch` is told each metric before it starts, and whether
-    it takes long.
+    `constraint` is the critic's constraint. `on_metric(tag, slow)` is called before each metric,
+    with whether it is expected to take long.
     """
 
     def __init__(
@@ -65,19 +68,19 @@ class Evaluation:
         latent_dim: int,
         seed: int,
         constraint: Constraint | None = None,
-        watch: Callable[[str, bool], None] | None = None,
+        on_metric: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.metrics = metrics
         self.reference = reference
         self.latent_dim = latent_dim
         self.seed = seed
         self.constraint = constraint
-        self.watch = watch or _say_if_slow
+        self.on_metric = on_metric or _log_if_slow
         self._floors: dict[str, float] = {}
-        self._costs: dict[str, float] = {}
+        self._last_seconds: dict[str, float] = {}
 
     def prepare(self) -> None:
-        """Make feature networks ready, which can take minutes. Raises `DataError`."""
+        """Load or train the feature networks, which can take minutes. Raises `DataError`."""
         for space in dict.fromkeys(TABLE[tag].network for tag in self.metrics):
             if space is not None:
                 self.reference.network(space)
@@ -85,71 +88,75 @@ class Evaluation:
     def __call__(
         self, generator: nn.Module, critic: nn.Module, raw: nn.Module | None = None
     ) -> EvaluationResult:
-        """Measure `generator`, and `raw` beside it by what needs no critic and no feature network.
+        """Measure `generator`; measure `raw` too, by metrics without a critic or feature network.
 
-        Raises `DivergedError` where the samples are NaN or infinite.
+        Raises `DivergedError` if the samples are NaN or infinite.
         """
-        found = EvaluationResult(n=self.reference.counts.few)
+        result = EvaluationResult(n=self.reference.counts.eval_samples)
         started = time.perf_counter()
-        comparison = self._compared(generator, critic)
-        alone = [tag for tag in self.metrics if _looks_at_samples_alone(tag)]
-        beside = None if raw is None or not alone else self._compared(raw, critic)
-        found.seconds["samples"] = time.perf_counter() - started
-        floor = Comparison(self.reference, self.reference.other, critic, seed=self.seed)
+        comparison = self._comparison(generator, critic)
+        raw_metrics = [tag for tag in self.metrics if _needs_only_samples(tag)]
+        raw_comparison = None if raw is None or not raw_metrics else self._comparison(raw, critic)
+        result.seconds["samples"] = time.perf_counter() - started
+        floor = Comparison(self.reference, self.reference.floor_samples, critic, seed=self.seed)
         for tag in self.metrics:
-            self.watch(tag, self._slow(tag))
+            self.on_metric(tag, self._slow(tag))
             started = time.perf_counter()
             try:
-                self._measure(tag, TABLE[tag], comparison, floor, found)
+                self._measure(tag, TABLE[tag], comparison, floor, result)
             except ValueError as error:
-                found.refused[tag] = str(error)
-            if beside is not None and tag in alone:
-                self._measure_beside(tag, TABLE[tag], beside, found)
-            found.seconds[tag] = self._costs[tag] = time.perf_counter() - started
-        return found
+                result.failures[tag] = str(error)
+            if raw_comparison is not None and tag in raw_metrics:
+                self._measure_raw(tag, TABLE[tag], raw_comparison, result)
+            result.seconds[tag] = self._last_seconds[tag] = time.perf_counter() - started
+        return result
 
     def _measure(
         self,
         tag: str,
         metric: Metric,
         comparison: Comparison,
-        real: Comparison,
-        found: EvaluationResult,
+        floor: Comparison,
+        result: EvaluationResult,
     ) -> None:
         name = sized(tag, metric, self.reference.counts)
         if metric.number is not None:
             if METRICS[tag].has_floor and tag not in self._floors:
-                self._floors[tag] = float(metric.number(real))
-            found.values[name] = _finite(metric.number(comparison))
+                self._floors[tag] = float(metric.number(floor))
+            result.values[name] = _finite(metric.number(comparison))
             if METRICS[tag].has_floor:
-                found.floors[name] = self._floors[tag]
+                result.floors[name] = self._floors[tag]
         if metric.picture is not None:
-            found.pictures[metric.picture_tag or tag] = metric.picture(comparison)
+            result.pictures[metric.picture_tag or tag] = metric.picture(comparison)
 
-    def _measure_beside(
-        self, tag: str, metric: Metric, beside: Comparison, found: EvaluationResult
+    def _measure_raw(
+        self, tag: str, metric: Metric, comparison: Comparison, result: EvaluationResult
     ) -> None:
         assert metric.number is not None
         try:
-            found.raw[sized(tag, metric, self.reference.counts)] = _finite(metric.number(beside))
+            result.raw[sized(tag, metric, self.reference.counts)] = _finite(
+                metric.number(comparison)
+            )
         except ValueError as error:
-            found.refused[f"{tag}_raw"] = str(error)
+            result.failures[f"{tag}_raw"] = str(error)
 
-    def _compared(self, generator: nn.Module, critic: nn.Module) -> Comparison:
-        shown = generated(generator, self.latent_dim, self.reference, self.seed)
-        return Comparison(self.reference, shown, critic, seed=self.seed, constraint=self.constraint)
+    def _comparison(self, generator: nn.Module, critic: nn.Module) -> Comparison:
+        samples = generated(generator, self.latent_dim, self.reference, self.seed)
+        return Comparison(
+            self.reference, samples, critic, seed=self.seed, constraint=self.constraint
+        )
 
     def _slow(self, tag: str) -> bool:
-        """By what it took last time; at first, by what it works on."""
-        if tag in self._costs:
-            return self._costs[tag] > _SLOW
+        """Guess whether a metric takes long: from its last time, or at first from what it needs."""
+        if tag in self._last_seconds:
+            return self._last_seconds[tag] > _SLOW_SECONDS
         return TABLE[tag].network is not None or (
-            tag == "wasserstein/exact" and self.reference.counts.few > _MANY_PAIRS
+            tag == "wasserstein/exact" and self.reference.counts.eval_samples > _SLOW_ASSIGNMENT
         )
 
 
-def _looks_at_samples_alone(tag: str) -> bool:
-    """Whether a number needs neither the critic (it has a floor) nor a feature network."""
+def _needs_only_samples(tag: str) -> bool:
+    """Return whether a metric needs neither the critic (it has a floor) nor a feature network."""
     metric = TABLE[tag]
     return metric.number is not None and METRICS[tag].has_floor and metric.network is None
 
@@ -160,6 +167,6 @@ def _finite(value: float) -> float:
     return float(value)
 
 
-def _say_if_slow(metric: str, slow: bool) -> None:
+def _log_if_slow(metric: str, slow: bool) -> None:
     if slow:
         log.info("evaluating %s ...", metric)

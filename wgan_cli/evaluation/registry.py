@@ -13,7 +13,7 @@ from torch import Tensor
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
 from wgan_cli.data.dataset import Modes
 from wgan_cli.evaluation.comparison import Comparison
-from wgan_cli.evaluation.samples import Counts, Samples
+from wgan_cli.evaluation.samples import SampleCounts, Samples
 from wgan_cli.evaluation.sampling import BATCH, evaluating
 from wgan_cli.metrics.features import (
     class_divergence,
@@ -23,7 +23,7 @@ from wgan_cli.metrics.features import (
 )
 from wgan_cli.metrics.lipschitz import layer_gradient_norms
 from wgan_cli.metrics.modes import modes_found, share_within
-from wgan_cli.metrics.wasserstein import between_slices, exact_wasserstein
+from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance
 from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.randomness import Draws, Stream
 
@@ -38,20 +38,20 @@ class Metric:
 
     number: Callable[[Comparison], float] | None = None
     picture: Callable[[Comparison], np.ndarray] | None = None
-    count: Callable[[Counts], int] | None = None
+    count: Callable[[SampleCounts], int] | None = None
     network: str | None = None
     picture_tag: str | None = None
 
 
-def _few(counts: Counts) -> int:
-    return counts.few
+def _eval_samples(counts: SampleCounts) -> int:
+    return counts.eval_samples
 
 
-def _many(counts: Counts) -> int:
-    return counts.many
+def _feature_samples(counts: SampleCounts) -> int:
+    return counts.feature_samples
 
 
-def sized(tag: str, metric: Metric, counts: Counts) -> str:
+def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
     """The tag with its sample count: `_10k` for 10,000, `_359` for 359."""
     if metric.count is None:
         return tag
@@ -61,7 +61,10 @@ def sized(tag: str, metric: Metric, counts: Counts) -> str:
 
 def _sliced(comparison: Comparison) -> float:
     draws = Draws(comparison.seed, Stream.EVALUATION, step=3)
-    return between_slices(comparison.shown.slices(draws), comparison.reference.real.slices(draws))
+    return projected_distance(
+        comparison.candidate.sorted_projections(draws),
+        comparison.reference.real.sorted_projections(draws),
+    )
 
 
 def _layer_norms(comparison: Comparison) -> np.ndarray:
@@ -70,7 +73,7 @@ def _layer_norms(comparison: Comparison) -> np.ndarray:
             name: layer_gradient_norms(comparison.critic, *_first_batch(samples))
             for name, samples in (
                 ("real", comparison.reference.real),
-                ("generated", comparison.shown),
+                ("generated", comparison.candidate),
             )
         }
     if not all(math.isfinite(norm) for curve in curves.values() for _, norm in curve):
@@ -80,7 +83,7 @@ def _layer_norms(comparison: Comparison) -> np.ndarray:
 
 def _first_batch(samples: Samples) -> tuple[Tensor, Tensor | None]:
     labels = samples.labels
-    return samples.few[:BATCH], None if labels is None else labels[:BATCH]
+    return samples.eval_set[:BATCH], None if labels is None else labels[:BATCH]
 
 
 def _weights(comparison: Comparison) -> np.ndarray:
@@ -105,7 +108,7 @@ def _class_histogram(comparison: Comparison) -> np.ndarray:
 def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
     modes: Modes | None = comparison.reference.modes
     assert modes is not None
-    return comparison.shown.points, torch.from_numpy(modes.centres), modes.std
+    return comparison.candidate.points, torch.from_numpy(modes.centres), modes.std
 
 
 def _of_features(space: str) -> dict[str, Metric]:
@@ -118,14 +121,14 @@ def _of_features(space: str) -> dict[str, Metric]:
         "recall": lambda comparison: comparison.neighbours(space)[1],
     }
     return {
-        f"metrics/{name}_{space}": Metric(number, count=_many, network=space)
+        f"metrics/{name}_{space}": Metric(number, count=_feature_samples, network=space)
         for name, number in numbers.items()
     }
 
 
 TABLE: dict[str, Metric] = {
     "critic/wasserstein_heldout": Metric(lambda comparison: comparison.estimate),
-    "critic/lipschitz": Metric(lambda comparison: comparison.steepest),
+    "critic/lipschitz": Metric(lambda comparison: comparison.steepest_slope),
     "wasserstein/exact": Metric(
         lambda comparison: exact_wasserstein(comparison.fake, comparison.real)
     ),
@@ -134,27 +137,29 @@ TABLE: dict[str, Metric] = {
     "critic/gradient_norms": Metric(picture=_layer_norms),
     "critic/weights": Metric(picture=_weights),
     "metrics/precision_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[0], count=_few
+        lambda comparison: comparison.neighbours("pixel")[0], count=_eval_samples
     ),
     "metrics/recall_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[1], count=_few
+        lambda comparison: comparison.neighbours("pixel")[1], count=_eval_samples
     ),
     "metrics/class_kl": Metric(
         _class_kl,
         _class_histogram,
-        count=_many,
+        count=_feature_samples,
         network="classifier",
         picture_tag="metrics/classes",
     ),
     "metrics/classes_found": Metric(
         lambda comparison: int((comparison.class_counts > 0).sum()),
-        count=_many,
+        count=_feature_samples,
         network="classifier",
     ),
     **_of_features("classifier"),
     **_of_features("inception"),
-    "metrics/modes_found": Metric(lambda comparison: modes_found(*_modes(comparison)), count=_many),
+    "metrics/modes_found": Metric(
+        lambda comparison: modes_found(*_modes(comparison)), count=_feature_samples
+    ),
     "metrics/share_within_3sigma": Metric(
-        lambda comparison: share_within(*_modes(comparison)), count=_many
+        lambda comparison: share_within(*_modes(comparison)), count=_feature_samples
     ),
 }

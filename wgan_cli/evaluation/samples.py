@@ -1,4 +1,4 @@
-"""What evaluations compare: a set of samples, few for distances and many for features."""
+"""The sets of samples that an evaluation compares, and the feature networks it needs."""
 
 from __future__ import annotations
 
@@ -14,116 +14,125 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.data.dataset import FIXED_SEED, Dataset, Modes, held_out_halves
-from wgan_cli.data.feeds import as_floats
+from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import ConfigError, DivergedError
-from wgan_cli.evaluation.sampling import BATCH, generate, parts
+from wgan_cli.evaluation.sampling import BATCH, generate, label_batches
 from wgan_cli.metrics.channel_classifier import trained_channel_classifier
 from wgan_cli.metrics.classifier import extract
 from wgan_cli.metrics.classifier_training import trained_classifier
 from wgan_cli.metrics.inception import inception
 from wgan_cli.metrics.neighbours import ball_radii
-from wgan_cli.metrics.wasserstein import slices
+from wgan_cli.metrics.wasserstein import sorted_projections
 from wgan_cli.randomness import Draws, Stream
 
 log = logging.getLogger(__name__)
 
-MANY = 10_000
-# Images while training: a network's features of ten thousand take as long as a hundred steps.
-MANY_WHILE_TRAINING = 2_000
-# As many training images as the classifier gets at most: its training has no time for many more,
-# and they are decoded into one tensor. Of large images only so many bytes, but at least a few.
-_SEEN = 60_000
-_SEEN_BYTES = 2**30
-_LEAST_SEEN = 2_000
-# Maps images (n, C, H, W) in [-1, 1] to features (n, d) and class logits (n, classes).
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Default numbers of feature samples. Images in evaluations during training get the smaller one:
+# extracting the features of 10,000 images takes as long as a hundred steps.
+MAX_FEATURE_SAMPLES = 10_000
+MAX_FEATURE_SAMPLES_IN_TRAINING = 2_000
+# Limits on the classifier's training images, which are decoded into one tensor: a maximum number,
+# a maximum of bytes, and a minimum number that applies even if it needs more bytes.
+_CLASSIFIER_IMAGES = 60_000
+_CLASSIFIER_BYTES = 2**30
+_MIN_CLASSIFIER_IMAGES = 2_000
+# A function from images (n, C, H, W) in [-1, 1] to features (n, d) and logits (n, classes).
+FeatureNetwork = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Samples:
-    """Samples of one origin: `few` (n, *shape) on the device, and many more, batch by batch.
+    """Samples from one source: a small set for distances, and a large one for features and modes.
 
-    `many` gives the same batches of floats whenever it is called, so that they need not be kept.
-    `labels` (n,) are the classes of the few, for a critic that is conditional.
+    `eval_set` (n, *shape) holds the evaluation samples, on the device. `feature_batches()` gives
+    the feature samples in batches of floats, the same ones at each call, so that they need not be
+    kept in memory. `labels` (n,) are the classes of `eval_set`, for a conditional critic.
     """
 
     def __init__(
         self,
-        few: Tensor,
-        many: Callable[[], Iterable[Tensor]],
+        eval_set: Tensor,
+        feature_batches: Callable[[], Iterable[Tensor]],
         labels: Tensor | None = None,
     ) -> None:
-        self.few = few
+        self.eval_set = eval_set
         self.labels = labels
-        self._many = many
+        self.feature_batches = feature_batches
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
         self._radii: dict[str, Tensor] = {}
-        self._slices: dict[Draws, np.ndarray] = {}
+        self._projections: dict[Draws, np.ndarray] = {}
 
     @cached_property
     def points(self) -> Tensor:
-        """All of the many at once, flattened, on the CPU: for points, which are small."""
-        return torch.cat([part.flatten(1).cpu() for part in self._many()])
+        """All feature samples (m, d), flattened, on the CPU: for points, which are small."""
+        return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
-    def features(self, space: str, network: Network) -> tuple[Tensor, Tensor]:
-        """Features (m, d) and logits (m, classes) of the many, on the CPU, extracted once."""
+    def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
+        """Return features (m, d) and logits (m, classes) of the feature samples, extracted once.
+
+        They are on the CPU.
+        """
         if space not in self._features:
-            parts = [extract(network, part) for part in self._many()]
-            features, logits = (torch.cat(kind).cpu() for kind in zip(*parts, strict=True))
+            batches = [extract(network, batch) for batch in self.feature_batches()]
+            features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
             self._features[space] = features, logits
         return self._features[space]
 
     def radii(self, space: str, points: Tensor) -> Tensor:
-        """How far each of these samples' `points` in a space is from its neighbours, found once."""
+        """Return the `ball_radii` of these samples' `points` in a space, computed once."""
         if space not in self._radii:
             self._radii[space] = ball_radii(points)
         return self._radii[space]
 
-    def slices(self, draws: Draws) -> np.ndarray:
-        """The few projected to the random lines of `draws`, sorted along each, found once."""
-        if draws not in self._slices:
-            self._slices[draws] = slices(self.few, draws)
-        return self._slices[draws]
+    def sorted_projections(self, draws: Draws) -> np.ndarray:
+        """Return the `sorted_projections` of `eval_set` to random lines, computed once."""
+        if draws not in self._projections:
+            self._projections[draws] = sorted_projections(self.eval_set, draws)
+        return self._projections[draws]
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many samples of each kind: `few` for distances, `many` for features and modes."""
+class SampleCounts:
+    """The numbers of evaluation samples, for distances, and of feature samples."""
 
-    few: int
-    many: int
+    eval_samples: int
+    feature_samples: int
 
 
 def sample_counts(
-    dataset: Dataset, few: int | None = None, many: int | None = None, at_most: int = MANY
-) -> Counts:
-    """How many samples an evaluation takes: those asked for, or what there is, `many` `at_most`.
+    dataset: Dataset,
+    eval_samples: int | None = None,
+    feature_samples: int | None = None,
+    max_feature_samples: int = MAX_FEATURE_SAMPLES,
+) -> SampleCounts:
+    """Return the numbers of samples of an evaluation: those given, else by what there is.
 
-    Raises `ConfigError` where more are asked for than there are.
+    Without `feature_samples` there are as many as possible up to `max_feature_samples`. Raises
+    `ConfigError` if there are fewer samples than asked for.
     """
-    chosen, _ = held_out_halves(dataset, few)
+    chosen, _ = held_out_halves(dataset, eval_samples)
     most, size = len(dataset.held_out), dataset.training_size
     if size is not None:
         most = min(most, size // 4)
-    if many is None:
-        many = min(at_most, most)
-    if many > most:
+    if feature_samples is None:
+        feature_samples = min(max_feature_samples, most)
+    if feature_samples > most:
         raise ConfigError(
-            f"feature_samples={many} (wgan-eval --n-features) is too many for {dataset.name}:"
-            f" at most {most}, for there are {len(dataset.held_out)} held-out samples, and a"
-            " quarter of the training part is kept for the floor."
+            f"feature_samples={feature_samples} (wgan-eval --n-features) is too many for"
+            f" {dataset.name}: at most {most}, because there are {len(dataset.held_out)} held-out"
+            " samples, and a quarter of the training part is reserved for the floor."
         )
-    return Counts(len(chosen), many)
+    return SampleCounts(len(chosen), feature_samples)
 
 
 class Reference:
-    """The real side of every comparison, the same samples in every evaluation.
+    """The real samples that all evaluations use: the same ones each time.
 
-    `real` are held-out samples. `other` are real too and disjoint from them: what they score
-    against `real` is what as many samples of the truth score, the floor. The few of `other` are
-    held out too. The many are training samples, from a fixed random quarter of the training part
-    (at most 10,000) that the classifier is not trained on: features of images it has seen would
-    not be those of new ones. `sample_counts` says how many there are of each. With `conditional`,
-    samples come with their classes.
+    `real` are held-out samples. `floor_samples` are other real samples: their score against `real`
+    is the floor of a metric, the best that a generator can expect from as many samples. Their
+    evaluation samples are held out too. Their feature samples are training samples, from a fixed
+    random quarter of the training part (at most 10,000) on which the classifier is not trained:
+    features of images that it was trained on would differ from those of new images.
+    `sample_counts` gives the numbers. With `conditional`, samples come with their classes.
     """
 
     def __init__(
@@ -131,48 +140,49 @@ class Reference:
         dataset: Dataset,
         device: torch.device,
         cache: Path,
-        few: int | None = None,
-        many: int | None = None,
+        eval_samples: int | None = None,
+        feature_samples: int | None = None,
         *,
         conditional: bool = False,
     ) -> None:
         held_out = dataset.held_out
-        self.counts = sample_counts(dataset, few, many)
-        chosen, others = held_out_halves(dataset, self.counts.few)
+        self.counts = sample_counts(dataset, eval_samples, feature_samples)
+        chosen, others = held_out_halves(dataset, self.counts.eval_samples)
         labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
-        self._order = _order(dataset)
+        self._training_order = _training_order(dataset)
         self.dataset = dataset
         self.device = device
-        # The held-out part may come sorted by class.
+        # Choose at random: the held-out part may be sorted by class.
         order = Draws(FIXED_SEED, Stream.EVALUATION, 4).numpy().permutation(len(held_out))
-        places = torch.from_numpy(order[: self.counts.many]).sort().values
+        indices = torch.from_numpy(order[: self.counts.feature_samples]).sort().values
         self.real = Samples(
-            as_floats(held_out[chosen].to(device)),
-            lambda: self._batches(held_out[places]),
+            to_floats(held_out[chosen].to(device)),
+            lambda: self._batches(held_out[indices]),
             None if labels is None else labels[chosen].to(device),
         )
-        self.many_labels = None if labels is None else labels[places].to(device)
-        self.other = Samples(as_floats(held_out[others].to(device)), self._training)
+        self.feature_labels = None if labels is None else labels[indices].to(device)
+        self.floor_samples = Samples(to_floats(held_out[others].to(device)), self._training_batches)
         self._cache = cache
-        self._networks: dict[str, Network] = {}
+        self._networks: dict[str, FeatureNetwork] = {}
         self.classifier_accuracy: float | None = None
 
     @property
     def modes(self) -> Modes | None:
-        """The Gaussians of a mixture."""
+        """The Gaussians of a mixture; None for other data."""
         return self.dataset.modes
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """How many held-out samples each class has."""
+        """The number of held-out samples of each class, (classes,)."""
         labels = self.dataset.labels
         assert labels is not None
         return labels.held_out.bincount(minlength=int(labels.train.max()) + 1)
 
-    def network(self, space: str) -> Network:
-        """The feature network, made ready once: `classifier` (of the labels) or `inception`.
+    def network(self, space: str) -> FeatureNetwork:
+        """Return the feature network `classifier` (trained on the labels) or `inception`.
 
-        Raises `DataError` where Inception's weights are not there and cannot be fetched.
+        It is trained or loaded at the first call. Raises `DataError` if Inception's weights are
+        missing and cannot be downloaded.
         """
         if space not in self._networks:
             self._networks[space] = (
@@ -180,39 +190,52 @@ class Reference:
             )
         return self._networks[space]
 
-    def _classifier(self) -> Network:
+    def _classifier(self) -> FeatureNetwork:
         labels, data = self.dataset.labels, self.dataset
         assert labels is not None
-        assert self._order is not None
-        kept = max(self.counts.many, min(MANY, len(self._order) // 4))
-        fitting = max(_SEEN_BYTES // math.prod(data.sample_shape), _LEAST_SEEN)
-        seen = self._order[kept : kept + min(_SEEN, fitting)]
-        shown = data.training_sample(seen), labels.train[seen], data.held_out, labels.held_out
+        assert self._training_order is not None
+        reserved = max(
+            self.counts.feature_samples, min(MAX_FEATURE_SAMPLES, len(self._training_order) // 4)
+        )
+        within_bytes = max(
+            _CLASSIFIER_BYTES // math.prod(data.sample_shape), _MIN_CLASSIFIER_IMAGES
+        )
+        chosen = self._training_order[reserved:][: min(_CLASSIFIER_IMAGES, within_bytes)]
+        images_and_labels = (
+            data.training_sample(chosen),
+            labels.train[chosen],
+            data.held_out,
+            labels.held_out,
+        )
         if labels.channel_classes is None:
-            trained = trained_classifier(data.name, *shown, self._cache, log.info)
+            trained = trained_classifier(data.name, *images_and_labels, self._cache, log.info)
         else:
             trained = trained_channel_classifier(
-                data.name, *shown, labels.channel_classes, self._cache, log.info
+                data.name, *images_and_labels, labels.channel_classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
-        # Twice as fast on the CPU; that of the images is lost where they have one channel.
+        # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
-    def _inception(self) -> Network:
+    def _inception(self) -> FeatureNetwork:
         network = inception(fetch=True)
-        log.info("metrics: Inception works on %d images of each kind.", self.counts.many)
+        log.info("metrics: Inception works on %d images of each kind.", self.counts.feature_samples)
         return network.to(self.device)
 
-    def _training(self) -> Iterator[Tensor]:
-        order = torch.arange(self.counts.many) if self._order is None else self._order
-        return self._batches(self.dataset.training_sample(order[: self.counts.many]))
+    def _training_batches(self) -> Iterator[Tensor]:
+        order = (
+            torch.arange(self.counts.feature_samples)
+            if self._training_order is None
+            else self._training_order
+        )
+        return self._batches(self.dataset.training_sample(order[: self.counts.feature_samples]))
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
-        return (as_floats(part.to(self.device)) for part in samples.split(BATCH))
+        return (to_floats(batch.to(self.device)) for batch in samples.split(BATCH))
 
 
-def _order(dataset: Dataset) -> Tensor | None:
-    """A fixed random order of the training part, which may come sorted; None for endless ones."""
+def _training_order(dataset: Dataset) -> Tensor | None:
+    """Return a fixed random order of the training part; None for an endless data set."""
     size = dataset.training_size
     if size is None:
         return None
@@ -220,24 +243,24 @@ def _order(dataset: Dataset) -> Tensor | None:
 
 
 def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:
-    """As many samples of a generator as the reference's, for noise that `seed` alone decides.
+    """Generate as many samples as the reference has; the noise depends only on `seed`.
 
-    In a conditional run they are of the classes of the held-out samples that they stand against.
-    Raises `DivergedError` for NaN.
+    A conditional generator draws the classes of the reference's held-out samples. Raises
+    `DivergedError` if samples are NaN or infinite.
     """
-    labels, many = reference.real.labels, reference.counts.many
+    labels, count = reference.real.labels, reference.counts.feature_samples
 
-    def draw(count: int, classes: Tensor | None, step: int, inner: int = 0) -> Tensor:
-        # Step 1 of the stream is the critic's.
+    def draw(size: int, classes: Tensor | None, step: int, inner: int = 0) -> Tensor:
+        # Step 1 of the stream is used by `Comparison.draws`.
         draws = Draws(seed, Stream.EVALUATION, step, inner)
-        latent = draws.normal((count, latent_dim), reference.device)
+        latent = draws.normal((size, latent_dim), reference.device)
         samples = generate(generator, latent, classes)
         if not samples.isfinite().all():
             raise DivergedError("The generator's samples became NaN or infinite.")
         return samples
 
     def batches() -> Iterator[Tensor]:
-        for inner, classes in enumerate(parts(reference.many_labels, many)):
-            yield draw(min(BATCH, many - inner * BATCH), classes, 2, inner)
+        for index, classes in enumerate(label_batches(reference.feature_labels, count)):
+            yield draw(min(BATCH, count - index * BATCH), classes, 2, index)
 
-    return Samples(draw(reference.counts.few, labels, 0), batches, labels)
+    return Samples(draw(reference.counts.eval_samples, labels, 0), batches, labels)

@@ -1,19 +1,21 @@
-"""Networks in eval mode, and samples drawn from them, with or without classes."""
+"""Evaluation mode of networks, and batched sampling with or without classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from wgan_cli.models.conditional import with_labels
 
 BATCH = 256
 
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the networks are in eval mode; each module's own mode is restored after."""
+    """Put the networks in eval mode inside the block; restore the mode of each module after."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
@@ -24,15 +26,8 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def given(network: nn.Module, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """A network as a function of its first argument: of these classes (n,), if there are any."""
-    if labels is None:
-        return network
-    return lambda inputs: network(inputs, labels)
-
-
-def parts(labels: Tensor | None, count: int) -> list[Tensor | None]:
-    """The labels of `count` samples that are taken `BATCH` at a time."""
+def label_batches(labels: Tensor | None, count: int) -> list[Tensor | None]:
+    """Split the labels of `count` samples into batches of `BATCH`; without labels, give Nones."""
     if labels is None:
         return [None] * -(-count // BATCH)
     return list(labels[:count].split(BATCH))
@@ -40,10 +35,11 @@ def parts(labels: Tensor | None, count: int) -> list[Tensor | None]:
 
 @torch.no_grad()
 def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Samples (n, *shape) for noise (n, latent_dim) in eval mode, in batches, in float32.
+    """Generate float32 samples (n, *shape) from noise (n, latent_dim), in eval mode and in batches.
 
-    `labels` (n,) are the classes that a conditional generator draws.
+    `labels` (n,) are the classes of the samples, for a conditional generator.
     """
     with evaluating(generator):
-        pieces = zip(latent.split(BATCH), parts(labels, len(latent)), strict=True)
-        return torch.cat([given(generator, classes)(part).float() for part, classes in pieces])
+        batches = zip(latent.split(BATCH), label_batches(labels, len(latent)), strict=True)
+        samples = [with_labels(generator, classes)(noise).float() for noise, classes in batches]
+    return torch.cat(samples)

@@ -18,7 +18,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 
-from wgan_cli.files import Growing
+from wgan_cli.files import RecordFile
 from wgan_cli.loggers.base import Logger, Measurements, RunInfo
 from wgan_cli.pictures import as_png
 from wgan_cli.run_folder import make_folder
@@ -81,7 +81,7 @@ class EventFile:
         started = max([time.time(), *(1 + start for start in map(_start_time, folder.iterdir()))])
         name = f"events.out.tfevents.{started:.6f}.{socket.gethostname()}.{os.getpid()}"
         # RecordWriter makes one write call for each record.
-        self._records = RecordWriter(Growing(folder / name))
+        self._records = RecordWriter(RecordFile(folder / name))
         self._write(Event(file_version="brain.Event:2"))
 
     def hide_from(self, step: int) -> None:

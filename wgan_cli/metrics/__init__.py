@@ -1,1 +1,1 @@
-"""Plain functions of tensors and arrays that measure."""
+"""Metrics as functions of tensors and networks."""

@@ -1,4 +1,4 @@
-"""A classifier for images whose channels each show a thing of a class: stacked MNIST."""
+"""A classifier for images whose channels each have their own class: stacked MNIST."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from wgan_cli.errors import DataError
 from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 
-# Single channels to learn from and to measure on: as many images as MNIST has.
-TRAINED_ON = 60_000
-MEASURED_ON = 10_000
+# The numbers of single channels to train and to test on: those of MNIST's images.
+TRAINING_SIZE = 60_000
+TEST_SIZE = 10_000
 
 
 class ChannelClassifier(nn.Module):
-    """Looks at every channel by a classifier of single ones, as stacked MNIST's modes are counted.
+    """Applies a classifier of single channels to each channel of an image.
 
-    Images (n, C, H, W) to features (n, C * d), the channels' own side by side, and logits
-    (n, classes^C): the sums of the channels' log-probabilities, in the order of numbers whose
-    digits are the channels' classes, the first channel's first.
+    Maps images (n, C, H, W) to features (n, C * d), the concatenated features of the channels, and
+    to logits (n, classes^C), the sums of the channels' log-probabilities. The index of a logit has
+    the channels' classes as digits to the base `classes`, the first channel most significant.
     """
 
     def __init__(self, single: nn.Module) -> None:
@@ -30,12 +30,12 @@ class ChannelClassifier(nn.Module):
         self.single = single
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, C * d) and logits (n, classes^C)."""
+        """Return features (n, C * d) and logits (n, classes^C)."""
         count, channels = images.shape[:2]
         features, logits = self.single(images.flatten(0, 1).unsqueeze(1))
         joint = images.new_zeros(count, 1)
-        for own in logits.log_softmax(dim=1).unflatten(0, (count, channels)).unbind(1):
-            joint = (joint[:, :, None] + own[:, None]).flatten(1)
+        for channel in logits.log_softmax(dim=1).unflatten(0, (count, channels)).unbind(1):
+            joint = (joint[:, :, None] + channel[:, None]).flatten(1)
         return features.reshape(count, -1), joint
 
 
@@ -47,29 +47,29 @@ def trained_channel_classifier(
     held_out_labels: Tensor,
     classes: int,
     cache: Path,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> TrainedClassifier:
-    """`trained_classifier` for single channels of `classes` kinds, around it a `ChannelClassifier`.
+    """Train a classifier on single channels and return a `ChannelClassifier` that applies it.
 
-    Labels are the numbers whose digits, to the base of `classes`, are the channels'. The accuracy
-    is that on single channels. Raises DataError as there, and where no channel shows the last
-    class.
+    The digits of a label to the base `classes` are the classes of the channels. The accuracy is
+    that on single channels. The other arguments are those of `trained_classifier`. Raises DataError
+    as that does, and if no channel has the last class.
     """
-    images, own_labels = _singles(train, train_labels, classes, TRAINED_ON)
-    if int(own_labels.max()) + 1 != classes:
+    images, channel_labels = _singles(train, train_labels, classes, TRAINING_SIZE)
+    if int(channel_labels.max()) + 1 != classes:
         raise DataError(
-            f"A classifier cannot be trained on {name}: the last of its channels' {classes} classes"
-            " is in none of them."
+            f"A classifier cannot be trained on {name}: no channel has the last of the {classes}"
+            " classes."
         )
-    others = _singles(held_out, held_out_labels, classes, MEASURED_ON)
-    found = trained_classifier(f"{name} by channel", images, own_labels, *others, cache, tell)
-    return dataclasses.replace(found, network=ChannelClassifier(found.network).eval())
+    test = _singles(held_out, held_out_labels, classes, TEST_SIZE)
+    single = trained_classifier(f"{name} by channel", images, channel_labels, *test, cache, log)
+    return dataclasses.replace(single, network=ChannelClassifier(single.network).eval())
 
 
 def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
-    """The first channels as images (m, 1, h, w), and their labels (m,)."""
+    """Return about `most` single channels as images (m, 1, h, w), and their labels (m,)."""
     channels = images.shape[1]
     count = -(-most // channels)
-    places = classes ** torch.arange(channels - 1, -1, -1)
-    digits = labels[:count, None] // places % classes
+    place_values = classes ** torch.arange(channels - 1, -1, -1)
+    digits = labels[:count, None] // place_values % classes
     return images[:count].flatten(0, 1).unsqueeze(1), digits.flatten()

@@ -1,4 +1,4 @@
-"""A small convolutional classifier of images, whose features need no download."""
+"""A small convolutional image classifier, whose features need no download."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ SIDE = 8
 
 
 class Classifier(nn.Module):
-    """A small convolutional network: images (n, C, H, W) in [-1, 1] to features and logits.
+    """A small convolutional network: maps images (n, C, H, W) in [-1, 1] to features and logits.
 
-    A strided convolution brings each side to about 16, three more with two halvings end in the
-    mean over positions: features (n, 128), of which the logits (n, classes) are a linear function.
-    Any sides from 8 pixels on, also unequal ones. Raises ValueError for smaller images.
+    A strided convolution reduces each side to about 16. Three more convolutions, with two max
+    pools, and a mean over positions give the features (n, 128). A linear layer gives the logits
+    (n, classes). Height and width may differ. Raises ValueError for sides below 8 pixels.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         channels, height, width = shape
         if min(height, width) < SIDE:
-            raise ValueError(f"images of {SIDE}x{SIDE} and more are needed, not {height}x{width}")
-        strides = strides_of(height, width)
+            raise ValueError(f"images must be at least {SIDE}x{SIDE}, not {height}x{width}")
+        strides = first_strides(height, width)
         self.layers = nn.Sequential(
-            # Without scale and shift: brings the data's own mean and spread to 0 and 1.
+            # Standardises the data; no scale and shift.
             nn.BatchNorm2d(channels, affine=False),
             nn.Conv2d(channels, 32, (strides[0] + 2, strides[1] + 2), strides, 1, bias=False),
             nn.BatchNorm2d(32),
@@ -42,14 +42,14 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, 128) and logits (n, classes)."""
-        # On the CPU convolutions of channels-last maps are up to twice as fast.
+        """Return features (n, 128) and logits (n, classes)."""
+        # On the CPU, convolutions in channels-last layout are up to twice as fast.
         features = self.layers(images.contiguous(memory_format=torch.channels_last))
         return features, self.head(features)
 
 
-def strides_of(height: int, width: int) -> tuple[int, int]:
-    """The first layer's, down and across."""
+def first_strides(height: int, width: int) -> tuple[int, int]:
+    """Return the vertical and the horizontal stride of the first convolution."""
     return max(2, round(height / 16)), max(2, round(width / 16))
 
 
@@ -65,10 +65,10 @@ def _block(inner: int, outer: int) -> list[nn.Module]:
 def extract(
     network: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor, batch: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Features (n, d) and logits (n, classes) of floats (n, C, H, W) in [-1, 1], in batches.
+    """Return features (n, d) and logits (n, classes) of images (n, C, H, W) in [-1, 1].
 
-    The network is one in eval mode, such as a `Classifier` or an `Inception`; the results are on
-    the images' device.
+    The network, such as a `Classifier` or an `Inception`, must be in eval mode. It is applied in
+    batches; the results are on the images' device.
     """
-    features, logits = zip(*(network(some) for some in images.split(batch)), strict=True)
+    features, logits = zip(*(network(part) for part in images.split(batch)), strict=True)
     return torch.cat(features), torch.cat(logits)

@@ -1,4 +1,4 @@
-"""A classifier of the data set's own labels, trained once and kept."""
+"""Trains a classifier on the labels of a data set, once, and caches it in a file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wgan_cli.errors import DataError
-from wgan_cli.metrics.classifier import FEATURES, SIDE, Classifier, extract, strides_of
+from wgan_cli.metrics.classifier import FEATURES, SIDE, Classifier, extract, first_strides
 from wgan_cli.randomness import Draws, Stream
 
-# Part of every kept file's name: raise it with every change to the network or to its training.
+# Part of the cache key: increase it with every change to the network or to its training.
 FORMAT = 1
-# The weights' bits depend on the number of threads, and a score must not depend on the machine's.
-# One, because on a busy machine several spend their time waiting for each other.
+# The weights depend on the number of threads in their last bits, so the number is fixed: scores
+# must not depend on the machine. It is 1, because on a busy machine several threads wait for
+# each other.
 THREADS = 1
 
 SEED = 20171
@@ -33,20 +34,20 @@ BATCH = 128
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
-# Training ends after so many positions of the map behind the first layer, times the channels:
-# half an epoch of MNIST and one and a half of CIFAR-10, whose classes are harder to tell.
+# Training ends after this number of positions in the first layer's output, times the image
+# channels: half an epoch of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
 BUDGET = 7_000_000
-# Small sets take fewer, but this many epochs or steps.
+# Small data sets need less: they are trained for this many epochs, but at least so many steps.
 EPOCHS = 30
 STEPS = 300
 
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A trained network in eval mode on the CPU, and how far it can be trusted.
+    """A trained network in eval mode on the CPU, with its accuracy.
 
-    `accuracy` is its share of right answers on the held-out images, `path` where it is kept (or
-    would be, in a folder that cannot be written), `trained_now` whether this call trained it.
+    `accuracy` is measured on the held-out images. `path` is the cache file, even if it could not
+    be written. `trained_now` is False if the network was read from the cache.
     """
 
     network: nn.Module
@@ -62,30 +63,31 @@ def trained_classifier(
     held_out: Tensor,
     held_out_labels: Tensor,
     cache: Path,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> TrainedClassifier:
-    """The classifier of a data set's labels, read from the folder `cache` or trained and put there.
+    """Return the classifier of a data set's labels, from the folder `cache` or newly trained.
 
-    Images uint8 (n, C, H, W), labels int64 (n,) from 0. The same data give the same weights
-    whatever ran before, the number of threads in use and the global random state included, which
-    are left as they are. `tell` gets a sentence before and after a training and about a kept file
-    that is of no use. Raises DataError for images that are too small or all equal, labels of fewer
-    than two classes and unequal numbers of images and labels.
+    Images are uint8 (n, C, H, W), labels int64 (n,) from 0. The weights depend only on the data,
+    not on the number of threads or the global random state, which are left unchanged. `log` is
+    called with a sentence before and after training, and if a cache file is unusable. Raises
+    DataError for images that are too small or all equal, for fewer than two classes, and for
+    unequal numbers of images and labels.
     """
     _check(name, train, train_labels, held_out, held_out_labels)
     classes = int(train_labels.max()) + 1
     key = _key(train, train_labels, held_out, held_out_labels)
     path = cache / f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key[:16]}.pt"
-    accuracy = _read(path, key, kept := _untrained(train, classes), tell)
+    cached = _untrained(train, classes)
+    accuracy = _read(path, key, cached, log)
     if accuracy is not None:
-        return TrainedClassifier(kept.eval(), accuracy, path, trained_now=False)
-    # Made anew: a file that fails half way has changed the other.
+        return TrainedClassifier(cached.eval(), accuracy, path, trained_now=False)
+    # Start from a new network: a damaged file may have changed part of the other's weights.
     network = _untrained(train, classes)
     with _threads(THREADS), torch.enable_grad():
-        _train(network, name, train, train_labels, tell)
+        _train(network, name, train, train_labels, log)
         accuracy = _accuracy(network, held_out, held_out_labels)
-    place = _write(path, key, network, accuracy)
-    tell(f"metrics: the classifier is right on {accuracy:.1%} of the held-out images; {place}")
+    where = _write(path, key, network, accuracy)
+    log(f"metrics: the classifier is right on {accuracy:.1%} of the held-out images; {where}")
     return TrainedClassifier(network, accuracy, path, trained_now=True)
 
 
@@ -105,10 +107,10 @@ def _check(
         )
     if int(train_labels.min()) < 0 or len(train_labels.unique()) < 2:
         raise DataError(
-            f"A classifier cannot be trained on {name}: its labels name fewer than two classes."
+            f"A classifier cannot be trained on {name}: its labels have fewer than two classes."
         )
-    # In pieces: compared at once, they would need their own size in memory again.
-    if all(bool((some == train[0]).all()) for some in train.split(512)):
+    # In chunks: one comparison would need as much memory as the images.
+    if all(bool((chunk == train[0]).all()) for chunk in train.split(512)):
         raise DataError(f"A classifier cannot be trained on {name}: all its images are equal.")
 
 
@@ -133,21 +135,21 @@ def _untrained(images: Tensor, classes: int) -> Classifier:
 
 
 def _train(
-    network: Classifier, name: str, images: Tensor, labels: Tensor, tell: Callable[[str], None]
+    network: Classifier, name: str, images: Tensor, labels: Tensor, log: Callable[[str], None]
 ) -> None:
     steps = _steps(images)
-    one_step = _time_of_a_step(network, images, labels)
-    tell(
+    seconds = _seconds_per_step(network, images, labels)
+    log(
         f"metrics: training a classifier on the labels of {name}, once,"
-        f" about {math.ceil(steps * one_step)} s …"
+        f" about {math.ceil(steps * seconds)} s …"
     )
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.25, cycle_momentum=False
     )
-    for _, places in zip(range(steps), _batches(len(images)), strict=False):
-        loss = _loss(network, images[places], labels[places])
+    for _, indices in zip(range(steps), _batches(len(images)), strict=False):
+        loss = _loss(network, images[indices], labels[indices])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -162,14 +164,14 @@ def _steps(images: Tensor) -> int:
 
 
 def _positions(images: Tensor) -> int:
-    """Of the map behind the first layer, to which a step's time is proportional."""
+    """Return the number of positions in the first layer's output; a step's time grows with it."""
     height, width = images.shape[2:]
-    down, across = strides_of(height, width)
+    down, across = first_strides(height, width)
     return (height // down) * (width // across)
 
 
 def _batches(count: int) -> Iterator[Tensor]:
-    """Places of a batch's images, without end: all in random order, then again in another."""
+    """Yield the image indices of each batch, endlessly, with a new random order for each epoch."""
     waiting = torch.empty(0, dtype=torch.int64)
     epoch = 0
     while True:
@@ -189,8 +191,8 @@ def _floats(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _time_of_a_step(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Seconds on this machine, by the fastest of three on a copy: the first sets things up."""
+def _seconds_per_step(network: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Measure a step on a copy of the network: the fastest of three, as the first is slow."""
     trial, times = copy.deepcopy(network).train(), []
     for _ in range(3):
         start = time.perf_counter()
@@ -200,11 +202,11 @@ def _time_of_a_step(network: Classifier, images: Tensor, labels: Tensor) -> floa
 
 
 def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    right = 0
-    for some, answers in zip(images.split(512), labels.split(512), strict=True):
-        _, logits = extract(network, _floats(some))
-        right += int((logits.argmax(dim=1) == answers).sum())
-    return right / len(images)
+    correct = 0
+    for chunk, classes in zip(images.split(512), labels.split(512), strict=True):
+        _, logits = extract(network, _floats(chunk))
+        correct += int((logits.argmax(dim=1) == classes).sum())
+    return correct / len(images)
 
 
 @contextmanager
@@ -217,7 +219,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seal(key: str, weights: dict[str, Tensor], accuracy: float) -> str:
+def _checksum(key: str, weights: dict[str, Tensor], accuracy: float) -> str:
     digest = hashlib.sha256(f"{key} {accuracy!r}".encode())
     for name in sorted(weights):
         digest.update(name.encode())
@@ -225,32 +227,35 @@ def _seal(key: str, weights: dict[str, Tensor], accuracy: float) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, key: str, network: Classifier, tell: Callable[[str], None]) -> float | None:
-    """Fill the network from the file and return its accuracy; None where there is no good file."""
+def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None]) -> float | None:
+    """Load the file into the network and return the accuracy; None if there is no valid file."""
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        weights, accuracy = kept["weights"], kept["accuracy"]
-        if kept["sha256"] != _seal(key, weights, accuracy):
-            raise ValueError("not what was written")
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        weights, accuracy = stored["weights"], stored["accuracy"]
+        if stored["sha256"] != _checksum(key, weights, accuracy):
+            raise ValueError("the checksum does not match")
         network.load_state_dict(weights)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # What a damaged or foreign file raises is anything from EOFError to UnpicklingError.
+    # A damaged or foreign file raises anything from EOFError to UnpicklingError.
     except Exception:
-        tell(f"metrics: {path} is damaged or no file of this program; the classifier is made anew.")
+        log(
+            f"metrics: {path} is damaged or not a file of this program; the classifier is trained"
+            " again."
+        )
         return None
     return float(accuracy)
 
 
 def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
-    """Keep the network; says where, or why not."""
+    """Cache the network; return a clause for the log that says where, or why it failed."""
     weights = dict(network.state_dict())
     stored = io.BytesIO()
-    seal = _seal(key, weights, accuracy)
-    torch.save({"weights": weights, "accuracy": accuracy, "sha256": seal}, stored)
+    checksum = _checksum(key, weights, accuracy)
+    torch.save({"weights": weights, "accuracy": accuracy, "sha256": checksum}, stored)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Under its own name first: another process may be writing or reading the same file.
+        # Write a temporary file first: another process may be writing or reading the same file.
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
             with stored.getbuffer() as data:
@@ -259,5 +264,5 @@ def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        return f"it is not kept, because {path.parent} cannot be written ({error.strerror})."
-    return f"it is kept in {path}."
+        return f"it is not cached, because {path.parent} cannot be written ({error.strerror})."
+    return f"it is cached in {path}."

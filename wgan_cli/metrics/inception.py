@@ -1,4 +1,4 @@
-"""The Inception network of published FID, KID and Inception Score, from a verified weights file."""
+"""The Inception network of published FID, KID and Inception scores, with verified weights."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
 )
-# The file's name ends in the first eight digits of this.
+# The first eight digits are part of the file's name.
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 _FEATURES = ["2048", "logits_unbiased"]
-# At 299x299 the first layers take 6 MB and more for each image.
-_AT_ONCE = 32
+# Batch size: at 299x299, the first layers need 6 MB and more for each image.
+_BATCH = 32
 
 
 class Inception(nn.Module):
-    """torch-fidelity's Inception v3, converted from TensorFlow's of 2015-12-05.
+    """torch-fidelity's Inception v3, converted from the TensorFlow network of 2015-12-05.
 
-    Images (n, 1 or 3, H, W) in [-1, 1] to features (n, 2048) and logits (n, 1008) without the last
-    layer's bias. They are rounded to the 256 levels of a stored image, and resized to 299x299 as
-    TensorFlow 1 did: other resizings give other scores (arXiv 2104.11222).
+    Maps images (n, 1 or 3, H, W) in [-1, 1] to features (n, 2048) and to logits (n, 1008) without
+    the last layer's bias. Images are first rounded to 8 bits and resized to 299x299 as in
+    TensorFlow 1, because other resizing methods change the scores (arXiv 2104.11222).
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # The constructor unpickles whatever it is given, code included: it gets these tensors, in
-        # memory, and never a file.
+        # The constructor unpickles its argument, which can execute code. So it gets the verified
+        # tensors from memory, never a file.
         stored = io.BytesIO()
         torch.save(weights, stored)
         stored.seek(0)
@@ -46,7 +46,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits, float32, on the images' device."""
+        """Return features and logits, float32, on the images' device."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
             raise ValueError(
                 f"images of shape (n, 1 or 3, H, W) are needed, not {list(images.shape)}"
@@ -55,19 +55,17 @@ class Inception(nn.Module):
             raise ValueError("the images hold NaN or infinite values")
         levels = images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
         colours = levels.expand(-1, 3, -1, -1)
-        features, logits = zip(
-            *(self.network(some) for some in colours.split(_AT_ONCE)), strict=True
-        )
+        features, logits = zip(*(self.network(part) for part in colours.split(_BATCH)), strict=True)
         return torch.cat(features), torch.cat(logits)
 
 
 def weights_path() -> Path:
-    """Where the weights file belongs: torch hub's folder, which torch-fidelity uses too."""
+    """Return the path of the weights file, in torch hub's folder, which torch-fidelity uses too."""
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
 
 
 def available() -> bool:
-    """Whether the published file is there, so that nothing has to be fetched."""
+    """Return whether the published weights file is on the disk, so that no download is needed."""
     try:
         stored = weights_path().read_bytes()
     except OSError:
@@ -76,16 +74,16 @@ def available() -> bool:
 
 
 def inception(fetch: bool) -> Inception:
-    """The network, on the CPU, from `weights_path()`; with `fetch` a missing file is downloaded.
+    """Load the network from `weights_path()` to the CPU; `fetch` downloads a missing file.
 
-    Raises DataError where the file is missing, cannot be fetched, or is not the published one.
+    Raises DataError if the file is missing, cannot be downloaded, or is not the published one.
     """
     path = weights_path()
     if not path.is_file():
         if not fetch:
             raise DataError(_missing(path, "is missing"))
         _download(path)
-    return Inception(_verified(path))
+    return Inception(_read_verified(path))
 
 
 def _download(path: Path) -> None:
@@ -99,17 +97,17 @@ def _download(path: Path) -> None:
         raise DataError(_missing(path, f"could not be downloaded ({reason})")) from error
 
 
-def _verified(path: Path) -> dict[str, Tensor]:
-    """The file's tensors, if it is byte for byte the published one."""
+def _read_verified(path: Path) -> dict[str, Tensor]:
+    """Return the file's tensors. Raises DataError if it is not the published file."""
     try:
         stored = path.read_bytes()
     except OSError as error:
         raise DataError(_missing(path, f"cannot be read ({error.strerror})")) from error
-    # Of the bytes that are loaded, so that nothing can change them in between.
+    # Check the same bytes that are loaded below, so that the file cannot change in between.
     if hashlib.sha256(stored).hexdigest() != SHA256:
         raise DataError(
-            f"{path} is not the published file of Inception's weights, or is damaged: delete it,"
-            f" and download it again from {URL}, or take metrics/fid_classifier, which needs no"
+            f"{path} is not the published file of Inception's weights, or is damaged: delete it"
+            f" and download it again from {URL}, or use metrics/fid_classifier, which needs no"
             " download."
         )
     try:
@@ -120,8 +118,8 @@ def _verified(path: Path) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def _missing(path: Path, what: str) -> str:
+def _missing(path: Path, problem: str) -> str:
     return (
-        f"The file of Inception's weights {what}: put {URL} (91 MB) at {path}."
-        " Or take metrics/fid_classifier, which needs no download."
+        f"The file of Inception's weights {problem}: put {URL} (91 MB) at {path}."
+        " Or use metrics/fid_classifier, which needs no download."
     )

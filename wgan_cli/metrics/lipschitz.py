@@ -1,4 +1,4 @@
-"""How steep a critic is."""
+"""Norms of a critic's gradients, with respect to samples and to layer outputs."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from wgan_cli.randomness import Draws
 def gradient_norms(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: Draws
 ) -> Tensor:
-    """The norm of the critic's gradient at one random point between each real and fake sample.
+    """Return the norm of the critic's gradient at a random point between each real-fake pair, (n,).
 
-    Shapes (n, ...) to (n,). The largest is a lower bound of the critic's Lipschitz constant. The
-    critic must treat samples independently (eval mode where it has BatchNorm).
+    Samples are (n, ...). The largest norm is a lower bound of the critic's Lipschitz constant. The
+    critic must treat samples independently: a critic with BatchNorm must be in eval mode.
     """
-    share = draws.uniform((len(real),), real.device).reshape(-1, *[1] * (real.ndim - 1))
-    points = torch.lerp(fake, real, share).requires_grad_()
+    weights = draws.uniform((len(real),), real.device).reshape(-1, *[1] * (real.ndim - 1))
+    points = torch.lerp(fake, real, weights).requires_grad_()
     (gradients,) = torch.autograd.grad(critic(points).sum(), points)
-    # Squares of a steep slope overflow in float32.
+    # In float32, the squares of a large gradient would overflow.
     return gradients.flatten(1).double().norm(dim=1)
 
 
 def layer_gradient_norms(
     critic: nn.Module, samples: Tensor, labels: Tensor | None = None
 ) -> list[tuple[str, float]]:
-    """The mean over samples of |d f / d output| of each layer, in forward order.
+    """Return (name, norm) for each layer in forward order: the mean over samples of |df/d output|.
 
-    As in arXiv 1704.00028, figure 1b: norms that shrink or grow from layer to layer are vanishing
-    or exploding gradients. Layers are those with a weight of two or more dimensions (linear,
-    convolution, also parametrised), named by their path in the critic; one that runs twice is
-    there twice, one that the score does not depend on has norm 0. Samples (n, ...), with their
-    classes (n,) for a conditional critic; it must treat them independently (eval mode where it has
-    BatchNorm), and its mode and gradients are left as they are.
+    As in arXiv 1704.00028, figure 1b: norms that shrink or grow from layer to layer show vanishing
+    or exploding gradients. Layers are the modules with a weight of two or more dimensions (linear,
+    convolution; parametrised ones too), named by their path in the critic. A layer that runs twice
+    is listed twice. A layer that does not affect the score has norm 0. Samples are (n, ...), with
+    labels (n,) for a conditional critic. The critic must treat samples independently: with
+    BatchNorm, it must be in eval mode. Its mode and its gradients are not changed.
     """
     outputs: list[tuple[str, Tensor]] = []
 
-    def watch(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def recorder(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             outputs.append((name, output))
-            # An in-place ReLU that follows overwrites the copy.
+            # A following in-place ReLU then overwrites the copy, not the recorded output.
             return output.clone()
 
         return hook
 
     hooks = [
-        module.register_forward_hook(watch(name))
+        module.register_forward_hook(recorder(name))
         for name, module in critic.named_modules()
         if _is_layer(module)
     ]
     try:
         with torch.enable_grad():
-            # The samples ask for a gradient so that a frozen critic has one too.
+            # Require a gradient of the samples, so that a frozen critic has a graph too.
             leaf = samples.detach().clone().requires_grad_()
             score = (critic(leaf) if labels is None else critic(leaf, labels)).sum()
     finally:
@@ -72,11 +72,11 @@ def layer_gradient_norms(
 
 
 def _is_layer(module: nn.Module) -> bool:
-    # The rows of an embedding are looked up, and no layer's output.
+    # An embedding's output does not depend on the samples.
     if isinstance(module, nn.LayerNorm | nn.Embedding):
         return False
     if is_parametrized(module, "weight"):
-        # Reading the weight itself would compute it.
+        # Reading the weight itself would run the parametrization.
         parametrization = cast(nn.ModuleDict, module.parametrizations)["weight"]
         return max(p.ndim for p in parametrization.parameters()) >= 2
     weight = getattr(module, "weight", None)

@@ -1,26 +1,26 @@
-"""Precision and recall of generated samples by nearest neighbours."""
+"""Improved precision and recall of generated samples, by nearest neighbours."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# The faster mode by matrix products leaves equal samples a little apart.
+# cdist's faster mode uses matrix products, whose rounding separates equal samples.
 _EXACT = "donot_use_mm_for_euclid_dist"
-# Numbers in one array: 64 MB in float64; a few such arrays live at once.
-_AT_ONCE = 2**23
+# The size of a temporary array: 64 MB in float64. A few of them exist at the same time.
+_MAX_NUMBERS = 2**23
 
 
 def precision_recall(
     real: Tensor, fake: Tensor, k: int = 3, real_radii: Tensor | None = None
 ) -> tuple[float, float]:
-    """Improved precision and recall (arXiv 1904.06991, section 3) in the samples' own space.
+    """Return improved precision and recall (arXiv 1904.06991, section 3) of samples or features.
 
-    Each sample stands for the ball around it that reaches its k-th nearest other sample of its set.
-    Precision is the share of fakes inside a real ball, recall the share of reals inside a fake one.
-    Shapes (n, ...), flattened. `real_radii` are `ball_radii(real, k)`, where they are known. Memory
-    grows with n times the width, never with n squared. Raises ValueError for sets of k or fewer and
-    for NaN or infinity.
+    Each sample is the centre of a ball that reaches to its k-th nearest neighbour in its own set.
+    Precision is the fraction of fake samples inside a real ball, recall the fraction of real
+    samples inside a fake ball. Samples are (n, ...) and are flattened. Pass `real_radii`, the
+    `ball_radii(real, k)`, if they are known. Memory grows with n times d, not with n squared.
+    Raises ValueError for NaN or infinity, and for sets of k or fewer samples.
     """
     if real_radii is None:
         real_radii = ball_radii(real, k)
@@ -28,54 +28,55 @@ def precision_recall(
     real, fake = _rows(real), _rows(fake)
     if not real.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
-    inside_real, inside_fake = _covered(real, fake, real_radii, fake_radii)
+    inside_real, inside_fake = _inside_balls(real, fake, real_radii, fake_radii)
     return float(inside_real.double().mean()), float(inside_fake.double().mean())
 
 
 def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
-    """Each sample's distance (n,) to its k-th nearest other sample.
+    """Return the distance of each sample to its k-th nearest neighbour, (n,).
 
-    Shape (n, ...), flattened. Raises ValueError for k samples or fewer and for NaN or infinity.
+    Samples are (n, ...) and are flattened. Raises ValueError for NaN or infinity, and for k or
+    fewer samples.
     """
     samples = _rows(samples)
     if len(samples) <= k:
         raise ValueError(f"more than k={k} samples of each kind are needed")
     if not samples.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
-    found = []
+    all_radii = []
     count = min(2 * (k + 1), len(samples))
     for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
         low, high = _squared_bounds(rows, samples)
-        # The nearest is the sample itself, at distance 0.
+        # The nearest sample is the sample itself, at distance 0: hence k + 1 below.
         nearest = low.topk(count, dim=1, largest=False)
         chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=_EXACT)[:, 0]
         radii = chosen.kthvalue(k + 1, dim=1).values
-        # At least k + 1 samples are this near, so none that surely lies further can matter.
+        # At least k + 1 samples lie within `reach`, so samples beyond it do not matter.
         reach = high.gather(1, nearest.indices[:, : k + 1]).amax(dim=1)
         undecided = ~(nearest.values[:, -1] > reach)
         if count < len(samples) and undecided.any():
             distances = torch.cdist(rows[undecided], samples, compute_mode=_EXACT)
             radii[undecided] = distances.kthvalue(k + 1, dim=1).values
-        found.append(radii)
-    return torch.cat(found)
+        all_radii.append(radii)
+    return torch.cat(all_radii)
 
 
-def _covered(
+def _inside_balls(
     real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Whether each fake lies in a real ball, and each real in a fake one, edges included.
+    """Return whether each fake lies in a real ball (m,), and each real in a fake ball (n,).
 
-    Shapes (n, d), (m, d) and radii (n,), (m,) give (m,), (n,).
+    Samples are (n, d) and (m, d), their radii (n,) and (m,). A ball includes its surface.
     """
-    found = []
-    inside = torch.zeros(len(real), dtype=torch.bool)
-    perhaps = inside.clone()
+    inside_real = []
+    inside_fake = torch.zeros(len(real), dtype=torch.bool)
+    perhaps = inside_fake.clone()
     real_squares = real_radii.square()
     at_once = _rows_at_once(len(real))
     for rows, squares in zip(fake.split(at_once), fake_radii.square().split(at_once), strict=True):
         low, high = _squared_bounds(rows, real)
-        found.append(
-            _settled(
+        inside_real.append(
+            _decide(
                 (high < real_squares).any(dim=1),
                 ~(low > real_squares).all(dim=1),
                 rows,
@@ -83,32 +84,32 @@ def _covered(
                 real_radii,
             )
         )
-        inside |= (high < squares[:, None]).any(dim=0)
+        inside_fake |= (high < squares[:, None]).any(dim=0)
         perhaps |= ~(low > squares[:, None]).all(dim=0)
-    return torch.cat(found), _settled(inside, perhaps, real, fake, fake_radii)
+    return torch.cat(inside_real), _decide(inside_fake, perhaps, real, fake, fake_radii)
 
 
-def _settled(
+def _decide(
     surely: Tensor, perhaps: Tensor, samples: Tensor, centres: Tensor, radii: Tensor
 ) -> Tensor:
-    """Whether each sample lies in a centre's ball: by exact distances where that is open."""
+    """Return whether each sample lies in a centre's ball; exact distances decide unclear cases."""
     undecided = (perhaps & ~surely).nonzero()[:, 0]
-    for places in undecided.split(_rows_at_once(len(centres))):
-        distances = torch.cdist(samples[places], centres, compute_mode=_EXACT)
-        surely[places] = (distances <= radii).any(dim=1)
+    for indices in undecided.split(_rows_at_once(len(centres))):
+        distances = torch.cdist(samples[indices], centres, compute_mode=_EXACT)
+        surely[indices] = (distances <= radii).any(dim=1)
     return surely
 
 
 def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """What every squared distance surely lies between.
+    """Return a lower and an upper bound of every squared distance, (n, m) each.
 
-    By a matrix product, tens of times faster than `cdist` without one on wide features, and widened
-    by what its rounding and `cdist`'s can come to; only what stays undecided need be exact.
+    They come from a matrix product, which on wide features is tens of times faster than exact
+    `cdist`. The bounds allow for the rounding of both, so that only unclear cases need `cdist`.
     """
     sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
     squared = torch.addmm(sizes, rows, columns.T, alpha=-2)
-    # A sum of d products is off by at most d/2 eps times the sum of their sizes, and the sizes come
-    # to |x|^2 + |y|^2 here; 4 times that is ample.
+    # The rounding error of a sum of d products is at most d/2 eps times the sum of their absolute
+    # values, here at most |x|^2 + |y|^2. The slack is several times that.
     slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
     return squared - slack, squared + slack
 
@@ -117,5 +118,5 @@ def _rows(samples: Tensor) -> Tensor:
     return samples.detach().flatten(1).double().cpu()
 
 
-def _rows_at_once(numbers_a_row: int) -> int:
-    return max(1, _AT_ONCE // numbers_a_row)
+def _rows_at_once(numbers_per_row: int) -> int:
+    return max(1, _MAX_NUMBERS // numbers_per_row)

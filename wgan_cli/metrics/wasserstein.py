@@ -1,4 +1,4 @@
-"""Wasserstein distances between samples: exact, and sliced for where exact is too dear."""
+"""Wasserstein distances between samples: exact, and sliced, which is cheaper."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from torch import Tensor
 
 from wgan_cli.randomness import Draws
 
-_LOOKED_AT = 64
+# The medians in `exact_wasserstein` are taken of about this many rows or columns.
+_MEDIAN_OF = 64
 
 
 def exact_wasserstein(first: Tensor, second: Tensor) -> float:
-    """W1 between two equally large samples under the Euclidean distance, in the samples' units.
+    """Return W1 between two samples of equal size under the Euclidean distance, in their units.
 
-    The cheapest one-to-one assignment, which is the optimal transport plan between equal weights;
-    computed in float64. Shapes (n, ...), flattened. Raises ValueError for unequal sizes and for
-    NaN or infinite values.
+    It is the mean cost of the cheapest one-to-one assignment, the optimal transport plan between
+    equal weights, in float64. Samples are (n, ...) and are flattened. Raises ValueError for unequal
+    sizes and for NaN or infinite values.
     """
     from scipy.optimize import linear_sum_assignment
 
     first, second = _pair(first, second)
     costs = _distances(first, second).numpy()
-    # A number taken from a whole row or column changes no assignment. The search is several times
-    # shorter where generated samples are much alike, for then a column's costs nearly are too.
-    # Medians, of some of them: with a mean, one sample very far away would round off all others.
-    every = max(1, len(costs) // _LOOKED_AT)
-    costs -= np.median(costs[:, ::every], axis=1, keepdims=True)
-    costs -= np.median(costs[::every], axis=0)
+    # Subtracting a constant from a row or column does not change the best assignment. It makes the
+    # search several times faster if generated samples are similar, and so the costs in a column.
+    # Use medians: with a mean, one very distant sample would make rounding hide the other costs.
+    stride = max(1, len(costs) // _MEDIAN_OF)
+    costs -= np.median(costs[:, ::stride], axis=1, keepdims=True)
+    costs -= np.median(costs[::stride], axis=0)
     rows, columns = linear_sum_assignment(costs)
     return float((first[rows] - second[columns]).norm(dim=1).mean())
 
@@ -35,51 +36,56 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
 def sliced_wasserstein(
     first: Tensor, second: Tensor, draws: Draws, projections: int = 512
 ) -> float:
-    """Sliced W1: the mean W1 of the samples' projections to random lines, in the samples' units.
+    """Return sliced W1: the mean W1 of the samples' projections to random lines, in their units.
 
-    The expectation over unit directions theta of W1(<theta, x>, <theta, y>) (Bonneel et al. 2015,
-    doi 10.1007/s10851-014-0506-3, with p = 1), estimated by `projections` directions from `draws`;
-    never above W1 itself. Computed in float64. Shapes (n, ...), flattened. Raises ValueError for
+    It estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>) (Bonneel et
+    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1) by `projections` directions from `draws`,
+    in float64, and never exceeds W1. Samples are (n, ...) and are flattened. Raises ValueError for
     unequal sizes and for NaN or infinite values.
     """
     first, second = _pair(first, second)
-    return between_slices(*(slices(side, draws, projections) for side in (first, second)))
+    return projected_distance(
+        *(sorted_projections(side, draws, projections) for side in (first, second))
+    )
 
 
-def slices(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
-    """The samples (n, ...), flattened, projected to random lines: sorted, (projections, n).
+def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
+    """Project samples (n, ...) to random lines and sort them along each, (projections, n).
 
     The same `draws` give the same lines. Raises ValueError for NaN or infinite values.
     """
     rows = _rows(samples)
-    # POT's `ot.sliced_wasserstein_distance` gives the same number; importing it takes 2 seconds.
+    # POT's `ot.sliced_wasserstein_distance` gives the same number, but its import takes 2 seconds.
     directions = draws.numpy().standard_normal((rows.shape[1], projections))
     directions /= np.linalg.norm(directions, axis=0)
-    # numpy sorts rows many times faster than torch columns.
+    # numpy sorts rows many times faster than torch sorts columns.
     return np.sort((torch.from_numpy(directions).T @ rows.T).numpy())
 
 
-def between_slices(first: np.ndarray, second: np.ndarray) -> float:
-    """Sliced W1 of two sets by their `slices`: in one dimension sorted pairs are the cheapest.
+def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return sliced W1 of two sets from their `sorted_projections`: the mean distance of the pairs.
 
-    Raises ValueError for unequal shapes and for no samples.
+    On a line, pairing sorted points is the cheapest assignment. Raises ValueError for unequal
+    shapes and for no samples.
     """
     if first.shape != second.shape or first.size == 0:
-        raise ValueError(f"slices of one size are needed, not {first.shape}, {second.shape}")
+        raise ValueError(
+            f"projections of equal shape are needed, not {first.shape} and {second.shape}"
+        )
     return float(np.abs(first - second).mean())
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
-    """Every distance between rows, (n, m), each right to nine digits.
+    """Return the distances between all rows, (n, m), each accurate to nine digits.
 
-    By a matrix product, more than ten times faster than `cdist` without one on images. Rows with a
-    neighbour so near that the product's rounding shows are measured by that.
+    They come from a matrix product, on images ten times faster than exact `cdist`. Rows with a
+    neighbour so near that the rounding would matter are computed by exact `cdist`.
     """
     sizes = first.square().sum(dim=1)[:, None] + second.square().sum(dim=1)
     squared = torch.addmm(sizes, first, second.T, alpha=-2)
-    # As in `neighbours`: what the rounding of a sum of d products can come to.
+    # A bound on the rounding error, as in `neighbours._squared_bounds`.
     slack = sizes.mul_(4 * (first.shape[1] + 8) * torch.finfo(torch.float64).eps)
-    # Also where a square has overflowed.
+    # True for a square that overflowed, too.
     near = ~(slack < 1e-9 * squared).all(dim=1)
     distances = squared.sqrt_()
     if near.any():
@@ -89,10 +95,11 @@ def _distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both samples as float64 rows on the CPU."""
+    """Return both samples as float64 rows (n, d) on the CPU."""
     if first.shape != second.shape or len(first) == 0:
         raise ValueError(
-            f"two samples of one size are needed, not {list(first.shape)}, {list(second.shape)}"
+            f"two samples of equal shape are needed, not {list(first.shape)} and"
+            f" {list(second.shape)}"
         )
     return _rows(first), _rows(second)
 

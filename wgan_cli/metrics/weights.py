@@ -1,4 +1,4 @@
-"""The weights that a network multiplies by."""
+"""The effective weights of a network, after its parametrizations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 @torch.no_grad()
 def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
-    """All weights by name, as they are used and not what parametrizations make them from."""
-    found: dict[str, Tensor] = {}
+    """Return all weights by name, parametrised ones as the network uses them."""
+    weights: dict[str, Tensor] = {}
     for path, module in network.named_modules():
         if isinstance(module, ParametrizationList):
             continue
@@ -20,5 +20,5 @@ def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
         if is_parametrized(module):
             names += list(cast(nn.ModuleDict, module.parametrizations))
         prefix = f"{path}." if path else ""
-        found.update({prefix + name: getattr(module, name) for name in names})
-    return found
+        weights.update({prefix + name: getattr(module, name) for name in names})
+    return weights

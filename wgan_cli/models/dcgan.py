@@ -1,7 +1,8 @@
-"""Convolutional networks after DCGAN (arXiv 1511.06434), for any square size divisible by 4.
+"""Convolutional networks after DCGAN (arXiv 1511.06434), for square images of sides 4k.
 
-The image is halved twice, and on while its side is even and above 4: 64, 32 and 16 come down to
-4x4, 28 to 7x7, 36 to 9x9, 8 to 2x2. Convolutions are 4x4 with stride 2, so every halving is exact.
+The critic halves the image at least twice, and again while its side is even and above 4: sides 64,
+32 and 16 end at 4x4, 28 at 7x7, 36 at 9x9, 8 at 2x2. The generator does the reverse. Convolutions
+are 4x4 with stride 2, so that every halving is exact.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 from wgan_cli.errors import ConfigError
 from wgan_cli.models.conditional import ClassLatent, Projection
 from wgan_cli.models.normalization import norm2d
-from wgan_cli.models.precision import in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, the side of the innermost map and the number of halvings down to it."""
+    """Return the image channels, the side of the smallest map and the number of halvings to it."""
     if len(sample_shape) != 3:
         raise ConfigError(
-            f"model=dcgan draws images, and these samples have shape {tuple(sample_shape)}:"
+            f"model=dcgan generates images, and these samples have shape {tuple(sample_shape)}:"
             " type model=mlp."
         )
     channels, height, width = sample_shape
@@ -35,7 +36,7 @@ def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Weights from N(0, 0.02), BatchNorm scales from N(1, 0.02) (arXiv 1511.06434, section 4)."""
+    """Draw weights from N(0, 0.02), BatchNorm scales from N(1, 0.02) (DCGAN paper, section 4)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -51,11 +52,11 @@ def _normalised(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 
 
 class Generator(nn.Module):
-    """Latent (batch, latent_dim) to images (batch, channels, side, side) in [-1, 1].
+    """Maps latents (batch, latent_dim) to images (batch, channels, side, side) in [-1, 1].
 
-    `width` is the number of channels next to the image; each layer further in has twice as many.
-    `norm` (`normalization.norm2d`) follows every layer but the last. With `classes`, a learned
-    vector of the class is appended to the latent.
+    The layer next to the image has `width` channels, and each smaller map twice as many. `norm`
+    (see `normalization.norm2d`) follows every layer but the last. With `classes`, a learned
+    embedding of the class is appended to the latent.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Generator(nn.Module):
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
         planes = [width * 2**level for level in reversed(range(halvings))]
-        # BatchNorm's shift makes a bias before it redundant.
+        # A bias before BatchNorm would be redundant: BatchNorm subtracts the mean.
         bias = norm != "batch"
         self.class_latent = ClassLatent(latent_dim, classes)
         first = nn.ConvTranspose2d(self.class_latent.size, planes[0], side, bias=bias)
@@ -82,17 +83,17 @@ class Generator(nn.Module):
         _initialise(self)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, latent_dim), and labels (batch,) with classes, to (batch, *sample_shape)."""
+        """Map (batch, latent_dim) and optional labels (batch,) to (batch, *sample_shape)."""
         images: Tensor = self.layers(self.class_latent(latent, labels)[:, :, None, None])
         return images
 
 
 class Critic(nn.Module):
-    """Images (batch, channels, side, side) to scores (batch,).
+    """Maps images (batch, channels, side, side) to scores (batch,).
 
-    `norm` (`normalization.norm2d`) follows every layer but the first and the last, as in DCGAN.
-    With `classes`, a score is of an image and its class (`conditional.Projection`); the features
-    are the innermost map, flattened, as the last layer sees it.
+    `norm` (see `normalization.norm2d`) follows every layer but the first and the last, as in DCGAN.
+    With `classes`, the score depends on the class too (see `conditional.Projection`); the features
+    are the last layer's input, flattened.
     """
 
     def __init__(
@@ -109,17 +110,17 @@ class Critic(nn.Module):
         for outer, inner in pairwise(planes):
             layer = nn.Conv2d(outer, inner, 4, 2, 1, bias=norm != "batch")
             layers += [*_normalised(layer, norm, inner), _leaky_relu()]
-        self.layers = nn.Sequential(*layers, kept_in_float32(nn.Conv2d(planes[-1], 1, side)))
+        self.layers = nn.Sequential(*layers, mark_float32(nn.Conv2d(planes[-1], 1, side)))
         self.projection = Projection(planes[-1] * side * side, classes)
         _initialise(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, channels, side, side), and labels (batch,) with classes, to (batch,)."""
+        """Map (batch, channels, side, side), and optional labels (batch,), to (batch,)."""
         *hidden, last = self.layers
         maps = images
         for layer in hidden:
             maps = layer(maps)
-        return self.projection(in_float32(last, maps).flatten(), maps.flatten(1), labels)
+        return self.projection(run_in_float32(last, maps).flatten(), maps.flatten(1), labels)
 
 
 def _leaky_relu() -> nn.Module:

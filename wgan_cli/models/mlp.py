@@ -1,4 +1,4 @@
-"""Multilayer perceptrons for images and points (arXiv 1701.07875, section 4.2: 512 wide)."""
+"""Multilayer perceptrons for images and points (arXiv 1701.07875, section 4.2)."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wgan_cli.models.conditional import ClassLatent, Projection
-from wgan_cli.models.precision import in_float32, kept_in_float32
+from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
@@ -18,10 +18,10 @@ def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
 
 
 class Generator(nn.Module):
-    """Latent (batch, latent_dim) to samples (batch, *sample_shape).
+    """Maps latents (batch, latent_dim) to samples (batch, *sample_shape).
 
-    Images (three axes) end in tanh, so lie in [-1, 1]; points are unbounded. With `classes`, a
-    learned vector of the class is appended to the latent.
+    For images (three axes) the last layer is tanh, so that they lie in [-1, 1]; points are
+    unbounded. With `classes`, a learned embedding of the class is appended to the latent.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Generator(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Weights that keep the latent's variance (arXiv 1502.01852, equation 10); no biases.
+        """Draw weights that preserve the latent's variance (arXiv 1502.01852, eq. 10); zero biases.
 
-        Under PyTorch's default each layer keeps a sixth of it and the first samples are all but
-        equal; a clipped critic then moves them as one, and they stay together.
+        With PyTorch's default, each layer keeps a sixth of the variance, and the first samples are
+        almost equal. A clipped critic then moves them together, and they never spread out.
         """
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         for layer in linear[:-1]:
@@ -56,15 +56,15 @@ class Generator(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, latent_dim), and labels (batch,) with classes, to (batch, *sample_shape)."""
+        """Map (batch, latent_dim) and optional labels (batch,) to (batch, *sample_shape)."""
         samples: Tensor = self.layers(self.class_latent(latent, labels))
         return samples.unflatten(1, self.sample_shape)
 
 
 class Critic(nn.Module):
-    """Samples (batch, *sample_shape) to scores (batch,): no sigmoid, no mean over the batch.
+    """Maps samples (batch, *sample_shape) to scores (batch,): no sigmoid, no mean over the batch.
 
-    With `classes`, a score is of a sample and its class (`conditional.Projection`).
+    With `classes`, the score depends on the class too (see `conditional.Projection`).
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         layers = _hidden_layers(math.prod(sample_shape), width, depth)
-        self.layers = nn.Sequential(*layers, kept_in_float32(nn.Linear(width, 1)))
+        self.layers = nn.Sequential(*layers, mark_float32(nn.Linear(width, 1)))
         self.projection = Projection(width, classes)
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, *sample_shape), and labels (batch,) with classes, to (batch,)."""
+        """Map (batch, *sample_shape), and optional labels (batch,), to (batch,)."""
         *hidden, last = self.layers
         features = samples.flatten(1)
         for layer in hidden:
             features = layer(features)
-        return self.projection(in_float32(last, features).squeeze(1), features, labels)
+        return self.projection(run_in_float32(last, features).squeeze(1), features, labels)

@@ -1,4 +1,4 @@
-"""Layers that stay in float32 where a network runs in bfloat16."""
+"""Layers that stay in float32 when the rest of a network runs in bfloat16."""
 
 from contextlib import nullcontext
 from typing import TypeVar
@@ -9,30 +9,30 @@ from torch import Tensor, nn
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def kept_in_float32(layer: Layer) -> Layer:
-    """The layer, marked; `keeps_float32` tells. To be called by `in_float32`."""
-    layer.stays_in_float32 = True  # type: ignore[assignment]
+def mark_float32(layer: Layer) -> Layer:
+    """Mark a layer to stay in float32, and return it. Call such a layer by `run_in_float32`."""
+    layer.marked_float32 = True  # type: ignore[assignment]
     return layer
 
 
-def keeps_float32(layer: nn.Module) -> bool:
-    """Whether a bfloat16 copy of its network shares this layer."""
-    return getattr(layer, "stays_in_float32", False)
+def is_marked_float32(layer: nn.Module) -> bool:
+    """Return whether a layer was marked: a bfloat16 copy of its network then shares it."""
+    return getattr(layer, "marked_float32", False)
 
 
-def in_float32(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a `kept_in_float32` layer makes of its inputs.
+def run_in_float32(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Apply a layer in float32, also under autocast. The critics' last layers need this.
 
-    Scores of real and generated samples can be closer together than bfloat16's eight bits tell
-    apart, and all scores of a batch would then be rounded the same way.
+    The scores of real and generated samples may differ by less than the resolution of bfloat16,
+    which has eight significant bits. They would then be rounded to the same number.
     """
     device = inputs.device.type
-    lowered = torch.is_autocast_enabled(device)
-    with torch.autocast(device, enabled=False) if lowered else nullcontext():
-        result: Tensor = layer(as_float32(inputs))
+    autocast = torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        result: Tensor = layer(to_float32(inputs))
     return result
 
 
-def as_float32(values: Tensor) -> Tensor:
-    """Low precision raised to float32; float32 and float64 as they are."""
+def to_float32(values: Tensor) -> Tensor:
+    """Convert bfloat16 and float16 to float32; keep float32 and float64."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from wgan_cli.files import refuse_link, write_whole
+from wgan_cli.files import refuse_link, write_atomically
 from wgan_cli.report import ranking
 from wgan_cli.report.curves import HeatMap, Panel, heat_maps, panels
 from wgan_cli.report.runs import Run, readable
@@ -118,7 +118,7 @@ class Report:
         }
         for name, content in contents.items():
             refuse_link(folder / name)
-            write_whole(folder / name, content, durable=False)
+            write_atomically(folder / name, content, durable=False)
         return [folder / name for name in contents]
 
     def _place(self, run: Run) -> tuple[int, float]:

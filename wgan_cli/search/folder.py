@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 from wgan_cli.locking import held, locked
 from wgan_cli.run_folder import RunFolder, make_folder
 from wgan_cli.search.space import Search, checked, key_of
@@ -126,7 +126,7 @@ class SearchFolder:
         node = {"study": study, "storage": storage, **dataclasses.asdict(search)}
         text = OmegaConf.to_yaml(OmegaConf.create(node))
         head = f"# What is searched here. Go on with it: wgan-search {self.path}\n"
-        write_whole(self.path / SEARCH, (head + text).encode())
+        write_atomically(self.path / SEARCH, (head + text).encode())
 
     def _refuse_another(self, begun: Search, asked: Search) -> None:
         there, here = _plain(begun), _plain(asked)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from wgan_cli.errors import CheckpointError, DamagedCheckpointError
-from wgan_cli.files import write_whole
+from wgan_cli.files import write_atomically
 from wgan_cli.out_of_memory import is_out_of_memory
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     _seal(buffer)
     # Release the view also if the disk is full; otherwise Python 3.13 complains later.
     with buffer.getbuffer() as data:
-        write_whole(path, data)
+        write_atomically(path, data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Trainer(RunState):
 
     `fit` keeps no random state and no data position: both follow from (seed, step, inner), so a
     resume needs only `load_state_dict`. `classes` makes the networks conditional. With several
-    ranks this process works on its `share` of every batch.
+    ranks this process works on its `shard` of every batch.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Trainer(RunState):
         self.callbacks = callbacks
         self.rollback = rollback
         self.signals = signals or StopSignals()
-        self.share = updates.ranks.share
+        self.shard = updates.ranks.shard
         self.phase: Phase = untraced
         self.throughput = Throughput(batch_size)
-        self._rows = batch_size // self.share.world
+        self._rows = batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._has_penalty = type(updates.constraint).penalty is not Constraint.penalty
         self._last_batch: Batch | None = None
@@ -133,7 +133,7 @@ class Trainer(RunState):
                 real, labels = batch = self.feed.batch(before + self.inner)
             fake = None if fakes is None else fakes.batch(self.inner, real.numel())
             latent = self._noise(Stream.CRITIC_NOISE, self.inner) if fake is None else None
-            draws = Draws(self.seed, Stream.PENALTY, self.step, self.inner, self.share)
+            draws = Draws(self.seed, Stream.PENALTY, self.step, self.inner, self.shard)
             labels = None if self.classes is None else labels
             with self.phase("critic update"):
                 terms = self.updates.critic_update(real, latent, draws, labels, fake)
@@ -151,7 +151,7 @@ class Trainer(RunState):
         if self.classes is None:
             labels = None
         elif real is None:
-            draws = Draws(self.seed, Stream.CLASSES, self.step, share=self.share)
+            draws = Draws(self.seed, Stream.CLASSES, self.step, shard=self.shard)
             labels = self.classes.draw(self._rows, draws)
         with self.phase("generator update"):
             self.means.add_generator(self.updates.generator_update(latent, labels, real))
@@ -246,5 +246,5 @@ class Trainer(RunState):
 
     def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
         with self.phase("noise"):
-            draws = Draws(self.seed, stream, self.step, inner, self.share)
+            draws = Draws(self.seed, stream, self.step, inner, self.shard)
             return draws.normal((self._rows, self.latent_dim), self.device)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from wgan_cli.errors import DiskError
-from wgan_cli.files import Growing
+from wgan_cli.files import RecordFile
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 
@@ -23,11 +23,11 @@ class LogFile(logging.Handler):
         self.path = path
         self.failure: DiskError | None = None
         self._path = path
-        self._file: Growing | None = None
+        self._file: RecordFile | None = None
 
     def open(self) -> None:
         """Open the file. Call it before the first message."""
-        self._file = Growing(self._path)
+        self._file = RecordFile(self._path)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, or keep why not."""

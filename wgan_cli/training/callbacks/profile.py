@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from wgan_cli.errors import DiskError
-from wgan_cli.files import refuse_link, write_whole
+from wgan_cli.files import refuse_link, write_atomically
 from wgan_cli.run_folder import RunFolder, make_folder
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 from wgan_cli.training.phases import untraced
@@ -88,7 +88,7 @@ class Profile(Callback):
         trace = _exported(running)
         refuse_link(self.folder)
         make_folder(self.folder)
-        write_whole(path, trace, durable=False)
+        write_atomically(path, trace, durable=False)
         log.info(
             "profile: steps %d to %d are in %s; drop it on https://ui.perfetto.dev, or see it in"
             " TensorBoard with torch-tb-profiler: tensorboard --logdir %s",

@@ -79,7 +79,7 @@ class Progress(Callback):
             shown = ", ".join(f"{metric} {seconds:.2f}" for metric, seconds in costs[:_SHOWN])
             total = sum(evaluation.seconds.values())
             log.info("evaluation at step %d: %.2f s (%s)", step, total, shown)
-        for metric, reason in evaluation.refused.items():
+        for metric, reason in evaluation.failures.items():
             if metric not in self._explained:
                 self._explained.add(metric)
                 log.warning("%s has no value at step %d: %s.", metric, step, reason)

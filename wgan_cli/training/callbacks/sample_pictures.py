@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.data.feeds import as_bytes, as_floats
+from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.pictures import grid, plane, save_png, scatter, surface
 from wgan_cli.randomness import Draws, Stream
@@ -74,13 +74,13 @@ class SamplePictures(Callback):
         save_png(self.folder.samples / f"step_{point.step:08d}.png", point.pictures[tag])
 
     def _draw_grids(self, trainer: ObservedTrainer, point: Point) -> None:
-        point.pictures["samples/fake"] = grid(as_bytes(fixed_samples(trainer, trainer.generator)))
+        point.pictures["samples/fake"] = grid(to_bytes(fixed_samples(trainer, trainer.generator)))
         if trainer.raw_generator is not None:
             raw = fixed_samples(trainer, trainer.raw_generator)
-            point.pictures["samples/fake_raw"] = grid(as_bytes(raw))
+            point.pictures["samples/fake_raw"] = grid(to_bytes(raw))
 
     def _draw_plane(self, trainer: ObservedTrainer, point: Point) -> None:
-        real = as_floats(self.real[:_POINTS]).numpy()
+        real = to_floats(self.real[:_POINTS]).numpy()
         noise = Draws(trainer.seed, Stream.SAMPLES).normal(
             (_POINTS, trainer.latent_dim), trainer.device
         )
