@@ -145,7 +145,7 @@ def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[st
         # It is only looked at: who trains there still has it, and who comes later can.
         assert locked(places[1] / ".lock") is None
     assert [run.state for run in runs] == ["cut off", "running", "running"]
-    assert runs[0].message == f"its process is gone; resume={places[0]} goes on with it"
+    assert runs[0].message == f"its process is gone; resume={places[0]} continues it"
     assert [run.message for run in runs[1:]] == ["", ""]
     assert not (places[2] / ".lock").exists()
     assert [setting.n for setting in Report(runs).settings] == [0]
@@ -172,9 +172,9 @@ def test_means_deviations_and_intervals_are_numpys_and_scipys(
 ) -> None:
     report = grid(tmp_path, default, VALUES)
     order = sorted(VALUES, key=lambda words: float(np.mean(VALUES[words])))
-    assert [setting.words for setting in report.settings] == order
+    assert [setting.label for setting in report.settings] == order
     for setting in report.settings:
-        numbers = VALUES[setting.words]
+        numbers = VALUES[setting.label]
         assert setting.n == len(numbers)
         assert setting.mean == pytest.approx(np.mean(numbers), rel=1e-14)
         assert setting.sd == pytest.approx(np.std(numbers, ddof=1), rel=1e-12)
@@ -194,7 +194,7 @@ def test_means_deviations_and_intervals_are_numpys_and_scipys(
         low, high = welch.confidence_interval(0.95)
         assert cells["behind"] == f"{np.mean(numbers) - np.mean(VALUES[order[0]]):.4g}"
         assert cells["95% interval"].startswith(f"{low:.4g} to {high:.4g}")
-        assert ("holds 0" in cells["95% interval"]) == (welch.pvalue > 0.05)
+        assert ("includes 0" in cells["95% interval"]) == (welch.pvalue > 0.05)
 
 
 @pytest.mark.parametrize(
@@ -212,17 +212,17 @@ def test_the_verdict_is_welchs(
     report = Report(read_runs([tmp_path]), by=tag)
     p = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue
     best = "clip=0.01" if tag == EXACT else "clip=0.03"
-    assert report.settings[0].words == best
-    assert report.verdict.startswith(f"Best: {best}, {np.mean(second) - np.mean(first):.4g} ")
-    assert ("lower" if tag == EXACT else "higher") in report.verdict
-    assert ("more than the seeds' spread" in report.verdict) == (p < 0.05)
-    assert ("may be chance" in report.verdict) == (p >= 0.05)
+    assert report.settings[0].label == best
+    assert report.conclusion.startswith(f"Best: {best}, {np.mean(second) - np.mean(first):.4g} ")
+    assert ("lower" if tag == EXACT else "higher") in report.conclusion
+    assert ("more than the spread over seeds" in report.conclusion) == (p < 0.05)
+    assert ("may be chance" in report.conclusion) == (p >= 0.05)
 
 
 def test_one_seed_decides_nothing(tmp_path: Path, default: dict[str, Any]) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.1], "clip=0.03": [3.5]})
-    assert "cannot be said" in report.verdict
-    assert "clip=0.03 has one seed" in report.verdict
+    assert "cannot be said" in report.conclusion
+    assert "clip=0.03 has one seed" in report.conclusion
     assert report.settings[1].sd is None
     assert page_of(report, tmp_path).column("settings", "± sd")[1] == "–"
 
@@ -231,12 +231,12 @@ def test_settings_without_any_spread_differ_where_their_numbers_do(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.0], "clip=0.03": [3.1, 3.1]})
-    assert "more than the seeds' spread" in report.verdict
+    assert "more than the spread over seeds" in report.conclusion
 
 
 def test_equal_numbers_have_no_winner(tmp_path: Path, default: dict[str, Any]) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.0], "clip=0.03": [3.0, 3.0]})
-    assert "score the same" in report.verdict
+    assert "score the same" in report.conclusion
 
 
 def test_only_finished_runs_enter_a_mean(tmp_path: Path, default: dict[str, Any]) -> None:
@@ -251,8 +251,8 @@ def test_only_finished_runs_enter_a_mean(tmp_path: Path, default: dict[str, Any]
     write(tmp_path / "bad", default, ["clip=0.3", "seed=0"], None, "diverged", message="NaN.")
     report = Report(read_runs([tmp_path]))
     best, worst = report.settings
-    assert (best.words, best.mean, best.n) == ("clip=0.01", 3.5, 2)
-    assert (worst.words, worst.mean, worst.n) == ("clip=0.3", None, 0)
+    assert (best.label, best.mean, best.n) == ("clip=0.01", 3.5, 2)
+    assert (worst.label, worst.mean, worst.n) == ("clip=0.3", None, 0)
     rows = [line.split() for line in report.table().splitlines()]
     shown = {row[0]: " ".join(row) for row in rows if row and row[0] in {*others, "nan", "bad"}}
     assert shown["running"] == (
@@ -297,8 +297,8 @@ def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
         (folder / "config.yaml").write_text(yaml.safe_dump(adapted))
         (folder / "overrides.yaml").write_text(yaml.safe_dump(typed))
     report = Report(read_runs([tmp_path]))
-    assert report.varied.keys == ("optimizer", "optimizer.betas", "threads", "steps")
-    assert report.varied.followers == ("decay.steps",)
+    assert report.varying.keys == ("optimizer", "optimizer.betas", "threads", "steps")
+    assert report.varying.dependent == ("decay.steps",)
 
 
 def test_where_nobody_typed_a_thread_count_it_splits_no_seeds(
@@ -322,7 +322,7 @@ def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
     words = ["loss=wasserstein", "clip=1e-4"]
     write(tmp_path / "2", None, words, None, "failed", message=message)
     report = Report(read_runs([tmp_path]))
-    assert report.varied.keys == ("loss", "clip")
+    assert report.varying.keys == ("loss", "clip")
     (row,) = [line for line in report.table().splitlines() if line.split()[:1] == ["2"]]
     assert "failed" in row
     assert "loss=wasserstein clip=0.0001" in row
@@ -341,8 +341,8 @@ def test_many_varied_settings_are_named_where_they_are_unusual(
         words = [f"{name}={0.5 if name == key else 0.25}" for name in keys]
         write(tmp_path / str(number), default, words, 3.0 + number)
     report = Report(read_runs([tmp_path]))
-    assert set(report.varied.keys) == set(keys)
-    assert [setting.words for setting in report.settings] == [f"{key}=0.5" for key in keys]
+    assert set(report.varying.keys) == set(keys)
+    assert [setting.label for setting in report.settings] == [f"{key}=0.5" for key in keys]
 
 
 def test_files_repeat_what_the_runs_own_files_say(

@@ -199,8 +199,8 @@ def test_panels_show_metrics_with_floors_and_lost_runs_apart(
     assert set(panels) == {EXACT, "critic/loss"}
     mean, lost = panels[EXACT].lines
     assert panels[EXACT].floors == (3.0,)
-    assert (mean.mean[0], mean.low[0], mean.high[0], mean.lost) == (5.0, 4.0, 6.0, False)
-    assert lost.lost
+    assert (mean.mean[0], mean.low[0], mean.high[0], mean.failed) == (5.0, 4.0, 6.0, False)
+    assert lost.failed
     assert lost.mean.tolist() == [7.0, 3.0, 3.5]
 
 
@@ -220,13 +220,13 @@ def test_two_numbers_make_a_map_for_each_choice_of_the_rest(
     report = Report(read_runs([tmp_path]))
     maps, note = report.heat_maps
     assert note == ""
-    assert sorted(one.words for one in maps) == ["loss=hinge", "loss=wasserstein"]
+    assert sorted(one.fixed for one in maps) == ["loss=hinge", "loss=wasserstein"]
     for one in maps:
         assert one.keys == ("clip", "optimizer.lr")
         assert (one.xs, one.ys) == ((0.01, 0.02), (0.1, 0.2))
         assert np.array_equal(one.cells, [[1.5, 3.5], [2.5, np.nan]], equal_nan=True)
-        assert one.lost.tolist() == [[False, False], [False, True]]
-    assert "Two settings at once" in page_of(report, tmp_path).words
+        assert one.failed.tolist() == [[False, False], [False, True]]
+    assert "Heat maps" in page_of(report, tmp_path).words
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_points_of_which_none_share_a_row_are_no_map(
     write(tmp_path / "last", default, ["clip=0.1", "optimizer.lr=0.3"], state="preempted")
     maps, note = Report(read_runs([tmp_path])).heat_maps
     assert bool(maps) is shown
-    assert ("runs fill too little of a grid of" in note) is not shown
+    assert ("runs fill too little of the grid of" in note) is not shown
 
 
 @pytest.mark.parametrize("low", [0.000122039, 0.5])
@@ -267,7 +267,7 @@ def test_more_numbers_than_two_are_said_to_have_no_map(
         write(tmp_path / str(number), default, words, 3.0)
     maps, note = Report(read_runs([tmp_path])).heat_maps
     assert maps == []
-    assert "3 settings have numbers" in note
+    assert "3 numeric settings vary" in note
 
 
 def test_each_settings_best_run_shows_its_newest_samples(

@@ -28,12 +28,12 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.loop import Searching
-from wgan_cli.search.printing import last_words, trial_line
-from wgan_cli.search.space import checked
+from wgan_cli.search.loop import SearchLoop
+from wgan_cli.search.printing import final_summary, trial_line
+from wgan_cli.search.space import parse_search
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import StudyFacts, history, read_study
-from wgan_cli.search.trials import Claim, NoneFree, claim
+from wgan_cli.search.study import StudySummary, history, read_study
+from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
 
 # Stands in for wgan-train: a line of metrics.jsonl every ten steps, going on where the file ends.
 # `plan` says what becomes of trial 0, 1, ...; a plan's last word holds for all that follow. One
@@ -93,14 +93,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.loop import Searching
+from wgan_cli.search.loop import SearchLoop
 from wgan_cli.stop_signals import StopSignals
 
 folder, stub = SearchFolder(Path(sys.argv[1])), sys.argv[2]
 signals = StopSignals()
 with signals:
     try:
-        Searching(
+        SearchLoop(
             folder,
             lambda words, run: [sys.executable, "-S", stub, str(run), *words],
             signals.requested,
@@ -128,26 +128,26 @@ def begun(tmp_path: Path) -> Callable[..., SearchFolder]:
         node = {"space": X, "metric": "score", "words": list(words), "trials": 5, **more}
         node.setdefault("pruner", {"name": "none"})
         folder = SearchFolder(tmp_path / name)
-        folder.begin(checked(node, Path("x.yaml")), "x", storage)
+        folder.begin(parse_search(node, Path("x.yaml")), "x", storage)
         return folder
 
     return begin
 
 
 @pytest.fixture
-def search(stub: Path) -> Callable[..., StudyFacts]:
+def search(stub: Path) -> Callable[..., StudySummary]:
     """Carry out the search of a folder in this process."""
 
     def run(
         folder: SearchFolder,
         asked: Callable[[], WganError | None] = lambda: None,
         said: list[str] | None = None,
-    ) -> StudyFacts:
+    ) -> StudySummary:
         def command(words: Sequence[str], place: Path) -> list[str]:
             return [sys.executable, "-S", str(stub), str(place), *words]
 
         lines = [] if said is None else said
-        return Searching(folder, command, asked, lines.append).run()
+        return SearchLoop(folder, command, asked, lines.append).run()
 
     return run
 
@@ -195,7 +195,7 @@ def starts(folder: SearchFolder, number: int) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def states(facts: StudyFacts | None) -> list[str]:
+def states(facts: StudySummary | None) -> list[str]:
     assert facts is not None
     return [trial.state for trial in facts.trials]
 
@@ -208,8 +208,8 @@ def test_trials_are_carried_out_to_the_total(begun: Any, search: Any) -> None:
     assert set(states(facts)) == {"finished"}
     for trial in facts.trials:
         assert trial.value == pytest.approx((trial.params["x"] - 0.3) ** 2 + 1 / 40)
-        assert list(trial.course) == [10, 20, 30, 40]
-        assert trial.value == trial.course[40]
+        assert list(trial.history) == [10, 20, 30, 40]
+        assert trial.value == trial.history[40]
     assert facts.best == min(facts.trials, key=lambda trial: trial.value)
     assert [trial.value for trial in facts.ranked] == sorted(t.value for t in facts.trials)
     assert len({trial.params["x"] for trial in facts.trials}) == 9
@@ -253,7 +253,7 @@ def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any)
         "critic/loss became NaN at step 7.?",
         "",
         "ended by SIGSEGV",
-        "ended by SIGKILL, as where memory runs out",
+        "ended by SIGKILL, as happens when memory runs out",
         "the metric is nan",
         "it was refused.",
     ]
@@ -269,10 +269,10 @@ def test_a_bad_trial_is_told_to_end(begun: Any, search: Any) -> None:
     facts = search(begun("plan=ok,ok,bad", pruner=pruner, trials=4))
     assert states(facts) == ["finished", "finished", "pruned", "pruned"]
     pruned = facts.trials[2]
-    assert pruned.course == {10: 100.0}
+    assert pruned.history == {10: 100.0}
     assert pruned.value == 100.0
     assert facts.best in facts.trials[:2]
-    assert "2 finished, 2 pruned, 0 failed" in last_words(
+    assert "2 finished, 2 pruned, 0 failed" in final_summary(
         facts, dict.fromkeys(range(4), Path()), ""
     )
 
@@ -287,8 +287,8 @@ def test_at_its_last_step_a_trial_is_left_to_finish(begun: Any, search: Any) -> 
 def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, search: Any) -> None:
     folder = begun(trials=1)
     asked, _, _ = folder.read()
-    lost = claim(folder, open_study(folder), asked)
-    assert isinstance(lost, Claim)
+    lost = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(lost, ClaimedTrial)
     lost.lock.close()
     run = folder.trial(0)
     lines = [{"step": step, "score": 1 / step} for step in (10, 20)]
@@ -296,7 +296,7 @@ def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, searc
     (run / "status.json").write_text(json.dumps({"state": "finished", "exit_code": 0}))
     facts = search(folder)
     assert facts.trials[0].value == 1 / 20
-    assert facts.trials[0].course == {10: 1 / 10, 20: 1 / 20}
+    assert facts.trials[0].history == {10: 1 / 10, 20: 1 / 20}
     assert starts(folder, 0) == []
 
 
@@ -374,8 +374,8 @@ def test_a_killed_search_goes_on_to_the_same_total(
     assert facts.trials[:2] == left.trials[:2]
     assert [len(starts(folder, n)) for n in range(5)] == [1, 1, 2, 1, 1]
     assert starts(folder, 2)[1] > 0
-    assert said[0] == "  #2 is taken up where it was left."
-    assert list(facts.trials[2].course) == [10, 20, 30, 40]
+    assert said[0] == "  #2 is resumed."
+    assert list(facts.trials[2].history) == [10, 20, 30, 40]
 
 
 def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
@@ -395,7 +395,7 @@ def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
 
     said = Said()
     facts = search(folder, said=said)
-    assert said[0] == "No trial is left to begin; waiting for 1 trial of other processes."
+    assert said[0] == "No trial is left to start; waiting for 1 trial in other processes."
     assert states(facts) == ["finished"]
     assert starts(folder, 0) == [0]
 
@@ -434,19 +434,25 @@ def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
     folder = begun(trials=3)
     asked, _, _ = folder.read()
     studies = [open_study(folder), open_study(folder)]
-    found = [claim(folder, studies[n % 2], asked) for n in range(5)]
-    assert [type(one) for one in found] == [Claim, Claim, Claim, NoneFree, NoneFree]
-    claims = [one for one in found if isinstance(one, Claim)]
+    found = [claim_trial(folder, studies[n % 2], asked) for n in range(5)]
+    assert [type(one) for one in found] == [
+        ClaimedTrial,
+        ClaimedTrial,
+        ClaimedTrial,
+        NoTrialLeft,
+        NoTrialLeft,
+    ]
+    claims = [one for one in found if isinstance(one, ClaimedTrial)]
     assert [one.trial.number for one in claims] == [0, 1, 2]
-    assert found[-1] == NoneFree(elsewhere=3)
+    assert found[-1] == NoTrialLeft(running_elsewhere=3)
     # Its process dies, and the kernel drops the lock.
     claims[1].lock.close()
-    again = claim(folder, studies[0], asked)
-    assert isinstance(again, Claim)
-    assert (again.trial.number, again.values, again.again) == (1, claims[1].values, True)
+    again = claim_trial(folder, studies[0], asked)
+    assert isinstance(again, ClaimedTrial)
+    assert (again.trial.number, again.values, again.resumed) == (1, claims[1].values, True)
     studies[0].tell(again.trial, 1.0)
     again.lock.close()
-    assert claim(folder, studies[1], asked) == NoneFree(elsewhere=2)
+    assert claim_trial(folder, studies[1], asked) == NoTrialLeft(running_elsewhere=2)
 
 
 def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
@@ -455,19 +461,19 @@ def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
     asked, _, _ = folder.read()
     # Killed before it was taken: it waits, and is none beyond the total.
     open_study(folder).enqueue_trial({"x": 0.25})
-    one = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(one, Claim)
-    assert (one.trial.number, one.values["x"], one.again) == (0, 0.25, False)
+    one = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(one, ClaimedTrial)
+    assert (one.trial.number, one.values["x"], one.resumed) == (0, 0.25, False)
     one.lock.close()
-    again = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(again, Claim)
-    assert (again.trial.number, again.values, again.again) == (0, one.values, True)
+    again = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(again, ClaimedTrial)
+    assert (again.trial.number, again.values, again.resumed) == (0, one.values, True)
     asked, _, _ = begun(trials=2, space=space).read()
-    two = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(two, Claim)
+    two = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(two, ClaimedTrial)
     assert two.trial.number == 1
     assert two.values["x"] not in (0.25, 0.5)
-    assert isinstance(claim(folder, open_study(folder), asked, {"x": 0.5}), NoneFree)
+    assert isinstance(claim_trial(folder, open_study(folder), asked, {"x": 0.5}), NoTrialLeft)
 
 
 def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
@@ -480,7 +486,7 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     def ask(study: optuna.Study) -> list[int]:
         gate.wait()
         numbers = []
-        while isinstance(found := claim(folder, study, asked, first), Claim):
+        while isinstance(found := claim_trial(folder, study, asked, first), ClaimedTrial):
             numbers.append(found.trial.number)
             held.append(found.lock)
         return numbers
@@ -496,9 +502,9 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> No
     folder = begun(trials=2)
     asked, _, _ = folder.read()
     owner, other = open_study(folder), open_study(folder)
-    mine = claim(folder, owner, asked)
-    assert isinstance(mine, Claim)
-    usual = folder.lock_of
+    mine = claim_trial(folder, owner, asked)
+    assert isinstance(mine, ClaimedTrial)
+    usual = folder.lock_trial
 
     def late(number: int) -> Any:
         if number == 0 and not mine.lock.closed:
@@ -506,10 +512,10 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> No
             mine.lock.close()
         return usual(number)
 
-    folder.lock_of = late
-    found = claim(folder, other, asked)
-    assert isinstance(found, Claim)
-    assert (found.trial.number, found.again) == (1, False)
+    folder.lock_trial = late
+    found = claim_trial(folder, other, asked)
+    assert isinstance(found, ClaimedTrial)
+    assert (found.trial.number, found.resumed) == (1, False)
 
 
 def test_settings_that_a_kill_left_unproposed_are_proposed(begun: Any) -> None:
@@ -518,9 +524,9 @@ def test_settings_that_a_kill_left_unproposed_are_proposed(begun: Any) -> None:
     asked, _, _ = folder.read()
     half = open_study(folder).ask()
     half.suggest_float("x", 0.0, 1.0)
-    found = claim(folder, open_study(folder), asked)
-    assert isinstance(found, Claim)
-    assert found.again
+    found = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(found, ClaimedTrial)
+    assert found.resumed
     assert found.values["x"] == pytest.approx(half.params["x"], rel=1e-5)
     assert found.values["y"] in (1, 2)
 
@@ -561,8 +567,8 @@ def test_a_trial_is_taken_up_in_its_own_folder_alone(
 ) -> None:
     folder = begun("hydra.verbose=true", "a=1", trials=1)
     asked, _, _ = folder.read()
-    lost = claim(folder, open_study(folder), asked)
-    assert isinstance(lost, Claim)
+    lost = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(lost, ClaimedTrial)
     lost.lock.close()
     x = f"x={lost.values['x']!r}"
     # As after a resume, whose words follow the first start's.
@@ -580,7 +586,7 @@ def test_a_smaller_total_is_not_below_the_trials_there_are(begun: Any, search: A
     search(begun(trials=3))
     folder = begun(trials=2)
     assert folder.read()[0].trials == 3
-    assert search(folder).asked == 3
+    assert search(folder).total == 3
     begun(trials=9)
     assert begun(trials=5).read()[0].trials == 5
 
@@ -641,10 +647,10 @@ def test_importances_name_what_matters(begun: Any) -> None:
     asked, _, _ = folder.read()
     study = open_study(folder)
 
-    def told(count: int) -> StudyFacts:
+    def told(count: int) -> StudySummary:
         for _ in range(count):
-            found = claim(folder, study, asked)
-            assert isinstance(found, Claim)
+            found = claim_trial(folder, study, asked)
+            assert isinstance(found, ClaimedTrial)
             x, y = float(found.values["x"] or 0), float(found.values["y"] or 0)
             study.tell(found.trial, (x - 0.3) ** 2 + 0.001 * y)
             found.lock.close()
@@ -672,4 +678,4 @@ def test_lines_are_short_and_plain(begun: Any) -> None:
     assert line == f"  #0   finished  0.1235  x={x:.4g}  (best 0.1235, #0)"
 
 
-EMPTY = StudyFacts("score", "minimize", 0, (), {})
+EMPTY = StudySummary("score", "minimize", 0, (), {})

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from wgan_cli.commands.report import run
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.space import checked
+from wgan_cli.search.space import parse_search
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import FINISHED, StudyFacts, read_study
-from wgan_cli.search.trials import Claim, claim
+from wgan_cli.search.study import FINISHED, StudySummary, read_study
+from wgan_cli.search.trials import ClaimedTrial, claim_trial
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -55,12 +55,12 @@ def searched(tmp_path: Path) -> SearchFolder:
         "trials": 20,
     }
     folder = SearchFolder(tmp_path / "search")
-    search = checked(node, Path("x.yaml"))
+    search = parse_search(node, Path("x.yaml"))
     folder.begin(search, "x", None)
     study = open_study(folder)
     for number in range(15):
-        found = claim(folder, study, search)
-        assert isinstance(found, Claim)
+        found = claim_trial(folder, study, search)
+        assert isinstance(found, ClaimedTrial)
         value = 100.0 if number == 5 else 3 + float(found.values["clip"] or 0)
         run_folder = folder.trial(number)
         status = {"state": "finished", "exit_code": 0, "final": {"wasserstein/exact": value}}
@@ -76,7 +76,7 @@ def searched(tmp_path: Path) -> SearchFolder:
     return folder
 
 
-def facts_of(folder: SearchFolder) -> StudyFacts:
+def facts_of(folder: SearchFolder) -> StudySummary:
     facts = read_study(folder.path)
     assert facts is not None
     return facts
@@ -139,9 +139,9 @@ def test_a_point_far_off_leaves_the_chart_to_the_others(searched: SearchFolder) 
 
 def test_a_study_of_which_nothing_has_finished_has_a_page(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "search")
-    search = checked({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
+    search = parse_search({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
     folder.begin(search, "x", None)
-    assert isinstance(claim(folder, open_study(folder), search), Claim)
+    assert isinstance(claim_trial(folder, open_study(folder), search), ClaimedTrial)
     (folder.trial(0) / "status.json").write_text(json.dumps({"state": "running"}))
     page = page_of(folder)
     assert "None has finished." in page

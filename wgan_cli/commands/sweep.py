@@ -151,7 +151,7 @@ def _come_to(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
         print(f"no run could be begun or written of: {' '.join(words) or '(defaults)'}")
     own = {tuple(sorted(typed(words))) for words in jobs}
     unfinished = [
-        run for run in runs if not run.finished and tuple(sorted(typed(run.words))) in own
+        run for run in runs if not run.finished and tuple(sorted(typed(run.overrides))) in own
     ]
     if not runs:
         return 1
