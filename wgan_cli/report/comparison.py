@@ -47,6 +47,11 @@ class Comparison:
             self.conclusion += _CAUTION
         self.runs = sorted(runs, key=self._rank_key)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether it is known which direction of the ranking tag is better."""
+        return ranking.higher_is_better(self.by or "") is not None
+
     @cached_property
     def panels(self) -> list[curves.Panel]:
         """The learning curves, a panel for each metric."""
@@ -55,6 +60,8 @@ class Comparison:
     @cached_property
     def heat_maps(self) -> tuple[list[curves.HeatMap], str]:
         """The heat maps, and a note on missing ones; see `curves.heat_maps`."""
+        if self.by is not None and not self.ranked:
+            return [], f"No heat map: it is unknown whether more or less of {self.by} is better."
         return curves.heat_maps(self.settings, self.varying.keys)
 
     def value(self, run: Run) -> float | None:
@@ -81,6 +88,8 @@ class Comparison:
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         if self.by is None:
             return f"{runs} ({counts or 'none'})."
+        if not self.ranked:
+            return f"{runs} ({counts}), listed with {self.by}, which does not rank them."
         side = "higher" if ranking.higher_is_better(self.by) else "lower"
         return f"{runs} ({counts}), ranked by {self.by}: {side} is better."
 
@@ -89,4 +98,6 @@ class Comparison:
         value = self.value(run)
         if run.failed or value is None or not run.finished:
             return 1 + run.failed, 0.0
+        if not self.ranked:
+            return 0, 0.0
         return 0, -value if ranking.higher_is_better(self.by or "") else value

@@ -76,8 +76,8 @@ class Margin:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def higher_is_better(tag: str) -> bool:
-    """Whether more of it is better."""
+def higher_is_better(tag: str) -> bool | None:
+    """Return whether more of it is better; None where that is unknown."""
     return tag.rpartition("/")[2].startswith(_HIGHER)
 
 
@@ -107,7 +107,10 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
         return by
     if EXACT in tags:
         return EXACT
-    metrics = sorted(filter(is_metric, tags), key=lambda tag: tag.startswith(("critic", "gen")))
+    metrics = sorted(
+        filter(is_metric, tags),
+        key=lambda tag: (higher_is_better(tag) is None, tag.startswith(("critic", "gen"))),
+    )
     finished = [run for run in runs if run.finished]
     shared = [tag for tag in metrics if all(tag in run.final for run in finished)]
     return next(iter(shared or metrics), None)
@@ -116,12 +119,15 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
 def settings_by_rank(
     runs: Sequence[Run], varying: VaryingSettings, tag: str | None
 ) -> list[Setting]:
-    """Return settings, the best mean first, then those without a mean, then those that failed."""
+    """Return settings, the best mean first, then those without a mean, then those that failed.
+
+    For a tag whose direction is unknown, settings with a mean stay in the order of their runs.
+    """
     groups: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(varying.values(run), []).append(run)
     settings = [_setting(varying, values, group, tag) for values, group in groups.items()]
-    sign = -1 if tag is not None and higher_is_better(tag) else 1
+    sign = {True: -1, False: 1, None: 0}[higher_is_better(tag or "")]
 
     def order(setting: Setting) -> tuple[bool, float, bool]:
         mean = setting.mean
@@ -153,17 +159,19 @@ def _setting(
 
 
 def margin(better: Setting, other: Setting, tag: str) -> Margin | None:
-    """Return how much better one setting's mean is than another's, None where one has no mean.
+    """Return how much better one setting's mean is than another's.
 
-    The margin has Welch's interval where both settings have at least two seeds.
+    None where one has no mean, or where it is unknown which direction is better. The margin has
+    Welch's interval where both settings have at least two seeds.
 
     Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), where t is the
     quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of
     freedom.
     """
-    if better.mean is None or other.mean is None:
+    higher = higher_is_better(tag)
+    if better.mean is None or other.mean is None or higher is None:
         return None
-    amount = better.mean - other.mean if higher_is_better(tag) else other.mean - better.mean
+    amount = better.mean - other.mean if higher else other.mean - better.mean
     if better.n < 2 or other.n < 2:
         return Margin(amount, None)
     v1, v2 = (statistics.variance(setting.numbers) / setting.n for setting in (better, other))
@@ -183,9 +191,15 @@ def conclusion(settings: Sequence[Setting], tag: str | None) -> str:
         return f"All runs have the same settings but for the seed: {spread(settings[0])}."
     if len(ranked) == 1:
         return f"Only {ranked[0].label} has finished: there is nothing to compare it with."
+    if higher_is_better(tag) is None:
+        return (
+            f"Not ranked: it is unknown whether more or less of {tag} is better, so settings are in"
+            " the order of their runs. Rank by another tag with --by, or, for a metric of your own,"
+            " state higher_is_better in wgan_cli/schema/metrics.py."
+        )
     best, second = ranked[:2]
     lead = margin(best, second, tag)
-    assert lead is not None, "ranked settings have a mean"
+    assert lead is not None, "both have a mean, and the direction is known"
     side = "higher" if higher_is_better(tag) else "lower"
     summary = f"Best: {best.label}, {number(lead.amount)} {side} than the next, {second.label}"
     if lead.amount == 0:

@@ -34,7 +34,8 @@ def table(comparison: Comparison, width: int | None) -> str:
 def _settings(comparison: Comparison, width: int | None) -> list[str]:
     rows = [["", "mean", "± sd", "n", "real/real", "setting"]]
     for rank, setting in enumerate(comparison.settings[:_MAX_SETTINGS]):
-        mark = "*" if rank == 0 and setting.n and len(comparison.settings) > 1 else ""
+        best = rank == 0 and comparison.ranked and setting.n and len(comparison.settings) > 1
+        mark = "*" if best else ""
         deviation = f"± {number(setting.sd)}" if setting.sd is not None else ""
         cells = [number(setting.mean), deviation, str(setting.n), number(setting.floor)]
         rows.append([mark, *cells, setting.label])
