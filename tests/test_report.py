@@ -1,4 +1,4 @@
-"""`wgan-report`: what varied, ranks, means and verdicts against independent references."""
+"""`wgan-report`: varying settings, ranks, means and intervals, against independent references."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[st
     assert live is not None
     with live:
         runs = read_runs([tmp_path])
-        # It is only looked at: who trains there still has it, and who comes later can.
+        # Reading leaves the lock alone: its owner keeps it, and a later run can take it.
         assert locked(places[1] / ".lock") is None
     assert [run.state for run in runs] == ["cut off", "running", "running"]
     assert runs[0].message == f"its process is gone; resume={places[0]} continues it"
@@ -167,7 +167,7 @@ def test_a_link_to_a_run_is_that_run_once(tmp_path: Path, default: dict[str, Any
     assert sorted(run.seed for run in read_runs([inside, inside / "all"])) == [0, 1, 2]
 
 
-def test_means_deviations_and_intervals_are_numpys_and_scipys(
+def test_means_deviations_and_intervals_match_numpy_and_scipy(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     report = grid(tmp_path, default, VALUES)
@@ -202,7 +202,7 @@ def test_means_deviations_and_intervals_are_numpys_and_scipys(
     [([3.0, 3.1, 3.2], [3.05, 3.2, 3.3]), ([3.0, 3.01, 3.02], [3.2, 3.3]), ([1, 1.1], [2, 2.1])],
 )
 @pytest.mark.parametrize("tag", [EXACT, "metrics/precision_pixel_179"])
-def test_the_verdict_is_welchs(
+def test_the_conclusion_matches_scipys_welch_test(
     first: list[float], second: list[float], tag: str, tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for words, numbers in (("clip=0.01", first), ("clip=0.03", second)):
@@ -219,7 +219,7 @@ def test_the_verdict_is_welchs(
     assert ("may be chance" in report.conclusion) == (p >= 0.05)
 
 
-def test_one_seed_decides_nothing(tmp_path: Path, default: dict[str, Any]) -> None:
+def test_one_seed_allows_no_conclusion(tmp_path: Path, default: dict[str, Any]) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.1], "clip=0.03": [3.5]})
     assert "cannot be said" in report.conclusion
     assert "clip=0.03 has one seed" in report.conclusion
@@ -227,7 +227,7 @@ def test_one_seed_decides_nothing(tmp_path: Path, default: dict[str, Any]) -> No
     assert page_of(report, tmp_path).column("settings", "± sd")[1] == "–"
 
 
-def test_settings_without_any_spread_differ_where_their_numbers_do(
+def test_without_spread_any_difference_is_significant(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.0], "clip=0.03": [3.1, 3.1]})
@@ -274,7 +274,7 @@ def test_a_seed_counts_once(tmp_path: Path, default: dict[str, Any]) -> None:
     assert "not counted" in row
 
 
-def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
+def test_varying_settings_exclude_paths_cadences_and_dependent_settings(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     words = [
@@ -287,7 +287,7 @@ def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
         config = json.loads(json.dumps(default))
         config["threads"] = number
         if number != 1:
-            # What only one option has differs from nothing.
+            # A setting that only one option has does not count as differing.
             config["optimizer"]["alpha"] = 0.99
         config["dataset"]["recommended"]["steps"] = number
         if "steps=20" in typed:
@@ -301,7 +301,7 @@ def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
     assert report.varying.dependent == ("decay.steps",)
 
 
-def test_where_nobody_typed_a_thread_count_it_splits_no_seeds(
+def test_an_untyped_thread_count_does_not_split_seeds(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for seed, threads in enumerate((1, 2)):
@@ -311,7 +311,7 @@ def test_where_nobody_typed_a_thread_count_it_splits_no_seeds(
     assert setting.n == 2
 
 
-def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
+def test_a_job_without_a_config_is_shown_by_its_overrides(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     write(tmp_path / "0", default, ["loss=hinge", "clip=0.01"], 3.0)
@@ -333,7 +333,7 @@ def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
     assert folded[-1].strip()
 
 
-def test_many_varied_settings_are_named_where_they_are_unusual(
+def test_with_many_varying_settings_rows_name_the_uncommon_ones(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     keys = ("clip", "latent_dim", "n_critic", "batch_size", "ema", "optimizer.lr", "steps")
@@ -345,7 +345,7 @@ def test_many_varied_settings_are_named_where_they_are_unusual(
     assert [setting.label for setting in report.settings] == [f"{key}=0.5" for key in keys]
 
 
-def test_files_repeat_what_the_runs_own_files_say(
+def test_the_reports_numbers_are_those_of_the_runs_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real sweep of the command: status.json, table, CSV and page agree."""
@@ -380,7 +380,7 @@ def test_files_repeat_what_the_runs_own_files_say(
         assert picture.width > 1000
 
 
-def test_a_run_from_a_saved_config_is_repeated_by_its_own(
+def test_a_run_from_a_saved_config_is_repeated_from_its_own_config(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     folder = write(tmp_path / "a run", default, ["steps=3"], 3.0)
@@ -395,7 +395,9 @@ def test_a_run_from_a_saved_config_is_repeated_by_its_own(
     assert shlex.split(run.command) == ["wgan-train", "--config-dir", "my configs", "steps=3"]
 
 
-def test_names_are_paths_in_the_folder_asked_for(tmp_path: Path, default: dict[str, Any]) -> None:
+def test_names_are_paths_relative_to_the_given_folders(
+    tmp_path: Path, default: dict[str, Any]
+) -> None:
     for name in ("a/10", "a/2", "b/x/0"):
         write(tmp_path / name, default, [], 3.0)
     assert [run.name for run in read_runs([tmp_path])] == ["a/2", "a/10", "b/x/0"]
@@ -405,7 +407,7 @@ def test_names_are_paths_in_the_folder_asked_for(tmp_path: Path, default: dict[s
     assert [run.name for run in both] == ["a/2", "a/10", "b/x/0"]
 
 
-def test_what_ranks_can_be_chosen(
+def test_the_ranking_tag_can_be_chosen(
     tmp_path: Path, default: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, recall in (("0", 0.2), ("1", 0.7)):
@@ -424,7 +426,7 @@ def test_what_ranks_can_be_chosen(
         Report(read_runs([tmp_path]), by="nothing")
 
 
-def test_without_the_exact_distance_the_first_metric_that_all_have_ranks(
+def test_without_the_exact_distance_the_first_common_metric_ranks(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     common = {"critic/loss": 0.1, "metrics/fid_classifier_2k": 1.0}
@@ -433,7 +435,7 @@ def test_without_the_exact_distance_the_first_metric_that_all_have_ranks(
     assert Report(read_runs([tmp_path])).by == "metrics/fid_classifier_2k"
 
 
-def test_no_folder_and_no_run_are_sentences(
+def test_a_missing_folder_and_a_folder_without_runs_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report_command([str(tmp_path / "nowhere")]) == 4
@@ -443,7 +445,7 @@ def test_no_folder_and_no_run_are_sentences(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_files_go_where_asked(
+def test_the_files_are_written_to_the_given_folder(
     tmp_path: Path, default: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -470,7 +472,7 @@ def test_the_console_script_answers_and_loads_no_torch(
     assert done.returncode == 0, done.stderr
     assert "sweep/report.html" in done.stdout
     (tmp_path / "sweep" / "report.html").unlink()
-    # A reader that has closed its end before anything is written.
+    # The reader has closed the pipe before anything is written.
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as closed:

@@ -1,4 +1,4 @@
-"""A search whose trials are a small script: what becomes of each, whoever dies, and how many."""
+"""A search whose trials are a small script: how each ends, what survives a kill, and how many run."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import StudySummary, history, read_study
 from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
 
-# Stands in for wgan-train: a line of metrics.jsonl every ten steps, going on where the file ends.
-# `plan` says what becomes of trial 0, 1, ...; a plan's last word holds for all that follow. One
-# that is held waits for a file `go`; a slow one stays at its first line until it is started again.
+# Stands in for wgan-train: writes a line of metrics.jsonl every ten steps, and continues an existing file.
+# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial
+# waits for a file `go`; a `slow` one stays at its first line until it is started again.
 STUB = """
 import json, os, signal, sys, time
 folder, words = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])
@@ -88,7 +88,7 @@ for step in range(10 * done + 10, 50, 10):
 status("finished", 0)
 """
 
-# A search as a process of its own, which ends by signals as wgan-search does.
+# A search in a process of its own, which stops on signals as wgan-search does.
 DRIVER = """
 import sys
 from pathlib import Path
@@ -122,7 +122,7 @@ def stub(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Callable[..., SearchFolder]:
-    """A search that is begun in a fresh folder, of these words."""
+    """Start a search with these overrides in a fresh folder."""
 
     def begin(*words: str, name: str = "search", storage: Any = None, **more: Any) -> SearchFolder:
         node = {"space": X, "metric": "score", "words": list(words), "trials": 5, **more}
@@ -136,7 +136,7 @@ def begun(tmp_path: Path) -> Callable[..., SearchFolder]:
 
 @pytest.fixture
 def search(stub: Path) -> Callable[..., StudySummary]:
-    """Carry out the search of a folder in this process."""
+    """Run the search of a folder in this process."""
 
     def run(
         folder: SearchFolder,
@@ -184,13 +184,13 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def logged(folder: SearchFolder, number: int) -> bool:
-    """Whether a trial has written a line."""
+    """Return whether a trial has written a log line."""
     path = folder.trial(number) / "metrics.jsonl"
     return path.exists() and path.read_text().endswith("\n")
 
 
 def starts(folder: SearchFolder, number: int) -> list[int]:
-    """The steps from which a trial's process went on."""
+    """Return the steps from which a trial's processes started."""
     path = folder.trial(number) / "starts"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
@@ -200,7 +200,7 @@ def states(facts: StudySummary | None) -> list[str]:
     return [trial.state for trial in facts.trials]
 
 
-def test_trials_are_carried_out_to_the_total(begun: Any, search: Any) -> None:
+def test_a_search_runs_trials_up_to_the_total(begun: Any, search: Any) -> None:
     said: list[str] = []
     folder = begun(trials=9)
     facts = search(folder, said=said)
@@ -215,12 +215,12 @@ def test_trials_are_carried_out_to_the_total(begun: Any, search: Any) -> None:
     assert len({trial.params["x"] for trial in facts.trials}) == 9
     assert [line.split()[0] for line in said] == [f"#{n}" for n in range(9)]
     assert f"#{facts.best.number})" in said[-1]
-    # Nothing is left to do.
+    # All trials are done: another start changes nothing.
     assert search(folder).trials == facts.trials
     assert read_study(folder.path) == facts
 
 
-def test_the_largest_is_best_where_that_is_said(begun: Any, search: Any) -> None:
+def test_maximize_prefers_the_largest_value(begun: Any, search: Any) -> None:
     facts = search(begun(direction="maximize"))
     assert facts.best == max(facts.trials, key=lambda trial: trial.value)
     best = [point.best for point in history(facts)]
@@ -229,21 +229,21 @@ def test_the_largest_is_best_where_that_is_said(begun: Any, search: Any) -> None
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_the_same_seed_proposes_the_same(sampler: str, begun: Any, search: Any) -> None:
+def test_the_same_seed_proposes_the_same_settings(sampler: str, begun: Any, search: Any) -> None:
     def proposed(name: str, seed: int, *parts: int) -> list[float]:
         for total in parts:
             more = {"sampler": {"name": sampler, "seed": seed}, "trials": total}
             facts = search(begun(name=name, **more))
         return [trial.params["x"] for trial in facts.trials]
 
-    # TPE's first ten are random ones. Another process has another sampler.
+    # 13, as TPE's first ten proposals are random. Each start makes a new sampler.
     whole = proposed("whole", 0, 13)
     assert len(set(whole)) == 13
     assert proposed("parts", 0, 4, 13) == whole
     assert proposed("other", 1, 4) != whole[:4]
 
 
-def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any) -> None:
+def test_failed_trials_have_a_reason_and_no_value(begun: Any, search: Any) -> None:
     folder = begun("plan=diverged,ok,crash,killed,nan,refused", trials=6)
     said: list[str] = []
     facts = search(folder, said=said)
@@ -258,13 +258,13 @@ def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any)
         "it was refused.",
     ]
     assert [trial.value is None for trial in facts.trials] == [n != 1 for n in range(6)]
-    # As a number NaN is nowhere in the study.
+    # The study never holds NaN as a value.
     assert ":NaN" not in folder.journal.read_text()
     assert all(reason in line for reason, line in zip(reasons, said, strict=True))
     assert [point.best for point in history(facts)] == [None, *[facts.trials[1].value] * 5]
 
 
-def test_a_bad_trial_is_told_to_end(begun: Any, search: Any) -> None:
+def test_a_bad_trial_is_pruned(begun: Any, search: Any) -> None:
     pruner = {"name": "median", "first_step": 10, "warmup_trials": 2}
     facts = search(begun("plan=ok,ok,bad", pruner=pruner, trials=4))
     assert states(facts) == ["finished", "finished", "pruned", "pruned"]
@@ -277,14 +277,16 @@ def test_a_bad_trial_is_told_to_end(begun: Any, search: Any) -> None:
     )
 
 
-def test_at_its_last_step_a_trial_is_left_to_finish(begun: Any, search: Any) -> None:
+def test_a_trial_is_not_pruned_at_its_last_step(begun: Any, search: Any) -> None:
     pruner = {"name": "median", "first_step": 40, "warmup_trials": 2}
     facts = search(begun("plan=ok,ok,late", pruner=pruner, trials=3))
     assert states(facts) == ["finished"] * 3
     assert facts.trials[2].value == 100.0
 
 
-def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, search: Any) -> None:
+def test_a_finished_trial_of_a_dead_search_is_recorded_not_repeated(
+    begun: Any, search: Any
+) -> None:
     folder = begun(trials=1)
     asked, _, _ = folder.read()
     lost = claim_trial(folder, open_study(folder), asked)
@@ -300,20 +302,20 @@ def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, searc
     assert starts(folder, 0) == []
 
 
-def test_a_tag_is_found_without_its_count_and_not_as_its_floor(begun: Any, search: Any) -> None:
+def test_the_metric_matches_a_sample_count_but_not_the_floor(begun: Any, search: Any) -> None:
     assert set(states(search(begun("tag=score_359", trials=1, name="a")))) == {"finished"}
     with pytest.raises(ConfigError, match="no such tag, only score_real_real"):
         search(begun("tag=score_real_real", trials=1, name="b"))
 
 
-def test_what_all_trials_would_fail_by_ends_the_search(begun: Any, search: Any) -> None:
+def test_an_error_that_all_trials_share_ends_the_search(begun: Any, search: Any) -> None:
     with pytest.raises(ConfigError, match="a run measured no such tag, only other"):
         search(begun("plan=untagged", name="untagged"))
     folder = begun("plan=data", name="data")
     with pytest.raises(DataError, match="it was data"):
         search(folder)
     assert states(read_study(folder.path)) == ["failed"]
-    # Others have finished: one that cannot be read is a setting's.
+    # Once a trial has finished, unreadable data must be due to a setting.
     facts = search(begun("plan=ok,data,ok", trials=3, name="later"))
     assert states(facts) == ["finished", "failed", "finished"]
 
@@ -327,7 +329,7 @@ def test_a_full_disk_loses_no_trial(begun: Any, search: Any, stub: Path) -> None
     assert states(search(folder)) == ["finished"] * 3
 
 
-def test_a_trial_that_was_told_to_end_by_another_is_not_lost(begun: Any, search: Any) -> None:
+def test_a_trial_stopped_by_another_process_stays_resumable(begun: Any, search: Any) -> None:
     folder = begun("plan=preempted", trials=1)
     with pytest.raises(PreemptedError):
         search(folder)
@@ -337,9 +339,7 @@ def test_a_trial_that_was_told_to_end_by_another_is_not_lost(begun: Any, search:
 @pytest.mark.parametrize(
     "error", [InterruptedRunError("Interrupted."), PreemptedError("Asked to stop.")]
 )
-def test_a_search_that_is_stopped_goes_on_with_the_trial(
-    error: WganError, begun: Any, search: Any
-) -> None:
+def test_a_stopped_search_resumes_its_trial(error: WganError, begun: Any, search: Any) -> None:
     folder = begun("plan=ok,slow", trials=2)
     with pytest.raises(type(error)):
         search(folder, asked=lambda: error if logged(folder, 1) else None)
@@ -355,13 +355,13 @@ def test_a_search_that_is_stopped_goes_on_with_the_trial(
     assert len(starts(folder, 0)) == 1
 
 
-def test_a_killed_search_goes_on_to_the_same_total(
+def test_a_killed_search_continues_to_the_same_total(
     begun: Any, search: Any, driver: Any, stub: Path
 ) -> None:
     folder = begun("plan=ok,ok,slow,ok", trials=5)
     killed = driver(folder)
     until(lambda: len((read_study(folder.path) or EMPTY).ranked) == 2)
-    # In the midst of the third: after its first line.
+    # Kill it during the third trial, after its first log line.
     until(lambda: logged(folder, 2))
     os.killpg(killed.pid, signal.SIGKILL)
     left = read_study(folder.path)
@@ -378,13 +378,13 @@ def test_a_killed_search_goes_on_to_the_same_total(
     assert list(facts.trials[2].history) == [10, 20, 30, 40]
 
 
-def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
+def test_a_run_that_outlives_its_search_is_not_started_twice(
     begun: Any, search: Any, driver: Any
 ) -> None:
     folder = begun("plan=held", trials=1)
     killed = driver(folder)
     until((folder.trial(0) / "starts").exists)
-    # The search alone: its child goes on.
+    # Kill only the search: its child process goes on.
     killed.kill()
     killed.wait()
 
@@ -400,7 +400,7 @@ def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
     assert starts(folder, 0) == [0]
 
 
-def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
+def test_two_processes_share_the_trials(begun: Any, driver: Any) -> None:
     folder = begun("plan=held,held,ok", trials=8)
     both = [driver(folder), driver(folder)]
     until(lambda: all((folder.trial(n) / "starts").exists() for n in range(2)))
@@ -418,7 +418,7 @@ def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_search_and_its_trial(number: int, begun: Any, driver: Any) -> None:
+def test_a_signal_stops_a_search_and_its_trial(number: int, begun: Any, driver: Any) -> None:
     folder = begun("plan=bad", trials=1)
     asked = driver(folder)
     until(lambda: logged(folder, 0))
@@ -430,7 +430,7 @@ def test_a_signal_ends_a_search_and_its_trial(number: int, begun: Any, driver: A
     assert states(read_study(folder.path)) == ["running"]
 
 
-def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
+def test_processes_never_start_more_trials_than_the_total(begun: Any) -> None:
     folder = begun(trials=3)
     asked, _, _ = folder.read()
     studies = [open_study(folder), open_study(folder)]
@@ -455,11 +455,11 @@ def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
     assert claim_trial(folder, studies[1], asked) == NoTrialLeft(running_elsewhere=2)
 
 
-def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
+def test_the_first_trial_uses_the_given_values(begun: Any) -> None:
     space = {**X, "y": {"choices": [1, 2]}}
     folder = begun(trials=1, space=space)
     asked, _, _ = folder.read()
-    # Killed before it was taken: it waits, and is none beyond the total.
+    # A kill left the enqueued trial waiting: it must not count beyond the total.
     open_study(folder).enqueue_trial({"x": 0.25})
     one = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
     assert isinstance(one, ClaimedTrial)
@@ -476,7 +476,7 @@ def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
     assert isinstance(claim_trial(folder, open_study(folder), asked, {"x": 0.5}), NoTrialLeft)
 
 
-def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
+def test_processes_that_claim_at_once_get_different_trials(begun: Any) -> None:
     folder = begun(trials=7)
     asked, _, _ = folder.read()
     studies = [open_study(folder) for _ in range(4)]
@@ -498,7 +498,7 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     assert [trial.params["x"] == 0.5 for trial in open_study(folder).trials] == [True] + [False] * 6
 
 
-def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> None:
+def test_a_trial_that_ends_while_it_is_claimed_is_not_resumed(begun: Any) -> None:
     folder = begun(trials=2)
     asked, _, _ = folder.read()
     owner, other = open_study(folder), open_study(folder)
@@ -518,7 +518,7 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> No
     assert (found.trial.number, found.resumed) == (1, False)
 
 
-def test_settings_that_a_kill_left_unproposed_are_proposed(begun: Any) -> None:
+def test_a_resumed_trial_keeps_proposed_settings_and_proposes_the_rest(begun: Any) -> None:
     space = {**X, "y": {"choices": [1, 2]}}
     folder = begun(space=space)
     asked, _, _ = folder.read()
@@ -546,7 +546,7 @@ def test_another_search_in_the_folder_is_refused(begun: Any, search: Any) -> Non
     assert len(search(begun(trials=2)).trials) == 2
 
 
-def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
+def test_runs_of_a_lost_study_are_refused(begun: Any, search: Any) -> None:
     folder = begun(trials=2)
     search(folder)
     folder.journal.rename(folder.path / "aside")
@@ -562,16 +562,14 @@ def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["x=0.5"]])
-def test_a_trial_is_taken_up_in_its_own_folder_alone(
-    more: list[str], begun: Any, search: Any
-) -> None:
+def test_a_trial_is_resumed_only_from_its_own_run(more: list[str], begun: Any, search: Any) -> None:
     folder = begun("hydra.verbose=true", "a=1", trials=1)
     asked, _, _ = folder.read()
     lost = claim_trial(folder, open_study(folder), asked)
     assert isinstance(lost, ClaimedTrial)
     lost.lock.close()
     x = f"x={lost.values['x']!r}"
-    # As after a resume, whose words follow the first start's.
+    # A resumed run appends its overrides to those of the first start.
     noted = ["a=1", x, "a=1", x] if not more else ["a=1", *more]
     (folder.trial(0) / "overrides.yaml").write_text(json.dumps(noted))
     if more:
@@ -582,7 +580,7 @@ def test_a_trial_is_taken_up_in_its_own_folder_alone(
         assert states(search(folder)) == ["finished"]
 
 
-def test_a_smaller_total_is_not_below_the_trials_there_are(begun: Any, search: Any) -> None:
+def test_the_total_cannot_fall_below_the_existing_trials(begun: Any, search: Any) -> None:
     search(begun(trials=3))
     folder = begun(trials=2)
     assert folder.read()[0].trials == 3
@@ -608,7 +606,7 @@ def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
         search(begun(storage="nonsense", name="third"))
 
 
-def test_a_record_that_a_kill_left_half_written_is_dropped(begun: Any, search: Any) -> None:
+def test_a_half_written_journal_record_is_dropped(begun: Any, search: Any) -> None:
     folder = begun(trials=2)
     search(folder)
     whole = folder.journal.read_bytes()
@@ -620,7 +618,7 @@ def test_a_record_that_a_kill_left_half_written_is_dropped(begun: Any, search: A
 
 
 @pytest.mark.parametrize("broken", ["study.log", "search.yaml"])
-def test_what_cannot_be_read_is_no_study(broken: str, begun: Any, search: Any) -> None:
+def test_a_damaged_search_is_not_read(broken: str, begun: Any, search: Any) -> None:
     folder = begun(trials=1)
     search(folder)
     (folder.path / broken).write_text("[{\n" * 5)
@@ -641,7 +639,7 @@ def test_a_study_is_not_shown_without_optuna(
     assert read_study(folder.path) is None
 
 
-def test_importances_name_what_matters(begun: Any) -> None:
+def test_importances_rank_the_settings(begun: Any) -> None:
     space = {**X, "y": {"low": 0.0, "high": 1.0}, "n": {"low": 1, "high": 9}}
     folder = begun(space=space, trials=40)
     asked, _, _ = folder.read()
@@ -666,7 +664,7 @@ def test_importances_name_what_matters(begun: Any) -> None:
     assert all(map(math.isfinite, found.values()))
 
 
-def test_lines_are_short_and_plain(begun: Any) -> None:
+def test_a_trial_line_shows_value_settings_and_best(begun: Any) -> None:
     folder = begun(trials=1)
     study = open_study(folder)
     trial = study.ask({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})

@@ -107,7 +107,7 @@ def test_the_page_shows_every_trial_with_the_studys_numbers(searched: SearchFold
         assert [key, f"{100 * share:.0f}%", ""] in parser.rows
 
 
-def test_a_trials_run_is_what_its_trial_is(searched: SearchFolder) -> None:
+def test_a_run_of_a_search_has_its_trials_state(searched: SearchFolder) -> None:
     said = {"message": "asked to stop", "final": {"wasserstein/exact": 5.0}}
     for number, state in {3: "running", 4: "preempted", 5: "preempted", 14: "preempted"}.items():
         status = json.dumps({"state": state, **said})
@@ -122,22 +122,22 @@ def test_a_trials_run_is_what_its_trial_is(searched: SearchFolder) -> None:
     assert shown[14]["message"] == "asked to stop"
 
 
-def test_what_a_trial_says_is_text(searched: SearchFolder) -> None:
+def test_a_trials_reason_is_escaped(searched: SearchFolder) -> None:
     page = page_of(searched)
     assert HOSTILE not in page
     assert "&lt;script&gt;alert" in page
 
 
-def test_a_point_far_off_leaves_the_chart_to_the_others(searched: SearchFolder) -> None:
+def test_an_outlier_does_not_flatten_the_chart(searched: SearchFolder) -> None:
     page = page_of(searched)
     chart = page[page.index("<h2>Search</h2>") :].partition("</svg>")[0]
     ticks = [float(number) for number in re.findall(r">([\d.]+)</text>", chart)]
-    # Trials from 0 to 14 below, values near 3 beside; the far one is no tick.
+    # Trials 0 to 14 on the x axis, values near 3 on the y axis; the outlier has no tick.
     assert max(ticks) <= 20
     assert any(3 < tick < 3.2 for tick in ticks)
 
 
-def test_a_study_of_which_nothing_has_finished_has_a_page(tmp_path: Path) -> None:
+def test_a_study_without_finished_trials_has_a_page(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "search")
     search = parse_search({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
     folder.begin(search, "x", None)
@@ -148,6 +148,6 @@ def test_a_study_of_which_nothing_has_finished_has_a_page(tmp_path: Path) -> Non
     assert facts_of(folder).count(FINISHED) == 0
 
 
-def test_a_study_that_cannot_be_read_leaves_its_runs(searched: SearchFolder) -> None:
+def test_without_a_readable_study_the_page_shows_the_runs(searched: SearchFolder) -> None:
     searched.journal.write_text("{\n{\n")
     assert "<h2>Search</h2>" not in page_of(searched)

@@ -1,4 +1,4 @@
-"""A search's space in YAML: what it means, and what is refused before anything starts."""
+"""A search's space in YAML: its meaning, and the mistakes that are refused before anything starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_shipped_space_can_be_searched(path: Path) -> None:
     check(read_search(path))
 
 
-def test_whole_ends_give_whole_numbers() -> None:
+def test_integer_ends_give_integers() -> None:
     search = of({"a": {"low": 1, "high": 5}, "b": {"low": 1.0, "high": 5, "log": True}})
     integers, reals = search.settings.values()
     assert isinstance(integers, Range)
@@ -43,7 +43,7 @@ def test_whole_ends_give_whole_numbers() -> None:
     assert [type(end) for end in reals.ends()] == [float, float]
 
 
-def test_choices_become_words() -> None:
+def test_choices_become_overrides() -> None:
     items = [None, True, 0.5, 3, "hinge", [0.0, 0.9]]
     (entry,) = of({"a": {"choices": items}}).settings.values()
     assert isinstance(entry, Choices)
@@ -51,13 +51,13 @@ def test_choices_become_words() -> None:
     assert words == ["a=null", "a=true", "a=0.5", "a=3", "a=hinge", "a=[0.0,0.9]"]
 
 
-def test_a_number_is_typed_as_it_is() -> None:
+def test_an_override_keeps_a_number_at_full_precision() -> None:
     value = 0.1 + 0.2
     (text,) = as_overrides({"clip": value})
     assert float(text.partition("=")[2]) == value
 
 
-def test_corners_hold_both_ends_and_every_choice() -> None:
+def test_corners_include_both_ends_and_every_choice() -> None:
     space = {
         "clip": {"low": 0.01, "high": 0.1},
         "n_critic": {"low": 1, "high": 3},
@@ -69,7 +69,7 @@ def test_corners_hold_both_ends_and_every_choice() -> None:
     assert {word for corner in corners for word in corner} >= {"loss=gan"}
 
 
-def test_a_typed_word_replaces_one_of_the_space_and_fixes_a_setting() -> None:
+def test_an_override_replaces_one_of_the_space_and_fixes_a_setting() -> None:
     space = {"clip": {"low": 0.01, "high": 0.1}, "n_critic": {"low": 1, "high": 3}}
     search = with_overrides(of(space, words=["steps=2", "seed=1"]), ["steps=5", "clip=0.02"])
     assert search.words == ["seed=1", "steps=5", "clip=0.02"]
@@ -117,7 +117,7 @@ CLIP = {"clip": {"low": 0.01, "high": 0.1}}
         (["clip"], "a search needs space:"),
     ],
 )
-def test_what_a_space_cannot_be_is_one_sentence(node: Any, said: str) -> None:
+def test_a_wrong_space_is_refused_in_one_sentence(node: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         parse_search(node, HERE)
     assert str(refusal.value).startswith("mine.yaml: ")
@@ -138,27 +138,27 @@ def test_what_a_space_cannot_be_is_one_sentence(node: Any, said: str) -> None:
         (of(CLIP, words=["metrics=[wasserstein/sliced]"]), "wasserstein/exact is not among"),
     ],
 )
-def test_what_no_run_could_be_is_refused_at_the_ends_of_the_space(search: Any, said: str) -> None:
+def test_a_space_with_invalid_trials_is_refused(search: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check(search)
     assert said in str(refusal.value)
 
 
-def test_that_nothing_can_be_pruned_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_where_nothing_can_be_pruned(capsys: pytest.CaptureFixture[str]) -> None:
     check(of(CLIP, words=["steps=50"]))
     assert "no trial can be pruned" in capsys.readouterr().err
     check(of(CLIP, words=["steps=50"], pruner={"name": "none"}))
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path) -> None:
+def test_invalid_yaml_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("space: [")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_search(path)
 
 
-def test_what_is_written_reads_back(tmp_path: Path) -> None:
+def test_a_written_search_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     node = yaml.safe_load(SHIPPED[0].read_text())
     path.write_text(yaml.safe_dump(node))

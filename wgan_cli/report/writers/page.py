@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import coloured_count
-from wgan_cli.report.ranking import Margin, Setting, is_metric, margin, number
+from wgan_cli.report.ranking import is_metric, margin, number
 from wgan_cli.report.settings import overrides_text, value_text
 from wgan_cli.report.varying_settings import MAX_COLUMNS
 from wgan_cli.report.writers.drawing import chart, heat_chart
@@ -46,7 +46,7 @@ def page(comparison: Comparison) -> str:
     return environment.get_template(_TEMPLATE).render(
         report=comparison,
         coloured=coloured_count(len(settings)),
-        margins=[_margin(comparison, setting) for setting in settings],
+        margins=[None, *(margin(settings[0], s, comparison.by or "") for s in settings[1:])],
         tags=_tags(comparison),
         columns=varying.keys if len(varying.keys) <= MAX_COLUMNS else None,
         common=overrides_text(varying.common),
@@ -57,14 +57,6 @@ def page(comparison: Comparison) -> str:
         samples=_samples(comparison),
         searches=[SearchSection(study) for study in comparison.studies],
     )
-
-
-def _margin(comparison: Comparison, setting: Setting) -> Margin | None:
-    """Return the best setting's margin over this one."""
-    best = comparison.settings[0]
-    if setting is best or comparison.by is None:
-        return None
-    return margin(best, setting, comparison.by)
 
 
 def _tags(comparison: Comparison) -> list[str]:
