@@ -395,9 +395,7 @@ def test_a_run_from_a_saved_config_is_repeated_from_its_own_config(
     assert shlex.split(run.command) == ["wgan-train", "--config-dir", "my configs", "steps=3"]
 
 
-def test_names_are_paths_relative_to_the_given_folders(
-    tmp_path: Path, default: dict[str, Any]
-) -> None:
+def test_names_are_relative_to_the_given_folders(tmp_path: Path, default: dict[str, Any]) -> None:
     for name in ("a/10", "a/2", "b/x/0"):
         write(tmp_path / name, default, [], 3.0)
     assert [run.name for run in read_runs([tmp_path])] == ["a/2", "a/10", "b/x/0"]

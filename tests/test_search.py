@@ -1,4 +1,4 @@
-"""A search whose trials are a small script: how each ends, what survives a kill, and how many run."""
+"""A search whose trials are a small script: how each ends, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from wgan_cli.search.loop import SearchLoop
 from wgan_cli.search.printing import final_summary, trial_line
 from wgan_cli.search.space import parse_search
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import StudySummary, history, read_study
+from wgan_cli.search.study import StudySummary, read_study
 from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
 
-# Stands in for wgan-train: writes a line of metrics.jsonl every ten steps, and continues an existing file.
-# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial
-# waits for a file `go`; a `slow` one stays at its first line until it is started again.
+# Replaces wgan-train: writes a line of metrics.jsonl every ten steps, or continues that file.
+# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial waits
+# for a file `go`; a `slow` one stays at its first line until it is started again.
 STUB = """
 import json, os, signal, sys, time
 folder, words = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])
@@ -223,9 +223,8 @@ def test_a_search_runs_trials_up_to_the_total(begun: Any, search: Any) -> None:
 def test_maximize_prefers_the_largest_value(begun: Any, search: Any) -> None:
     facts = search(begun(direction="maximize"))
     assert facts.best == max(facts.trials, key=lambda trial: trial.value)
-    best = [point.best for point in history(facts)]
     values = [trial.value for trial in facts.trials]
-    assert best == [max(values[: n + 1]) for n in range(5)]
+    assert facts.best_so_far == {n: max(values[: n + 1]) for n in range(5)}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -261,7 +260,7 @@ def test_failed_trials_have_a_reason_and_no_value(begun: Any, search: Any) -> No
     # The study never holds NaN as a value.
     assert ":NaN" not in folder.journal.read_text()
     assert all(reason in line for reason, line in zip(reasons, said, strict=True))
-    assert [point.best for point in history(facts)] == [None, *[facts.trials[1].value] * 5]
+    assert facts.best_so_far == dict.fromkeys(range(1, 6), facts.trials[1].value)
 
 
 def test_a_bad_trial_is_pruned(begun: Any, search: Any) -> None:
@@ -284,9 +283,7 @@ def test_a_trial_is_not_pruned_at_its_last_step(begun: Any, search: Any) -> None
     assert facts.trials[2].value == 100.0
 
 
-def test_a_finished_trial_of_a_dead_search_is_recorded_not_repeated(
-    begun: Any, search: Any
-) -> None:
+def test_a_finished_trial_of_a_dead_search_is_not_repeated(begun: Any, search: Any) -> None:
     folder = begun(trials=1)
     asked, _, _ = folder.read()
     lost = claim_trial(folder, open_study(folder), asked)

@@ -1,4 +1,4 @@
-"""A search's space in YAML: its meaning, and the mistakes that are refused before anything starts."""
+"""A search's space in YAML: its meaning, and what is refused before anything starts."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Run:
         """Tag to steps and finite values, (n,) each, from `metrics.jsonl`; steps increase."""
         by_tag: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
-        # Larger steps are damage: float64 cannot count them one by one.
+        # A larger step means a damaged file: float64 cannot represent it exactly.
         for point in (point for point in points if 0 <= point["step"] < 2**53):
             for tag, value in point.items():
                 number = _number(value, float)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 
 
+@dataclass
 class SearchLoop:
     """Runs the trials of the search that a folder holds.
 
@@ -45,20 +48,16 @@ class SearchLoop:
     for, or None. `print_line` prints progress. `first_values` are settings for trial 0.
     """
 
-    def __init__(
-        self,
-        folder: SearchFolder,
-        command: TrialCommand,
-        stop_error: Callable[[], WganError | None],
-        print_line: Callable[[str], None],
-        first_values: Mapping[str, Value] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.search, _, _ = folder.read()
-        self.command = command
-        self.stop_error = stop_error
-        self.print_line = print_line
-        self.first_values = first_values
+    folder: SearchFolder
+    command: TrialCommand
+    stop_error: Callable[[], WganError | None]
+    print_line: Callable[[str], None]
+    first_values: Mapping[str, Value] | None = None
+
+    @cached_property
+    def search(self) -> Search:
+        """The search, as the folder holds it at the start."""
+        return self.folder.read()[0]
 
     def run(self) -> StudySummary:
         """Run trials until this process and others have reached the total.

@@ -22,7 +22,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """The sampler, which proposes settings: the same ones for the same seed and equal results."""
+    """The sampler. With the same seed and the same results so far, it proposes the same settings."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)

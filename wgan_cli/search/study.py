@@ -62,38 +62,24 @@ class StudySummary:
     def ranked(self) -> list[TrialSummary]:
         """The finished trials, the best first; equal ones in the order of their numbers."""
         sign = 1 if self.direction == "minimize" else -1
-        keyed = [
-            (sign * trial.value, trial.number, trial)
-            for trial in self.trials
-            if trial.state == FINISHED and trial.value is not None
-        ]
-        return [trial for _, _, trial in sorted(keyed, key=lambda entry: entry[:2])]
+        finished = [t for t in self.trials if t.state == FINISHED and t.value is not None]
+        return sorted(finished, key=lambda trial: sign * (trial.value or 0.0))
+
+    @property
+    def best_so_far(self) -> dict[int, float]:
+        """The best finished value up to each trial, by number, from the first finished one on."""
+        best: dict[int, float] = {}
+        values: list[float] = []
+        for trial in self.trials:
+            if trial.state == FINISHED and trial.value is not None:
+                values.append(trial.value)
+            if values:
+                best[trial.number] = min(values) if self.direction == "minimize" else max(values)
+        return best
 
     def count(self, state: str) -> int:
         """Return how many trials are in a state."""
         return sum(trial.state == state for trial in self.trials)
-
-
-@dataclass(frozen=True)
-class HistoryPoint:
-    """A trial's value and the best finished value so far; None where there is none."""
-
-    number: int
-    state: str
-    value: float | None
-    best: float | None
-
-
-def history(study: StudySummary) -> list[HistoryPoint]:
-    """Return a point for each trial, in order."""
-    points: list[HistoryPoint] = []
-    best: float | None = None
-    better = min if study.direction == "minimize" else max
-    for trial in study.trials:
-        if trial.state == FINISHED and trial.value is not None:
-            best = trial.value if best is None else better(best, trial.value)
-        points.append(HistoryPoint(trial.number, trial.state, trial.value, best))
-    return points
 
 
 def read_study(folder: Path) -> StudySummary | None:

@@ -17,7 +17,7 @@ from wgan_cli.search.study import FAILED, FINISHED, PRUNED
 
 CONSOLE = "console.log"
 STOPPED = "stopped"
-# How often a trial's metric is read.
+# Seconds between two readings of a trial's metric.
 POLL_SECONDS = 0.2
 # How long a trial that was asked to stop may take to save itself before it is killed.
 _STOP_SECONDS = 30.0
@@ -93,7 +93,7 @@ def run_trial(
             prune |= report(step, value) and step != last
         return prune
 
-    # A resumed trial may already have finished, or have earned its pruning.
+    # A trial that is resumed may already have finished, or already be bad enough to prune.
     prune = should_prune()
     if _finished(run):
         return _outcome(0, metric)

@@ -173,8 +173,7 @@ def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
     least = min(values.min(), np.percentile(lows, 10), *panel.floors)
     most = max(values.max(), np.percentile(highs, 90), *panel.floors)
     low, high = np.percentile([*values, *panel.floors], (1, 99))
-    # Shares and scores, of which more is better, rise from about 0: that is no reason for a log
-    # scale.
+    # Where more is better (shares, scores), values rise from about 0, which needs no log scale.
     if min(values.min(), *lows) > 0 and high > 50 * low and not higher_is_better(panel.tag):
         axes.set_yscale("log")
         axes.set_ylim(max(least, low / 5) / 1.2, min(most, high * 5) * 1.2)
@@ -253,8 +252,7 @@ def _style(ink: _Ink, salt: str) -> Iterator[None]:
         "axes.labelsize": 8.5,
     }
     with rc_context(settings), warnings.catch_warnings():
-        # Characters that matplotlib's font lacks are boxes in the picture; the page has its own
-        # fonts.
+        # Characters that matplotlib's font lacks become boxes in the PNG, and are fine on the page.
         warnings.filterwarnings("ignore", "Glyph")
         yield
 

@@ -12,7 +12,7 @@ from wgan_cli.report.ranking import number
 from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.writers.drawing import page_chart
 from wgan_cli.search.printing import trials_text
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary, history
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
 
 # Free space above and below the points, as a share of the chart's height.
 _MARGIN = 0.08
@@ -58,20 +58,23 @@ class SearchSection:
 
 
 def _draw(study: StudySummary, axes: Axes, colour: str, ink: str) -> None:
-    points = history(study)
     low, high = _limits(study)
     triangle = "^" if study.direction == "minimize" else "v"
     for state, face in ((PRUNED, "none"), (FINISHED, ink)):
-        values = [(p.number, p.value) for p in points if p.state == state and p.value is not None]
+        values = [
+            (trial.number, trial.value)
+            for trial in study.trials
+            if trial.state == state and trial.value is not None
+        ]
         inside = [(x, y) for x, y in values if low <= y <= high]
         outside = [(x, high if y > high else low) for x, y in values if not low <= y <= high]
         for drawn, marker in ((inside, "o"), (outside, triangle)):
             xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
             axes.plot(xs, ys, marker, color=ink, markerfacecolor=face, markersize=4.5)
-    failed = [p.number for p in points if p.state == FAILED]
+    failed = [trial.number for trial in study.trials if trial.state == FAILED]
     axes.plot(failed, [low] * len(failed), "x", color=ink, markersize=5)
-    best = [(p.number, p.best) for p in points if p.best is not None]
-    axes.step([x for x, _ in best], [y for _, y in best], where="post", color=colour)
+    best = study.best_so_far
+    axes.step(list(best), list(best.values()), where="post", color=colour)
     margin = _MARGIN * (high - low)
     axes.set_ylim(low - margin, high + margin)
     axes.set_title(f"{study.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
