@@ -36,8 +36,8 @@ from wgan_cli.search.study import StudySummary, read_study
 from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
 
 # Replaces wgan-train: writes a line of metrics.jsonl every ten steps, or continues that file.
-# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial waits
-# for a file `go`; a `slow` one stays at its first line until it is started again.
+# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial
+# waits for a file `go`; a `slow` one stays at its first line until it is started again.
 STUB = """
 import json, os, signal, sys, time
 folder, words = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])

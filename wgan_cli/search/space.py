@@ -22,7 +22,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """The sampler. With the same seed and the same results so far, it proposes the same settings."""
+    """The sampler. With the same seed and the same earlier results, it proposes the same."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)

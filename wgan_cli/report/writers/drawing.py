@@ -46,7 +46,7 @@ _MAX_MARKED = 12
 
 
 @dataclass(frozen=True)
-class _Ink:
+class Ink:
     """Colours of text, of faint lines, and of the series by rank."""
 
     text: str
@@ -54,9 +54,9 @@ class _Ink:
     series: tuple[str, ...]
 
 
-_PRINT = _Ink("#222222", "#b9b9b9", SERIES)
+_PRINT = Ink("#222222", "#b9b9b9", SERIES)
 # Placeholders, which no chart contains otherwise; `_svg` replaces each by a CSS variable.
-_PAGE = _Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
+_PAGE = Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
 _VARIABLES = {
     _PAGE.text: "currentColor",
     _PAGE.faint: "var(--faint)",
@@ -65,11 +65,11 @@ _VARIABLES = {
 
 
 def chart(panel: Panel, settings: int) -> str:
-    """Return a panel as an SVG element; its ids are unique on the page."""
-    with _style(_PAGE, panel.tag):
-        figure = Figure(figsize=(3.7, 2.4))
-        _draw_panel(figure.add_axes((0.15, 0.12, 0.83, 0.76)), panel, settings, _PAGE)
-        return _svg(figure, panel.tag)
+    """Return a panel as an SVG element; `settings` is the number of settings compared."""
+    box = (0.15, 0.12, 0.83, 0.76)
+    return svg_chart(
+        panel.tag, (3.7, 2.4), box, lambda axes, ink: _draw_panel(axes, panel, settings, ink)
+    )
 
 
 def heat_chart(one: HeatMap, tag: str) -> str:
@@ -77,24 +77,29 @@ def heat_chart(one: HeatMap, tag: str) -> str:
     label_width = 0.45 + _CHARACTER * max(map(len, _tick_labels(one.ys)))
     width = label_width + 0.35 + 0.62 * max(3, len(one.xs))
     height = 1.0 + 0.42 * max(2, len(one.ys))
-    with _style(_PAGE, one.fixed):
-        figure = Figure(figsize=(width, height))
-        left, bottom = label_width / width, 0.5 / height
-        axes = figure.add_axes((left, bottom, 1 - left - 0.1 / width, 1 - bottom - 0.35 / height))
-        _draw_heat_map(axes, one, tag, _PAGE)
-        return _svg(figure, f"heat {one.fixed}")
+    left, bottom = label_width / width, 0.5 / height
+    box = (left, bottom, 1 - left - 0.1 / width, 1 - bottom - 0.35 / height)
+    return svg_chart(
+        f"heat {one.fixed}",
+        (width, height),
+        box,
+        lambda axes, ink: _draw_heat_map(axes, one, tag, ink),
+    )
 
 
-def page_chart(
-    name: str, width: float, height: float, draw: Callable[[Axes, str, str], None]
+def svg_chart(
+    name: str,
+    size: tuple[float, float],
+    box: tuple[float, float, float, float],
+    draw: Callable[[Axes, Ink], None],
 ) -> str:
-    """Return an SVG element of `width` by `height` inches with what `draw` draws.
+    """Return what `draw` draws as an SVG element; its ids are unique on the page, made from `name`.
 
-    `draw` gets the axes, the colour of the first series and the colour of text.
+    `size` is in inches; `box` holds left, bottom, width and height of the axes as shares of it.
     """
     with _style(_PAGE, name):
-        figure = Figure(figsize=(width, height))
-        draw(figure.add_axes((0.1, 0.14, 0.88, 0.74)), _PAGE.series[0], _PAGE.text)
+        figure = Figure(figsize=size)
+        draw(figure.add_axes(box), _PAGE)
         return _svg(figure, name)
 
 
@@ -127,7 +132,7 @@ def picture(comparison: Comparison) -> bytes:
         return file.getvalue()
 
 
-def _draw_panel(axes: Axes, panel: Panel, settings: int, ink: _Ink) -> None:
+def _draw_panel(axes: Axes, panel: Panel, settings: int, ink: Ink) -> None:
     coloured_ranks = coloured_count(settings)
     for failed, style in ((True, "--"), (False, "-")):
         grey = [
@@ -184,7 +189,7 @@ def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
     axes.set_ylim(least - margin, most + margin)
 
 
-def _draw_heat_map(axes: Axes, one: HeatMap, tag: str, ink: _Ink) -> None:
+def _draw_heat_map(axes: Axes, one: HeatMap, tag: str, ink: Ink) -> None:
     quality = np.ma.masked_invalid(one.cells if higher_is_better(tag) else -one.cells)
     axes.pcolormesh(quality, cmap="Blues", edgecolors="none", linewidth=0)
     cell_width = 72 * axes.bbox.width / axes.figure.dpi / len(one.xs)
@@ -235,7 +240,7 @@ def _draw_legend(axes: Axes, comparison: Comparison) -> None:
 
 
 @contextmanager
-def _style(ink: _Ink, salt: str) -> Iterator[None]:
+def _style(ink: Ink, salt: str) -> Iterator[None]:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from wgan_cli.report.ranking import number
 from wgan_cli.report.settings import overrides_text
-from wgan_cli.report.writers.drawing import page_chart
+from wgan_cli.report.writers.drawing import Ink, svg_chart
 from wgan_cli.search.printing import trials_text
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
 
@@ -54,13 +54,14 @@ class SearchSection:
         bottom. Values far worse than most are triangles at the chart's edge.
         """
         name = f"search {self.study.metric} {len(self.study.trials)}"
-        return page_chart(name, 6.4, 2.7, partial(_draw, self.study))
+        box = (0.1, 0.14, 0.88, 0.74)
+        return svg_chart(name, (6.4, 2.7), box, partial(_draw, self.study))
 
 
-def _draw(study: StudySummary, axes: Axes, colour: str, ink: str) -> None:
+def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
     low, high = _limits(study)
     triangle = "^" if study.direction == "minimize" else "v"
-    for state, face in ((PRUNED, "none"), (FINISHED, ink)):
+    for state, face in ((PRUNED, "none"), (FINISHED, ink.text)):
         values = [
             (trial.number, trial.value)
             for trial in study.trials
@@ -70,11 +71,11 @@ def _draw(study: StudySummary, axes: Axes, colour: str, ink: str) -> None:
         outside = [(x, high if y > high else low) for x, y in values if not low <= y <= high]
         for drawn, marker in ((inside, "o"), (outside, triangle)):
             xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
-            axes.plot(xs, ys, marker, color=ink, markerfacecolor=face, markersize=4.5)
+            axes.plot(xs, ys, marker, color=ink.text, markerfacecolor=face, markersize=4.5)
     failed = [trial.number for trial in study.trials if trial.state == FAILED]
-    axes.plot(failed, [low] * len(failed), "x", color=ink, markersize=5)
+    axes.plot(failed, [low] * len(failed), "x", color=ink.text, markersize=5)
     best = study.best_so_far
-    axes.step(list(best), list(best.values()), where="post", color=colour)
+    axes.step(list(best), list(best.values()), where="post", color=ink.series[0])
     margin = _MARGIN * (high - low)
     axes.set_ylim(low - margin, high + margin)
     axes.set_title(f"{study.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
