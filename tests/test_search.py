@@ -211,6 +211,7 @@ def test_a_search_runs_trials_up_to_the_total(begun: Any, search: Any) -> None:
         assert list(trial.history) == [10, 20, 30, 40]
         assert trial.value == trial.history[40]
     assert facts.best == min(facts.trials, key=lambda trial: trial.value)
+    assert facts.best_so_far[8] == facts.best.value
     assert [trial.value for trial in facts.ranked] == sorted(t.value for t in facts.trials)
     assert len({trial.params["x"] for trial in facts.trials}) == 9
     assert [line.split()[0] for line in said] == [f"#{n}" for n in range(9)]
