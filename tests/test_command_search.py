@@ -72,8 +72,8 @@ def test_a_search_from_its_first_line_to_its_last(
     assert facts.best is not None
     assert shown.startswith(f"3 trials in outputs/search/{folder.name}\n")
     assert "3 trials: 3 finished, 0 pruned, 0 failed. wasserstein/exact, the best first:" in shown
-    (again,) = (line for line in shown.splitlines() if line.startswith("  once more"))
-    words = shlex.split(again.partition("more")[2])
+    (again,) = (line for line in shown.splitlines() if line.startswith("  to repeat it"))
+    words = shlex.split(again.partition("it")[2])
     assert words[0] == "wgan-train"
     assert f"clip={facts.best.params['clip']}" in words
     assert set(SPACE["words"]) < set(words)
@@ -213,9 +213,9 @@ def test_a_trial_is_a_real_run_that_repeats(
     run = here / "mine" / "trials" / "0000"
     assert status_of(run)["state"] == "finished"
     assert facts.best.value == metrics_of(run)[-1]["wasserstein/exact"]
-    assert list(facts.best.course) == [1, 2]
-    (again,) = (line for line in shown.splitlines() if line.startswith("  once more"))
-    assert train([*shlex.split(again)[3:], "hydra.run.dir=again"]) == 0
+    assert list(facts.best.history) == [1, 2]
+    (again,) = (line for line in shown.splitlines() if line.startswith("  to repeat it"))
+    assert train([*shlex.split(again)[4:], "hydra.run.dir=again"]) == 0
     assert metrics_of(here / "again")[-1]["wasserstein/exact"] == facts.best.value
 
 

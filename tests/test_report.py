@@ -1,4 +1,4 @@
-"""`wgan-report`: what varied, ranks, means and verdicts against independent references."""
+"""`wgan-report`: varying settings, ranks, means and intervals, against independent references."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[st
     assert live is not None
     with live:
         runs = read_runs([tmp_path])
-        # It is only looked at: who trains there still has it, and who comes later can.
+        # Reading leaves the lock alone: its owner keeps it, and a later run can take it.
         assert locked(places[1] / ".lock") is None
     assert [run.state for run in runs] == ["cut off", "running", "running"]
-    assert runs[0].message == f"its process is gone; resume={places[0]} goes on with it"
+    assert runs[0].message == f"its process is gone; resume={places[0]} continues it"
     assert [run.message for run in runs[1:]] == ["", ""]
     assert not (places[2] / ".lock").exists()
     assert [setting.n for setting in Report(runs).settings] == [0]
@@ -168,14 +168,14 @@ def test_a_link_to_a_run_is_that_run_once(tmp_path: Path, default: dict[str, Any
     assert sorted(run.seed for run in read_runs([inside, inside / "all"])) == [0, 1, 2]
 
 
-def test_means_deviations_and_intervals_are_numpys_and_scipys(
+def test_means_deviations_and_intervals_match_numpy_and_scipy(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     report = grid(tmp_path, default, VALUES)
     order = sorted(VALUES, key=lambda words: float(np.mean(VALUES[words])))
-    assert [setting.words for setting in report.settings] == order
+    assert [setting.label for setting in report.settings] == order
     for setting in report.settings:
-        numbers = VALUES[setting.words]
+        numbers = VALUES[setting.label]
         assert setting.n == len(numbers)
         assert setting.mean == pytest.approx(np.mean(numbers), rel=1e-14)
         assert setting.sd == pytest.approx(np.std(numbers, ddof=1), rel=1e-12)
@@ -195,7 +195,7 @@ def test_means_deviations_and_intervals_are_numpys_and_scipys(
         low, high = welch.confidence_interval(0.95)
         assert cells["behind"] == f"{np.mean(numbers) - np.mean(VALUES[order[0]]):.4g}"
         assert cells["95% interval"].startswith(f"{low:.4g} to {high:.4g}")
-        assert ("holds 0" in cells["95% interval"]) == (welch.pvalue > 0.05)
+        assert ("includes 0" in cells["95% interval"]) == (welch.pvalue > 0.05)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_means_deviations_and_intervals_are_numpys_and_scipys(
     [([3.0, 3.1, 3.2], [3.05, 3.2, 3.3]), ([3.0, 3.01, 3.02], [3.2, 3.3]), ([1, 1.1], [2, 2.1])],
 )
 @pytest.mark.parametrize("tag", [EXACT, "metrics/precision_pixel_179"])
-def test_the_verdict_is_welchs(
+def test_the_conclusion_matches_scipys_welch_test(
     first: list[float], second: list[float], tag: str, tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for words, numbers in (("clip=0.01", first), ("clip=0.03", second)):
@@ -213,31 +213,31 @@ def test_the_verdict_is_welchs(
     report = Report(read_runs([tmp_path]), by=tag)
     p = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue
     best = "clip=0.01" if tag == EXACT else "clip=0.03"
-    assert report.settings[0].words == best
-    assert report.verdict.startswith(f"Best: {best}, {np.mean(second) - np.mean(first):.4g} ")
-    assert ("lower" if tag == EXACT else "higher") in report.verdict
-    assert ("more than the seeds' spread" in report.verdict) == (p < 0.05)
-    assert ("may be chance" in report.verdict) == (p >= 0.05)
+    assert report.settings[0].label == best
+    assert report.conclusion.startswith(f"Best: {best}, {np.mean(second) - np.mean(first):.4g} ")
+    assert ("lower" if tag == EXACT else "higher") in report.conclusion
+    assert ("more than the spread over seeds" in report.conclusion) == (p < 0.05)
+    assert ("may be chance" in report.conclusion) == (p >= 0.05)
 
 
-def test_one_seed_decides_nothing(tmp_path: Path, default: dict[str, Any]) -> None:
+def test_one_seed_allows_no_conclusion(tmp_path: Path, default: dict[str, Any]) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.1], "clip=0.03": [3.5]})
-    assert "cannot be said" in report.verdict
-    assert "clip=0.03 has one seed" in report.verdict
+    assert "cannot be said" in report.conclusion
+    assert "clip=0.03 has one seed" in report.conclusion
     assert report.settings[1].sd is None
     assert page_of(report, tmp_path).column("settings", "± sd")[1] == "–"
 
 
-def test_settings_without_any_spread_differ_where_their_numbers_do(
+def test_without_spread_any_difference_is_significant(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.0], "clip=0.03": [3.1, 3.1]})
-    assert "more than the seeds' spread" in report.verdict
+    assert "more than the spread over seeds" in report.conclusion
 
 
 def test_equal_numbers_have_no_winner(tmp_path: Path, default: dict[str, Any]) -> None:
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.0], "clip=0.03": [3.0, 3.0]})
-    assert "score the same" in report.verdict
+    assert "score the same" in report.conclusion
 
 
 def test_only_finished_runs_enter_a_mean(tmp_path: Path, default: dict[str, Any]) -> None:
@@ -252,8 +252,8 @@ def test_only_finished_runs_enter_a_mean(tmp_path: Path, default: dict[str, Any]
     write(tmp_path / "bad", default, ["clip=0.3", "seed=0"], None, "diverged", message="NaN.")
     report = Report(read_runs([tmp_path]))
     best, worst = report.settings
-    assert (best.words, best.mean, best.n) == ("clip=0.01", 3.5, 2)
-    assert (worst.words, worst.mean, worst.n) == ("clip=0.3", None, 0)
+    assert (best.label, best.mean, best.n) == ("clip=0.01", 3.5, 2)
+    assert (worst.label, worst.mean, worst.n) == ("clip=0.3", None, 0)
     rows = [line.split() for line in report.table().splitlines()]
     shown = {row[0]: " ".join(row) for row in rows if row and row[0] in {*others, "nan", "bad"}}
     assert shown["running"] == (
@@ -275,7 +275,7 @@ def test_a_seed_counts_once(tmp_path: Path, default: dict[str, Any]) -> None:
     assert "not counted" in row
 
 
-def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
+def test_varying_settings_exclude_paths_cadences_and_dependent_settings(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     words = [
@@ -288,7 +288,7 @@ def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
         config = json.loads(json.dumps(default))
         config["threads"] = number
         if number != 1:
-            # What only one option has differs from nothing.
+            # A setting that only one option has does not count as differing.
             config["optimizer"]["alpha"] = 0.99
         config["dataset"]["recommended"]["steps"] = number
         if "steps=20" in typed:
@@ -298,11 +298,11 @@ def test_what_varied_are_settings_not_paths_cadences_or_what_follows(
         (folder / "config.yaml").write_text(yaml.safe_dump(adapted))
         (folder / "overrides.yaml").write_text(yaml.safe_dump(typed))
     report = Report(read_runs([tmp_path]))
-    assert report.varied.keys == ("optimizer", "optimizer.betas", "threads", "steps")
-    assert report.varied.followers == ("decay.steps",)
+    assert report.varying.keys == ("optimizer", "optimizer.betas", "threads", "steps")
+    assert report.varying.dependent == ("decay.steps",)
 
 
-def test_where_nobody_typed_a_thread_count_it_splits_no_seeds(
+def test_an_untyped_thread_count_does_not_split_seeds(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for seed, threads in enumerate((1, 2)):
@@ -312,7 +312,7 @@ def test_where_nobody_typed_a_thread_count_it_splits_no_seeds(
     assert setting.n == 2
 
 
-def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
+def test_a_job_without_a_config_is_shown_by_its_overrides(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     write(tmp_path / "0", default, ["loss=hinge", "clip=0.01"], 3.0)
@@ -323,7 +323,7 @@ def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
     words = ["loss=wasserstein", "clip=1e-4"]
     write(tmp_path / "2", None, words, None, "failed", message=message)
     report = Report(read_runs([tmp_path]))
-    assert report.varied.keys == ("loss", "clip")
+    assert report.varying.keys == ("loss", "clip")
     (row,) = [line for line in report.table().splitlines() if line.split()[:1] == ["2"]]
     assert "failed" in row
     assert "loss=wasserstein clip=0.0001" in row
@@ -334,7 +334,7 @@ def test_a_job_that_failed_before_it_had_a_config_is_told_by_what_was_typed(
     assert folded[-1].strip()
 
 
-def test_many_varied_settings_are_named_where_they_are_unusual(
+def test_with_many_varying_settings_rows_name_the_uncommon_ones(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     keys = ("clip", "latent_dim", "n_critic", "batch_size", "ema", "optimizer.lr", "steps")
@@ -342,11 +342,11 @@ def test_many_varied_settings_are_named_where_they_are_unusual(
         words = [f"{name}={0.5 if name == key else 0.25}" for name in keys]
         write(tmp_path / str(number), default, words, 3.0 + number)
     report = Report(read_runs([tmp_path]))
-    assert set(report.varied.keys) == set(keys)
-    assert [setting.words for setting in report.settings] == [f"{key}=0.5" for key in keys]
+    assert set(report.varying.keys) == set(keys)
+    assert [setting.label for setting in report.settings] == [f"{key}=0.5" for key in keys]
 
 
-def test_files_repeat_what_the_runs_own_files_say(
+def test_the_reports_numbers_are_those_of_the_runs_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real sweep of the command: status.json, table, CSV and page agree."""
@@ -381,7 +381,7 @@ def test_files_repeat_what_the_runs_own_files_say(
         assert picture.width > 1000
 
 
-def test_a_run_from_a_saved_config_is_repeated_by_its_own(
+def test_a_run_from_a_saved_config_is_repeated_from_its_own_config(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     folder = write(tmp_path / "a run", default, ["steps=3"], 3.0)
@@ -396,7 +396,7 @@ def test_a_run_from_a_saved_config_is_repeated_by_its_own(
     assert shlex.split(run.command) == ["wgan-train", "--config-dir", "my configs", "steps=3"]
 
 
-def test_names_are_paths_in_the_folder_asked_for(tmp_path: Path, default: dict[str, Any]) -> None:
+def test_names_are_relative_to_the_given_folders(tmp_path: Path, default: dict[str, Any]) -> None:
     for name in ("a/10", "a/2", "b/x/0"):
         write(tmp_path / name, default, [], 3.0)
     assert [run.name for run in read_runs([tmp_path])] == ["a/2", "a/10", "b/x/0"]
@@ -406,7 +406,7 @@ def test_names_are_paths_in_the_folder_asked_for(tmp_path: Path, default: dict[s
     assert [run.name for run in both] == ["a/2", "a/10", "b/x/0"]
 
 
-def test_what_ranks_can_be_chosen(
+def test_the_ranking_tag_can_be_chosen(
     tmp_path: Path, default: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, recall in (("0", 0.2), ("1", 0.7)):
@@ -460,7 +460,7 @@ def test_the_better_direction_is_that_of_the_metrics_traits(tag: str, higher: bo
     assert higher_is_better(tag) is higher
 
 
-def test_without_the_exact_distance_the_first_metric_that_all_have_ranks(
+def test_without_the_exact_distance_the_first_common_metric_ranks(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     common = {"critic/loss": 0.1, "metrics/fid_classifier_2k": 1.0}
@@ -469,7 +469,7 @@ def test_without_the_exact_distance_the_first_metric_that_all_have_ranks(
     assert Report(read_runs([tmp_path])).by == "metrics/fid_classifier_2k"
 
 
-def test_no_folder_and_no_run_are_sentences(
+def test_a_missing_folder_and_a_folder_without_runs_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report_command([str(tmp_path / "nowhere")]) == 4
@@ -479,7 +479,7 @@ def test_no_folder_and_no_run_are_sentences(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_files_go_where_asked(
+def test_the_files_are_written_to_the_given_folder(
     tmp_path: Path, default: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -506,7 +506,7 @@ def test_the_console_script_answers_and_loads_no_torch(
     assert done.returncode == 0, done.stderr
     assert "sweep/report.html" in done.stdout
     (tmp_path / "sweep" / "report.html").unlink()
-    # A reader that has closed its end before anything is written.
+    # The reader has closed the pipe before anything is written.
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as closed:

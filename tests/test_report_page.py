@@ -1,4 +1,4 @@
-"""`report.html` and `report.png`: curves, maps, samples, and files that nobody vouches for."""
+"""`report.html` and `report.png`: curves, heat maps, samples, and files with hostile content."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sixty_runs_are_on_one_page_without_network_or_broken_references(tmp_pat
     assert sum(int(row["counted"]) for row in rows) == sum(s.n for s in report.settings)
 
 
-def test_hostile_words_messages_and_tags_are_only_text(
+def test_hostile_overrides_messages_and_tags_are_escaped(
     tmp_path: Path, default: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, text in enumerate(HOSTILE):
@@ -156,7 +156,7 @@ def test_a_run_without_status_shows_what_it_logged(tmp_path: Path, default: dict
     assert page.column("runs", "state") == ["unknown"]
 
 
-def test_folders_in_the_place_of_files_are_no_error(tmp_path: Path) -> None:
+def test_folders_named_like_files_are_no_error(tmp_path: Path) -> None:
     for name in ("status.json", "config.yaml", "metrics.jsonl", "overrides.yaml"):
         (tmp_path / "0" / name).mkdir(parents=True)
     (tmp_path / "1").mkdir()
@@ -187,7 +187,7 @@ def test_thinned_curves_keep_their_ends() -> None:
         assert (kept[0], kept[-1]) == (0, count - 1)
 
 
-def test_panels_show_metrics_with_floors_and_lost_runs_apart(
+def test_panels_show_floors_and_a_line_for_each_failed_run(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for seed, state in enumerate(("finished", "finished", "running", "diverged")):
@@ -199,12 +199,12 @@ def test_panels_show_metrics_with_floors_and_lost_runs_apart(
     assert set(panels) == {EXACT, "critic/loss"}
     mean, lost = panels[EXACT].lines
     assert panels[EXACT].floors == (3.0,)
-    assert (mean.mean[0], mean.low[0], mean.high[0], mean.lost) == (5.0, 4.0, 6.0, False)
-    assert lost.lost
+    assert (mean.mean[0], mean.low[0], mean.high[0], mean.failed) == (5.0, 4.0, 6.0, False)
+    assert lost.failed
     assert lost.mean.tolist() == [7.0, 3.0, 3.5]
 
 
-def test_two_numbers_make_a_map_for_each_choice_of_the_rest(
+def test_two_numeric_settings_make_a_heat_map_for_each_choice_of_the_others(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     number = 0
@@ -220,13 +220,13 @@ def test_two_numbers_make_a_map_for_each_choice_of_the_rest(
     report = Report(read_runs([tmp_path]))
     maps, note = report.heat_maps
     assert note == ""
-    assert sorted(one.words for one in maps) == ["loss=hinge", "loss=wasserstein"]
+    assert sorted(one.fixed for one in maps) == ["loss=hinge", "loss=wasserstein"]
     for one in maps:
         assert one.keys == ("clip", "optimizer.lr")
         assert (one.xs, one.ys) == ((0.01, 0.02), (0.1, 0.2))
         assert np.array_equal(one.cells, [[1.5, 3.5], [2.5, np.nan]], equal_nan=True)
-        assert one.lost.tolist() == [[False, False], [False, True]]
-    assert "Two settings at once" in page_of(report, tmp_path).words
+        assert one.failed.tolist() == [[False, False], [False, True]]
+    assert "Heat maps" in page_of(report, tmp_path).words
 
 
 @pytest.mark.parametrize(
@@ -237,29 +237,29 @@ def test_two_numbers_make_a_map_for_each_choice_of_the_rest(
         ([(1, 1), (2, 2), (3, 3), (4, 4)], False),
     ],
 )
-def test_points_of_which_none_share_a_row_are_no_map(
+def test_results_that_share_no_row_make_no_heat_map(
     cells: list[tuple[int, int]], shown: bool, tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for place, (a, b) in enumerate(cells):
         write(tmp_path / str(place), default, [f"clip=0.{a}", f"optimizer.lr=0.{b}"], 3.0)
-    # Runs without a result fill nothing.
+    # A run without a result fills no cell.
     write(tmp_path / "last", default, ["clip=0.1", "optimizer.lr=0.3"], state="preempted")
     maps, note = Report(read_runs([tmp_path])).heat_maps
     assert bool(maps) is shown
-    assert ("runs fill too little of a grid of" in note) is not shown
+    assert ("runs fill too little of the grid of" in note) is not shown
 
 
 @pytest.mark.parametrize("low", [0.000122039, 0.5])
-def test_a_maps_words_are_on_it(low: float) -> None:
+def test_a_heat_maps_labels_fit_and_differ(low: float) -> None:
     values = (low, low * 1.3, low * 1.7)
     one = HeatMap("", ("clip", "optimizer.lr"), values, values, np.eye(3), np.eye(3) > 1)
     (left,) = re.findall(r"rotate\(-90 ([-\d.]+) ", heat_chart(one, "w"))
     assert 8.5 <= float(left) < 40
-    # No two ticks are one number.
+    # Close values get different tick labels.
     assert "1.00002" in heat_chart(replace(one, ys=(1.0, 1.00001, 1.00002)), "w")
 
 
-def test_more_numbers_than_two_are_said_to_have_no_map(
+def test_a_note_where_more_than_two_settings_are_numeric(
     tmp_path: Path, default: dict[str, Any]
 ) -> None:
     for number, (a, b, c) in enumerate(np.ndindex(2, 2, 2)):
@@ -267,7 +267,7 @@ def test_more_numbers_than_two_are_said_to_have_no_map(
         write(tmp_path / str(number), default, words, 3.0)
     maps, note = Report(read_runs([tmp_path])).heat_maps
     assert maps == []
-    assert "3 settings have numbers" in note
+    assert "3 numeric settings vary" in note
 
 
 def test_each_settings_best_run_shows_its_newest_samples(

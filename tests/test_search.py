@@ -1,4 +1,4 @@
-"""A search whose trials are a small script: what becomes of each, whoever dies, and how many."""
+"""A search whose trials are a small script: how each ends, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.loop import Searching
-from wgan_cli.search.printing import last_words, trial_line
-from wgan_cli.search.space import checked
+from wgan_cli.search.loop import SearchLoop
+from wgan_cli.search.printing import final_summary, trial_line
+from wgan_cli.search.space import parse_search
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import StudyFacts, history, read_study
-from wgan_cli.search.trials import Claim, NoneFree, claim
+from wgan_cli.search.study import StudySummary, read_study
+from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
 
-# Stands in for wgan-train: a line of metrics.jsonl every ten steps, going on where the file ends.
-# `plan` says what becomes of trial 0, 1, ...; a plan's last word holds for all that follow. One
-# that is held waits for a file `go`; a slow one stays at its first line until it is started again.
+# Replaces wgan-train: writes a line of metrics.jsonl every ten steps, or continues that file.
+# `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial
+# waits for a file `go`; a `slow` one stays at its first line until it is started again.
 STUB = """
 import json, os, signal, sys, time
 folder, words = sys.argv[1], dict(word.split("=", 1) for word in sys.argv[2:])
@@ -88,19 +88,19 @@ for step in range(10 * done + 10, 50, 10):
 status("finished", 0)
 """
 
-# A search as a process of its own, which ends by signals as wgan-search does.
+# A search in a process of its own, which stops on signals as wgan-search does.
 DRIVER = """
 import sys
 from pathlib import Path
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.loop import Searching
+from wgan_cli.search.loop import SearchLoop
 from wgan_cli.stop_signals import StopSignals
 
 folder, stub = SearchFolder(Path(sys.argv[1])), sys.argv[2]
 signals = StopSignals()
 with signals:
     try:
-        Searching(
+        SearchLoop(
             folder,
             lambda words, run: [sys.executable, "-S", stub, str(run), *words],
             signals.requested,
@@ -122,32 +122,32 @@ def stub(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Callable[..., SearchFolder]:
-    """A search that is begun in a fresh folder, of these words."""
+    """Start a search with these overrides in a fresh folder."""
 
     def begin(*words: str, name: str = "search", storage: Any = None, **more: Any) -> SearchFolder:
         node = {"space": X, "metric": "score", "words": list(words), "trials": 5, **more}
         node.setdefault("pruner", {"name": "none"})
         folder = SearchFolder(tmp_path / name)
-        folder.begin(checked(node, Path("x.yaml")), "x", storage)
+        folder.begin(parse_search(node, Path("x.yaml")), "x", storage)
         return folder
 
     return begin
 
 
 @pytest.fixture
-def search(stub: Path) -> Callable[..., StudyFacts]:
-    """Carry out the search of a folder in this process."""
+def search(stub: Path) -> Callable[..., StudySummary]:
+    """Run the search of a folder in this process."""
 
     def run(
         folder: SearchFolder,
         asked: Callable[[], WganError | None] = lambda: None,
         said: list[str] | None = None,
-    ) -> StudyFacts:
+    ) -> StudySummary:
         def command(words: Sequence[str], place: Path) -> list[str]:
             return [sys.executable, "-S", str(stub), str(place), *words]
 
         lines = [] if said is None else said
-        return Searching(folder, command, asked, lines.append).run()
+        return SearchLoop(folder, command, asked, lines.append).run()
 
     return run
 
@@ -184,23 +184,23 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def logged(folder: SearchFolder, number: int) -> bool:
-    """Whether a trial has written a line."""
+    """Return whether a trial has written a log line."""
     path = folder.trial(number) / "metrics.jsonl"
     return path.exists() and path.read_text().endswith("\n")
 
 
 def starts(folder: SearchFolder, number: int) -> list[int]:
-    """The steps from which a trial's process went on."""
+    """Return the steps from which a trial's processes started."""
     path = folder.trial(number) / "starts"
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def states(facts: StudyFacts | None) -> list[str]:
+def states(facts: StudySummary | None) -> list[str]:
     assert facts is not None
     return [trial.state for trial in facts.trials]
 
 
-def test_trials_are_carried_out_to_the_total(begun: Any, search: Any) -> None:
+def test_a_search_runs_trials_up_to_the_total(begun: Any, search: Any) -> None:
     said: list[str] = []
     folder = begun(trials=9)
     facts = search(folder, said=said)
@@ -208,42 +208,42 @@ def test_trials_are_carried_out_to_the_total(begun: Any, search: Any) -> None:
     assert set(states(facts)) == {"finished"}
     for trial in facts.trials:
         assert trial.value == pytest.approx((trial.params["x"] - 0.3) ** 2 + 1 / 40)
-        assert list(trial.course) == [10, 20, 30, 40]
-        assert trial.value == trial.course[40]
+        assert list(trial.history) == [10, 20, 30, 40]
+        assert trial.value == trial.history[40]
     assert facts.best == min(facts.trials, key=lambda trial: trial.value)
+    assert facts.best_so_far[8] == facts.best.value
     assert [trial.value for trial in facts.ranked] == sorted(t.value for t in facts.trials)
     assert len({trial.params["x"] for trial in facts.trials}) == 9
     assert [line.split()[0] for line in said] == [f"#{n}" for n in range(9)]
     assert f"#{facts.best.number})" in said[-1]
-    # Nothing is left to do.
+    # All trials are done: another start changes nothing.
     assert search(folder).trials == facts.trials
     assert read_study(folder.path) == facts
 
 
-def test_the_largest_is_best_where_that_is_said(begun: Any, search: Any) -> None:
+def test_maximize_prefers_the_largest_value(begun: Any, search: Any) -> None:
     facts = search(begun(direction="maximize"))
     assert facts.best == max(facts.trials, key=lambda trial: trial.value)
-    best = [point.best for point in history(facts)]
     values = [trial.value for trial in facts.trials]
-    assert best == [max(values[: n + 1]) for n in range(5)]
+    assert facts.best_so_far == {n: max(values[: n + 1]) for n in range(5)}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_the_same_seed_proposes_the_same(sampler: str, begun: Any, search: Any) -> None:
+def test_the_same_seed_proposes_the_same_settings(sampler: str, begun: Any, search: Any) -> None:
     def proposed(name: str, seed: int, *parts: int) -> list[float]:
         for total in parts:
             more = {"sampler": {"name": sampler, "seed": seed}, "trials": total}
             facts = search(begun(name=name, **more))
         return [trial.params["x"] for trial in facts.trials]
 
-    # TPE's first ten are random ones. Another process has another sampler.
+    # 13, as TPE's first ten proposals are random. Each start makes a new sampler.
     whole = proposed("whole", 0, 13)
     assert len(set(whole)) == 13
     assert proposed("parts", 0, 4, 13) == whole
     assert proposed("other", 1, 4) != whole[:4]
 
 
-def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any) -> None:
+def test_failed_trials_have_a_reason_and_no_value(begun: Any, search: Any) -> None:
     folder = begun("plan=diverged,ok,crash,killed,nan,refused", trials=6)
     said: list[str] = []
     facts = search(folder, said=said)
@@ -253,42 +253,42 @@ def test_failures_are_trials_with_a_reason_and_no_value(begun: Any, search: Any)
         "critic/loss became NaN at step 7.?",
         "",
         "ended by SIGSEGV",
-        "ended by SIGKILL, as where memory runs out",
+        "ended by SIGKILL, as happens when memory runs out",
         "the metric is nan",
         "it was refused.",
     ]
     assert [trial.value is None for trial in facts.trials] == [n != 1 for n in range(6)]
-    # As a number NaN is nowhere in the study.
+    # The study never holds NaN as a value.
     assert ":NaN" not in folder.journal.read_text()
     assert all(reason in line for reason, line in zip(reasons, said, strict=True))
-    assert [point.best for point in history(facts)] == [None, *[facts.trials[1].value] * 5]
+    assert facts.best_so_far == dict.fromkeys(range(1, 6), facts.trials[1].value)
 
 
-def test_a_bad_trial_is_told_to_end(begun: Any, search: Any) -> None:
+def test_a_bad_trial_is_pruned(begun: Any, search: Any) -> None:
     pruner = {"name": "median", "first_step": 10, "warmup_trials": 2}
     facts = search(begun("plan=ok,ok,bad", pruner=pruner, trials=4))
     assert states(facts) == ["finished", "finished", "pruned", "pruned"]
     pruned = facts.trials[2]
-    assert pruned.course == {10: 100.0}
+    assert pruned.history == {10: 100.0}
     assert pruned.value == 100.0
     assert facts.best in facts.trials[:2]
-    assert "2 finished, 2 pruned, 0 failed" in last_words(
+    assert "2 finished, 2 pruned, 0 failed" in final_summary(
         facts, dict.fromkeys(range(4), Path()), ""
     )
 
 
-def test_at_its_last_step_a_trial_is_left_to_finish(begun: Any, search: Any) -> None:
+def test_a_trial_is_not_pruned_at_its_last_step(begun: Any, search: Any) -> None:
     pruner = {"name": "median", "first_step": 40, "warmup_trials": 2}
     facts = search(begun("plan=ok,ok,late", pruner=pruner, trials=3))
     assert states(facts) == ["finished"] * 3
     assert facts.trials[2].value == 100.0
 
 
-def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, search: Any) -> None:
+def test_a_finished_trial_of_a_dead_search_is_not_repeated(begun: Any, search: Any) -> None:
     folder = begun(trials=1)
     asked, _, _ = folder.read()
-    lost = claim(folder, open_study(folder), asked)
-    assert isinstance(lost, Claim)
+    lost = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(lost, ClaimedTrial)
     lost.lock.close()
     run = folder.trial(0)
     lines = [{"step": step, "score": 1 / step} for step in (10, 20)]
@@ -296,24 +296,24 @@ def test_a_trial_whose_search_died_at_its_end_keeps_its_course(begun: Any, searc
     (run / "status.json").write_text(json.dumps({"state": "finished", "exit_code": 0}))
     facts = search(folder)
     assert facts.trials[0].value == 1 / 20
-    assert facts.trials[0].course == {10: 1 / 10, 20: 1 / 20}
+    assert facts.trials[0].history == {10: 1 / 10, 20: 1 / 20}
     assert starts(folder, 0) == []
 
 
-def test_a_tag_is_found_without_its_count_and_not_as_its_floor(begun: Any, search: Any) -> None:
+def test_the_metric_matches_a_sample_count_but_not_the_floor(begun: Any, search: Any) -> None:
     assert set(states(search(begun("tag=score_359", trials=1, name="a")))) == {"finished"}
     with pytest.raises(ConfigError, match="no such tag, only score_real_real"):
         search(begun("tag=score_real_real", trials=1, name="b"))
 
 
-def test_what_all_trials_would_fail_by_ends_the_search(begun: Any, search: Any) -> None:
+def test_an_error_that_all_trials_share_ends_the_search(begun: Any, search: Any) -> None:
     with pytest.raises(ConfigError, match="a run measured no such tag, only other"):
         search(begun("plan=untagged", name="untagged"))
     folder = begun("plan=data", name="data")
     with pytest.raises(DataError, match="it was data"):
         search(folder)
     assert states(read_study(folder.path)) == ["failed"]
-    # Others have finished: one that cannot be read is a setting's.
+    # Once a trial has finished, unreadable data must be due to a setting.
     facts = search(begun("plan=ok,data,ok", trials=3, name="later"))
     assert states(facts) == ["finished", "failed", "finished"]
 
@@ -327,7 +327,7 @@ def test_a_full_disk_loses_no_trial(begun: Any, search: Any, stub: Path) -> None
     assert states(search(folder)) == ["finished"] * 3
 
 
-def test_a_trial_that_was_told_to_end_by_another_is_not_lost(begun: Any, search: Any) -> None:
+def test_a_trial_stopped_by_another_process_stays_resumable(begun: Any, search: Any) -> None:
     folder = begun("plan=preempted", trials=1)
     with pytest.raises(PreemptedError):
         search(folder)
@@ -337,9 +337,7 @@ def test_a_trial_that_was_told_to_end_by_another_is_not_lost(begun: Any, search:
 @pytest.mark.parametrize(
     "error", [InterruptedRunError("Interrupted."), PreemptedError("Asked to stop.")]
 )
-def test_a_search_that_is_stopped_goes_on_with_the_trial(
-    error: WganError, begun: Any, search: Any
-) -> None:
+def test_a_stopped_search_resumes_its_trial(error: WganError, begun: Any, search: Any) -> None:
     folder = begun("plan=ok,slow", trials=2)
     with pytest.raises(type(error)):
         search(folder, asked=lambda: error if logged(folder, 1) else None)
@@ -355,13 +353,13 @@ def test_a_search_that_is_stopped_goes_on_with_the_trial(
     assert len(starts(folder, 0)) == 1
 
 
-def test_a_killed_search_goes_on_to_the_same_total(
+def test_a_killed_search_continues_to_the_same_total(
     begun: Any, search: Any, driver: Any, stub: Path
 ) -> None:
     folder = begun("plan=ok,ok,slow,ok", trials=5)
     killed = driver(folder)
     until(lambda: len((read_study(folder.path) or EMPTY).ranked) == 2)
-    # In the midst of the third: after its first line.
+    # Kill it during the third trial, after its first log line.
     until(lambda: logged(folder, 2))
     os.killpg(killed.pid, signal.SIGKILL)
     left = read_study(folder.path)
@@ -374,17 +372,17 @@ def test_a_killed_search_goes_on_to_the_same_total(
     assert facts.trials[:2] == left.trials[:2]
     assert [len(starts(folder, n)) for n in range(5)] == [1, 1, 2, 1, 1]
     assert starts(folder, 2)[1] > 0
-    assert said[0] == "  #2 is taken up where it was left."
-    assert list(facts.trials[2].course) == [10, 20, 30, 40]
+    assert said[0] == "  #2 is resumed."
+    assert list(facts.trials[2].history) == [10, 20, 30, 40]
 
 
-def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
+def test_a_run_that_outlives_its_search_is_not_started_twice(
     begun: Any, search: Any, driver: Any
 ) -> None:
     folder = begun("plan=held", trials=1)
     killed = driver(folder)
     until((folder.trial(0) / "starts").exists)
-    # The search alone: its child goes on.
+    # Kill only the search: its child process goes on.
     killed.kill()
     killed.wait()
 
@@ -395,12 +393,12 @@ def test_a_run_that_outlives_its_search_is_not_begun_beside_itself(
 
     said = Said()
     facts = search(folder, said=said)
-    assert said[0] == "No trial is left to begin; waiting for 1 trial of other processes."
+    assert said[0] == "No trial is left to start; waiting for 1 trial in other processes."
     assert states(facts) == ["finished"]
     assert starts(folder, 0) == [0]
 
 
-def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
+def test_two_processes_share_the_trials(begun: Any, driver: Any) -> None:
     folder = begun("plan=held,held,ok", trials=8)
     both = [driver(folder), driver(folder)]
     until(lambda: all((folder.trial(n) / "starts").exists() for n in range(2)))
@@ -418,7 +416,7 @@ def test_two_processes_share_the_trials_out(begun: Any, driver: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_search_and_its_trial(number: int, begun: Any, driver: Any) -> None:
+def test_a_signal_stops_a_search_and_its_trial(number: int, begun: Any, driver: Any) -> None:
     folder = begun("plan=bad", trials=1)
     asked = driver(folder)
     until(lambda: logged(folder, 0))
@@ -430,47 +428,53 @@ def test_a_signal_ends_a_search_and_its_trial(number: int, begun: Any, driver: A
     assert states(read_study(folder.path)) == ["running"]
 
 
-def test_processes_never_begin_more_than_the_total(begun: Any) -> None:
+def test_processes_never_start_more_trials_than_the_total(begun: Any) -> None:
     folder = begun(trials=3)
     asked, _, _ = folder.read()
     studies = [open_study(folder), open_study(folder)]
-    found = [claim(folder, studies[n % 2], asked) for n in range(5)]
-    assert [type(one) for one in found] == [Claim, Claim, Claim, NoneFree, NoneFree]
-    claims = [one for one in found if isinstance(one, Claim)]
+    found = [claim_trial(folder, studies[n % 2], asked) for n in range(5)]
+    assert [type(one) for one in found] == [
+        ClaimedTrial,
+        ClaimedTrial,
+        ClaimedTrial,
+        NoTrialLeft,
+        NoTrialLeft,
+    ]
+    claims = [one for one in found if isinstance(one, ClaimedTrial)]
     assert [one.trial.number for one in claims] == [0, 1, 2]
-    assert found[-1] == NoneFree(elsewhere=3)
+    assert found[-1] == NoTrialLeft(running_elsewhere=3)
     # Its process dies, and the kernel drops the lock.
     claims[1].lock.close()
-    again = claim(folder, studies[0], asked)
-    assert isinstance(again, Claim)
-    assert (again.trial.number, again.values, again.again) == (1, claims[1].values, True)
+    again = claim_trial(folder, studies[0], asked)
+    assert isinstance(again, ClaimedTrial)
+    assert (again.trial.number, again.values, again.resumed) == (1, claims[1].values, True)
     studies[0].tell(again.trial, 1.0)
     again.lock.close()
-    assert claim(folder, studies[1], asked) == NoneFree(elsewhere=2)
+    assert claim_trial(folder, studies[1], asked) == NoTrialLeft(running_elsewhere=2)
 
 
-def test_the_first_trial_is_the_one_that_is_asked_for(begun: Any) -> None:
+def test_the_first_trial_uses_the_given_values(begun: Any) -> None:
     space = {**X, "y": {"choices": [1, 2]}}
     folder = begun(trials=1, space=space)
     asked, _, _ = folder.read()
-    # Killed before it was taken: it waits, and is none beyond the total.
+    # A kill left the enqueued trial waiting: it must not count beyond the total.
     open_study(folder).enqueue_trial({"x": 0.25})
-    one = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(one, Claim)
-    assert (one.trial.number, one.values["x"], one.again) == (0, 0.25, False)
+    one = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(one, ClaimedTrial)
+    assert (one.trial.number, one.values["x"], one.resumed) == (0, 0.25, False)
     one.lock.close()
-    again = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(again, Claim)
-    assert (again.trial.number, again.values, again.again) == (0, one.values, True)
+    again = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(again, ClaimedTrial)
+    assert (again.trial.number, again.values, again.resumed) == (0, one.values, True)
     asked, _, _ = begun(trials=2, space=space).read()
-    two = claim(folder, open_study(folder), asked, {"x": 0.5})
-    assert isinstance(two, Claim)
+    two = claim_trial(folder, open_study(folder), asked, {"x": 0.5})
+    assert isinstance(two, ClaimedTrial)
     assert two.trial.number == 1
     assert two.values["x"] not in (0.25, 0.5)
-    assert isinstance(claim(folder, open_study(folder), asked, {"x": 0.5}), NoneFree)
+    assert isinstance(claim_trial(folder, open_study(folder), asked, {"x": 0.5}), NoTrialLeft)
 
 
-def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
+def test_processes_that_claim_at_once_get_different_trials(begun: Any) -> None:
     folder = begun(trials=7)
     asked, _, _ = folder.read()
     studies = [open_study(folder) for _ in range(4)]
@@ -480,7 +484,7 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     def ask(study: optuna.Study) -> list[int]:
         gate.wait()
         numbers = []
-        while isinstance(found := claim(folder, study, asked, first), Claim):
+        while isinstance(found := claim_trial(folder, study, asked, first), ClaimedTrial):
             numbers.append(found.trial.number)
             held.append(found.lock)
         return numbers
@@ -492,13 +496,13 @@ def test_not_even_where_they_ask_in_one_moment(begun: Any) -> None:
     assert [trial.params["x"] == 0.5 for trial in open_study(folder).trials] == [True] + [False] * 6
 
 
-def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> None:
+def test_a_trial_that_ends_while_it_is_claimed_is_not_resumed(begun: Any) -> None:
     folder = begun(trials=2)
     asked, _, _ = folder.read()
     owner, other = open_study(folder), open_study(folder)
-    mine = claim(folder, owner, asked)
-    assert isinstance(mine, Claim)
-    usual = folder.lock_of
+    mine = claim_trial(folder, owner, asked)
+    assert isinstance(mine, ClaimedTrial)
+    usual = folder.lock_trial
 
     def late(number: int) -> Any:
         if number == 0 and not mine.lock.closed:
@@ -506,21 +510,21 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_left_alone(begun: Any) -> No
             mine.lock.close()
         return usual(number)
 
-    folder.lock_of = late
-    found = claim(folder, other, asked)
-    assert isinstance(found, Claim)
-    assert (found.trial.number, found.again) == (1, False)
+    folder.lock_trial = late
+    found = claim_trial(folder, other, asked)
+    assert isinstance(found, ClaimedTrial)
+    assert (found.trial.number, found.resumed) == (1, False)
 
 
-def test_settings_that_a_kill_left_unproposed_are_proposed(begun: Any) -> None:
+def test_a_resumed_trial_keeps_proposed_settings_and_proposes_the_rest(begun: Any) -> None:
     space = {**X, "y": {"choices": [1, 2]}}
     folder = begun(space=space)
     asked, _, _ = folder.read()
     half = open_study(folder).ask()
     half.suggest_float("x", 0.0, 1.0)
-    found = claim(folder, open_study(folder), asked)
-    assert isinstance(found, Claim)
-    assert found.again
+    found = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(found, ClaimedTrial)
+    assert found.resumed
     assert found.values["x"] == pytest.approx(half.params["x"], rel=1e-5)
     assert found.values["y"] in (1, 2)
 
@@ -540,7 +544,7 @@ def test_another_search_in_the_folder_is_refused(begun: Any, search: Any) -> Non
     assert len(search(begun(trials=2)).trials) == 2
 
 
-def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
+def test_runs_of_a_lost_study_are_refused(begun: Any, search: Any) -> None:
     folder = begun(trials=2)
     search(folder)
     folder.journal.rename(folder.path / "aside")
@@ -556,16 +560,14 @@ def test_runs_of_a_lost_study_are_no_results(begun: Any, search: Any) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["x=0.5"]])
-def test_a_trial_is_taken_up_in_its_own_folder_alone(
-    more: list[str], begun: Any, search: Any
-) -> None:
+def test_a_trial_is_resumed_only_from_its_own_run(more: list[str], begun: Any, search: Any) -> None:
     folder = begun("hydra.verbose=true", "a=1", trials=1)
     asked, _, _ = folder.read()
-    lost = claim(folder, open_study(folder), asked)
-    assert isinstance(lost, Claim)
+    lost = claim_trial(folder, open_study(folder), asked)
+    assert isinstance(lost, ClaimedTrial)
     lost.lock.close()
     x = f"x={lost.values['x']!r}"
-    # As after a resume, whose words follow the first start's.
+    # A resumed run appends its overrides to those of the first start.
     noted = ["a=1", x, "a=1", x] if not more else ["a=1", *more]
     (folder.trial(0) / "overrides.yaml").write_text(json.dumps(noted))
     if more:
@@ -576,11 +578,11 @@ def test_a_trial_is_taken_up_in_its_own_folder_alone(
         assert states(search(folder)) == ["finished"]
 
 
-def test_a_smaller_total_is_not_below_the_trials_there_are(begun: Any, search: Any) -> None:
+def test_the_total_cannot_fall_below_the_existing_trials(begun: Any, search: Any) -> None:
     search(begun(trials=3))
     folder = begun(trials=2)
     assert folder.read()[0].trials == 3
-    assert search(folder).asked == 3
+    assert search(folder).total == 3
     begun(trials=9)
     assert begun(trials=5).read()[0].trials == 5
 
@@ -602,7 +604,7 @@ def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
         search(begun(storage="nonsense", name="third"))
 
 
-def test_a_record_that_a_kill_left_half_written_is_dropped(begun: Any, search: Any) -> None:
+def test_a_half_written_journal_record_is_dropped(begun: Any, search: Any) -> None:
     folder = begun(trials=2)
     search(folder)
     whole = folder.journal.read_bytes()
@@ -614,7 +616,7 @@ def test_a_record_that_a_kill_left_half_written_is_dropped(begun: Any, search: A
 
 
 @pytest.mark.parametrize("broken", ["study.log", "search.yaml"])
-def test_what_cannot_be_read_is_no_study(broken: str, begun: Any, search: Any) -> None:
+def test_a_damaged_search_is_not_read(broken: str, begun: Any, search: Any) -> None:
     folder = begun(trials=1)
     search(folder)
     (folder.path / broken).write_text("[{\n" * 5)
@@ -635,16 +637,16 @@ def test_a_study_is_not_shown_without_optuna(
     assert read_study(folder.path) is None
 
 
-def test_importances_name_what_matters(begun: Any) -> None:
+def test_importances_rank_the_settings(begun: Any) -> None:
     space = {**X, "y": {"low": 0.0, "high": 1.0}, "n": {"low": 1, "high": 9}}
     folder = begun(space=space, trials=40)
     asked, _, _ = folder.read()
     study = open_study(folder)
 
-    def told(count: int) -> StudyFacts:
+    def told(count: int) -> StudySummary:
         for _ in range(count):
-            found = claim(folder, study, asked)
-            assert isinstance(found, Claim)
+            found = claim_trial(folder, study, asked)
+            assert isinstance(found, ClaimedTrial)
             x, y = float(found.values["x"] or 0), float(found.values["y"] or 0)
             study.tell(found.trial, (x - 0.3) ** 2 + 0.001 * y)
             found.lock.close()
@@ -660,7 +662,7 @@ def test_importances_name_what_matters(begun: Any) -> None:
     assert all(map(math.isfinite, found.values()))
 
 
-def test_lines_are_short_and_plain(begun: Any) -> None:
+def test_a_trial_line_shows_value_settings_and_best(begun: Any) -> None:
     folder = begun(trials=1)
     study = open_study(folder)
     trial = study.ask({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})
@@ -672,4 +674,4 @@ def test_lines_are_short_and_plain(begun: Any) -> None:
     assert line == f"  #0   finished  0.1235  x={x:.4g}  (best 0.1235, #0)"
 
 
-EMPTY = StudyFacts("score", "minimize", 0, (), {})
+EMPTY = StudySummary("score", "minimize", 0, (), {})

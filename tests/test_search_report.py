@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from wgan_cli.commands.report import run
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.space import checked
+from wgan_cli.search.space import parse_search
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import FINISHED, StudyFacts, read_study
-from wgan_cli.search.trials import Claim, claim
+from wgan_cli.search.study import FINISHED, StudySummary, read_study
+from wgan_cli.search.trials import ClaimedTrial, claim_trial
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -55,12 +55,12 @@ def searched(tmp_path: Path) -> SearchFolder:
         "trials": 20,
     }
     folder = SearchFolder(tmp_path / "search")
-    search = checked(node, Path("x.yaml"))
+    search = parse_search(node, Path("x.yaml"))
     folder.begin(search, "x", None)
     study = open_study(folder)
     for number in range(15):
-        found = claim(folder, study, search)
-        assert isinstance(found, Claim)
+        found = claim_trial(folder, study, search)
+        assert isinstance(found, ClaimedTrial)
         value = 100.0 if number == 5 else 3 + float(found.values["clip"] or 0)
         run_folder = folder.trial(number)
         status = {"state": "finished", "exit_code": 0, "final": {"wasserstein/exact": value}}
@@ -76,7 +76,7 @@ def searched(tmp_path: Path) -> SearchFolder:
     return folder
 
 
-def facts_of(folder: SearchFolder) -> StudyFacts:
+def facts_of(folder: SearchFolder) -> StudySummary:
     facts = read_study(folder.path)
     assert facts is not None
     return facts
@@ -107,7 +107,7 @@ def test_the_page_shows_every_trial_with_the_studys_numbers(searched: SearchFold
         assert [key, f"{100 * share:.0f}%", ""] in parser.rows
 
 
-def test_a_trials_run_is_what_its_trial_is(searched: SearchFolder) -> None:
+def test_a_run_of_a_search_has_its_trials_state(searched: SearchFolder) -> None:
     said = {"message": "asked to stop", "final": {"wasserstein/exact": 5.0}}
     for number, state in {3: "running", 4: "preempted", 5: "preempted", 14: "preempted"}.items():
         status = json.dumps({"state": state, **said})
@@ -122,32 +122,32 @@ def test_a_trials_run_is_what_its_trial_is(searched: SearchFolder) -> None:
     assert shown[14]["message"] == "asked to stop"
 
 
-def test_what_a_trial_says_is_text(searched: SearchFolder) -> None:
+def test_a_trials_reason_is_escaped(searched: SearchFolder) -> None:
     page = page_of(searched)
     assert HOSTILE not in page
     assert "&lt;script&gt;alert" in page
 
 
-def test_a_point_far_off_leaves_the_chart_to_the_others(searched: SearchFolder) -> None:
+def test_an_outlier_does_not_flatten_the_chart(searched: SearchFolder) -> None:
     page = page_of(searched)
     chart = page[page.index("<h2>Search</h2>") :].partition("</svg>")[0]
     ticks = [float(number) for number in re.findall(r">([\d.]+)</text>", chart)]
-    # Trials from 0 to 14 below, values near 3 beside; the far one is no tick.
+    # Trials 0 to 14 on the x axis, values near 3 on the y axis; the outlier has no tick.
     assert max(ticks) <= 20
     assert any(3 < tick < 3.2 for tick in ticks)
 
 
-def test_a_study_of_which_nothing_has_finished_has_a_page(tmp_path: Path) -> None:
+def test_a_study_without_finished_trials_has_a_page(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "search")
-    search = checked({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
+    search = parse_search({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
     folder.begin(search, "x", None)
-    assert isinstance(claim(folder, open_study(folder), search), Claim)
+    assert isinstance(claim_trial(folder, open_study(folder), search), ClaimedTrial)
     (folder.trial(0) / "status.json").write_text(json.dumps({"state": "running"}))
     page = page_of(folder)
     assert "None has finished." in page
     assert facts_of(folder).count(FINISHED) == 0
 
 
-def test_a_study_that_cannot_be_read_leaves_its_runs(searched: SearchFolder) -> None:
+def test_without_a_readable_study_the_page_shows_the_runs(searched: SearchFolder) -> None:
     searched.journal.write_text("{\n{\n")
     assert "<h2>Search</h2>" not in page_of(searched)

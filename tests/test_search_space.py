@@ -1,4 +1,4 @@
-"""A search's space in YAML: what it means, and what is refused before anything starts."""
+"""A search's space in YAML: its meaning, and what is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ import yaml
 from wgan_cli.commands.search import _check as check
 from wgan_cli.config import configs_folder
 from wgan_cli.errors import ConfigError
-from wgan_cli.search.space import Choices, Range, as_words, checked, read_search, with_words
+from wgan_cli.search.space import (
+    Choices,
+    Range,
+    as_overrides,
+    parse_search,
+    read_search,
+    with_overrides,
+)
 
 SHIPPED = sorted((configs_folder() / "search").glob("*.yaml"))
 HERE = Path("mine.yaml")
 
 
 def of(space: dict[str, Any], **more: Any) -> Any:
-    return checked({"space": space, **more}, HERE)
+    return parse_search({"space": space, **more}, HERE)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -26,31 +33,31 @@ def test_every_shipped_space_can_be_searched(path: Path) -> None:
     check(read_search(path))
 
 
-def test_whole_ends_give_whole_numbers() -> None:
+def test_integer_ends_give_integers() -> None:
     search = of({"a": {"low": 1, "high": 5}, "b": {"low": 1.0, "high": 5, "log": True}})
-    whole, real = search.settings.values()
-    assert isinstance(whole, Range)
-    assert whole.ends() == [1, 5]
-    assert [type(end) for end in whole.ends()] == [int, int]
-    assert isinstance(real, Range)
-    assert [type(end) for end in real.ends()] == [float, float]
+    integers, reals = search.settings.values()
+    assert isinstance(integers, Range)
+    assert integers.ends() == [1, 5]
+    assert [type(end) for end in integers.ends()] == [int, int]
+    assert isinstance(reals, Range)
+    assert [type(end) for end in reals.ends()] == [float, float]
 
 
-def test_choices_become_words() -> None:
+def test_choices_become_overrides() -> None:
     items = [None, True, 0.5, 3, "hinge", [0.0, 0.9]]
     (entry,) = of({"a": {"choices": items}}).settings.values()
     assert isinstance(entry, Choices)
-    words = [as_words({"a": value})[0] for value in entry.ends()]
+    words = [as_overrides({"a": value})[0] for value in entry.values()]
     assert words == ["a=null", "a=true", "a=0.5", "a=3", "a=hinge", "a=[0.0,0.9]"]
 
 
-def test_a_number_is_typed_as_it_is() -> None:
+def test_an_override_keeps_a_number_at_full_precision() -> None:
     value = 0.1 + 0.2
-    (text,) = as_words({"clip": value})
+    (text,) = as_overrides({"clip": value})
     assert float(text.partition("=")[2]) == value
 
 
-def test_corners_hold_both_ends_and_every_choice() -> None:
+def test_corners_include_both_ends_and_every_choice() -> None:
     space = {
         "clip": {"low": 0.01, "high": 0.1},
         "n_critic": {"low": 1, "high": 3},
@@ -62,13 +69,13 @@ def test_corners_hold_both_ends_and_every_choice() -> None:
     assert {word for corner in corners for word in corner} >= {"loss=gan"}
 
 
-def test_a_typed_word_replaces_one_of_the_space_and_fixes_a_setting() -> None:
+def test_an_override_replaces_one_of_the_space_and_fixes_a_setting() -> None:
     space = {"clip": {"low": 0.01, "high": 0.1}, "n_critic": {"low": 1, "high": 3}}
-    search = with_words(of(space, words=["steps=2", "seed=1"]), ["steps=5", "clip=0.02"])
+    search = with_overrides(of(space, words=["steps=2", "seed=1"]), ["steps=5", "clip=0.02"])
     assert search.words == ["seed=1", "steps=5", "clip=0.02"]
     assert list(search.settings) == ["n_critic"]
     with pytest.raises(ConfigError, match="none is left"):
-        with_words(search, ["n_critic=2"])
+        with_overrides(search, ["n_critic=2"])
 
 
 CLIP = {"clip": {"low": 0.01, "high": 0.1}}
@@ -79,34 +86,40 @@ CLIP = {"clip": {"low": 0.01, "high": 0.1}}
     [
         ({"space": {"clip": {"low": 0.1, "high": 0.01}}}, "0.1 is not below 0.01"),
         ({"space": {"clip": {"low": 0.1, "high": 0.1}}}, "0.1 is not below 0.1"),
-        ({"space": {"clip": {"low": 0, "high": 1.0, "log": True}}}, "a log scale has no 0"),
+        (
+            {"space": {"clip": {"low": 0, "high": 1.0, "log": True}}},
+            "low must be above 0 on a log scale",
+        ),
         ({"space": {"clip": {"low": 0.1}}}, "space.clip.high: a value is needed"),
         ({"space": {"clip": {"low": "a", "high": 1}}}, "space.clip.low must be a number"),
         ({"space": {"clip": {"low": 0.1, "hihg": 1}}}, "Did you mean space.clip.high"),
         ({"space": {"clip": {"low": 0.1, "high": 1.0, "step": 0.0}}}, "step must be above 0"),
         ({"space": {"clip": {"low": 0.1, "high": 1.0, "step": 0.4}}}, "no whole number of steps"),
         ({"space": {"a": {"low": 1, "high": 9, "step": 2, "log": True}}}, "cannot go together"),
-        ({"space": {"a": {"low": 1, "high": 9, "whole": True}}}, "a.whole is no setting"),
+        ({"space": {"a": {"low": 1, "high": 9, "integer": True}}}, "a.integer is no setting"),
         ({"space": {"clip": {"low": 0.1, "high": float("inf")}}}, "high must be"),
         ({"space": {"clip": 0.1}}, "space.clip must be {low"),
-        ({"space": {"clip": {"choices": [0.1]}}}, "two values or more"),
-        ({"space": {"clip": {"choices": [0.1, 0.1]}}}, "a value twice"),
-        ({"space": {"clip": {"choices": [{}, 1]}}}, "no value that can be typed"),
-        ({"space": {"clip": {"choices": [1, 2], "log": True}}}, "clip.log is no setting"),
-        ({"space": {}}, "space: holds no setting"),
+        ({"space": {"clip": {"choices": [0.1]}}}, "at least two values"),
+        ({"space": {"clip": {"choices": [0.1, 0.1]}}}, "contains a value twice"),
+        ({"space": {"clip": {"choices": [{}, 1]}}}, "cannot be the value of a setting"),
+        (
+            {"space": {"clip": {"choices": [1, 2], "log": True}}},
+            "clip.log cannot be combined",
+        ),
+        ({"space": {}}, "space: is empty"),
         ({"space": CLIP, "trails": 3}, "Did you mean trials"),
         ({"space": CLIP, "trials": 0}, "trials must be at least 1"),
         ({"space": CLIP, "direction": "down"}, "direction must be one of minimize, maximize"),
         ({"space": CLIP, "sampler": {"name": "grid"}}, "sampler.name must be one of tpe, random"),
         ({"space": CLIP, "pruner": "none"}, "pruner holds settings"),
         ({"space": CLIP, "words": "steps=2"}, "words must be a list"),
-        ({"metric": "a"}, "a search holds space:"),
-        (["clip"], "a search holds space:"),
+        ({"metric": "a"}, "a search needs space:"),
+        (["clip"], "a search needs space:"),
     ],
 )
-def test_what_a_space_cannot_be_is_one_sentence(node: Any, said: str) -> None:
+def test_a_wrong_space_is_refused_in_one_sentence(node: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        checked(node, HERE)
+        parse_search(node, HERE)
     assert str(refusal.value).startswith("mine.yaml: ")
     assert said in str(refusal.value)
 
@@ -125,27 +138,27 @@ def test_what_a_space_cannot_be_is_one_sentence(node: Any, said: str) -> None:
         (of(CLIP, words=["metrics=[wasserstein/sliced]"]), "wasserstein/exact is not among"),
     ],
 )
-def test_what_no_run_could_be_is_refused_at_the_ends_of_the_space(search: Any, said: str) -> None:
+def test_a_space_with_invalid_trials_is_refused(search: Any, said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check(search)
     assert said in str(refusal.value)
 
 
-def test_that_nothing_can_be_pruned_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_where_nothing_can_be_pruned(capsys: pytest.CaptureFixture[str]) -> None:
     check(of(CLIP, words=["steps=50"]))
     assert "no trial can be pruned" in capsys.readouterr().err
     check(of(CLIP, words=["steps=50"], pruner={"name": "none"}))
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path) -> None:
+def test_invalid_yaml_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("space: [")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_search(path)
 
 
-def test_what_is_written_reads_back(tmp_path: Path) -> None:
+def test_a_written_search_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     node = yaml.safe_load(SHIPPED[0].read_text())
     path.write_text(yaml.safe_dump(node))

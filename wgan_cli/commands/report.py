@@ -59,7 +59,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     # Imported late, so that mistakes are answered at once.
     from wgan_cli.report import Report, read_runs
-    from wgan_cli.report.writers.search_section import tell_as_trials
+    from wgan_cli.report.search_trials import apply_trial_states
     from wgan_cli.report.writers.terminal import screen_width
     from wgan_cli.search.study import read_study
 
@@ -75,7 +75,7 @@ def _report(arguments: argparse.Namespace) -> None:
     found = [(folder, read_study(folder)) for folder in folders]
     studies = {folder: facts for folder, facts in found if facts is not None}
     for folder, facts in studies.items():
-        tell_as_trials(runs, folder, facts)
+        apply_trial_states(runs, folder, facts)
     report = Report(runs, by=arguments.by, title=title, studies=list(studies.values()))
     _print(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())

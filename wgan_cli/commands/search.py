@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wgan_cli.schema import FilledConfig
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import Search, Value
-    from wgan_cli.search.study import StudyFacts
+    from wgan_cli.search.study import StudySummary
 
 # Settings that wgan-search chooses for every trial.
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
@@ -85,8 +85,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from wgan_cli.commands.paths import shown
     from wgan_cli.search.folder import SearchFolder
-    from wgan_cli.search.loop import Searching
-    from wgan_cli.search.printing import counted
+    from wgan_cli.search.loop import SearchLoop
+    from wgan_cli.search.printing import trials_text
 
     name, search = _asked_for(arguments)
     first = _check(search)
@@ -95,12 +95,12 @@ def _search(arguments: argparse.Namespace) -> int:
         refuse_unreachable(storage)
     folder = SearchFolder(shown(_folder(arguments, name)))
     search = folder.begin(search, name, storage)
-    print(f"{counted(search.trials)} in {folder.path}", flush=True)
+    print(f"{trials_text(search.trials)} in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:
         try:
-            searching = Searching(folder, _command, signals.requested, _print, first)
-            facts = searching.run()
+            loop = SearchLoop(folder, _command, signals.requested, _print, first)
+            facts = loop.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             again = shlex.join(["wgan-search", str(folder.path)])
             raise type(error)(f"{error} Go on with: {again}") from None
@@ -111,7 +111,7 @@ def _search(arguments: argparse.Namespace) -> int:
 def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
     """The name of the search and what it searches, by the arguments."""
     from wgan_cli.search.folder import SearchFolder
-    from wgan_cli.search.space import read_search, with_words
+    from wgan_cli.search.space import read_search, with_overrides
 
     asked = Path(arguments.space)
     if asked.is_dir():
@@ -124,7 +124,7 @@ def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
         path = _space_file(arguments.space)
         name, search = path.stem, read_search(path)
     if arguments.words:
-        search = with_words(search, arguments.words)
+        search = with_overrides(search, arguments.words)
     if arguments.trials is not None:
         if arguments.trials < 1:
             raise ConfigError(f"--trials {arguments.trials}: at least 1.")
@@ -156,17 +156,17 @@ def _check(search: Search) -> dict[str, Value]:
     Raises `ConfigError`.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
-    from wgan_cli.search.space import key_of
+    from wgan_cli.search.space import override_key
 
     for word in (*search.words, *search.settings):
-        if key_of(word) in _RESERVED:
+        if override_key(word) in _RESERVED:
             raise ConfigError(f"{word}: wgan-search chooses this itself for every trial.")
-    fixed = {key_of(word): word for word in search.words}
+    fixed = {override_key(word): word for word in search.words}
     for key in search.settings:
-        if key_of(key) in fixed:
+        if override_key(key) in fixed:
             raise ConfigError(
-                f"{key} is searched by the space and fixed by {fixed[key_of(key)]} among its words;"
-                " leave one of them out."
+                f"{key} is searched by the space and fixed by {fixed[override_key(key)]} among its"
+                " words; leave one of them out."
             )
     composer = Composer()
     if len(composer.jobs(search.words)) > 1:
@@ -185,11 +185,11 @@ def _check(search: Search) -> dict[str, Value]:
 def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
     """The defaults of the searched settings, as far as the space contains them."""
     from wgan_cli.commands.composition import without_hydra
-    from wgan_cli.search.default_trial import defaults_in
+    from wgan_cli.search.default_trial import default_values
 
     try:
         composed = without_hydra(composer.compose(search.words))
-        return defaults_in(search, as_dict(fill(validate(composed))[0]))
+        return default_values(search, as_dict(fill(validate(composed))[0]))
     except ConfigError:
         # The overrides are only valid with a setting of the space.
         return {}
@@ -238,11 +238,11 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _report(folder: SearchFolder, search: Search, facts: StudyFacts) -> None:
-    from wgan_cli.search.printing import last_words
-    from wgan_cli.search.space import as_words
+def _report(folder: SearchFolder, search: Search, facts: StudySummary) -> None:
+    from wgan_cli.search.printing import final_summary
+    from wgan_cli.search.space import as_overrides
 
     params = facts.best.params if facts.best is not None else {}
-    command = shlex.join(["wgan-train", *search.words, *as_words(params)])
+    command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
     runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
-    print(last_words(facts, runs, command))
+    print(final_summary(facts, runs, command))

@@ -155,7 +155,7 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     for overrides in missing:
         print(f"no run was begun or written for: {' '.join(overrides) or '(defaults)'}")
     keys = {_key(overrides) for overrides in jobs}
-    unfinished = [run for run in runs if not run.finished and _key(run.words) in keys]
+    unfinished = [run for run in runs if not run.finished and _key(run.overrides) in keys]
     if not runs:
         return 1
     try:

@@ -1,4 +1,4 @@
-"""Many runs on one page: what varied, what came of it, and whether that is more than chance."""
+"""Compare runs: which settings differ, how they rank, and whether the ranking may be chance."""
 
 from wgan_cli.report.report import Report
 from wgan_cli.report.runs import Run, read_runs

@@ -1,37 +1,34 @@
-"""The numbers behind the charts: curves over seeds, and grids of two settings."""
+"""Data of the charts: learning curves averaged over seeds, and heat maps over two settings."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wgan_cli.report.ranking import ESTIMATE, RAW, Setting, floor_tag, is_metric
 from wgan_cli.report.runs import Run
-from wgan_cli.report.settings import ABSENT, in_words
+from wgan_cli.report.settings import ABSENT, overrides_text
 
-if TYPE_CHECKING:
-    from wgan_cli.report.report import Report
-
-# As many colours as can be told apart; of more settings the best few have one, the rest are grey.
+# Readers can tell this many colours apart. With more settings, only the best few get a colour and
+# the rest are grey.
 COLOURS, HIGHLIGHTED = 8, 6
-# A curve's points on the page, and those of all grey curves of a chart together.
+# Points kept per curve, and for all grey curves of a chart together.
 _POINTS, _GREY_POINTS = 300, 6000
-# Two settings' values whose results fill less of their grid than this are no grid.
-_FILLED = 0.25
-_MAPS = 6
+# Draw no heat map where results fill less than this share of its cells.
+_MIN_FILLED = 0.25
+_MAX_MAPS = 6
 
 Curve = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A setting's course: the mean over seeds and what lies between the least and the greatest.
+    """One line of a chart: a setting's mean over seeds, with the minimum and maximum as a band.
 
-    All arrays (n,). `rank` is the setting's place, from 0; `lost` a run that diverged or failed,
-    alone. `low` and `high` are None for one seed.
+    All arrays have shape (n,). `rank` is the setting's rank, from 0. A run that diverged or failed
+    gets a line of its own, with `failed` set. `low` and `high` are None for a single seed.
     """
 
     rank: int
@@ -39,12 +36,12 @@ class Line:
     mean: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    lost: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The lines of one tag, and what real data score on it."""
+    """The lines of one tag, and the values that real data score on it (`floors`)."""
 
     tag: str
     lines: tuple[Line, ...]
@@ -53,76 +50,86 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Means over seeds at two settings' values: `cells` (len(ys), len(xs)), NaN where none is.
+    """Means over seeds as a grid over two settings: `cells` (len(ys), len(xs)), NaN where empty.
 
-    `lost` marks cells in which every run diverged or failed; `words` says what else is fixed.
+    `failed` marks the cells in which every run diverged or failed. `fixed` names the values of the
+    other settings that differ between runs.
     """
 
-    words: str
+    fixed: str
     keys: tuple[str, str]
     xs: tuple[float, ...]
     ys: tuple[float, ...]
     cells: np.ndarray
-    lost: np.ndarray
+    failed: np.ndarray
 
 
-def highlighted(settings: int) -> int:
-    """How many settings, the best, have a colour of their own."""
+def coloured_count(settings: int) -> int:
+    """Return how many of the best settings get a colour."""
     return settings if settings <= COLOURS else HIGHLIGHTED
 
 
-def panels(report: Report) -> list[Panel]:
-    """A panel a metric: what ranks and the critic's estimate first."""
+def panels(settings: Sequence[Setting], ranking_tag: str | None) -> list[Panel]:
+    """Return a panel for each metric: the ranking tag and the critic's estimate come first."""
     tags = {
         tag
-        for run in report.runs
+        for setting in settings
+        for run in setting.runs
         for tag in run.curves
-        if tag == report.by or (is_metric(tag) and not tag.endswith(RAW))
+        if tag == ranking_tag or (is_metric(tag) and not tag.endswith(RAW))
     }
-    first = (report.by, ESTIMATE)
+    leading = (ranking_tag, ESTIMATE)
     groups = ("wasserstein", "metrics", "critic", "generator")
 
-    def turn(tag: str) -> tuple[int, int, str]:
+    def order(tag: str) -> tuple[int, int, str]:
         group = tag.partition("/")[0]
-        place = groups.index(group) if group in groups else len(groups)
-        return (first.index(tag) if tag in first else len(first)), place, tag
+        group_index = groups.index(group) if group in groups else len(groups)
+        return (leading.index(tag) if tag in leading else len(leading)), group_index, tag
 
-    drawn = [_panel(report, tag) for tag in sorted(tags, key=turn)]
+    drawn = [_panel(settings, tag) for tag in sorted(tags, key=order)]
     return [panel for panel in drawn if panel.lines]
 
 
-def heat_maps(report: Report) -> tuple[list[HeatMap], str]:
-    """One for each choice of the other settings where two have numbers; else why there is none."""
-    keys = report.varied.keys
-    columns = list(zip(*(setting.values for setting in report.settings), strict=True))
-    numeric = [key for key, values in zip(keys, columns, strict=True) if _numbers(values)]
+def heat_maps(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[list[HeatMap], str]:
+    """Return the heat maps and a note, which says why there are none or that some are left out.
+
+    Heat maps exist where exactly two of the varying `keys` are numeric: one for each combination of
+    the other keys' values.
+    """
+    columns = list(zip(*(setting.values for setting in settings), strict=True))
+    numeric = [i for i, values in enumerate(columns) if _is_numeric(values)]
     if len(numeric) < 2:
         return [], ""
     if len(numeric) > 2:
-        return [], f"No heat map: {len(numeric)} settings have numbers ({', '.join(numeric)})."
-    x, y = sorted((keys.index(key) for key in numeric), key=lambda place: -len(set(columns[place])))
-    rest = [place for place in range(len(keys)) if place not in (x, y)]
+        names = ", ".join(keys[i] for i in numeric)
+        return [], f"No heat map: {len(numeric)} numeric settings vary ({names}), not two."
+    x, y = sorted(numeric, key=lambda i: -len(set(columns[i])))
+    others = [i for i in range(len(keys)) if i not in (x, y)]
     groups: dict[tuple[Hashable, ...], list[Setting]] = {}
-    for setting in report.settings:
-        others = tuple(setting.values[place] for place in rest)
+    for setting in settings:
         if ABSENT not in (setting.values[x], setting.values[y]):
-            groups.setdefault(others, []).append(setting)
+            groups.setdefault(tuple(setting.values[i] for i in others), []).append(setting)
     maps = [
-        _heat_map(in_words([keys[place] for place in rest], others), (x, y), keys, group)
-        for others, group in groups.items()
+        _heat_map(
+            overrides_text(dict(zip((keys[i] for i in others), values, strict=True))),
+            (x, y),
+            keys,
+            group,
+        )
+        for values, group in groups.items()
     ]
-    maps = [one for one in maps if one.cells.size > 1]
-    if not _filled(maps):
-        return [], f"No heat map: runs fill too little of a grid of {keys[x]} and {keys[y]}."
-    note = f"The first {_MAPS} of {len(maps)} heat maps." if len(maps) > _MAPS else ""
-    return maps[:_MAPS], note
+    maps = [heat_map for heat_map in maps if heat_map.cells.size > 1]
+    if not _filled_enough(maps):
+        return [], f"No heat map: runs fill too little of the grid of {keys[x]} and {keys[y]}."
+    note = f"The first {_MAX_MAPS} of {len(maps)} heat maps." if len(maps) > _MAX_MAPS else ""
+    return maps[:_MAX_MAPS], note
 
 
 def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, mean, least and greatest over curves, (n,) each.
+    """Return steps, mean, minimum and maximum over curves, each of shape (n,).
 
-    At every step at which one of them has a value; the others' lie on the line between their
-    neighbours, and a curve that has ended counts no more.
+    The steps are those of all curves. A curve without a value at a step is interpolated linearly;
+    before its first and after its last step it does not count.
     """
     if len(curves) == 1:
         steps, values = curves[0]
@@ -133,64 +140,72 @@ def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def thinned(count: int, most: int) -> np.ndarray:
-    """The places of at most `most` of `count` points, the first and last among them."""
+    """Return at most `most` indices out of `count`, evenly spread, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def _panel(report: Report, tag: str) -> Panel:
-    best = highlighted(len(report.settings))
-    grey = max(2, min(_POINTS, _GREY_POINTS // max(1, len(report.settings) - best)))
+def _panel(settings: Sequence[Setting], tag: str) -> Panel:
+    coloured = coloured_count(len(settings))
+    grey_points = max(2, min(_POINTS, _GREY_POINTS // max(1, len(settings) - coloured)))
     lines = []
-    for rank, setting in enumerate(report.settings):
-        most = _POINTS if rank < best else grey
-        sound = [run.curves[tag] for run in _drawn(setting) if tag in run.curves]
-        if sound:
-            steps, mean, low, high = merged(sound)
+    for rank, setting in enumerate(settings):
+        most = _POINTS if rank < coloured else grey_points
+        curves = [run.curves[tag] for run in _averaged_runs(setting) if tag in run.curves]
+        if curves:
+            steps, mean, low, high = merged(curves)
             kept = thinned(len(steps), most)
-            band = (low[kept], high[kept]) if len(sound) > 1 else (None, None)
+            band = (low[kept], high[kept]) if len(curves) > 1 else (None, None)
             lines.append(Line(rank, steps[kept], mean[kept], *band))
         for run in setting.runs:
-            if run.lost and tag in run.curves:
+            if run.failed and tag in run.curves:
                 steps, values = run.curves[tag]
                 kept = thinned(len(steps), most)
-                lines.append(Line(rank, steps[kept], values[kept], lost=True))
-    floors = {run.final[floor_tag(tag)] for run in report.runs if floor_tag(tag) in run.final}
+                lines.append(Line(rank, steps[kept], values[kept], failed=True))
+    runs = (run for setting in settings for run in setting.runs)
+    floors = {run.final[floor_tag(tag)] for run in runs if floor_tag(tag) in run.final}
     return Panel(tag, tuple(lines), tuple(sorted(floors)))
 
 
-def _drawn(setting: Setting) -> list[Run]:
-    """One run a seed: those that count, else those under way."""
-    under_way = [run for run in setting.runs if not run.lost and not run.finished]
+def _averaged_runs(setting: Setting) -> list[Run]:
+    """Return the runs that a setting's curve averages: per seed the counted one, else live ones.
+
+    Where there are none of either, return all finished runs.
+    """
+    live = [run for run in setting.runs if not run.failed and not run.finished]
     seeds = {str(run.seed) for run in setting.counted}
-    return [*setting.counted, *(run for run in under_way if str(run.seed) not in seeds)] or [
+    return [*setting.counted, *(run for run in live if str(run.seed) not in seeds)] or [
         run for run in setting.runs if run.finished
     ]
 
 
 def _heat_map(
-    words: str, places: tuple[int, int], keys: Sequence[str], settings: Sequence[Setting]
+    fixed: str, axes: tuple[int, int], keys: Sequence[str], settings: Sequence[Setting]
 ) -> HeatMap:
-    x, y = places
+    x, y = axes
     xs = sorted({setting.values[x] for setting in settings})  # type: ignore[type-var]
     ys = sorted({setting.values[y] for setting in settings})  # type: ignore[type-var]
     cells = np.full((len(ys), len(xs)), np.nan)
-    lost = np.zeros(cells.shape, bool)
+    failed = np.zeros(cells.shape, bool)
     for setting in settings:
-        at = ys.index(setting.values[y]), xs.index(setting.values[x])
-        cells[at] = np.nan if setting.mean is None else setting.mean
-        lost[at] = all(run.lost for run in setting.runs)
-    return HeatMap(words, (keys[x], keys[y]), tuple(xs), tuple(ys), cells, lost)  # type: ignore[arg-type]
+        cell = ys.index(setting.values[y]), xs.index(setting.values[x])
+        cells[cell] = np.nan if setting.mean is None else setting.mean
+        failed[cell] = all(run.failed for run in setting.runs)
+    return HeatMap(fixed, (keys[x], keys[y]), tuple(xs), tuple(ys), cells, failed)  # type: ignore[arg-type]
 
 
-def _numbers(values: Sequence[Hashable]) -> bool:
-    """Whether all that runs have of it are numbers, and not all the same."""
+def _is_numeric(values: Sequence[Hashable]) -> bool:
+    """Return whether all known values are numbers, and at least two of them differ."""
     known = {value for value in values if value != ABSENT}
     return len(known) > 1 and all(type(value) in (int, float) for value in known)
 
 
-def _filled(maps: Sequence[HeatMap]) -> bool:
-    """Whether most rows or columns have something to compare, unlike those of random points."""
-    filled = sum(int((np.isfinite(one.cells) | one.lost).sum()) for one in maps)
+def _filled_enough(maps: Sequence[HeatMap]) -> bool:
+    """Return whether most rows or columns have results to compare.
+
+    The points of a random search do not: hardly any two of them share a row or a column.
+    """
+    filled = sum(int((np.isfinite(one.cells) | one.failed).sum()) for one in maps)
     size = sum(one.cells.size for one in maps)
-    alone = sum(max(one.cells.shape) for one in maps)
-    return filled == size or (filled > alone and filled >= _FILLED * size)
+    # As many as there would be if no two results shared a row or a column.
+    unshared = sum(max(one.cells.shape) for one in maps)
+    return filled == size or (filled > unshared and filled >= _MIN_FILLED * size)

@@ -1,4 +1,4 @@
-"""Settings in the order of what came of them, and whether the best is more than luck."""
+"""Rank settings by their means over seeds, and test whether the best one's margin may be chance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from wgan_cli.errors import ConfigError
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT
-from wgan_cli.report.varied import Varied
+from wgan_cli.report.varying_settings import VaryingSettings
 from wgan_cli.schema import CURVES, METRICS
 from wgan_cli.validation import nearest
 
@@ -25,13 +25,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in seed alone, and their numbers.
+    """Runs that differ only in their seed, and their values of the ranking tag.
 
-    `numbers` are of `counted`: finished runs that have the number, one a seed. `sd` is the sample
-    standard deviation (n − 1), None for fewer than two; `floor` the mean of what real data score.
+    `values` are those of the varying settings, and `label` shows them as overrides. `counted` are
+    the finished runs that have the tag, one for each seed, and `numbers` their values of it.
+    `floor` is the mean of the values that real data score.
     """
 
-    words: str
+    label: str
     values: tuple[Hashable, ...]
     runs: tuple[Run, ...]
     counted: tuple[Run, ...]
@@ -40,30 +41,30 @@ class Setting:
 
     @property
     def n(self) -> int:
-        """How many seeds."""
+        """The number of seeds."""
         return len(self.numbers)
 
     @property
     def mean(self) -> float | None:
-        """Over seeds."""
+        """The mean over seeds."""
         return statistics.fmean(self.numbers) if self.numbers else None
 
     @property
     def sd(self) -> float | None:
-        """Over seeds."""
+        """The sample standard deviation over seeds (n − 1), None for fewer than two."""
         return statistics.stdev(self.numbers) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
-class Lead:
+class Margin:
     """How much better one setting's mean is than another's, with Welch's interval (low, high)."""
 
     amount: float
     interval: tuple[float, float] | None
 
     @property
-    def clear(self) -> bool:
-        """Whether it exceeds the seeds' spread: 0 is not in the interval."""
+    def significant(self) -> bool:
+        """Whether it exceeds the spread over seeds: the interval does not include 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
@@ -81,25 +82,28 @@ def higher_is_better(tag: str) -> bool | None:
 
 
 def floor_tag(tag: str) -> str:
-    """The tag of what real data score on this metric."""
+    """Return the tag of the value that real data score on this metric."""
     return tag.removesuffix(RAW) + FLOOR
 
 
 def is_metric(tag: str) -> bool:
-    """Whether it measures what was trained: no floor, sample count or speed."""
+    """Return whether the tag measures the model, so it is no floor, sample count or speed."""
     return not tag.endswith((FLOOR, "_n")) and not tag.startswith("throughput/")
 
 
 def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
-    """The tag that ranks: `by`, else `wasserstein/exact`, else the first of all finished runs.
+    """Return the tag that ranks: `by`, else `wasserstein/exact`, else the first common metric.
 
-    None where no run has a number. Raises `ConfigError` for a tag that no run has.
+    A common metric is one that all finished runs have. Returns None where no run has a number.
+    Raises `ConfigError` where no run has `by`.
     """
     tags = list(dict.fromkeys(tag for run in runs for tag in run.final))
     if by is not None:
         if by not in tags:
-            there = ", ".join(filter(is_metric, tags)) or "none"
-            raise ConfigError(f"--by {by}: no run has it.{nearest(by, tags)} There are: {there}.")
+            known = ", ".join(filter(is_metric, tags)) or "none"
+            raise ConfigError(
+                f"--by {by}: no run has this tag.{nearest(by, tags)} Known tags: {known}."
+            )
         return by
     if EXACT in tags:
         return EXACT
@@ -112,38 +116,40 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
     return next(iter(shared or metrics), None)
 
 
-def settings_by_rank(runs: Sequence[Run], varied: Varied, tag: str | None) -> list[Setting]:
-    """Settings, the best mean first, then those without one, the lost last.
+def settings_by_rank(
+    runs: Sequence[Run], varying: VaryingSettings, tag: str | None
+) -> list[Setting]:
+    """Return settings, the best mean first, then those without a mean, then those that failed.
 
-    Of a tag whose direction is unknown, settings with a mean stay in the order of their runs.
+    For a tag whose direction is unknown, settings with a mean stay in the order of their runs.
     """
     groups: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(varied.values(run), []).append(run)
-    settings = [_setting(varied, values, group, tag) for values, group in groups.items()]
+        groups.setdefault(varying.values(run), []).append(run)
+    settings = [_setting(varying, values, group, tag) for values, group in groups.items()]
     sign = {True: -1, False: 1, None: 0}[higher_is_better(tag or "")]
 
-    def place(setting: Setting) -> tuple[bool, float, bool]:
+    def order(setting: Setting) -> tuple[bool, float, bool]:
         mean = setting.mean
-        return mean is None, sign * (mean or 0), all(run.lost for run in setting.runs)
+        return mean is None, sign * (mean or 0), all(run.failed for run in setting.runs)
 
-    return sorted(settings, key=place)
+    return sorted(settings, key=order)
 
 
 def _setting(
-    varied: Varied, values: tuple[Hashable, ...], runs: Sequence[Run], tag: str | None
+    varying: VaryingSettings, values: tuple[Hashable, ...], runs: Sequence[Run], tag: str | None
 ) -> Setting:
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.ended):
         if run.finished and tag in run.final:
             newest[str(run.seed)] = run
     counted = [run for run in runs if newest.get(str(run.seed)) is run]
-    measured = counted or [run for run in runs if not run.lost]
+    measured = counted or [run for run in runs if not run.failed]
     floors = [
         run.final[floor_tag(tag or "")] for run in measured if floor_tag(tag or "") in run.final
     ]
     return Setting(
-        words=varied.words(values) or ("(as most)" if varied.usual else "(all alike)"),
+        label=varying.label(values) or ("(as most runs)" if varying.common else "(all the same)"),
         values=values,
         runs=tuple(runs),
         counted=tuple(counted),
@@ -152,68 +158,70 @@ def _setting(
     )
 
 
-def lead(better: Setting, other: Setting, tag: str) -> Lead | None:
-    """Of one setting's mean on another's, with Welch's interval where both have two seeds or more.
+def margin(better: Setting, other: Setting, tag: str) -> Margin | None:
+    """Return how much better one setting's mean is than another's.
 
-    None where one has no mean, or which direction is better is unknown.
+    None where one has no mean, or where it is unknown which direction is better. The margin has
+    Welch's interval where both settings have at least two seeds.
 
-    Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), t the quantile of
-    Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of freedom.
+    Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), where t is the
+    quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of
+    freedom.
     """
     higher = higher_is_better(tag)
     if better.mean is None or other.mean is None or higher is None:
         return None
     amount = better.mean - other.mean if higher else other.mean - better.mean
     if better.n < 2 or other.n < 2:
-        return Lead(amount, None)
-    one, two = (statistics.variance(setting.numbers) / setting.n for setting in (better, other))
-    if one + two == 0:
-        return Lead(amount, (amount, amount))
-    freedom = (one + two) ** 2 / (one**2 / (better.n - 1) + two**2 / (other.n - 1))
-    reach = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(one + two)
-    return Lead(amount, (amount - reach, amount + reach))
+        return Margin(amount, None)
+    v1, v2 = (statistics.variance(setting.numbers) / setting.n for setting in (better, other))
+    if v1 + v2 == 0:
+        return Margin(amount, (amount, amount))
+    freedom = (v1 + v2) ** 2 / (v1**2 / (better.n - 1) + v2**2 / (other.n - 1))
+    half_width = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(v1 + v2)
+    return Margin(amount, (amount - half_width, amount + half_width))
 
 
-def verdict(settings: Sequence[Setting], tag: str | None) -> str:
-    """Whether the best setting's lead on the next exceeds the seeds' spread, in a sentence."""
+def conclusion(settings: Sequence[Setting], tag: str | None) -> str:
+    """Say in a sentence whether the best setting's margin exceeds the spread over seeds."""
     ranked = [setting for setting in settings if setting.mean is not None]
     if tag is None or not ranked:
         return "No run has finished with a number to rank by."
     if len(settings) == 1:
-        return f"All have the same settings, seed aside: {spread(settings[0])}."
+        return f"All runs have the same settings but for the seed: {spread(settings[0])}."
     if len(ranked) == 1:
-        return f"Only {ranked[0].words} has finished: there is nothing to compare it with."
+        return f"Only {ranked[0].label} has finished: there is nothing to compare it with."
     if higher_is_better(tag) is None:
         return (
-            f"Not ranked: whether more or less of {tag} is better is unknown, so settings are in"
+            f"Not ranked: it is unknown whether more or less of {tag} is better, so settings are in"
             " the order of their runs. Rank by another tag with --by, or, for a metric of your own,"
             " state higher_is_better in wgan_cli/schema/metrics.py."
         )
     best, second = ranked[:2]
-    found = lead(best, second, tag)
-    assert found is not None
+    lead = margin(best, second, tag)
+    assert lead is not None, "both have a mean, and the direction is known"
     side = "higher" if higher_is_better(tag) else "lower"
-    said = f"Best: {best.words}, {number(found.amount)} {side} than the next, {second.words}"
-    if found.amount == 0:
-        return f"The best, {best.words} and {second.words}, score the same."
-    if found.interval is None:
-        few = best if best.n < 2 else second
+    summary = f"Best: {best.label}, {number(lead.amount)} {side} than the next, {second.label}"
+    if lead.amount == 0:
+        return f"The two best, {best.label} and {second.label}, score the same."
+    if lead.interval is None:
+        single = best if best.n < 2 else second
         return (
-            f"{said}. Whether that is more than chance cannot be said, as {few.words} has one seed:"
-            " add some (seed=0,1,2)."
+            f"{summary}. Whether this is chance cannot be said, as {single.label} has one seed: add"
+            " some (seed=0,1,2)."
         )
-    span = "Welch's 95% interval of the lead: " + " to ".join(map(number, found.interval))
-    if found.clear:
-        return f"{said}: more than the seeds' spread explains ({span})."
-    return f"{said}: within the seeds' spread, so their order may be chance ({span})."
+    interval = "Welch's 95% interval: " + " to ".join(map(number, lead.interval))
+    if lead.significant:
+        return f"{summary}: more than the spread over seeds explains ({interval})."
+    return f"{summary}: within the spread over seeds, so the order may be chance ({interval})."
 
 
 def spread(setting: Setting) -> str:
-    """Mean ± sd and n."""
+    """Format mean ± sd and n."""
     deviation = f" ± {number(setting.sd)}" if setting.sd is not None else ""
     return f"{number(setting.mean)}{deviation}, n = {setting.n}"
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
+    """Format a number to four significant digits, None and NaN as a dash."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.4g}"

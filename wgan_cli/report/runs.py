@@ -1,4 +1,4 @@
-"""Run folders as a report sees them: read as far as they can be, whatever state they are in."""
+"""Read run folders for a report, in whatever state they are."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wgan_cli.environment import read_command
-from wgan_cli.report.settings import as_value, flat_settings, read_yaml
+from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
 from wgan_cli.run_folder import CONFIG, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 
 RUNNING, CUT_OFF = "running", "cut off"
-# States that no resume mends by itself: these rows go last and enter no mean or curve.
-LOST = ("diverged", "failed")
-# What a run keeps in its own folder, where no other run lies.
+# These runs are listed last and enter no mean: resuming them unchanged does not help.
+_FAILED = ("diverged", "failed")
+# Subfolders of a run's folder; other runs are not looked for in these.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
-# Primary configs by the names that wgan-train hands on to Hydra: its own, and a run's saved one.
+# Values of --config-name that wgan-train passes to Hydra: its own config, and the saved config of
+# another run.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
 T = TypeVar("T")
@@ -32,12 +33,12 @@ T = TypeVar("T")
 
 @dataclass
 class Run:
-    """One run: its folder, its `name` in tables, and what its files say.
+    """One run: its folder, its `name` in tables, and the contents of its files.
 
-    `state`, `message`, `step`, `steps`, `seconds` and `final` (tag to finite number) are
-    `status.json`'s, but that a running run whose process is gone is cut off. `config` is empty
-    where `config.yaml` cannot be read, `words` what was typed, `argv` the command line of the
-    process.
+    `state`, `message`, `step`, `steps`, `seconds`, `ended` and `final` (tag to finite number) come
+    from `status.json`; but a run that is recorded as running and whose process is gone has the
+    state "cut off". `config` is `config.yaml`, empty where it cannot be read. `overrides` are the
+    typed ones, `argv` is the command line of the process.
     """
 
     folder: Path
@@ -50,106 +51,107 @@ class Run:
     ended: str = ""
     final: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
     argv: list[str] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
-        """Whether all its steps are done; no other run enters a mean."""
+        """Whether all steps are done; only finished runs enter a mean."""
         return self.state == "finished"
 
     @property
-    def lost(self) -> bool:
-        """Whether it diverged or failed."""
-        return self.state in LOST
+    def failed(self) -> bool:
+        """Whether the run diverged or failed."""
+        return self.state in _FAILED
 
     @property
-    def typed(self) -> dict[str, str]:
-        """Key to value, as typed; a later word for a key replaces an earlier one."""
-        pairs = (word.lstrip("+").partition("=") for word in self.words)
-        return {key: value for key, sign, value in pairs if sign}
+    def override_values(self) -> dict[str, str]:
+        """The overrides as key to value, both text; the last override of a key wins."""
+        pairs = (override.lstrip("+").partition("=") for override in self.overrides)
+        return {key: value for key, equals, value in pairs if equals}
 
     @cached_property
     def settings(self) -> dict[str, Hashable]:
-        """Dotted key to value of all that is trained but the seed; see `flat_settings`."""
-        return _tried(lambda: flat_settings(self.config, self.typed), {})
+        """Dotted key to value of every setting but the seed; see `flat_settings`."""
+        return _tried(lambda: flat_settings(self.config, self.override_values), {})
 
     @property
     def seed(self) -> Any:
-        """From the config, else as typed, else the default."""
-        return self.config.get("seed", as_value(self.typed.get("seed", "0")))
+        """The seed: from the config, else from the overrides, else the default."""
+        return self.config.get("seed", parse_value(self.override_values.get("seed", "0")))
 
     @property
     def command(self) -> str:
-        """What repeats the run, quoted for a shell.
+        """The command line that repeats the run, quoted for a shell.
 
-        Of one that began from a saved config, which its words only change, the run's own config.
+        A run that started from another run's saved config is repeated from its own saved config, as
+        its overrides alone do not define it.
         """
-        primary, own = self._flag("--config-name"), self._flag("--config-dir")
+        primary, config_dir = self._flag("--config-name"), self._flag("--config-dir")
         if primary == _SAVED:
-            own = readable(str(self.folder.absolute()))
-            flags = ["--config-dir", own, "--config-name", "config"]
+            config_dir = readable(str(self.folder.absolute()))
+            flags = ["--config-dir", config_dir, "--config-name", "config"]
             return shlex.join(["wgan-train", *flags])
-        flags = ["--config-dir", own] if own else []
+        flags = ["--config-dir", config_dir] if config_dir else []
         flags += ["--config-name", primary] if primary not in (None, _PRIMARY) else []
-        return shlex.join(["wgan-train", *flags, *self.words])
+        return shlex.join(["wgan-train", *flags, *self.overrides])
 
     @cached_property
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Tag to steps and finite values (n,), from `metrics.jsonl`, steps rising."""
-        found: dict[str, dict[int, float]] = {}
+        """Tag to steps and finite values, (n,) each, from `metrics.jsonl`; steps increase."""
+        by_tag: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
-        # No run has more steps than a float can count.
+        # A larger step means a damaged file: float64 cannot represent it exactly.
         for point in (point for point in points if 0 <= point["step"] < 2**53):
             for tag, value in point.items():
                 number = _number(value, float)
                 if tag != "step" and number is not None:
-                    found.setdefault(readable(tag), {})[int(point["step"])] = number
+                    by_tag.setdefault(readable(tag), {})[int(point["step"])] = number
         return {
             tag: (np.array(sorted(curve)), np.array([curve[step] for step in sorted(curve)]))
-            for tag, curve in found.items()
+            for tag, curve in by_tag.items()
         }
 
     @property
     def newest_samples(self) -> Path | None:
-        """The newest picture in `samples/`, if there is one."""
-        found: list[Path] = _tried(lambda: list(self.folder.glob("samples/step_*.png")), [])
-        return max(found, default=None)
+        """The newest picture in `samples/`, or None."""
+        pictures: list[Path] = _tried(lambda: list(self.folder.glob("samples/step_*.png")), [])
+        return max(pictures, default=None)
 
     def _flag(self, name: str) -> str | None:
-        """What followed a flag when the run was started, which hands its flags on at the end."""
-        words = (
-            self.argv[len(self.argv) - self.argv[::-1].index(name) :] if name in self.argv else []
-        )
-        return words[0] if words else None
+        """Return the argument after the last occurrence of a flag in `argv`, or None.
+
+        The last one counts, as wgan-train appends the flags that it passes to Hydra.
+        """
+        return dict(zip(self.argv, self.argv[1:], strict=False)).get(name)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Every run in or below the paths, in the order of their names, each once.
+    """Return every run in or below the paths once, sorted by name.
 
-    A folder with `status.json` or `config.yaml` is a run, also by a link to it. Files that are
-    missing, broken or half written raise nothing: such a run is listed with what can be read.
+    A folder with `status.json` or `config.yaml` is a run; a link to such a folder counts too.
+    Missing, broken or half-written files raise nothing: the run has what can be read.
     """
     folders: dict[str, Path] = {}
     for path in paths:
         for folder in _run_folders(path):
             folders.setdefault(os.path.realpath(folder), folder)
-    places = [Path(os.path.realpath(path)) for path in paths]
-    base = Path(os.path.commonpath(places)) if places else Path()
+    roots = [os.path.realpath(path) for path in paths]
+    base = Path(os.path.commonpath(roots)) if roots else Path()
     if str(base) in folders:
         base = base.parent
-    runs = [_read(folder, _name(Path(real), base)) for real, folder in folders.items()]
+    runs = [_read(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
     return sorted(runs, key=lambda run: natural(run.name))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that puts job 2 before job 10."""
+    """Return a sort key by which job 2 comes before job 10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def readable(node: Any) -> Any:
-    """The node with every text in it such that a file can hold it: JSON can spell half a sign."""
+    """Replace characters that cannot be written to a file: JSON may hold lone surrogates."""
     if isinstance(node, str):
         return node.encode(errors="replace").decode()
     if isinstance(node, dict):
@@ -158,20 +160,16 @@ def readable(node: Any) -> Any:
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    for place, below, files in os.walk(path):
-        run = STATUS in files or CONFIG in files
-        # What else a link leads to may be a whole disk, or the folder that it is in.
-        links = [link for link in (Path(place, name) for name in below) if link.is_symlink()]
+    for parent, below, files in os.walk(path):
+        is_run = STATUS in files or CONFIG in files
+        # Follow links to runs only: another link may lead to a whole disk, or in a circle.
+        links = [link for link in (Path(parent, name) for name in below) if link.is_symlink()]
         yield from (link for link in sorted(links) if RunFolder(link).holds_run())
         below[:] = sorted(
-            name for name in below if not name.startswith(".") and not (run and name in _INNER)
+            name for name in below if not name.startswith(".") and not (is_run and name in _INNER)
         )
-        if run:
-            yield Path(place)
-
-
-def _name(folder: Path, base: Path) -> str:
-    return os.path.relpath(folder, base)
+        if is_run:
+            yield Path(parent)
 
 
 def _read(path: Path, name: str) -> Run:
@@ -179,17 +177,17 @@ def _read(path: Path, name: str) -> Run:
     status = read_status(path)
     gone = status.running and folder.left()
     if gone:
-        # It may have ended since its status was read.
+        # The run may have ended since the first read.
         status = read_status(path)
-    run = Run(path, readable(name), words=_tried(lambda: readable(folder.read_overrides()), []))
+    run = Run(path, readable(name), overrides=_tried(lambda: readable(folder.read_overrides()), []))
     run.argv = _tried(lambda: readable(read_command(path)), [])
     run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
     run.state = status.state or "unknown"
     run.message = " ".join(status.message.split())
     if gone and status.running:
         run.state = CUT_OFF
-        again = f"its process is gone; resume={readable(str(path))} goes on with it"
-        run.message = f"{run.message} {again}".strip()
+        hint = f"its process is gone; resume={readable(str(path))} continues it"
+        run.message = f"{run.message} {hint}".strip()
     run.ended = status.ended or ""
     run.step = status.step
     run.steps = status.steps or _number(run.config.get("steps"), int)
@@ -202,18 +200,18 @@ def _read(path: Path, name: str) -> Run:
 
 
 def _number(value: Any, kind: type[T]) -> T | None:
-    """A finite number of this kind, or None."""
+    """Return the value as a finite number of this type, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
-    # A whole number that no float can hold.
+    # An integer that is too large for a float.
     except OverflowError:
         return None
 
 
 def _tried(read: Callable[[], T], otherwise: T) -> T:
-    """What `read` gives; `otherwise` where a file is not what a run writes, however it is not."""
+    """Return what `read` returns, or `otherwise` where a file is damaged in any way."""
     try:
         return read()
     except Exception:

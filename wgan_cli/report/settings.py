@@ -1,10 +1,10 @@
-"""A run's settings as flat, comparable values, and the words that set them."""
+"""Flatten a run's settings into comparable values, and format them as overrides."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ import yaml
 from wgan_cli.config import GROUPS
 from wgan_cli.validation import flatten
 
-# When a run looks at itself, and how its files come in: none changes what is trained.
+# Cadences, paths and the like: none changes what is trained.
 _BOOKKEEPING = (
     "seed",
     "log_every",
@@ -29,35 +29,35 @@ _BOOKKEEPING = (
     "dataset.in_memory",
     "dataset.recommended",
 )
-# Where a known set's files are is no setting; of one's own images it says which they are.
-_OWN_IMAGES = "image_folder"
-# What stands for a value that a run does not have.
+# The path of a known data set's files does not matter; with this option the path is the data set.
+_IMAGE_FOLDER = "image_folder"
+# Stands for a value that a run does not have.
 ABSENT = "–"
 
 
-def flat_settings(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Hashable]:
-    """Dotted key to value of all that is trained but the seed, a group's name to its option's.
+def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Hashable]:
+    """Return dotted key to value of every setting that affects training, without the seed.
 
-    Of a run without a config, what was `typed`.
+    A group's key has the name of its option as value. Without a config, use the typed `overrides`.
     """
     flat: dict[str, Hashable] = {}
     for key, node in config.items():
         if key in GROUPS and isinstance(node, dict):
-            flat[key] = str(typed.get(key) or node.get("name") or node.get("_target_"))
+            flat[key] = str(overrides.get(key) or node.get("name") or node.get("_target_"))
             node = {name: value for name, value in node.items() if name not in ("name", "_target_")}
             if not node:
                 continue
         flat |= {name: _comparable(leaf) for name, leaf in flatten(node, key).items()}
     if not config:
-        flat = {key: _comparable(as_value(text)) for key, text in typed.items()}
+        flat = {key: _comparable(parse_value(text)) for key, text in overrides.items()}
     return {key: value for key, value in flat.items() if not _is_bookkeeping(key, flat)}
 
 
 def read_yaml(text: str) -> Any:
-    """What YAML text holds. Raises YAMLError."""
-    # A run's own file has no aliases, and a few of them can stand for gigabytes.
+    """Parse YAML text. Raises `YAMLError`."""
+    # Files written by a run have no aliases; refuse them, as a few can expand to gigabytes.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
-        raise yaml.YAMLError("aliases")
+        raise yaml.YAMLError("aliases are not allowed")
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -65,16 +65,16 @@ def read_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def as_value(text: str) -> Any:
-    """A typed value as a config holds it: 1e-4 is a number, true is true."""
+def parse_value(text: str) -> Any:
+    """Parse the value of an override as a config would: `1e-4` is a number, `true` a boolean."""
     try:
         return read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
-def shown(value: Any) -> str:
-    """A setting's value as it is typed."""
+def value_text(value: Any) -> str:
+    """Format a setting's value as in an override."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -82,15 +82,16 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def in_words(keys: Sequence[str], values: Sequence[Any]) -> str:
-    """`loss=hinge clip=0.01`; what a run has no value for is left out."""
-    pairs = zip(keys, values, strict=True)
-    return " ".join(f"{key}={shown(value)}" for key, value in pairs if value != ABSENT)
+def overrides_text(values: Mapping[str, Any]) -> str:
+    """Format settings as overrides, `loss=hinge clip=0.01`; leave `ABSENT` values out."""
+    return " ".join(
+        f"{key}={value_text(value)}" for key, value in values.items() if value != ABSENT
+    )
 
 
 def _is_bookkeeping(key: str, flat: Mapping[str, Hashable]) -> bool:
     if key == "dataset.root":
-        return flat.get("dataset") != _OWN_IMAGES
+        return flat.get("dataset") != _IMAGE_FOLDER
     return any(key == name or key.startswith(f"{name}.") for name in _BOOKKEEPING)
 
 
@@ -101,7 +102,7 @@ def _comparable(value: Any) -> Hashable:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML with omegaconf's numbers, eighteen times as fast: there may be hundreds of files."""
+    """Parses numbers as omegaconf does, but 18 times as fast: there may be hundreds of files."""
 
 
 _Loader.add_implicit_resolver(

@@ -1,45 +1,45 @@
-"""What a search tries first: the defaults, as far as its space holds them."""
+"""The first trial of a search: the default settings, where the space includes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from wgan_cli.search.space import Choices, Range, Search, Value, word
+from wgan_cli.search.space import Choices, Range, Search, Value, value_text
 
 
-def defaults_in(search: Search, config: Mapping[str, Any]) -> dict[str, Value]:
-    """The settings searched that a filled config has within their ranges, with its values."""
-    found: dict[str, Value] = {}
+def default_values(search: Search, config: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the values of a filled config for the searched settings whose ranges include them."""
+    defaults: dict[str, Value] = {}
     for key, entry in search.settings.items():
-        for same in _within(entry, _value(config, key)):
-            found[key] = same
-    return found
+        value = _config_value(config, key)
+        if isinstance(entry, Choices):
+            for choice in entry.values():
+                if value_text(choice) == value_text(value):
+                    defaults[key] = choice
+        elif _in_range(entry, value):
+            defaults[key] = int(value) if entry.integer else float(value)
+    return defaults
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    """A setting's value; a group's is its option's name."""
+def _config_value(config: Mapping[str, Any], key: str) -> Any:
+    """Return a setting's value; for a group, the name of its option."""
     node: Any = config
-    *above, last = key.split(".")
-    for part in above:
-        node = node.get(part) if isinstance(node, Mapping) else None
+    *groups, last = key.split(".")
+    for group in groups:
+        node = node.get(group) if isinstance(node, Mapping) else None
     value = node.get(last) if isinstance(node, Mapping) else None
-    if value is None and len(above) > 1:
-        # As optimizer.critic.lr, which takes optimizer.lr where it is null.
-        return _value(config, ".".join([*above[:-1], last]))
+    if value is None and len(groups) > 1:
+        # A null optimizer.critic.lr means optimizer.lr.
+        return _config_value(config, ".".join([*groups[:-1], last]))
     return value.get("name") if isinstance(value, Mapping) else value
 
 
-def _within(entry: Range | Choices, value: Any) -> list[Value]:
-    """The entry's own value that is this one, if there is one."""
-    if isinstance(entry, Choices):
-        return [choice for choice in entry.ends() if word(choice) == word(value)]
+def _in_range(entry: Range, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return []
-    if not entry.low <= value <= entry.high or (entry.whole and value != int(value)):
-        return []
+        return False
+    if not entry.low <= value <= entry.high or (entry.integer and value != int(value)):
+        return False
     steps = (value - entry.low) / entry.step if entry.step else 0.0
-    # A step of 0.1 is none of a float's.
-    if abs(steps - round(steps)) > 1e-9:
-        return []
-    return [int(value) if entry.whole else float(value)]
+    # With a tolerance, as a step such as 0.1 is not exact in floating point.
+    return abs(steps - round(steps)) <= 1e-9

@@ -1,9 +1,11 @@
-"""A search from its first trial to its last, whatever happens to the trials."""
+"""Run the trials of a search, one after another, until their total number is reached."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,135 +19,142 @@ from wgan_cli.errors import (
 )
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.printing import counted, trial_line
-from wgan_cli.search.space import Search, Value, as_words
+from wgan_cli.search.printing import trial_line, trials_text
+from wgan_cli.search.space import Search, Value, as_overrides
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudyFacts, facts_of
-from wgan_cli.search.trial_process import PAUSE, STOPPED, Course, Ending, carry_out
-from wgan_cli.search.trials import Claim, NoneFree, claim
+from wgan_cli.search.study import (
+    FAILED,
+    FINISHED,
+    PRUNED,
+    REASON,
+    StudySummary,
+    summarize_study,
+)
+from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, Outcome, run_trial
+from wgan_cli.search.trials import ClaimedTrial, claim_trial
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
-# The command that trains these words in this folder.
-Command = Callable[[Sequence[str], Path], Sequence[str]]
+# Makes the command line that trains with these overrides in this folder.
+TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 
 
-class Searching:
-    """Carries out the trials of the search begun in a folder.
+@dataclass
+class SearchLoop:
+    """Runs the trials of the search that a folder holds.
 
-    `command` makes a trial's command line, `asked` gives the error by which the search is to end,
-    `say` prints a line, `first` has values for trial 0.
+    `command` makes a trial's command line. `stop_error` returns the error that a stop signal asks
+    for, or None. `print_line` prints progress. `first_values` are settings for trial 0.
     """
 
-    def __init__(
-        self,
-        folder: SearchFolder,
-        command: Command,
-        asked: Callable[[], WganError | None],
-        say: Callable[[str], None],
-        first: Mapping[str, Value] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.search, _, _ = folder.read()
-        self.command = command
-        self.asked = asked
-        self.say = say
-        self.first = first
+    folder: SearchFolder
+    command: TrialCommand
+    stop_error: Callable[[], WganError | None]
+    print_line: Callable[[str], None]
+    first_values: Mapping[str, Value] | None = None
 
-    def run(self) -> StudyFacts:
-        """Carry out trials until the total is reached, by this process and others.
+    @cached_property
+    def search(self) -> Search:
+        """The search, as the folder holds it at the start."""
+        return self.folder.read()[0]
 
-        Raises what `asked` gives, `DiskError`, and what every other trial would fail by:
-        `DataError` before any has finished, `ConfigError` for a metric that a run does not measure
-        and for a trial's folder that holds another study's run.
-        A trial under way then stays running by the study, to be taken up by the next start.
+    def run(self) -> StudySummary:
+        """Run trials until this process and others have reached the total.
+
+        Raises the stop error; `DiskError`; and errors that every further trial would meet:
+        `DataError` before any trial has finished, `ConfigError` for a metric that runs do not
+        measure or for a trial's folder that holds another study's run. Except for the metric and
+        unreadable data, the current trial stays recorded as running, and the next start resumes it.
         """
         from optuna.exceptions import StorageInternalError
 
         study = open_study(self.folder)
         try:
-            self._all_trials(study)
-            return facts_of(self.folder, study)
+            self._run_trials(study)
+            return summarize_study(self.folder, study)
         except StorageInternalError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise DiskError(f"The study cannot be read or written: {reason}") from None
 
-    def _all_trials(self, study: Study) -> None:
-        told = False
+    def _run_trials(self, study: Study) -> None:
+        waiting = False
         while True:
-            self._stop_if_asked()
-            found = claim(self.folder, study, self.search, self.first)
-            if isinstance(found, Claim):
-                with found.lock:
-                    self._one_trial(study, found)
+            self._raise_stop_error()
+            claimed = claim_trial(self.folder, study, self.search, self.first_values)
+            if isinstance(claimed, ClaimedTrial):
+                with claimed.lock:
+                    self._run_trial(study, claimed)
                 continue
-            if not found.elsewhere:
+            if not claimed.running_elsewhere:
                 return
-            if not told:
-                self.say(_waiting(found))
-                told = True
-            time.sleep(PAUSE)
+            if not waiting:
+                others = trials_text(claimed.running_elsewhere)
+                self.print_line(
+                    f"No trial is left to start; waiting for {others} in other processes."
+                )
+                waiting = True
+            time.sleep(POLL_SECONDS)
 
-    def _one_trial(self, study: Study, found: Claim) -> None:
-        trial, number = found.trial, found.trial.number
+    def _run_trial(self, study: Study, claimed: ClaimedTrial) -> None:
+        trial, number = claimed.trial, claimed.trial.number
         run = RunFolder(self.folder.trial(number))
-        words = [*self.search.words, *as_words(found.values)]
-        if found.again:
-            self.folder.refuse_foreign(number, words)
-            self.say(f"  #{number} is taken up where it was left.")
-        course = Course(run, self.search.metric)
-        before = set(study.get_trials(deepcopy=False)[number].intermediate_values)
+        overrides = [*self.search.words, *as_overrides(claimed.values)]
+        if claimed.resumed:
+            self.folder.refuse_foreign_run(number, overrides)
+            self.print_line(f"  #{number} is resumed.")
+        metric = MetricReader(run, self.search.metric)
+        reported = set(study.get_trials(deepcopy=False)[number].intermediate_values)
 
         def report(step: int, value: float) -> bool:
-            if step not in before:
+            if step not in reported:
                 trial.report(value, step)
             return trial.should_prune()
 
-        ending = carry_out(self.command(words, run.path), course, found.lock, report, self.asked)
-        if ending.state == STOPPED:
-            self._stop_if_asked()
-            raise _stopped_by_another(ending, number)
-        if ending.code == DiskError.exit_code:
-            raise DiskError(ending.reason)
-        self._tell(study, found, ending)
-        facts = facts_of(self.folder, study)
-        self.say(trial_line(facts.trials[number], facts.best))
-        _refuse_what_all_fail_by(ending, course, self.search, facts)
+        command = self.command(overrides, run.path)
+        outcome = run_trial(command, metric, claimed.lock, report, self.stop_error)
+        if outcome.state == STOPPED:
+            self._raise_stop_error()
+            raise _stopped_by_others(outcome, number)
+        if outcome.code == DiskError.exit_code:
+            raise DiskError(outcome.reason)
+        _record(study, claimed, outcome)
+        summary = summarize_study(self.folder, study)
+        self.print_line(trial_line(summary.trials[number], summary.best))
+        _refuse_common_failure(outcome, metric, self.search, summary)
 
-    def _tell(self, study: Study, found: Claim, ending: Ending) -> None:
-        from optuna.trial import TrialState
-
-        if ending.state == FINISHED:
-            study.tell(found.trial, ending.value)
-        elif ending.state == PRUNED:
-            study.tell(found.trial, state=TrialState.PRUNED)
-        else:
-            found.trial.set_user_attr(REASON, ending.reason)
-            study.tell(found.trial, state=TrialState.FAIL)
-
-    def _stop_if_asked(self) -> None:
-        error = self.asked()
+    def _raise_stop_error(self) -> None:
+        error = self.stop_error()
         if error is not None:
             raise error
 
 
-def _refuse_what_all_fail_by(
-    ending: Ending, course: Course, search: Search, facts: StudyFacts
+def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
+    """Record how a trial ended in the study."""
+    from optuna.trial import TrialState
+
+    if outcome.state == FINISHED:
+        study.tell(claimed.trial, outcome.value)
+    elif outcome.state == PRUNED:
+        study.tell(claimed.trial, state=TrialState.PRUNED)
+    else:
+        claimed.trial.set_user_attr(REASON, outcome.reason)
+        study.tell(claimed.trial, state=TrialState.FAIL)
+
+
+def _refuse_common_failure(
+    outcome: Outcome, metric: MetricReader, search: Search, study: StudySummary
 ) -> None:
-    if ending.code == DataError.exit_code and not facts.count(FINISHED):
-        raise DataError(ending.reason)
-    if ending.state == FAILED and not ending.code and not course.values:
-        there = ", ".join(sorted(course.tags - {"step"}))
-        raise ConfigError(f"metric: {search.metric}: a run measured no such tag, only {there}.")
+    """Raise the error of a failure that all further trials would share."""
+    if outcome.code == DataError.exit_code and not study.count(FINISHED):
+        raise DataError(outcome.reason)
+    if outcome.state == FAILED and not outcome.code and not metric.values:
+        measured = ", ".join(sorted(metric.tags - {"step"}))
+        raise ConfigError(f"metric: {search.metric}: a run measured no such tag, only {measured}.")
 
 
-def _stopped_by_another(ending: Ending, number: int) -> WganError:
+def _stopped_by_others(outcome: Outcome, number: int) -> WganError:
     message = f"Trial {number} was asked to stop, and saved itself."
-    if ending.code == InterruptedRunError.exit_code:
+    if outcome.code == InterruptedRunError.exit_code:
         return InterruptedRunError(message)
     return PreemptedError(message)
-
-
-def _waiting(found: NoneFree) -> str:
-    return f"No trial is left to begin; waiting for {counted(found.elsewhere)} of other processes."

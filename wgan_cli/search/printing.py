@@ -1,4 +1,4 @@
-"""What a search prints: a line a trial, and its last words."""
+"""What a search prints: a line for each trial, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -6,57 +6,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.search.space import word
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, StudyFacts, TrialFacts
+from wgan_cli.search.space import value_text
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, StudySummary, TrialSummary
 
 _LISTED = 10
 
 
-def trial_line(trial: TrialFacts, best: TrialFacts | None) -> str:
-    """A trial that has ended, and the best until now."""
-    value = trial.reason if trial.state == FAILED else short(trial.value)
-    line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {settings(trial.params)}"
+def trial_line(trial: TrialSummary, best: TrialSummary | None) -> str:
+    """Return the line for a trial that has ended, with the best trial so far."""
+    value = trial.reason if trial.state == FAILED else _short(trial.value)
+    line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {_settings(trial.params)}"
     if best is None:
         return line
-    return f"{line}  (best {short(best.value)}, #{best.number})"
+    return f"{line}  (best {_short(best.value)}, #{best.number})"
 
 
-def last_words(facts: StudyFacts, runs: Mapping[int, Path], command: str) -> str:
-    """The best trials, how the others ended, and the command that trains the best setting.
+def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -> str:
+    """Return how the trials ended, the best of them, and how to repeat the best.
 
-    `runs` has the folder of each trial, `command` trains the best.
+    `runs` maps trial numbers to run folders; `command` trains the best settings.
     """
-    counts = ", ".join(f"{facts.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
-    lines = [f"\n{counted(len(facts.trials))}: {counts}. {facts.metric}, the best first:", ""]
-    for trial in facts.ranked[:_LISTED]:
-        lines.append(f"  #{trial.number:<4} {short(trial.value):<8}  {settings(trial.params)}")
-    best = facts.best
+    counts = ", ".join(f"{study.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
+    lines = [f"\n{trials_text(len(study.trials))}: {counts}. {study.metric}, the best first:", ""]
+    for trial in study.ranked[:_LISTED]:
+        lines.append(f"  #{trial.number:<4} {_short(trial.value):<8}  {_settings(trial.params)}")
+    best = study.best
     if best is None:
         return "\n".join([*lines[:1], "  none finished"])
-    if facts.importances:
-        shares = ", ".join(f"{key} {share:.0%}" for key, share in facts.importances.items())
-        lines += ["", f"  what mattered  {shares}"]
+    if study.importances:
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in study.importances.items())
+        lines += ["", f"  importances    {shares}"]
     lines += [
         "",
         f"  the best run   {runs[best.number]}",
-        f"  once more      {command}",
-        "  One seed chose it: try it over others (-m … seed=1,2,3) before believing it.",
+        f"  to repeat it   {command}",
+        "  It was chosen on one seed: try it on others (-m … seed=1,2,3) before you trust it.",
     ]
     return "\n".join(lines)
 
 
-def counted(trials: int) -> str:
-    """So many trials."""
-    return f"{trials} trial{'s' * (trials != 1)}"
+def trials_text(count: int) -> str:
+    """Return "1 trial", "2 trials" and so on."""
+    return f"{count} trial{'s' * (count != 1)}"
 
 
-def settings(params: Mapping[str, Any]) -> str:
-    """Settings as words, numbers to four digits."""
-    return " ".join(f"{key}={short(value)}" for key, value in params.items())
+def _settings(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_short(value)}" for key, value in params.items())
 
 
-def short(value: Any) -> str:
-    """A number to four digits, anything else as it is typed; – for none."""
+def _short(value: Any) -> str:
+    """Format a float to four digits, None as a dash, and anything else as in an override."""
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else word(value)
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -1,4 +1,4 @@
-"""What a search is: the number it improves, the settings it tries, and how; read from YAML."""
+"""The definition of a search in YAML: its metric, its space of settings, and how to search it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """What proposes settings. The same seed proposes the same where the trials ended alike."""
+    """The sampler. With the same seed and the same earlier results, it proposes the same."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)
@@ -30,9 +30,10 @@ class SamplerConfig:
 
 @dataclass
 class PrunerConfig:
-    """What ends a trial early: median ends one that is worse than half of the finished ones.
+    """The pruner, which ends trials early: `median` ends those worse than half of the finished.
 
-    None before step `first_step`, in generator updates, nor before `warmup_trials` have finished.
+    It prunes no trial before `first_step` (in generator updates), and none before `warmup_trials`
+    have finished.
     """
 
     name: str = setting(default="median", choices=("median", "none"))
@@ -42,7 +43,7 @@ class PrunerConfig:
 
 @dataclass
 class Search:
-    """A search as its YAML gives it. `words` are wgan-train's, the same for every trial."""
+    """A search as its YAML defines it. `words` are overrides for wgan-train in every trial."""
 
     metric: str = setting(default="wasserstein/exact")
     direction: str = setting(default="minimize", choices=("minimize", "maximize"))
@@ -54,107 +55,113 @@ class Search:
 
     @cached_property
     def settings(self) -> dict[str, Range | Choices]:
-        """The space, an object a setting."""
+        """The parsed space, by setting."""
         return {key: _entry(key, node) for key, node in self.space.items()}
 
     def corners(self) -> Iterator[list[str]]:
-        """Words for trials at both ends of every range, in which each choice stands once at least.
+        """Yield overrides for a few trials: both ends of every range and each choice occur in them.
 
-        Types and limits of settings depend on one value at a time, so what composes at these
-        composes everywhere between.
+        Types and limits are checked one setting at a time, so if these trials are valid, all trials
+        between them are.
         """
-        ends = {key: entry.ends() for key, entry in self.settings.items()}
-        for place in range(max(map(len, ends.values()))):
-            chosen = {key: values[min(place, len(values) - 1)] for key, values in ends.items()}
-            yield [*self.words, *as_words(chosen)]
+        extremes = {
+            key: entry.values() if isinstance(entry, Choices) else entry.ends()
+            for key, entry in self.settings.items()
+        }
+        for i in range(max(map(len, extremes.values()))):
+            chosen = {key: values[min(i, len(values) - 1)] for key, values in extremes.items()}
+            yield [*self.words, *as_overrides(chosen)]
 
 
 @dataclass
 class Range:
-    """Numbers from `low` to `high`, both included, on a log scale or in steps where that is said.
+    """Numbers from `low` to `high`, both included, optionally on a log scale or in steps.
 
-    Whole ones where all that is given is whole.
+    They are integers where `low`, `high` and `step` are.
     """
 
     low: float = setting()
     high: float = setting()
     log: bool = setting(default=False)
     step: float | None = setting(default=None, above=0)
-    whole: bool = setting(default=False)
+    integer: bool = setting(default=False)
 
     def ends(self) -> list[Value]:
-        """The lowest and the highest."""
-        return [int(end) if self.whole else end for end in (self.low, self.high)]
+        """Return the lowest and the highest number."""
+        return [int(end) if self.integer else end for end in (self.low, self.high)]
 
-    def tidy(self, value: float) -> float:
-        """The value as it is trained: to six digits, which is what people read and type."""
+    def rounded(self, value: float) -> float:
+        """Round a value to six digits: a trial trains with exactly what is shown and typed."""
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
 
 @dataclass
 class Choices:
-    """Any of these; a list is kept as the word that it makes."""
+    """A choice between values."""
 
     choices: list[Any]
 
-    def ends(self) -> list[Value]:
-        """All of them."""
-        return [word(item) if isinstance(item, list) else item for item in self.choices]
+    def values(self) -> list[Value]:
+        """Return the choices, a list among them as the text of an override."""
+        return [value_text(item) if isinstance(item, list) else item for item in self.choices]
 
 
 def read_search(path: Path) -> Search:
-    """A search from its YAML file. Raises `ConfigError`."""
+    """Read a search from its YAML file. Raises `ConfigError`."""
+    return parse_search(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file. Raises `ConfigError`."""
     try:
-        node = OmegaConf.to_container(OmegaConf.load(path))
+        return OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    return checked(node, path)
 
 
-def checked(node: Any, path: Path) -> Search:
-    """What a file at `path` holds as a search. Raises `ConfigError`."""
+def parse_search(node: Any, path: Path) -> Search:
+    """Check and convert the content of the YAML file at `path`. Raises `ConfigError`."""
     try:
         if not isinstance(node, dict) or not isinstance(node.get("space"), dict):
-            raise ConfigError("a search holds space: with a setting and its range on each line.")
+            raise ConfigError("a search needs space: with a setting and its range on each line.")
         plain = {str(key): value for key, value in node.items()}
         space = {str(key): value for key, value in plain.pop("space").items()}
         search: Search = typed(Search, plain, "")
         search.space = space
         if not search.settings:
-            raise ConfigError("space: holds no setting.")
+            raise ConfigError("space: is empty; it needs at least one setting.")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return search
 
 
-def as_words(values: Mapping[str, Value]) -> list[str]:
-    """wgan-train's words for these settings."""
-    return [f"{key}={word(value)}" for key, value in values.items()]
+def as_overrides(values: Mapping[str, Value]) -> list[str]:
+    """Format settings as overrides for wgan-train."""
+    return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
-def word(value: Any) -> str:
-    """A value as it is typed."""
+def value_text(value: Any) -> str:
+    """Format a value as in an override, floats at full precision."""
     if isinstance(value, list):
-        return f"[{','.join(map(word, value))}]"
-    plain = {None: "null", True: "true", False: "false"}
+        return f"[{','.join(map(value_text, value))}]"
     if value is None or isinstance(value, bool):
-        return plain[value]
+        return {None: "null", True: "true", False: "false"}[value]
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def key_of(text: str) -> str:
-    """The setting that a word is about."""
-    return text.partition("=")[0].lstrip("+~")
+def override_key(override: str) -> str:
+    """Return the setting that an override sets."""
+    return override.partition("=")[0].lstrip("+~")
 
 
-def with_words(search: Search, words: Sequence[str]) -> Search:
-    """The search with these words too: a setting that is typed is fixed, and no longer searched."""
-    named = {key_of(text) for text in words}
-    kept = [text for text in search.words if key_of(text) not in named]
-    space = {key: node for key, node in search.space.items() if key not in named}
+def with_overrides(search: Search, overrides: Sequence[str]) -> Search:
+    """Return the search with further overrides: settings that they fix are no longer searched."""
+    fixed = {override_key(override) for override in overrides}
+    kept = [override for override in search.words if override_key(override) not in fixed]
+    space = {key: node for key, node in search.space.items() if key not in fixed}
     if not space:
-        raise ConfigError("The words typed fix every setting of the space: none is left to search.")
-    return dataclasses.replace(search, words=[*kept, *words], space=space)
+        raise ConfigError("The overrides fix every setting of the space: none is left to search.")
+    return dataclasses.replace(search, words=[*kept, *overrides], space=space)
 
 
 def _entry(key: str, node: Any) -> Range | Choices:
@@ -163,19 +170,19 @@ def _entry(key: str, node: Any) -> Range | Choices:
         return _choices(path, node)
     if not isinstance(node, dict):
         raise ConfigError(
-            f"{path} must be {{low: …, high: …}} or {{choices: […]}}, not {word(node)}."
+            f"{path} must be {{low: …, high: …}} or {{choices: […]}}, not {value_text(node)}."
         )
-    if "whole" in node:
-        raise ConfigError(f"{path}.whole is no setting: whole ends give whole numbers.")
+    if "integer" in node:
+        raise ConfigError(f"{path}.integer is no setting: if low and high are integers, all are.")
     numbers = [node.get(name) for name in ("low", "high", "step")]
-    whole = all(isinstance(number, int) for number in numbers if number is not None)
-    entry: Range = typed(Range, {**node, "whole": whole}, path)
+    integer = all(isinstance(number, int) for number in numbers if number is not None)
+    entry: Range = typed(Range, {**node, "integer": integer}, path)
     if entry.low >= entry.high:
         raise ConfigError(
             f"{path}: low must be below high, and {entry.low:g} is not below {entry.high:g}."
         )
     if entry.log and entry.low <= 0:
-        raise ConfigError(f"{path}: a log scale has no {entry.low:g}; low must be above 0.")
+        raise ConfigError(f"{path}: low must be above 0 on a log scale, not {entry.low:g}.")
     if entry.log and entry.step is not None:
         raise ConfigError(f"{path}: log and step cannot go together; leave one of them out.")
     if entry.step is not None:
@@ -191,12 +198,12 @@ def _entry(key: str, node: Any) -> Range | Choices:
 def _choices(path: str, node: dict[Any, Any]) -> Choices:
     items, others = node["choices"], [key for key in node if key != "choices"]
     if others:
-        raise ConfigError(f"{path}.{others[0]} is no setting: choices stand alone.")
+        raise ConfigError(f"{path}.{others[0]} cannot be combined with choices.")
     if not isinstance(items, list) or len(items) < 2:
-        raise ConfigError(f"{path}.choices must be a list of two values or more.")
+        raise ConfigError(f"{path}.choices must be a list of at least two values.")
     for item in items:
         if isinstance(item, dict) or (isinstance(item, float) and not math.isfinite(item)):
-            raise ConfigError(f"{path}.choices: {item} is no value that can be typed.")
-    if len(set(map(word, items))) < len(items):
-        raise ConfigError(f"{path}.choices holds a value twice.")
+            raise ConfigError(f"{path}.choices: {item} cannot be the value of a setting.")
+    if len(set(map(value_text, items))) < len(items):
+        raise ConfigError(f"{path}.choices contains a value twice.")
     return Choices(items)

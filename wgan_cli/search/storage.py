@@ -1,4 +1,4 @@
-"""Optuna's study of a search: where it is kept, and what proposes and ends trials."""
+"""Open Optuna's study of a search, with its storage, sampler and pruner."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 
 
 def refuse_missing_optuna() -> None:
-    """Raise `ConfigError` where the extra is not installed."""
+    """Raise `ConfigError` where Optuna, an extra, is not installed."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
 
 def refuse_unreachable(url: str) -> None:
-    """Raise `ConfigError` for a database that cannot be opened; a new one gets its tables."""
+    """Raise `ConfigError` for a database that cannot be opened; create the tables of a new one."""
     from optuna.storages import RDBStorage
 
     try:
         RDBStorage(url)
     except Exception as error:
-        # SQLAlchemy and each database's driver have exceptions of their own.
-        raise ConfigError(f"--storage {url} cannot be opened: {_in_short(error)}") from None
+        # SQLAlchemy and each database driver raise their own exceptions.
+        raise ConfigError(f"--storage {url} cannot be opened: {_short(error)}") from None
 
 
-def open_study(folder: SearchFolder, *, reading: bool = False) -> Study:
-    """The study of the search begun in a folder, made where it is new unless only `reading`.
+def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
+    """Open the study of the search in a folder; create it first unless `read_only`.
 
-    Raises `ConfigError` for a storage that cannot be reached, `DiskError` for a broken journal.
+    Raises `ConfigError` for a database that cannot be opened, `DiskError` for a broken journal.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search, name, url = folder.read()
-    if url is not None and not reading:
+    if url is not None and not read_only:
         refuse_unreachable(url)
     try:
-        if reading:
-            return optuna.load_study(study_name=name, storage=_existing(folder, url))
-        _mend(folder)
+        if read_only:
+            return optuna.load_study(study_name=name, storage=_existing_storage(folder, url))
+        _drop_partial_record(folder)
         return optuna.create_study(
             study_name=name,
             storage=_storage(folder, url),
@@ -64,16 +64,17 @@ def open_study(folder: SearchFolder, *, reading: bool = False) -> Study:
     except OSError:
         raise
     except Exception as error:
-        # The journal's reader raises what its broken lines lead to.
-        place = url or folder.journal
-        raise DiskError(f"The study in {place} cannot be read: {_in_short(error)}") from None
+        # Optuna raises many kinds of exceptions for a broken journal.
+        raise DiskError(
+            f"The study in {url or folder.journal} cannot be read: {_short(error)}"
+        ) from None
 
 
 def sampler_for(search: Search, number: int) -> BaseSampler:
-    """What proposes the settings of trial `number`.
+    """Return the sampler that proposes the settings of trial `number`.
 
-    A sampler of one seed for all would propose the same first trials in every process, and again
-    after a restart; so a trial's random numbers follow from the search's seed and its number.
+    Its seed is made from the search's seed and the trial's number. With one seed for all trials,
+    every process would propose the same first trials, and again after each restart.
     """
     import optuna
 
@@ -93,20 +94,20 @@ def _pruner(search: Search) -> BasePruner:
     )
 
 
-def _in_short(error: Exception) -> str:
+def _short(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
 
 
-def _existing(folder: SearchFolder, url: str | None) -> BaseStorage:
-    """The storage, if it is there: opening one would make it."""
-    place = folder.journal if url is None else _sqlite_file(url)
-    if place is not None and not place.is_file():
-        raise FileNotFoundError(place)
+def _existing_storage(folder: SearchFolder, url: str | None) -> BaseStorage:
+    """Return the storage if it exists; opening a missing one would create it."""
+    file = folder.journal if url is None else _sqlite_file(url)
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(file)
     return _storage(folder, url)
 
 
 def _sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite URL, None for other databases."""
+    """Return the file of a SQLite URL, None for other databases."""
     scheme, _, path = url.partition(":///")
     return Path(path.partition("?")[0]) if scheme.startswith("sqlite") else None
 
@@ -119,7 +120,10 @@ def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
         return RDBStorage(url)
 
     class KernelLock(JournalFileOpenLock):
-        """Optuna's own locks outlast a killed process by 30 s, or for ever."""
+        """A lock that the kernel drops with the process.
+
+        Optuna's own locks stay for 30 s after a process is killed, or for ever.
+        """
 
         def __init__(self, path: Path) -> None:
             super().__init__(str(path))
@@ -137,20 +141,20 @@ def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
                 self._lock.close()
                 self._lock = None
 
-    lock = folder.path / f".{folder.journal.name}.lock"
-    return JournalStorage(JournalFileBackend(str(folder.journal), KernelLock(lock)))
+    lock = KernelLock(_journal_lock(folder))
+    return JournalStorage(JournalFileBackend(str(folder.journal), lock))
 
 
-def _mend(folder: SearchFolder) -> None:
-    """Drop a record of the journal that a kill or a full disk left half written.
+def _journal_lock(folder: SearchFolder) -> Path:
+    return folder.path / f".{folder.journal.name}.lock"
 
-    The next record would be written behind it, and the journal could not be read any more.
+
+def _drop_partial_record(folder: SearchFolder) -> None:
+    """Remove the journal's last record where a kill or a full disk left it half written.
+
+    Otherwise the next record would follow on the same line, and the journal would be unreadable.
     """
     if not folder.journal.is_file():
         return
-    with (
-        held(folder.path / f".{folder.journal.name}.lock"),
-        folder.journal.open("r+b") as file,
-    ):
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+    with held(_journal_lock(folder)), folder.journal.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)

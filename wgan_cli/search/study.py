@@ -1,4 +1,4 @@
-"""What a search has found so far, in plain words and numbers: for its last lines and the report."""
+"""Summarize a study without Optuna's types, for the search's printed lines and the report."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
 _STATES = {"COMPLETE": FINISHED, "PRUNED": PRUNED, "FAIL": FAILED}
 REASON = "reason"
-# Below this, importances follow from which trials there happen to be.
-_ENOUGH = 8
+# With fewer finished trials, importances are mostly chance.
+_MIN_FINISHED = 8
 
 
 @dataclass(frozen=True)
-class TrialFacts:
-    """One trial. `course` is the metric by step; a pruned one's value is its last.
+class TrialSummary:
+    """One trial: its settings are `params`, and `history` is the metric by step.
 
-    `state` is finished, pruned, failed or running, which a killed search's trials stay until the
-    search goes on; `reason` says why it failed.
+    `state` is finished, pruned, failed or running; a trial whose search was killed stays running
+    until it is resumed. The `value` of a pruned trial is its last one. `reason` says why a trial
+    failed.
     """
 
     number: int
@@ -35,118 +36,105 @@ class TrialFacts:
     value: float | None
     params: dict[str, Any]
     reason: str = ""
-    course: dict[int, float] = field(default_factory=dict)
+    history: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class StudyFacts:
-    """A study: `asked` trials in all, `importances` by setting (sum 1), the largest first.
+class StudySummary:
+    """A study of `total` trials, of which `trials` exist so far.
 
-    Importances are Optuna's (PED-ANOVA, over finished trials), empty where there are too few.
+    `importances` are Optuna's (PED-ANOVA over finished trials) by setting: they sum to 1, the
+    largest comes first, and there are none where too few trials have finished.
     """
 
     metric: str
     direction: str
-    asked: int
-    trials: tuple[TrialFacts, ...]
+    total: int
+    trials: tuple[TrialSummary, ...]
     importances: dict[str, float]
 
     @property
-    def best(self) -> TrialFacts | None:
+    def best(self) -> TrialSummary | None:
         """The finished trial with the best value, or None."""
         return next(iter(self.ranked), None)
 
     @property
-    def ranked(self) -> list[TrialFacts]:
-        """The finished trials, the best first; of equal ones the earlier."""
+    def ranked(self) -> list[TrialSummary]:
+        """The finished trials, the best first; equal ones in the order of their numbers."""
         sign = 1 if self.direction == "minimize" else -1
-        found = [
-            (sign * trial.value, trial.number, trial)
-            for trial in self.trials
-            if trial.state == FINISHED and trial.value is not None
-        ]
-        return [trial for _, _, trial in sorted(found, key=lambda entry: entry[:2])]
+        finished = [t for t in self.trials if t.state == FINISHED and t.value is not None]
+        return sorted(finished, key=lambda trial: sign * (trial.value or 0.0))
+
+    @property
+    def best_so_far(self) -> dict[int, float]:
+        """The best finished value up to each trial, by number, from the first finished one on."""
+        best: dict[int, float] = {}
+        values: list[float] = []
+        for trial in self.trials:
+            if trial.state == FINISHED and trial.value is not None:
+                values.append(trial.value)
+            if values:
+                best[trial.number] = min(values) if self.direction == "minimize" else max(values)
+        return best
 
     def count(self, state: str) -> int:
-        """How many trials are in this state."""
+        """Return how many trials are in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
-@dataclass(frozen=True)
-class HistoryPoint:
-    """A trial's value, None where it has none, and the best of the finished ones until then."""
+def read_study(folder: Path) -> StudySummary | None:
+    """Return a summary of the search in `folder`, or None where it cannot be read.
 
-    number: int
-    state: str
-    value: float | None
-    best: float | None
-
-
-def history(facts: StudyFacts) -> list[HistoryPoint]:
-    """A point a trial, in order."""
-    points: list[HistoryPoint] = []
-    best: float | None = None
-    better = min if facts.direction == "minimize" else max
-    for trial in facts.trials:
-        if trial.state == FINISHED and trial.value is not None:
-            best = trial.value if best is None else better(best, trial.value)
-        points.append(HistoryPoint(trial.number, trial.state, trial.value, best))
-    return points
-
-
-def read_study(folder: Path) -> StudyFacts | None:
-    """The study of the search in `folder`; None where there is none that can be read.
-
-    Also None where Optuna is not installed. Never writes, never raises.
+    Also None where Optuna is not installed. Never writes and never raises.
     """
-    place = SearchFolder(folder)
+    search_folder = SearchFolder(folder)
     try:
         from wgan_cli.search.storage import open_study
 
-        return facts_of(place, open_study(place, reading=True))
+        return summarize_study(search_folder, open_study(search_folder, read_only=True))
     except Exception:
-        # Whatever an editor, a kill or another version left: a page about runs goes without it.
+        # The files may be damaged in any way; the report then leaves the study out.
         return None
 
 
-def facts_of(folder: SearchFolder, study: Study) -> StudyFacts:
-    """What an open study holds."""
+def summarize_study(folder: SearchFolder, study: Study) -> StudySummary:
+    """Summarize an open study."""
     search, _, _ = folder.read()
-    trials = tuple(trial_facts(trial, search) for trial in study.get_trials(deepcopy=False))
-    # A smaller total may be noted while a process goes on to its own.
-    asked = max(search.trials, len(trials))
-    return StudyFacts(search.metric, search.direction, asked, trials, _importances(study, trials))
+    trials = tuple(_summarize_trial(trial, search) for trial in study.get_trials(deepcopy=False))
+    # The saved total may have been lowered while a process still works towards a larger one.
+    total = max(search.trials, len(trials))
+    return StudySummary(search.metric, search.direction, total, trials, _importances(study, trials))
 
 
-def trial_facts(trial: FrozenTrial, search: Search) -> TrialFacts:
-    """One of Optuna's trials, its settings as they are trained."""
+def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
+    """Summarize one of Optuna's trials, its settings rounded as they are trained."""
     value, params = trial.value, dict(trial.params)
     for key, entry in search.settings.items():
         if isinstance(entry, Range) and isinstance(params.get(key), float):
-            params[key] = entry.tidy(params[key])
-    return TrialFacts(
+            params[key] = entry.rounded(params[key])
+    return TrialSummary(
         number=trial.number,
         state=_STATES.get(trial.state.name, RUNNING),
         value=value if value is not None and math.isfinite(value) else None,
         params=params,
         reason=str(trial.user_attrs.get(REASON, "")),
-        course=dict(sorted(trial.intermediate_values.items())),
+        history=dict(sorted(trial.intermediate_values.items())),
     )
 
 
-def _importances(study: Study, trials: tuple[TrialFacts, ...]) -> dict[str, float]:
+def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, float]:
     from optuna.importance import get_param_importances
 
     finished = [trial for trial in trials if trial.state == FINISHED]
     settings = {key for trial in finished for key in trial.params}
-    varied = {k for k in settings if len({repr(t.params.get(k)) for t in finished}) > 1}
-    if len(finished) < _ENOUGH or len(varied) < 2:
+    varying = {k for k in settings if len({repr(t.params.get(k)) for t in finished}) > 1}
+    if len(finished) < _MIN_FINISHED or len(varying) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study, params=sorted(varied))
+            importances = get_param_importances(study, params=sorted(varying))
         except (ValueError, RuntimeError):
             return {}
-    shares = {key: float(share) for key, share in found.items()}
+    shares = {key: float(share) for key, share in importances.items()}
     return shares if all(map(math.isfinite, shares.values())) else {}

@@ -1,4 +1,4 @@
-"""One trial: wgan-train in a process of its own, whose metrics are followed while it runs."""
+"""Run one trial: `wgan-train` in a process of its own, whose metric is read while it runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from wgan_cli.search.study import FAILED, FINISHED, PRUNED
 
 CONSOLE = "console.log"
 STOPPED = "stopped"
-# Seconds between two looks at a trial, and those that one which is told to end has for saving.
-PAUSE = 0.2
-PATIENCE = 30.0
+# Seconds between two readings of a trial's metric.
+POLL_SECONDS = 0.2
+# How long a trial that was asked to stop may take to save itself before it is killed.
+_STOP_SECONDS = 30.0
 _RESUMABLE = (PreemptedError.exit_code, InterruptedRunError.exit_code)
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """How a trial ended: finished with a value, pruned, failed for a reason, or stopped.
 
-    A stopped one saved itself, or can be taken up from its newest checkpoint. `code` is the
-    process's exit code.
+    A stopped trial can be resumed from its newest checkpoint. `code` is the exit code.
     """
 
     state: str
@@ -38,28 +38,28 @@ class Ending:
     code: int = 0
 
 
-class Course:
-    """The metric of a run by step, read from its `metrics.jsonl` as that grows.
+class MetricReader:
+    """Reads a run's metric by step from its growing `metrics.jsonl`.
 
-    `tag` is a key of those lines, or one without the sample count at its end.
+    `tag` is a key of that file; the sample count at its end may be left out.
     """
 
     def __init__(self, run: RunFolder, tag: str) -> None:
         self.run = run
         self._tag = re.compile(rf"{re.escape(tag)}(_\d+k?)?")
-        self._seen: tuple[int, int] | None = None
+        self._last_stat: tuple[int, int] | None = None
         self.values: dict[int, float] = {}
         self.tags: set[str] = set()
 
-    def news(self) -> Iterator[tuple[int, float]]:
-        """The finite values at steps that were not there before, NaN and infinite ones left out."""
+    def new_values(self) -> Iterator[tuple[int, float]]:
+        """Yield step and value of new steps, without NaN and infinite values."""
         try:
             file = (self.run.path / METRICS).stat()
         except FileNotFoundError:
             return
-        if (file.st_mtime_ns, file.st_size) == self._seen:
+        if (file.st_mtime_ns, file.st_size) == self._last_stat:
             return
-        self._seen = (file.st_mtime_ns, file.st_size)
+        self._last_stat = (file.st_mtime_ns, file.st_size)
         for point in self.run.read_metrics():
             self.tags.update(point)
             step = int(point["step"])
@@ -70,41 +70,39 @@ class Course:
                 if math.isfinite(value):
                     yield step, value
 
-    def last(self) -> float | None:
-        """The newest value."""
-        return self.values[max(self.values)] if self.values else None
 
-
-def carry_out(
+def run_trial(
     command: Sequence[str],
-    course: Course,
+    metric: MetricReader,
     lock: TextIO,
     report: Callable[[int, float], bool],
-    asked: Callable[[], object],
-) -> Ending:
-    """Run the command to its end, and tell `report` each new value; returns how it ended.
+    stop_requested: Callable[[], object],
+) -> Outcome:
+    """Run the command to its end and return how it ended.
 
-    Where `report` says that the trial is not worth going on, or `asked` that the search is to
-    end, the process is told by SIGTERM, by which a run saves itself. The process inherits the
-    trial's lock: where it outlives this one, the trial is not begun a second time beside it.
+    `report` gets each new step and value, and returns whether to prune the trial. To prune it, or
+    where `stop_requested` returns something true, send the process SIGTERM, on which a run saves
+    itself. The process inherits the trial's lock: if it outlives this process, no other process
+    starts the trial a second time.
     """
-    run = course.run
+    run = metric.run
 
-    def hopeless() -> bool:
-        # At its last step nothing is saved by ending it.
-        last, found = read_status(run.path).steps, False
-        for step, value in course.news():
-            found |= report(step, value) and step != last
-        return found
+    def should_prune() -> bool:
+        # At the last step, stopping the run would save no time.
+        last, prune = read_status(run.path).steps, False
+        for step, value in metric.new_values():
+            prune |= report(step, value) and step != last
+        return prune
 
-    lost = hopeless()
+    # A trial that is resumed may already have finished, or already be bad enough to prune.
+    prune = should_prune()
     if _finished(run):
-        return _ending(0, course)
-    if lost:
-        return Ending(PRUNED)
+        return _outcome(0, metric)
+    if prune:
+        return Outcome(PRUNED)
     try:
         with (run.path / CONSOLE).open("ab") as console:
-            child = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -114,65 +112,67 @@ def carry_out(
     except OSError as error:
         raise disk_error(error, run.path / CONSOLE) from None
     try:
-        while _waited(child, PAUSE) is None:
-            if asked():
-                return Ending(STOPPED, code=_end(child))
-            if hopeless():
-                _end(child)
-                # It may have finished in the same moment.
-                return _ending(0, course) if _finished(run) else Ending(PRUNED)
-        hopeless()
-        return _ending(child.returncode, course)
+        while _wait(process, POLL_SECONDS) is None:
+            if stop_requested():
+                return Outcome(STOPPED, code=_stop(process))
+            if should_prune():
+                _stop(process)
+                # The run may have finished in the meantime.
+                return _outcome(0, metric) if _finished(run) else Outcome(PRUNED)
+        should_prune()
+        return _outcome(process.returncode, metric)
     finally:
-        _end(child)
+        _stop(process)
 
 
 def _finished(run: RunFolder) -> bool:
     return read_status(run.path).finished
 
 
-def _ending(code: int, course: Course) -> Ending:
+def _outcome(code: int, metric: MetricReader) -> Outcome:
     if code in _RESUMABLE:
-        return Ending(STOPPED, code=code)
+        return Outcome(STOPPED, code=code)
     if code:
-        return Ending(FAILED, reason=_reason(code, course.run), code=code)
-    for _ in course.news():
+        return Outcome(FAILED, reason=_failure_reason(code, metric.run), code=code)
+    # Read what is left of the file.
+    for _ in metric.new_values():
         pass
-    value = course.last()
-    if value is None:
-        return Ending(FAILED, reason="it measured no such metric")
+    if not metric.values:
+        return Outcome(FAILED, reason="the run measured no such metric")
+    value = metric.values[max(metric.values)]
     if not math.isfinite(value):
-        return Ending(FAILED, reason=f"the metric is {value}")
-    return Ending(FINISHED, value)
+        return Outcome(FAILED, reason=f"the metric is {value}")
+    return Outcome(FINISHED, value)
 
 
-def _reason(code: int, run: RunFolder) -> str:
-    """Why a run failed: by its status, by the signal that ended it, or by its last line."""
+def _failure_reason(code: int, run: RunFolder) -> str:
+    """Return why a run failed: from its status, its signal, or the last line it printed."""
     status = read_status(run.path)
     if status.exit_code == code and status.message:
         return status.message
     if code == -signal.SIGKILL:
-        return "ended by SIGKILL, as where memory runs out"
+        return "ended by SIGKILL, as happens when memory runs out"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
-    said = (run.path / CONSOLE).read_text(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(said) if line.strip()), "")
+    lines = (run.path / CONSOLE).read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last.removeprefix("wgan-train: ") or f"exit code {code}"
 
 
-def _waited(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Return the exit code, or None where the process still runs after `seconds`."""
     try:
-        return child.wait(seconds)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
 
 
-def _end(child: subprocess.Popen[bytes]) -> int:
-    """Tell the process to end, and kill it where it does not; returns its exit code."""
-    if child.poll() is None:
-        child.terminate()
-    code = _waited(child, PATIENCE)
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Send SIGTERM, then SIGKILL to a process that does not end in time; return its exit code."""
+    if process.poll() is None:
+        process.terminate()
+    code = _wait(process, _STOP_SECONDS)
     if code is None:
-        child.kill()
-        code = child.wait()
+        process.kill()
+        code = process.wait()
     return code

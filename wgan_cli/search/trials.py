@@ -1,4 +1,4 @@
-"""Which trial comes next: one that a dead process left, else a new one."""
+"""Choose the next trial: one that a dead process left behind, else a new one."""
 
 from __future__ import annotations
 
@@ -16,77 +16,83 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A trial that this process carries out, and nobody else while `lock` is open."""
+class ClaimedTrial:
+    """A trial that only this process may run while `lock` is open.
+
+    `resumed` says that another process had started it.
+    """
 
     trial: Trial
     values: dict[str, Value]
     lock: TextIO
-    again: bool
+    resumed: bool
 
 
 @dataclass(frozen=True)
-class NoneFree:
-    """No trial is left to begin; `elsewhere` are still under way in other processes."""
+class NoTrialLeft:
+    """No trial is left to start; `running_elsewhere` trials still run in other processes."""
 
-    elsewhere: int
+    running_elsewhere: int
 
 
-def claim(
-    folder: SearchFolder, study: Study, search: Search, first: Mapping[str, Value] | None = None
-) -> Claim | NoneFree:
-    """The next trial, its settings proposed and its folder locked.
+def claim_trial(
+    folder: SearchFolder,
+    study: Study,
+    search: Search,
+    first_values: Mapping[str, Value] | None = None,
+) -> ClaimedTrial | NoTrialLeft:
+    """Return the next trial, with its settings proposed and its folder locked.
 
-    Trial 0 has the values of `first` for its settings, as far as they go.
+    Trial 0 takes the settings that `first_values` holds, and the sampler proposes the others.
 
-    Processes that share a folder choose one after another, so that together they begin no more
-    than `search.trials`. A trial that is running by the study, and whose lock is free, belonged to
-    a process that died: it comes first, under its own number. Raises `ConfigError` where the next
-    number's folder holds a run already.
+    Processes that share a folder take turns here, so that together they start no more than
+    `search.trials`. A trial that the study records as running and whose lock is free belonged to a
+    dead process: it is claimed first and keeps its number. Raises `ConfigError` where the folder of
+    the next number holds a run already.
     """
     from optuna.trial import Trial, TrialState
 
-    with folder.alone():
-        elsewhere = 0
-        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lock = folder.lock_of(left.number)
+    with folder.claiming():
+        running_elsewhere = 0
+        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lock = folder.lock_trial(running.number)
             if lock is None:
-                elsewhere += 1
+                running_elsewhere += 1
                 continue
-            # It may have ended since it was listed.
-            if study.get_trials(deepcopy=False)[left.number].state != TrialState.RUNNING:
+            # The trial may have ended since it was listed.
+            if study.get_trials(deepcopy=False)[running.number].state != TrialState.RUNNING:
                 lock.close()
                 continue
-            study.sampler = sampler_for(search, left.number)
-            trial = Trial(study, left._trial_id)
-            return Claim(trial, _proposed(trial, search), lock, again=True)
-        there = study.get_trials(deepcopy=False)
-        # A kill may have left the first one waiting.
-        number = sum(trial.state != TrialState.WAITING for trial in there)
+            study.sampler = sampler_for(search, running.number)
+            trial = Trial(study, running._trial_id)
+            return ClaimedTrial(trial, _propose(trial, search), lock, resumed=True)
+        existing = study.get_trials(deepcopy=False)
+        # A process that was killed may have left the enqueued first trial waiting.
+        number = sum(trial.state != TrialState.WAITING for trial in existing)
         if number >= search.trials:
-            return NoneFree(elsewhere)
-        folder.refuse_foreign(number)
-        if first and not there:
-            study.enqueue_trial(dict(first))
+            return NoTrialLeft(running_elsewhere)
+        folder.refuse_foreign_run(number)
+        if first_values and not existing:
+            study.enqueue_trial(dict(first_values))
         study.sampler = sampler_for(search, number)
         trial = study.ask()
-        new = folder.lock_of(trial.number)
-        assert new is not None, "a trial that was not there has no owner"
-        return Claim(trial, _proposed(trial, search), new, again=False)
+        new_lock = folder.lock_trial(trial.number)
+        assert new_lock is not None, "nobody else can hold the lock of a new trial"
+        return ClaimedTrial(trial, _propose(trial, search), new_lock, resumed=False)
 
 
-def _proposed(trial: Trial, search: Search) -> dict[str, Value]:
-    """Every setting's value: the one proposed before, also where a kill left only some of them."""
+def _propose(trial: Trial, search: Search) -> dict[str, Value]:
+    """Propose a value for every setting; values that were proposed before a kill stay."""
     values: dict[str, Value] = {}
     for key, entry in search.settings.items():
         if isinstance(entry, Choices):
-            values[key] = trial.suggest_categorical(key, entry.ends())
-        elif entry.whole:
+            values[key] = trial.suggest_categorical(key, entry.values())
+        elif entry.integer:
             values[key] = trial.suggest_int(
                 key, int(entry.low), int(entry.high), step=int(entry.step or 1), log=entry.log
             )
         else:
-            values[key] = entry.tidy(
+            values[key] = entry.rounded(
                 trial.suggest_float(key, entry.low, entry.high, step=entry.step, log=entry.log)
             )
     return values

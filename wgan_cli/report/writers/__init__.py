@@ -1,1 +1,1 @@
-"""What a report writes: a terminal table, a page, a CSV file."""
+"""Write a comparison of runs: a terminal table, an HTML page, a PNG picture, a CSV file."""

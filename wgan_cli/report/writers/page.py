@@ -1,42 +1,38 @@
-"""`report.html`: everything on one page that needs no network and no script."""
+"""`report.html`: everything on one page, which needs no network and works without scripts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from wgan_cli.report.curves import highlighted
-from wgan_cli.report.ranking import Lead, Setting, is_metric, lead, number
-from wgan_cli.report.runs import Run
-from wgan_cli.report.settings import in_words, shown
-from wgan_cli.report.varied import MANY
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from wgan_cli.report.comparison import Comparison
+from wgan_cli.report.curves import coloured_count
+from wgan_cli.report.ranking import is_metric, margin, number
+from wgan_cli.report.settings import overrides_text, value_text
+from wgan_cli.report.varying_settings import MAX_COLUMNS
 from wgan_cli.report.writers.drawing import chart, heat_chart
-from wgan_cli.report.writers.search_section import section
+from wgan_cli.report.writers.search_section import SearchSection
 from wgan_cli.report.writers.thumbnails import thumbnail
 
-if TYPE_CHECKING:
-    from wgan_cli.report.report import Report
-
-TEMPLATE = "page.html.j2"
+_TEMPLATE = "page.html.j2"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of a setting's best run."""
+    """The newest picture of a setting's best run; `uri` is a data URI."""
 
     rank: int
-    words: str
+    label: str
     run: str
     step: str
     uri: str
 
 
-def page(report: Report) -> str:
-    """The page as HTML; all that comes from a run's files is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
+def page(comparison: Comparison) -> str:
+    """Return the page as HTML; all text from the runs' files is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,52 +40,42 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "shown": shown}
-    tag = report.by or ""
-    maps, note = report.heat_maps
-    varied = report.varied
-    return environment.get_template(TEMPLATE).render(
-        report=report,
-        coloured=highlighted(len(report.settings)),
-        leads=[_lead(report, setting) for setting in report.settings],
-        tags=_tags(report),
-        columns=varied.keys if len(varied.keys) <= MANY else None,
-        usual=in_words(list(varied.usual), list(varied.usual.values())),
-        # matplotlib escapes what it writes.
-        heat_maps=[Markup(heat_chart(one, tag)) for one in maps],
+    environment.filters |= {"number": number, "value_text": value_text}
+    maps, note = comparison.heat_maps
+    varying, settings = comparison.varying, comparison.settings
+    return environment.get_template(_TEMPLATE).render(
+        report=comparison,
+        coloured=coloured_count(len(settings)),
+        margins=[None, *(margin(settings[0], s, comparison.by or "") for s in settings[1:])],
+        tags=_tags(comparison),
+        columns=varying.keys if len(varying.keys) <= MAX_COLUMNS else None,
+        common=overrides_text(varying.common),
+        # These need no escaping here: matplotlib escapes all text in its SVG.
+        heat_maps=[Markup(heat_chart(one, comparison.by or "")) for one in maps],
         heat_note=note,
-        charts=[(panel, Markup(chart(panel, len(report.settings)))) for panel in report.panels],
-        samples=_samples(report),
-        searches=[section(facts) for facts in report.studies],
+        charts=[Markup(chart(panel, len(settings))) for panel in comparison.panels],
+        samples=_samples(comparison),
+        searches=[SearchSection(study) for study in comparison.studies],
     )
 
 
-def _lead(report: Report, setting: Setting) -> Lead | None:
-    """Of the best setting on this one."""
-    best = report.settings[0]
-    return None if setting is best or report.by is None else lead(best, setting, report.by)
+def _tags(comparison: Comparison) -> list[str]:
+    """Return the tags of all final numbers: the ranking tag first, then metrics, then others."""
+    tags = dict.fromkeys(tag for run in comparison.runs for tag in run.final)
+    return sorted(tags, key=lambda tag: (tag != comparison.by, not is_metric(tag)))
 
 
-def _tags(report: Report) -> list[str]:
-    """All final numbers' tags, what ranks first."""
-    tags = dict.fromkeys(tag for run in report.runs for tag in run.final)
-    return sorted(tags, key=lambda tag: (tag != report.by, not is_metric(tag)))
-
-
-def _samples(report: Report) -> list[Sample]:
-    chosen = [(place, _best(report, s)) for place, s in enumerate(report.settings)]
-    pictures = [(place, run, run.newest_samples) for place, run in chosen]
-    found = [(place, run, path) for place, run, path in pictures if path is not None]
+def _samples(comparison: Comparison) -> list[Sample]:
+    pictures = []
+    for rank, setting in enumerate(comparison.settings):
+        best = min(setting.runs, key=comparison.runs.index)
+        path = best.newest_samples
+        if path is not None:
+            pictures.append((rank, setting.label, best.name, path))
     samples = []
-    for place, run, path in found:
-        uri = thumbnail(path, len(found))
+    for rank, label, run, path in pictures:
+        uri = thumbnail(path, len(pictures))
         if uri is not None:
             step = path.stem.removeprefix("step_").lstrip("0") or "0"
-            words = report.settings[place].words
-            samples.append(Sample(place, words, run.name, step, uri))
+            samples.append(Sample(rank, label, run, step, uri))
     return samples
-
-
-def _best(report: Report, setting: Setting) -> Run:
-    """The setting's run that ranks first."""
-    return min(setting.runs, key=report.runs.index)

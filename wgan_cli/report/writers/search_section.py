@@ -1,119 +1,100 @@
-"""The page's section on a search: every trial's value, the best so far, and what mattered."""
+"""The page's section on a search: its trials, the best of them, and the settings' importances."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from wgan_cli.report.ranking import number
-from wgan_cli.report.runs import Run
-from wgan_cli.report.settings import in_words
-from wgan_cli.report.writers.drawing import page_chart
-from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.printing import counted
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudyFacts, history
+from wgan_cli.report.settings import overrides_text
+from wgan_cli.report.writers.drawing import Ink, svg_chart
+from wgan_cli.search.printing import trials_text
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Of the chart's height, above and below.
-_ROOM = 0.08
-_HOPELESS = "ended early: worse than half of the trials before it"
+# Free space above and below the points, as a share of the chart's height.
+_MARGIN = 0.08
 
 
 @dataclass(frozen=True)
 class SearchSection:
-    """A study and its chart, as the template takes them."""
+    """A study as the template shows it."""
 
-    facts: StudyFacts
-    svg: str
+    study: StudySummary
 
     @property
     def keys(self) -> list[str]:
         """The settings searched."""
-        return list(dict.fromkeys(key for trial in self.facts.trials for key in trial.params))
+        return list(dict.fromkeys(key for trial in self.study.trials for key in trial.params))
 
     @property
     def counts(self) -> str:
-        """How many trials there are, of how many, and how they ended."""
-        running = (RUNNING,) if self.facts.count(RUNNING) else ()
+        """How many of the trials exist, and how many of these are in each state."""
+        running = (RUNNING,) if self.study.count(RUNNING) else ()
         states = (FINISHED, PRUNED, FAILED, *running)
-        parts = ", ".join(f"{self.facts.count(state)} {state}" for state in states)
-        return f"{len(self.facts.trials)} of {counted(self.facts.asked)}: {parts}."
+        parts = ", ".join(f"{self.study.count(state)} {state}" for state in states)
+        return f"{len(self.study.trials)} of {trials_text(self.study.total)}: {parts}."
 
     @property
     def best(self) -> str:
         """The best trial in a sentence."""
-        best = self.facts.best
+        best = self.study.best
         if best is None:
             return "None has finished."
-        settings = in_words(list(best.params), list(best.params.values()))
+        settings = overrides_text(best.params)
         return f"The best is trial {best.number} with {number(best.value)}: {settings}."
 
+    @property
+    def chart(self) -> str:
+        """The values by trial number as an SVG element, with the best value so far as a line.
 
-def tell_as_trials(runs: Iterable[Run], folder: Path, facts: StudyFacts) -> None:
-    """Runs of the search in `folder` take their trials' states and reasons.
+        Finished trials are filled circles, pruned ones hollow circles, failed ones crosses at the
+        bottom. Values far worse than most are triangles at the chart's edge.
+        """
+        name = f"search {self.study.metric} {len(self.study.trials)}"
+        box = (0.1, 0.14, 0.88, 0.74)
+        return svg_chart(name, (6.4, 2.7), box, partial(_draw, self.study))
 
-    One that was ended early says of itself that it was asked to stop, and one that was killed
-    nothing. What has finished stays so, and of a trial under way its run knows more.
+
+def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
+    low, high = _limits(study)
+    triangle = "^" if study.direction == "minimize" else "v"
+    for state, face in ((PRUNED, "none"), (FINISHED, ink.text)):
+        values = [
+            (trial.number, trial.value)
+            for trial in study.trials
+            if trial.state == state and trial.value is not None
+        ]
+        inside = [(x, y) for x, y in values if low <= y <= high]
+        outside = [(x, high if y > high else low) for x, y in values if not low <= y <= high]
+        for drawn, marker in ((inside, "o"), (outside, triangle)):
+            xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
+            axes.plot(xs, ys, marker, color=ink.text, markerfacecolor=face, markersize=4.5)
+    failed = [trial.number for trial in study.trials if trial.state == FAILED]
+    axes.plot(failed, [low] * len(failed), "x", color=ink.text, markersize=5)
+    best = study.best_so_far
+    axes.step(list(best), list(best.values()), where="post", color=ink.series[0])
+    margin = _MARGIN * (high - low)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_title(f"{study.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
+
+
+def _limits(study: StudySummary) -> tuple[float, float]:
+    """Return the range of values to show, which excludes values far worse than most.
+
+    The values are those of finished trials, or of all trials while none has finished.
     """
-    place = SearchFolder(folder)
-    trials = {os.path.realpath(place.trial(trial.number)): trial for trial in facts.trials}
-    for run in runs:
-        trial = trials.get(os.path.realpath(run.folder))
-        if trial is not None and trial.state in (PRUNED, FAILED) and not run.finished:
-            run.state = trial.state
-            run.message = _HOPELESS if trial.state == PRUNED else trial.reason
-
-
-def section(facts: StudyFacts) -> SearchSection:
-    """What the page shows of a study."""
-    return SearchSection(facts, history_chart(facts))
-
-
-def history_chart(facts: StudyFacts) -> str:
-    """Trial by trial as an SVG element: finished filled, pruned hollow, failed crosses below.
-
-    What is far worse than most stands at the edge, as a triangle.
-    """
-
-    def draw(axes: Axes, strong: str, faint: str) -> None:
-        points = history(facts)
-        finished = [p.value for p in points if p.state == FINISHED and p.value is not None]
-        low, high = _limits(finished or [p.value for p in points if p.value is not None], facts)
-        for state, face in ((PRUNED, "none"), (FINISHED, faint)):
-            here = [(p.number, p.value) for p in points if p.state == state and p.value is not None]
-            near = [(x, y) for x, y in here if low <= y <= high]
-            far = [(x, high if y > high else low) for x, y in here if not low <= y <= high]
-            for chosen, marker in (
-                (near, "o"),
-                (far, "^" if facts.direction == "minimize" else "v"),
-            ):
-                xs, ys = [x for x, _ in chosen], [y for _, y in chosen]
-                axes.plot(xs, ys, marker, color=faint, markerfacecolor=face, markersize=4.5)
-        failed = [p.number for p in points if p.state == FAILED]
-        axes.plot(failed, [low] * len(failed), "x", color=faint, markersize=5)
-        best = [(p.number, p.best) for p in points if p.best is not None]
-        axes.step([x for x, _ in best], [y for _, y in best], where="post", color=strong)
-        margin = _ROOM * (high - low)
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_title(f"{facts.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
-
-    return page_chart(f"search {facts.metric} {len(facts.trials)}", 6.4, 2.7, draw)
-
-
-def _limits(values: list[float], facts: StudyFacts) -> tuple[float, float]:
-    """The values' range, without what is far worse than most."""
+    known = [trial for trial in study.trials if trial.value is not None]
+    finished = [trial for trial in known if trial.state == FINISHED]
+    values = [trial.value for trial in finished or known if trial.value is not None]
     if not values:
         return 0.0, 1.0
-    quarters = np.percentile(values, (25, 75))
-    reach = 3 * float(quarters[1] - quarters[0]) or abs(values[0]) or 1.0
+    lower, upper = map(float, np.percentile(values, (25, 75)))
+    reach = 3 * (upper - lower) or abs(values[0]) or 1.0
     low, high = min(values), max(values)
-    if facts.direction == "minimize":
-        return low, max(low + 1e-9, min(high, float(quarters[1]) + reach))
-    return min(high - 1e-9, max(low, float(quarters[0]) - reach)), high
+    # A range must not be empty.
+    if study.direction == "minimize":
+        return low, max(low + 1e-9, min(high, upper + reach))
+    return min(high - 1e-9, max(low, lower - reach)), high

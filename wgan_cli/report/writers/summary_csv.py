@@ -1,36 +1,32 @@
-"""`summary.csv`: a row a run, every number as its own files have it."""
+"""`summary.csv`: a row for each run, with every number at full precision."""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wgan_cli.report.settings import shown
-
-if TYPE_CHECKING:
-    from wgan_cli.report.report import Report
+from wgan_cli.report.comparison import Comparison
+from wgan_cli.report.settings import value_text
 
 
-def table(report: Report) -> str:
-    """A header, then the runs by rank; `counted` is 1 where a run enters its setting's mean."""
-    keys = report.varied.keys
-    tags = sorted({tag for run in report.runs for tag in run.final})
-    counted = {run.folder for setting in report.settings for run in setting.counted}
+def table(comparison: Comparison) -> str:
+    """Return a header and the runs by rank; `counted` is 1 where a run counts in a mean."""
+    keys = comparison.varying.keys
+    tags = sorted({tag for run in comparison.runs for tag in run.final})
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    about = ["run", "state", *keys, "seed", "counted", "step", "steps", "seconds"]
-    rows.writerow(_writable([*about, *tags, "message", "command"]))
-    for run in report.runs:
-        values = [shown(run.settings[key]) if key in run.settings else "" for key in keys]
-        facts = [run.step, run.steps, run.seconds]
-        numbers = [run.final.get(tag) for tag in tags]
-        told = [run.name, run.state, *values, run.seed, int(run.folder in counted), *facts]
-        found = ["" if value is None else repr(value) for value in numbers]
-        rows.writerow(_writable([*told, *found, run.message, run.command]))
+    columns = ["run", "state", *keys, "seed", "counted", "step", "steps", "seconds"]
+    rows.writerow(_writable([*columns, *tags, "message", "command"]))
+    for run in comparison.runs:
+        values = [value_text(run.settings[key]) if key in run.settings else "" for key in keys]
+        counted = int(run.folder in comparison.counted)
+        numbers = [repr(run.final[tag]) if tag in run.final else "" for tag in tags]
+        cells = [run.name, run.state, *values, run.seed, counted, run.step, run.steps, run.seconds]
+        rows.writerow(_writable([*cells, *numbers, run.message, run.command]))
     return file.getvalue()
 
 
 def _writable(cells: list[Any]) -> list[Any]:
-    """The cells without zero bytes, which Python 3.10 refuses to write, and to read."""
+    """Remove zero bytes from cells: `csv` in Python 3.10 can neither write nor read them."""
     return [cell.replace("\0", "") if isinstance(cell, str) else cell for cell in cells]

@@ -1,0 +1,103 @@
+"""A comparison of runs: which settings differ, how they rank, and the data of the charts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+from wgan_cli.report import curves, ranking
+from wgan_cli.report.runs import Run, readable
+from wgan_cli.report.settings import overrides_text
+from wgan_cli.report.varying_settings import find_varying_settings
+from wgan_cli.search.study import StudySummary
+
+# Values of one tag do not compare between runs that differ in these settings.
+_CHANGES_THE_METRIC = {"dataset", "eval_samples"}
+_CAUTION = (
+    " But numbers for different data sets or sample counts do not compare: read each next to its"
+    " real/real value."
+)
+
+
+class Comparison:
+    """Runs, ranked, and everything that the report's writers show of them.
+
+    `by` is the tag that ranks them, by default `wasserstein/exact` where a run has it. `studies`
+    are those searches whose trials are among the runs. Raises `ConfigError` where no run has the
+    tag.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        *,
+        by: str | None = None,
+        title: str = "Runs compared",
+        studies: Sequence[StudySummary] = (),
+    ) -> None:
+        self.title = readable(title)
+        self.studies = studies
+        self.by = ranking.rank_tag(runs, by)
+        self.varying = find_varying_settings(runs)
+        self.settings = ranking.settings_by_rank(runs, self.varying, self.by)
+        self.counted = {run.folder for setting in self.settings for run in setting.counted}
+        self.conclusion = ranking.conclusion(self.settings, self.by)
+        if len(self.settings) > 1 and _CHANGES_THE_METRIC & set(self.varying.keys):
+            self.conclusion += _CAUTION
+        self.runs = sorted(runs, key=self._rank_key)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it is known which direction of the ranking tag is better."""
+        return ranking.higher_is_better(self.by or "") is not None
+
+    @cached_property
+    def panels(self) -> list[curves.Panel]:
+        """The learning curves, a panel for each metric."""
+        return curves.panels(self.settings, self.by)
+
+    @cached_property
+    def heat_maps(self) -> tuple[list[curves.HeatMap], str]:
+        """The heat maps, and a note on missing ones; see `curves.heat_maps`."""
+        if self.by is not None and not self.ranked:
+            return [], f"No heat map: it is unknown whether more or less of {self.by} is better."
+        return curves.heat_maps(self.settings, self.varying.keys)
+
+    def value(self, run: Run) -> float | None:
+        """Return the run's final value of the ranking tag."""
+        return run.final.get(self.by or "")
+
+    def label(self, run: Run) -> str:
+        """Return the run's varying settings and its seed, as overrides."""
+        varying = self.varying.label(self.varying.values(run))
+        return f"{varying} {overrides_text({'seed': run.seed})}".strip()
+
+    def note(self, run: Run) -> str:
+        """Return why a finished run does not count in a mean; empty where it counts."""
+        if not run.finished or self.by is None or run.folder in self.counted:
+            return ""
+        if self.value(run) is None:
+            return f"has no {self.by}"
+        return "not counted: a newer run has the same settings and seed"
+
+    def heading(self) -> str:
+        """Return how many runs are in which state, and which tag ranks them."""
+        states = Counter(run.state for run in self.runs)
+        counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+        runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        if self.by is None:
+            return f"{runs} ({counts or 'none'})."
+        if not self.ranked:
+            return f"{runs} ({counts}), listed with {self.by}, which does not rank them."
+        side = "higher" if ranking.higher_is_better(self.by) else "lower"
+        return f"{runs} ({counts}), ranked by {self.by}: {side} is better."
+
+    def _rank_key(self, run: Run) -> tuple[int, float]:
+        """Sort finished runs first, the best of them leading; then live runs, then failed ones."""
+        value = self.value(run)
+        if run.failed or value is None or not run.finished:
+            return 1 + run.failed, 0.0
+        if not self.ranked:
+            return 0, 0.0
+        return 0, -value if ranking.higher_is_better(self.by or "") else value

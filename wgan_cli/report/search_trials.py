@@ -1,0 +1,28 @@
+"""Give the runs of a search the states of their trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from wgan_cli.report.runs import Run
+from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.study import FAILED, PRUNED, StudySummary
+
+_PRUNED_REASON = "ended early: worse than half of the trials before it"
+
+
+def apply_trial_states(runs: Iterable[Run], folder: Path, study: StudySummary) -> None:
+    """Set state and message of the search's runs in `folder` from their trials.
+
+    The study knows more than a run's status: a pruned trial's run only records that it was asked to
+    stop, and a killed one records nothing. Finished runs and running trials are left as they are.
+    """
+    search_folder = SearchFolder(folder)
+    trials = {os.path.realpath(search_folder.trial(t.number)): t for t in study.trials}
+    for run in runs:
+        trial = trials.get(os.path.realpath(run.folder))
+        if trial is not None and trial.state in (PRUNED, FAILED) and not run.finished:
+            run.state = trial.state
+            run.message = _PRUNED_REASON if trial.state == PRUNED else trial.reason

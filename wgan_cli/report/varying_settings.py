@@ -1,0 +1,95 @@
+"""Find the settings that differ between runs: as few as suffice to tell the runs apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wgan_cli.config import GROUPS
+from wgan_cli.report.runs import Run
+from wgan_cli.report.settings import ABSENT, overrides_text
+
+# Settings of the machine, which change results by rounding at most. They count as varying only
+# where a user typed them.
+_MACHINE = {"device", "threads", "compile", "graphs", "deterministic"}
+# With more varying settings than this, a row names only those that differ from most runs.
+MAX_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class VaryingSettings:
+    """The settings that differ between runs, without the seed.
+
+    `keys` are dotted; a group's key stands for its option. The `dependent` settings differ too, but
+    follow from `keys`, such as what a data set recommends. `common` holds the most common value of
+    each key where there are more than `MAX_COLUMNS` keys, and is empty otherwise.
+    """
+
+    keys: tuple[str, ...]
+    dependent: tuple[str, ...]
+    common: Mapping[str, Hashable]
+
+    def values(self, run: Run) -> tuple[Hashable, ...]:
+        """Return the run's value of each key, `ABSENT` where it has none."""
+        return tuple(run.settings.get(key, ABSENT) for key in self.keys)
+
+    def label(self, values: Sequence[Hashable]) -> str:
+        """Return these values of the keys as overrides, without those that are common."""
+        pairs = zip(self.keys, values, strict=True)
+        return overrides_text(
+            {
+                key: value
+                for key, value in pairs
+                if key not in self.common or self.common[key] != value
+            }
+        )
+
+
+def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
+    """Return the settings that were typed and differ, and as many more as tell the runs apart."""
+    typed = list(dict.fromkeys(key for run in runs for key in run.override_values))
+    known = list(dict.fromkeys([*GROUPS, *(key for run in runs for key in run.settings)]))
+    flats = [run.settings for run in runs]
+    differing = [
+        key for key in known if _differs(key, flats) and (key not in _MACHINE or key in typed)
+    ]
+
+    def order(key: str) -> tuple[int, int]:
+        if key in typed:
+            return 0, typed.index(key)
+        return (1 if key in GROUPS else 2), known.index(key)
+
+    keys: list[str] = []
+    dependent: list[str] = []
+    # A run without a config has only what was typed, so it cannot tell about other settings.
+    flats = [run.settings for run in runs if run.config] or flats
+    # Each run's values of the keys so far. A further key is needed if it tells equal runs apart.
+    values: list[tuple[Hashable, ...]] = [()] * len(flats)
+    for key in sorted(differing, key=order):
+        extended = [(*before, flat.get(key)) for before, flat in zip(values, flats, strict=True)]
+        if key in typed or len(set(extended)) > len(set(values)):
+            keys.append(key)
+            values = extended
+        else:
+            dependent.append(key)
+    common = {key: _most_common(key, flats) for key in keys} if len(keys) > MAX_COLUMNS else {}
+    return VaryingSettings(tuple(keys), tuple(dependent), common)
+
+
+def _differs(key: str, flats: Sequence[Mapping[str, Hashable]]) -> bool:
+    """Return whether runs have different values of a setting.
+
+    A setting of a group's option is compared only between runs that have the same option.
+    """
+    group = key.partition(".")[0]
+    within = group if group in GROUPS and group != key else None
+    values: dict[Hashable, set[Hashable]] = {}
+    for flat in flats:
+        if key in flat:
+            values.setdefault(flat.get(within) if within else None, set()).add(flat[key])
+    return any(len(different) > 1 for different in values.values())
+
+
+def _most_common(key: str, flats: Sequence[Mapping[str, Hashable]]) -> Hashable:
+    return Counter(flat[key] for flat in flats if key in flat).most_common(1)[0][0]
