@@ -1,4 +1,4 @@
-"""Shared fixtures: the real commands in a subprocess, and small configs built in the process."""
+"""Shared fixtures: the real commands in processes, and small configs built in the process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_commands import CommandServer
 
 # Tests run side by side, and threads of two processes on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,28 +41,50 @@ COMPANIONS = {
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trained classifiers are kept for the session, and never in the user's own cache."""
+    base = tmp_path_factory.getbasetemp()
+    # xdist gives each worker a folder in one that all share.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
         yield
 
 
+@pytest.fixture(scope="session")
+def command_server(
+    own_cache: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CommandServer]:
+    server = CommandServer(tmp_path_factory.mktemp("command_server") / "log.txt")
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def wgan(tmp_path: Path) -> Command:
-    """Runs `wgan-train WORDS`, or another console script, in a fresh folder."""
+def wgan(command_server: CommandServer, tmp_path: Path) -> Command:
+    """Runs `wgan-train WORDS`, or another console script, in a process forked for it."""
 
     def run(
-        *words: str, command: str = "wgan-train", **more: Any
+        *words: str, command: str = "wgan-train", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **more.pop("env", {})}
+        return command_server.run(command, list(words), tmp_path, env)
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Command:
+    """The same by its installed script, for what concerns a fresh Python: imports, time, exit."""
+
+    def run(
+        *words: str, command: str = "wgan-train", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(Path(sys.executable).with_name(command)), *words],
-            cwd=more.pop("cwd", tmp_path),
-            env=environment,
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
-            **more,
         )
 
     return run

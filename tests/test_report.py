@@ -463,10 +463,10 @@ def test_the_files_go_where_asked(
 
 
 def test_the_console_script_answers_and_loads_no_torch(
-    wgan: Command, tmp_path: Path, default: dict[str, Any]
+    shell: Command, tmp_path: Path, default: dict[str, Any]
 ) -> None:
     write(tmp_path / "sweep" / "0", default, ["clip=0.1"], 3.0)
-    done = wgan("sweep", command="wgan-report")
+    done = shell("sweep", command="wgan-report")
     assert done.returncode == 0, done.stderr
     assert "sweep/report.html" in done.stdout
     (tmp_path / "sweep" / "report.html").unlink()
