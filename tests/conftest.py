@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,23 @@ COMPANIONS = {
     "model/parallel_lines": ["constraint=none", "dataset=parallel_lines", "latent_dim=1"],
     "model/resnet": ["dataset=mnist"],
 }
+
+
+def exhaustive_beyond(usual: Iterable[Any], matrix: Iterable[Any]) -> list[Any]:
+    """The cases of a matrix for `parametrize`; all but the `usual` run by `pytest -m exhaustive`.
+
+    Raises ValueError for a usual case that the matrix does not have.
+    """
+    cases, kept = list(matrix), list(usual)
+    if missing := [case for case in kept if case not in cases]:
+        raise ValueError(f"not in the matrix: {missing}")
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if case in kept else pytest.mark.exhaustive,
+        )
+        for case in cases
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

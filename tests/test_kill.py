@@ -28,7 +28,8 @@ from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest, step_of
 
-KILLS = 50
+# The many of `pytest -m exhaustive`, the few of every run of the tests.
+KILLS = [pytest.param(50, marks=pytest.mark.exhaustive), 12]
 KEEP_EVERY = 10
 # Kills fall on all of a process's life, from its first word to this many times what it takes to
 # save a first checkpoint.
@@ -185,7 +186,8 @@ def assert_right_ones_are_kept(folder: Path, step: int) -> None:
     assert len(kept.keys() - wanted) <= 2
 
 
-def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_fifty_kills_at_random_moments(kills: int, nursery: Nursery, here: Path):
     folder, rng = here / "mine", random.Random(20171)
 
     def first_save(words: list[str] | None) -> float:
@@ -205,7 +207,7 @@ def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
 
     ways = {"command": ENDLESS, "composed": None}
     lives = {way: LIFE * first_save(words) for way, words in ways.items()}
-    parts = [(part + rng.random()) / KILLS for part in range(KILLS)]
+    parts = [(part + rng.random()) / kills for part in range(kills)]
     # The moments of each way are spread over the whole of its life.
     tries = [("command" if n % 5 == 0 else "composed", part) for n, part in enumerate(parts)]
     rng.shuffle(tries)
@@ -221,8 +223,8 @@ def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
         started += [at for at in [started_at(here)] if at is not None]
         assert newest(folder) >= before > 0
     # Most had begun when they were killed, and went on.
-    assert len(started) > KILLS / 4
-    assert len(set(started)) > KILLS / 10
+    assert len(started) > kills / 4
+    assert len(set(started)) > kills / 10
 
     end = newest(folder) + 5
     for name in ("mine", "whole"):
