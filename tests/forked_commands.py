@@ -44,6 +44,7 @@ LATE = [
     "sklearn.datasets",
     "sklearn.neighbors",
     "tensorboard.summary.writer.event_file_writer",
+    "torch._dynamo",
     "torch.utils.tensorboard",
     "torchvision",
 ]
@@ -119,9 +120,17 @@ class CommandServer:
         start_new_session: bool = False,
     ) -> ForkedProcess:
         """`COMMAND WORDS` in the folder `cwd`; `env` is added to the environment of the tests."""
+        return self._fork({"command": command, "words": words}, cwd, env, start_new_session)
+
+    def python(self, code: str, words: list[str], cwd: Path) -> ForkedProcess:
+        """`python -c CODE WORDS` in the folder `cwd`, with all modules imported."""
+        return self._fork({"code": code, "words": words}, cwd, None, False)
+
+    def _fork(
+        self, what: dict[str, Any], cwd: Path, env: dict[str, str] | None, start_new_session: bool
+    ) -> ForkedProcess:
         request = {
-            "command": command,
-            "words": words,
+            **what,
             "cwd": str(cwd),
             "env": {**os.environ, **(env or {})},
             "session": start_new_session,
@@ -135,7 +144,8 @@ class CommandServer:
             self._socket, [json.dumps(request).encode()], [out.fileno(), err.fileno(), writing]
         )
         os.close(writing)
-        return ForkedProcess([command, *words], os.fdopen(reading), out, err)
+        args = [what.get("command", "python"), *what["words"]]
+        return ForkedProcess(args, os.fdopen(reading), out, err)
 
     def run(
         self, command: str, words: list[str], cwd: Path, env: dict[str, str] | None = None
@@ -200,15 +210,19 @@ def _be_command(request: dict[str, Any], out: int, err: int) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
-        script = str(Path(sys.executable).with_name(request["command"]))
-        sys.argv = [script, *request["words"]]
-        # `-c` put the current folder there.
-        sys.path[0] = str(Path(script).parent)
         # As from a terminal, however the tests were started.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         _renew_locks()
-        importlib.import_module(MAINS[request["command"]]).main()
+        if "code" in request:
+            sys.argv = ["-c", *request["words"]]
+            exec(request["code"], {"__name__": "__main__"})
+        else:
+            script = Path(sys.executable).with_name(request["command"])
+            sys.argv = [str(script), *request["words"]]
+            # `-c` put the current folder there.
+            sys.path[0] = str(script.parent)
+            importlib.import_module(MAINS[request["command"]]).main()
         code = 0
     except SystemExit as end:
         code = end.code
