@@ -85,6 +85,7 @@ def ended(
             kill_group(process)
 
 
+@pytest.mark.exhaustive
 def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_half_way(
     start: Callable[..., ForkedProcess],
     here: Path,
@@ -117,7 +118,10 @@ def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_
     assert out.count("finished") >= 12
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive), (signal.SIGTERM, 75)],
+)
 def test_a_signal_lets_all_workers_save_and_no_job_begin(
     number: int, code: int, start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:
@@ -140,6 +144,7 @@ def test_a_signal_lets_all_workers_save_and_no_job_begin(
         assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_job_that_a_scheduler_pre_empts_is_saved_and_goes_on_by_itself(
     start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:
@@ -235,6 +240,7 @@ def test_a_worker_that_was_asked_to_end_takes_no_further_job(
             signal.signal(number, handler)
 
 
+@pytest.mark.exhaustive
 def test_workers_of_which_one_is_idle_end_and_the_command_with_them(
     start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:
@@ -259,6 +265,7 @@ def test_workers_of_which_one_is_idle_end_and_the_command_with_them(
         assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed_costs_its_job_at_most(
     start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:
