@@ -213,6 +213,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are files of nothing: where no test looks at them, drawing a report takes longest."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def save_blank(figure: Figure, file: Any, **how: Any) -> None:
+        save(Figure(figsize=(1, 1)), file, **how)
+
+    monkeypatch.setattr(Figure, "savefig", save_blank)
+
+
 def adam_updates(generator: Any, critic: Any, constraint: Any) -> Any:
     """`Updates` under the Wasserstein loss and Adam without momentum, the critic's rate higher."""
     import torch

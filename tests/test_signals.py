@@ -132,6 +132,7 @@ def test_before_training_a_command_ends_at_once_and_leaves_nothing(
     assert not list(here.iterdir())
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_sweep_that_is_asked_to_end_between_trainings_starts_no_further_job(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.Mo
     assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (2, 0)
 
 
+@pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
 @pytest.mark.parametrize("failing", [False, True], ids=["finished", "failed"])
 def test_a_signal_at_the_end_of_a_job_ends_the_sweep_all_the_same(
