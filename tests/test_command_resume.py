@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -16,6 +17,7 @@ from conftest import (
     TINY,
     assert_same_state,
     checkpoints_of,
+    exhaustive_beyond,
     metrics_of,
     state_of,
     status_of,
@@ -106,8 +108,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_mid_epoch(more: list[str], he
     assert_resumed_equals_uninterrupted(here, [*MID_EPOCH, *more], steps=2)
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "sgd"])
-@pytest.mark.parametrize("loss", ["wasserstein", "hinge", "gan"])
+@pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    exhaustive_beyond(
+        [("wasserstein", "rmsprop"), ("hinge", "adam"), ("gan", "sgd")],
+        itertools.product(["wasserstein", "hinge", "gan"], ["rmsprop", "adam", "sgd"]),
+    ),
+)
 def test_convolutions_with_batch_norm_resume_under_each_loss_and_optimizer(
     loss: str, optimizer: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
