@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -167,6 +168,8 @@ def serve(connected: int) -> None:
     """Import everything, then fork a command for each message until the tests close the socket."""
     connection = socket.socket(fileno=connected)
     _import_everything()
+    # What is imported stays shared with the commands: their garbage collectors leave it alone.
+    gc.freeze()
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "only one thread can be forked"
     connection.send(b"ready")
     while True:

@@ -345,6 +345,7 @@ def test_many_varied_settings_are_named_where_they_are_unusual(
     assert [setting.words for setting in report.settings] == [f"{key}=0.5" for key in keys]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_files_repeat_what_the_runs_own_files_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
