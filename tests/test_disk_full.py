@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_same_state, status_of
+from conftest import TINY, assert_same_state, exhaustive_beyond, status_of
 from small_disk import SmallDisk, heard, on_small_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -112,7 +113,14 @@ STORIES = {
 }
 
 
-@pytest.mark.parametrize("place", STORIES)
+@pytest.mark.parametrize(
+    ("disk", "place"),
+    exhaustive_beyond(
+        [*(("disk", place) for place in STORIES), ("file size", "metrics.jsonl")],
+        itertools.product(["disk", "file size"], STORIES),
+    ),
+    indirect=["disk"],
+)
 def test_a_run_ends_with_7_and_goes_on_where_there_is_room(
     disk: SmallDisk, place: str, uninterrupted: Path
 ) -> None:
