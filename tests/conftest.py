@@ -1,4 +1,4 @@
-"""Shared fixtures: the real commands in a subprocess, and small configs built in the process."""
+"""Shared fixtures: the real commands in processes, and small configs built in the process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_commands import CommandServer
 
 # Tests run side by side, and threads of two processes on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,31 +38,70 @@ COMPANIONS = {
 }
 
 
+def exhaustive_beyond(usual: Iterable[Any], matrix: Iterable[Any]) -> list[Any]:
+    """The cases of a matrix for `parametrize`; all but the `usual` run by `pytest -m exhaustive`.
+
+    Raises ValueError for a usual case that the matrix does not have.
+    """
+    cases, kept = list(matrix), list(usual)
+    if missing := [case for case in kept if case not in cases]:
+        raise ValueError(f"not in the matrix: {missing}")
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=() if case in kept else pytest.mark.exhaustive,
+        )
+        for case in cases
+    ]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trained classifiers are kept for the session, and never in the user's own cache."""
+    base = tmp_path_factory.getbasetemp()
+    # xdist gives each worker a folder in one that all share.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
         yield
 
 
+@pytest.fixture(scope="session")
+def command_server(
+    own_cache: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CommandServer]:
+    server = CommandServer(tmp_path_factory.mktemp("command_server") / "log.txt")
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def wgan(tmp_path: Path) -> Command:
-    """Runs `wgan-train WORDS`, or another console script, in a fresh folder."""
+def wgan(command_server: CommandServer, tmp_path: Path) -> Command:
+    """Runs `wgan-train WORDS`, or another console script, in a process forked for it."""
 
     def run(
-        *words: str, command: str = "wgan-train", **more: Any
+        *words: str, command: str = "wgan-train", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **more.pop("env", {})}
+        return command_server.run(command, list(words), tmp_path, env)
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Command:
+    """The same by its installed script, for what concerns a fresh Python: imports, time, exit."""
+
+    def run(
+        *words: str, command: str = "wgan-train", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(Path(sys.executable).with_name(command)), *words],
-            cwd=more.pop("cwd", tmp_path),
-            env=environment,
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
-            **more,
         )
 
     return run
@@ -171,6 +211,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["wgan-train"])
     return tmp_path
+
+
+@pytest.fixture
+def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are files of nothing: where no test looks at them, drawing a report takes longest."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def save_blank(figure: Figure, file: Any, **how: Any) -> None:
+        save(Figure(figsize=(1, 1)), file, **how)
+
+    monkeypatch.setattr(Figure, "savefig", save_blank)
 
 
 def adam_updates(generator: Any, critic: Any, constraint: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import random
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, checkpoints_of, composed, trained
+from conftest import TINY, checkpoints_of, composed, exhaustive_beyond, trained
 from torch import nn
 
 from wgan_cli.commands import evaluate, sample
@@ -394,8 +395,13 @@ def no_waiting() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_waiting")
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "count"),
+    exhaustive_beyond(
+        [*((damage, 1) for damage in DAMAGES), ("flipped", 2)],
+        itertools.product(DAMAGES, [1, 2]),
+    ),
+)
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     damage: str,
     count: int,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command, metrics_of
+from forked_commands import CommandServer
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
@@ -25,15 +26,11 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(command_server: CommandServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps of the digits with every checkpoint kept and an averaged generator."""
-    import subprocess
-    import sys
-
     place = tmp_path_factory.mktemp("trained")
     words = [word for word in TINY if not word.startswith("steps=")]
     command = [
-        str(Path(sys.executable).with_name("wgan-train")),
         *words,
         f"steps={STEPS}",
         "ema=0.9",
@@ -43,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eval_every=2",
         "hydra.run.dir=run",
     ]
-    subprocess.run(command, cwd=place, capture_output=True, check=True, timeout=300)
+    command_server.run("wgan-train", command, place).check_returncode()
     return place / "run"
 
 
@@ -111,9 +108,9 @@ def test_another_checkpoint_by_step_name_or_path(wgan: Command, run: Path, named
     assert evaluation_of(run)["checkpoints"][0]["step"] == 3
 
 
-def test_a_checkpoint_file_stands_for_its_run(wgan: Command, run: Path):
+def test_a_checkpoint_file_stands_for_its_run(shell: Command, run: Path):
     path = "run/checkpoints/step_00000002.pt"
-    done = wgan(path, "--metrics", "exact", command="wgan-eval")
+    done = shell(path, "--metrics", "exact", command="wgan-eval")
     assert done.returncode == 0, done.stderr
     assert evaluation_of(run)["checkpoints"][0]["step"] == 2
 

@@ -47,11 +47,11 @@ def section_of(page: str, group: str) -> str:
     return found[1]
 
 
-def test_help_answers_in_under_a_second(wgan: Command) -> None:
+def test_help_answers_in_under_a_second(shell: Command) -> None:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        answer = wgan("--help")
+        answer = shell("--help")
         seconds.append(time.perf_counter() - start)
         assert answer.returncode == 0
         assert answer.stderr == ""
@@ -116,6 +116,7 @@ def test_help_shows_its_five_examples(here: Path, capsys: pytest.CaptureFixture[
         assert f"  {command}\n      {what}\n" in page
 
 
+@pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize("command", [command for command, _ in EXAMPLES])
 def test_the_example_works(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = command.split()
@@ -129,8 +130,8 @@ def test_the_example_works(command: str, here: Path, capsys: pytest.CaptureFixtu
     assert {status_of(folder)["state"] for folder in folders} == {"finished"}
 
 
-def test_version(wgan: Command) -> None:
-    answer = wgan("--version")
+def test_version(shell: Command) -> None:
+    answer = shell("--version")
     assert answer.returncode == 0
     assert answer.stdout == f"wgan-train {__version__}\n"
 

@@ -6,8 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, status_of
+from forked_commands import CommandServer
 from PIL import Image
 
 from wgan_cli.commands.train import run
@@ -129,15 +128,10 @@ def test_a_missing_folder_is_an_error_of_the_data(here: Path, capsys: pytest.Cap
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "preempted")],
 )
 def test_a_signal_to_all_processes_is_answered_by_the_run_alone(
-    number: int, code: int, state: str, folder: Path
+    number: int, code: int, state: str, command_server: CommandServer, folder: Path
 ):
-    program = str(Path(sys.executable).with_name("wgan-train"))
-    process = subprocess.Popen(
-        [program, *SMALL, *KINDS["by_two"], "steps=1000000", "log_every=1", "hydra.run.dir=out"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words = [*SMALL, *KINDS["by_two"], "steps=1000000", "log_every=1", "hydra.run.dir=out"]
+    process = command_server.start("wgan-train", words, folder, start_new_session=True)
     try:
         until = time.monotonic() + 120
         while not ((folder / "out/status.json").exists() and status_of(folder / "out")["step"] > 1):

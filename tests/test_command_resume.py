@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -16,19 +17,22 @@ from conftest import (
     TINY,
     assert_same_state,
     checkpoints_of,
+    exhaustive_beyond,
     metrics_of,
     state_of,
     status_of,
 )
+from forked_commands import CommandServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.train import run
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
+# The others take longer than the training.
+TINY = [*TINY, "metrics=[wasserstein/exact]"]
 FEW = [word for word in TINY if not word.startswith("steps")]
 # Two critic updates of 500 a step: an epoch is 1,438 digits, so step 2 ends in the second one.
 MID_EPOCH = [*FEW, "batch_size=500"]
-PROGRAM = str(Path(sys.executable).with_name("wgan-train"))
 
 OWN_MODULE = """
 import math
@@ -106,8 +110,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_mid_epoch(more: list[str], he
     assert_resumed_equals_uninterrupted(here, [*MID_EPOCH, *more], steps=2)
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "sgd"])
-@pytest.mark.parametrize("loss", ["wasserstein", "hinge", "gan"])
+@pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    exhaustive_beyond(
+        [("wasserstein", "rmsprop"), ("hinge", "adam"), ("gan", "sgd")],
+        itertools.product(["wasserstein", "hinge", "gan"], ["rmsprop", "adam", "sgd"]),
+    ),
+)
 def test_convolutions_with_batch_norm_resume_under_each_loss_and_optimizer(
     loss: str, optimizer: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,16 +383,12 @@ def test_a_users_own_class_resumes_where_it_is_trusted(here: Path, own_module: N
     assert status_of(here / "first")["step"] == 4
 
 
-def stopped_by(number: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def stopped_by(
+    number: int, folder: Path, server: CommandServer
+) -> subprocess.CompletedProcess[str]:
     """A long run in `folder`, sent a signal once its status says that it runs."""
     words = [*FEW, "steps=1000000", "log_every=1", "decay.kind=none", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(
-        [PROGRAM, *words],
-        cwd=folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = server.start("wgan-train", words, folder.parent)
     try:
         until = time.monotonic() + 120
         while not ((folder / "status.json").exists() and status_of(folder)["step"] >= 2):
@@ -396,6 +401,7 @@ def stopped_by(number: int, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
@@ -404,10 +410,10 @@ def stopped_by(number: int, folder: Path) -> subprocess.CompletedProcess[str]:
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "preempted")],
 )
 def test_a_stopped_run_saves_itself_says_how_to_go_on_and_goes_on(
-    number: int, code: int, state: str, here: Path
+    number: int, code: int, state: str, command_server: CommandServer, here: Path
 ) -> None:
     folder = here / "long"
-    answer = stopped_by(number, folder)
+    answer = stopped_by(number, folder, command_server)
     assert answer.returncode == code, answer.stderr
     assert "Traceback" not in answer.stderr
     assert "wgan-train resume=long" in answer.stderr

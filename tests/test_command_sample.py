@@ -74,9 +74,9 @@ def drawn(*words: str) -> np.ndarray:
 
 
 def test_without_options_it_draws_a_grid_of_64_into_the_run(
-    wgan: Command, here: Path, tmp_path: Path
+    shell: Command, here: Path, tmp_path: Path
 ) -> None:
-    answer = wgan("plain", command="wgan-sample")
+    answer = shell("plain", command="wgan-sample")
     assert answer.returncode == 0, answer.stderr
     assert answer.stderr == ""
     made = here / "plain" / "samples" / "n64_seed0.png"
@@ -224,9 +224,9 @@ def test_words_that_cannot_be_read_are_exit_2(
     assert "wgan-sample" in capsys.readouterr().err
 
 
-def test_a_refusal_imports_no_torch(wgan: Command, tmp_path: Path) -> None:
+def test_a_refusal_imports_no_torch(shell: Command, tmp_path: Path) -> None:
     start = time.perf_counter()
-    answer = wgan("nowhere", command="wgan-sample")
+    answer = shell("nowhere", command="wgan-sample")
     assert answer.returncode == 4
     assert time.perf_counter() - start < 3
 

@@ -6,16 +6,15 @@ import importlib.util
 import json
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, metrics_of, status_of
+from conftest import TINY, Command, metrics_of, status_of
+from forked_commands import CommandServer
 
 from wgan_cli.commands import search as command
 from wgan_cli.commands.train import run as train
@@ -40,7 +39,6 @@ if "seed" in words:
 with open(os.path.join(folder, "metrics.jsonl"), "w") as file:
     file.write(json.dumps({"step": 2, "wasserstein/exact": float(words["clip"])}))
 """
-MAIN = "from wgan_cli.commands.search import main; main()"
 
 
 @pytest.fixture
@@ -184,26 +182,16 @@ def test_a_search_is_no_group_of_wgan_train(here: Path, capsys: pytest.CaptureFi
     assert train(["+search=digits"]) == 2
 
 
-def started(here: Path, *words: str) -> Any:
-    return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *words],
-        cwd=here,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_help_lists_the_spaces(here: Path) -> None:
-    shown, _ = started(here, "--help").communicate(timeout=60)
+def test_help_lists_the_spaces(shell: Command) -> None:
+    shown = shell("--help", command="wgan-search").stdout
     assert "digits " in shown
     assert "mnist " in shown
 
 
 def test_a_trial_is_a_real_run_that_repeats(
-    tiny: str, here: Path, capsys: pytest.CaptureFixture[str]
+    tiny: str, command_server: CommandServer, here: Path
 ) -> None:
-    searching = started(here, tiny, "--dir", "mine", "--trials", "1")
+    searching = command_server.start("wgan-search", [tiny, "--dir", "mine", "--trials", "1"], here)
     shown, complaints = searching.communicate(timeout=300)
     assert searching.returncode == 0, complaints
     assert complaints == ""
@@ -219,8 +207,11 @@ def test_a_trial_is_a_real_run_that_repeats(
     assert metrics_of(here / "again")[-1]["wasserstein/exact"] == facts.best.value
 
 
-def test_a_request_to_end_reaches_the_run(tiny: str, here: Path) -> None:
-    searching = started(here, tiny, "steps=1000000", "eval_every=1000000", "--dir", "mine")
+def test_a_request_to_end_reaches_the_run(
+    tiny: str, command_server: CommandServer, here: Path
+) -> None:
+    words = [tiny, "steps=1000000", "eval_every=1000000", "--dir", "mine"]
+    searching = command_server.start("wgan-search", words, here)
     lines = here / "mine" / "trials" / "0000" / "metrics.jsonl"
     end = time.monotonic() + 120
     while not (lines.exists() and lines.stat().st_size):

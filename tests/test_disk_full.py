@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_same_state, status_of
+from conftest import TINY, assert_same_state, exhaustive_beyond, status_of
 from small_disk import SmallDisk, heard, on_small_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -113,7 +114,14 @@ STORIES = {
 }
 
 
-@pytest.mark.parametrize("place", STORIES)
+@pytest.mark.parametrize(
+    ("disk", "place"),
+    exhaustive_beyond(
+        [*(("disk", place) for place in STORIES), ("file size", "metrics.jsonl")],
+        itertools.product(["disk", "file size"], STORIES),
+    ),
+    indirect=["disk"],
+)
 def test_a_run_ends_with_7_and_goes_on_where_there_is_room(
     disk: SmallDisk, place: str, uninterrupted: Path
 ) -> None:
@@ -187,6 +195,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_after_its_checkpoint(here: Pa
     assert heard(run, "resume=run")[0] == 0
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_sweep_says_which_jobs_were_lost_and_makes_them_up(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> None:
         sweep = ["-m", *WORDS[:-1], "seed=1,2", "hydra.sweep.dir=sweep"]

@@ -8,29 +8,29 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY, status_of
+from forked_commands import CommandServer
 
 from wgan_cli.commands.folders import reserved
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder
 
-MAX_FEATURE_SAMPLES = 20
+# The many of `pytest -m exhaustive`, the few of every run of the tests.
+MANY = [pytest.param(20, marks=pytest.mark.exhaustive), 6]
 WORDS = [*TINY, "eval_samples=4", "metrics=[wasserstein/exact]"]
 
 # Starts a command so many times at once, in one instant by its own clock, and prints the exit
-# codes. Forked once everything is imported, for that takes each of them seconds; torch imports
-# _dynamo with the first optimizer.
+# codes. Forked once everything is imported, for that takes each of them seconds.
 AT_ONCE = """
 import datetime, json, os, sys
 import hydra.core.utils
-import matplotlib.figure, scipy.optimize, sklearn.datasets, torch._dynamo
-import wgan_cli.build, wgan_cli.commands.run
 from wgan_cli.commands.train import run
 
 class Instant(datetime.datetime):
@@ -59,18 +59,21 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child i
 """
 
 
-def started_at_once(here: Path, *words: str, count: int = MAX_FEATURE_SAMPLES) -> list[int]:
-    """The exit codes of so many starts of wgan-train; what number n said is in `said_n`."""
-    answer = subprocess.run(
-        [sys.executable, "-c", AT_ONCE, str(count), *words],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)
+StartedAtOnce = Callable[..., list[int]]
+
+
+@pytest.fixture
+def started_at_once(command_server: CommandServer, here: Path) -> StartedAtOnce:
+    """The exit codes of `count` starts of wgan-train; what number n said is in `said_n`."""
+
+    def start(*words: str, count: int) -> list[int]:
+        answer = command_server.python(AT_ONCE, [str(count), *words], here)
+        said, complaints = answer.communicate(timeout=300)
+        assert answer.returncode == 0, complaints
+        codes: list[int] = json.loads(said)
+        return codes
+
+    return start
 
 
 def assert_whole(folder: Path) -> None:
@@ -85,29 +88,37 @@ def assert_whole(folder: Path) -> None:
     assert (folder / "train.log").read_text().count("run folder:") == 1
 
 
-def names(*, of: str, count: int = MAX_FEATURE_SAMPLES) -> set[str]:
+def names(*, of: str, count: int) -> set[str]:
     return {of, *(f"{of}-{number}" for number in range(1, count))}
 
 
-def test_starts_in_one_instant_have_a_folder_each(here: Path) -> None:
-    assert started_at_once(here, *WORDS) == [0] * MAX_FEATURE_SAMPLES
+@pytest.mark.parametrize("many", MANY)
+def test_starts_in_one_instant_have_a_folder_each(
+    many: int, started_at_once: StartedAtOnce, here: Path
+) -> None:
+    assert started_at_once(*WORDS, count=many) == [0] * many
     folders = list((here / "outputs" / "2026-03-04").iterdir())
-    assert {folder.name for folder in folders} == names(of="05-06-07-000089")
+    assert {folder.name for folder in folders} == names(of="05-06-07-000089", count=many)
     for folder in folders:
         assert_whole(folder)
 
 
-def test_sweeps_in_one_instant_have_a_folder_each(here: Path) -> None:
-    assert started_at_once(here, "-m", *WORDS, "seed=1", count=5) == [0] * 5
+def test_sweeps_in_one_instant_have_a_folder_each(
+    started_at_once: StartedAtOnce, here: Path
+) -> None:
+    assert started_at_once("-m", *WORDS, "seed=1", count=5) == [0] * 5
     folders = list((here / "outputs" / "multirun").iterdir())
     assert {folder.name for folder in folders} == names(of="2026-03-04_05-06-07-000089", count=5)
     for folder in folders:
         assert_whole(folder / "0")
 
 
-def test_of_many_starts_in_one_named_folder_one_trains(here: Path) -> None:
-    codes = started_at_once(here, *WORDS, "hydra.run.dir=one")
-    assert sorted(codes) == [0] + [8] * (MAX_FEATURE_SAMPLES - 1)
+@pytest.mark.parametrize("many", MANY)
+def test_of_many_starts_in_one_named_folder_one_trains(
+    many: int, started_at_once: StartedAtOnce, here: Path
+) -> None:
+    codes = started_at_once(*WORDS, "hydra.run.dir=one", count=many)
+    assert sorted(codes) == [0] + [8] * (many - 1)
     assert_whole(here / "one")
     assert sorted(path.name for path in here.iterdir() if path.is_dir()) == ["one"]
     for number, code in enumerate(codes):

@@ -7,8 +7,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -20,15 +18,19 @@ from conftest import (
     assert_same_curves,
     assert_same_state,
     checkpoints_of,
+    composed,
     metrics_of,
     status_of,
 )
+from forked_commands import CommandServer, ForkedProcess
+from omegaconf import OmegaConf
 
 from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest, step_of
 
-KILLS = 50
+# The many of `pytest -m exhaustive`, the few of every run of the tests.
+KILLS = [pytest.param(50, marks=pytest.mark.exhaustive), 12]
 KEEP_EVERY = 10
 # Kills fall on all of a process's life, from its first word to this many times what it takes to
 # save a first checkpoint.
@@ -49,103 +51,58 @@ WORDS = [
 ]
 ENDLESS = [*WORDS, "steps=1000000", "hydra.run.dir=mine"]
 
-# Imports everything by a run of its own and then, with one thread, forks a run for each line: that
-# takes milliseconds where a new process takes seconds. Without words it is `ENDLESS` as Hydra has
-# composed it, for composing takes most of a second and touches no file.
-NURSERY = f"""
-import json, os, sys, threading, time
-from pathlib import Path
-from tqdm import tqdm
-import wgan_cli.commands.run as execution
+# A run's process, after what a test has it execute first. Composing takes most of a second and
+# touches no file, so the second goes on from a config that was composed before.
+LOGGED = """
+import json, os, sys
+descriptor = os.open("child.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+os.dup2(descriptor, 1)
+os.dup2(descriptor, 2)
+"""
+COMMAND = """
 from wgan_cli.commands.train import run
-
-with open("nursery.log", "w") as log:
-    os.dup2(log.fileno(), 2)
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-assert run({[*WORDS, "steps=3", "hydra.run.dir=first"]!r}) == 0
-execute = execution.execute
-composed = []
-execution.execute = lambda config, path, overrides, sweep: composed.append((config, overrides))
-run({ENDLESS!r})
-execution.execute = execute
-while len(os.listdir("/proc/self/task")) > 1:
-    time.sleep(0.01)
-print("ready", file=answers, flush=True)
-for line in sys.stdin:
-    words, prelude, folder = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        # tqdm's own is one for all processes, and stays locked by one that was killed with it.
-        tqdm.set_lock(threading.RLock())
-        os.chdir(folder)
-        descriptor = os.open("child.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        exec(prelude, {{}})
-        config, overrides = composed[0]
-        os._exit(
-            run(words) if words else execute(config, Path("mine"), overrides, sweep=False)
-        )
-    print(child, file=answers, flush=True)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+sys.exit(run(sys.argv[1:]))
+"""
+COMPOSED = """
+from pathlib import Path
+from omegaconf import OmegaConf
+from wgan_cli.commands.run import execute
+config, overrides = json.loads(sys.argv[1])
+sys.exit(execute(OmegaConf.create(config), Path("mine"), overrides, sweep=False))
 """
 
 
 class Nursery:
     """Starts runs, each in a process of its own that can be killed, in the folder `here`."""
 
-    def __init__(self, home: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY],
-            cwd=home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._child: int | None = None
-        assert self._answer() == "ready", (home / "nursery.log").read_text()
+    def __init__(self, server: CommandServer) -> None:
+        self._server = server
+        overrides = [word for word in ENDLESS if not word.startswith("hydra.")]
+        self._composed = json.dumps([OmegaConf.to_container(composed(ENDLESS)), overrides])
+        self._child: ForkedProcess | None = None
 
     def start(self, here: Path, words: list[str] | None = None, prelude: str = "") -> int:
         """The process's id. `prelude` is code that it executes first; it writes child.log."""
-        assert self._process.stdin is not None
-        print(json.dumps([words, prelude, str(here)]), file=self._process.stdin, flush=True)
-        self._child = int(self._answer())
-        return self._child
+        code, typed = (COMPOSED, [self._composed]) if words is None else (COMMAND, words)
+        self._child = self._server.python(f"{LOGGED}\n{prelude}\n{code}", typed, here)
+        return self._child.pid
 
     def outcome(self) -> int:
         """The exit code of what was started last, or minus the signal that killed it."""
-        self._child = None
-        return int(self._answer())
+        assert self._child is not None
+        return self._child.wait(timeout=120)
 
     def settle(self) -> None:
         """Kill what a failed test has left."""
         if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
-            self.outcome()
-
-    def close(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-
-@pytest.fixture(scope="module")
-def open_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield nursery
-    nursery.close()
+            self._child.kill()
 
 
 @pytest.fixture
-def nursery(open_nursery: Nursery) -> Iterator[Nursery]:
-    yield open_nursery
-    open_nursery.settle()
+def nursery(command_server: CommandServer) -> Iterator[Nursery]:
+    nursery = Nursery(command_server)
+    yield nursery
+    nursery.settle()
 
 
 def newest(folder: Path) -> int:
@@ -185,7 +142,8 @@ def assert_right_ones_are_kept(folder: Path, step: int) -> None:
     assert len(kept.keys() - wanted) <= 2
 
 
-def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_fifty_kills_at_random_moments(kills: int, nursery: Nursery, here: Path):
     folder, rng = here / "mine", random.Random(20171)
 
     def first_save(words: list[str] | None) -> float:
@@ -205,7 +163,7 @@ def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
 
     ways = {"command": ENDLESS, "composed": None}
     lives = {way: LIFE * first_save(words) for way, words in ways.items()}
-    parts = [(part + rng.random()) / KILLS for part in range(KILLS)]
+    parts = [(part + rng.random()) / kills for part in range(kills)]
     # The moments of each way are spread over the whole of its life.
     tries = [("command" if n % 5 == 0 else "composed", part) for n, part in enumerate(parts)]
     rng.shuffle(tries)
@@ -221,8 +179,8 @@ def test_fifty_kills_at_random_moments(nursery: Nursery, here: Path):
         started += [at for at in [started_at(here)] if at is not None]
         assert newest(folder) >= before > 0
     # Most had begun when they were killed, and went on.
-    assert len(started) > KILLS / 4
-    assert len(set(started)) > KILLS / 10
+    assert len(started) > kills / 4
+    assert len(set(started)) > kills / 10
 
     end = newest(folder) + 5
     for name in ("mine", "whole"):

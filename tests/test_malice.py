@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 import torchvision.datasets
 import yaml
-from conftest import TINY, checkpoints_of, composed, trained
+from conftest import TINY, checkpoints_of, composed, exhaustive_beyond, trained
 
 import wgan_cli
 from wgan_cli.commands import evaluate, sample
@@ -221,7 +222,7 @@ def test_a_saved_configs_yaml_makes_no_objects(
     assert_refused(gone_on_with(), capsys, here)
 
 
-@pytest.mark.parametrize("attack", NAMES)
+@pytest.mark.parametrize("attack", exhaustive_beyond(["a function", *ELSEWHERE], NAMES))
 def test_a_checkpoints_config_builds_what_is_trusted_alone(
     attack: str, theirs: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -237,6 +238,7 @@ def test_a_checkpoints_config_builds_what_is_trusted_alone(
 
 
 # Of a checkpoint, sealed as one of this program's: what is no tensor, number or text,
+VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 PICKLES: dict[str, Callable[[Config], Any]] = {
     "a payload as a network": at("generator", Payload()),
     "a payload in a network": at("generator.net", Payload()),
@@ -322,8 +324,13 @@ def read_by_all(four_steps: Any) -> list[int]:
     return [trained(four_steps, Path("theirs"), resume="theirs"), *looked_at()]
 
 
-@pytest.mark.parametrize("variable", [None, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"])
-@pytest.mark.parametrize("attack", PICKLES)
+@pytest.mark.parametrize(
+    ("attack", "variable"),
+    exhaustive_beyond(
+        [*((attack, None) for attack in PICKLES), ("a payload in a network", VARIABLE)],
+        itertools.product(PICKLES, [None, VARIABLE]),
+    ),
+)
 def test_no_pickle_is_executed_whatever_the_environment(
     attack: str,
     variable: str | None,

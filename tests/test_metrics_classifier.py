@@ -276,7 +276,7 @@ def train_apart(cache: str, results: Any) -> None:
 
 
 def test_two_processes_at_once_both_succeed(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     results = context.Queue()
     both = [context.Process(target=train_apart, args=(str(tmp_path), results)) for _ in range(2)]
     for process in both:

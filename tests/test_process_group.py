@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import exhaustive_beyond
 from several_ranks import groups
 from torch import Tensor, nn
 from torch.distributed import HashStore
@@ -76,7 +77,10 @@ CASES = {
     for loss in LOSSES
     for constraint in CONSTRAINTS
 }
-CASES |= {
+# Every loss, every constraint, and what follows.
+USUAL = ["wasserstein-clip", "hinge-gradient_penalty", "gan-one_sided", "minimax-spectral_norm"]
+USUAL += ["wasserstein-orthogonal", "hinge-none"]
+OTHERS = {
     "dcgan": Case(Hinge, CONSTRAINTS["gradient_penalty"], "dcgan"),
     "dcgan-spectral_norm": Case(Wasserstein, CONSTRAINTS["spectral_norm"], "dcgan"),
     "lipschitz": Case(Wasserstein, Unconstrained, "lipschitz"),
@@ -85,6 +89,8 @@ CASES |= {
     "adam": Case(Wasserstein, GradientPenalty, optimizer=partial(torch.optim.Adam)),
     "grad_clip": Case(Wasserstein, Unconstrained, grad_clip=(1e-3, 1e-4)),
 }
+CASES |= OTHERS
+USUAL += OTHERS
 
 
 class Double:
@@ -193,32 +199,17 @@ def trained(case: Case, ranks: SingleProcess) -> dict[str, Any]:
     return {"first": first, "means": trainer.means.means(), "weights": weights_of(trainer)}
 
 
-def every_case(ranks: SingleProcess) -> dict[str, Any]:
-    return {name: trained(case, ranks) for name, case in CASES.items()}
-
-
-@pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
-    return every_case(ALONE)
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return groups(2, tmp_path_factory.mktemp("ranks"), every_case)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_two_ranks_train_as_one_process(
-    name: str, alone: dict[str, Any], both: list[dict[str, Any]]
-) -> None:
-    expected = alone[name]
-    for found in (rank[name] for rank in both):
+@pytest.mark.parametrize("name", exhaustive_beyond(USUAL, CASES))
+def test_two_ranks_train_as_one_process(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    expected, both = trained(case, ALONE), groups(2, tmp_path, partial(trained, case))
+    for found in both:
         for one, other in zip(expected["first"], found["first"], strict=True):
             assert one.abs().max() > 1e-6
             assert (one - other).abs().max() <= 1e-10 * max(1.0, float(one.abs().max()))
         for tag, value in expected["means"].items():
             assert found["means"][tag] == pytest.approx(value, rel=1e-6, abs=1e-12), tag
-    assert torch.equal(both[0][name]["weights"], both[1][name]["weights"])
+    assert torch.equal(both[0]["weights"], both[1]["weights"])
 
 
 @pytest.mark.parametrize("world", [2, 3])

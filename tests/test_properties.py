@@ -24,8 +24,8 @@ from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import flatten
 
-# More of them: WGAN_EXAMPLES=5000 pytest -n 0 tests/test_properties.py
-IN_CI = 60
+# More of them: WGAN_EXAMPLES=5000 pytest -n 0 -m exhaustive tests/test_properties.py
+FEW, IN_CI = 20, 60
 EXAMPLES = int(os.environ.get("WGAN_EXAMPLES", IN_CI))
 
 # What keeps a run tiny, whatever else is drawn.
@@ -154,16 +154,33 @@ def answered(words: list[str]) -> tuple[int, str]:
     return code, stderr.getvalue()
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES == IN_CI,
-    suppress_health_check=list(HealthCheck),
-)
+def drawn(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=examples in (FEW, IN_CI),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@drawn(FEW)
 @given(words=commands())
 def test_a_run_trains_with_finite_numbers_or_is_refused_in_a_plain_sentence(
     words: list[str],
 ) -> None:
+    assert_trained_or_refused(words)
+
+
+@pytest.mark.exhaustive
+@drawn(EXAMPLES)
+@given(words=commands())
+def test_many_runs_train_with_finite_numbers_or_are_refused_in_a_plain_sentence(
+    words: list[str],
+) -> None:
+    assert_trained_or_refused(words)
+
+
+def assert_trained_or_refused(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.chdir(name)
         patch.setattr(sys, "argv", ["wgan-train"])

@@ -346,6 +346,7 @@ def test_with_many_varying_settings_rows_name_the_uncommon_ones(
     assert [setting.label for setting in report.settings] == [f"{key}=0.5" for key in keys]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_reports_numbers_are_those_of_the_runs_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,10 +500,10 @@ def test_the_files_are_written_to_the_given_folder(
 
 
 def test_the_console_script_answers_and_loads_no_torch(
-    wgan: Command, tmp_path: Path, default: dict[str, Any]
+    shell: Command, tmp_path: Path, default: dict[str, Any]
 ) -> None:
     write(tmp_path / "sweep" / "0", default, ["clip=0.1"], 3.0)
-    done = wgan("sweep", command="wgan-report")
+    done = shell("sweep", command="wgan-report")
     assert done.returncode == 0, done.stderr
     assert "sweep/report.html" in done.stdout
     (tmp_path / "sweep" / "report.html").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import signal
@@ -12,7 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, assert_same_state, metrics_of, state_of, status_of
+from conftest import (
+    TINY,
+    assert_same_state,
+    exhaustive_beyond,
+    metrics_of,
+    state_of,
+    status_of,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wgan_cli.commands.composition import quoted
@@ -83,8 +91,13 @@ def interrupt_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int]
     return arrange
 
 
-@pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("nth", "number"),
+    exhaustive_beyond(
+        [(1, signal.SIGTERM), (2, signal.SIGINT), (3, signal.SIGHUP)],
+        itertools.product([1, 2, 3], OUTCOMES),
+    ),
+)
 def test_a_long_evaluation_is_dropped_and_made_when_the_run_goes_on(
     number: int,
     nth: int,
@@ -132,6 +145,7 @@ def test_before_training_a_command_ends_at_once_and_leaves_nothing(
     assert not list(here.iterdir())
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_sweep_that_is_asked_to_end_between_trainings_starts_no_further_job(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,8 +285,14 @@ def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.Mo
     assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (2, 0)
 
 
-@pytest.mark.parametrize("number", OUTCOMES, ids=lambda number: signal.Signals(number).name)
-@pytest.mark.parametrize("failing", [False, True], ids=["finished", "failed"])
+@pytest.mark.usefixtures("blank_charts")
+@pytest.mark.parametrize(
+    ("failing", "number"),
+    exhaustive_beyond(
+        [(False, signal.SIGINT), (True, signal.SIGTERM)],
+        itertools.product([False, True], OUTCOMES),
+    ),
+)
 def test_a_signal_at_the_end_of_a_job_ends_the_sweep_all_the_same(
     failing: bool, number: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +329,13 @@ def test_a_second_signal_finds_the_run_being_saved() -> None:
         assert isinstance(signals.requested(), PreemptedError)
 
 
-@pytest.mark.parametrize("name", ["ünï r", "q'x", "a=b", "c,omma", "br{a}ce", "back\\slash", "~t"])
+@pytest.mark.parametrize(
+    "name",
+    exhaustive_beyond(
+        ["ünï r", "q'x", "br{a}ce"],
+        ["ünï r", "q'x", "a=b", "c,omma", "br{a}ce", "back\\slash", "~t"],
+    ),
+)
 def test_what_is_said_can_be_typed_whatever_the_folder_is_called(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
+from forked_commands import CommandServer, ForkedProcess
 
 from wgan_cli.commands import sweep_workers
 from wgan_cli.commands.composition import Composer
@@ -35,19 +35,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(here: Path, *words: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def start(command_server: CommandServer) -> Callable[..., ForkedProcess]:
     """`wgan-train -m` in a process group of its own."""
-    return subprocess.Popen(
-        [str(Path(sys.executable).with_name("wgan-train")), "-m", *words],
-        cwd=here,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+
+    def starting(here: Path, *words: str) -> ForkedProcess:
+        return command_server.start("wgan-train", ["-m", *words], here, start_new_session=True)
+
+    return starting
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: ForkedProcess) -> None:
     until = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -66,13 +64,13 @@ def outcomes(sweep: Path) -> dict[str, tuple[str, dict[str, float]]]:
     return found
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
+def kill_group(process: ForkedProcess) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def ended(
-    process: subprocess.Popen[str],
+    process: ForkedProcess,
     condition: Callable[[], bool],
     act: Callable[[], object],
     seconds: float = 200,
@@ -87,7 +85,9 @@ def ended(
             kill_group(process)
 
 
+@pytest.mark.exhaustive
 def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_half_way(
+    start: Callable[..., ForkedProcess],
     here: Path,
 ) -> None:
     """Twelve jobs at equal threads: equal rows and numbers; the rerun makes up what is missing."""
@@ -118,9 +118,12 @@ def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_
     assert out.count("finished") >= 12
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive), (signal.SIGTERM, 75)],
+)
 def test_a_signal_lets_all_workers_save_and_no_job_begin(
-    number: int, code: int, tmp_path: Path
+    number: int, code: int, start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:
     words = [*TINY, "steps=1000000", "log_every=1", "seed=1,2,3,4", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *words, *JOBLIB)
@@ -141,7 +144,10 @@ def test_a_signal_lets_all_workers_save_and_no_job_begin(
         assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
 
 
-def test_a_job_that_a_scheduler_pre_empts_is_saved_and_goes_on_by_itself(tmp_path: Path) -> None:
+@pytest.mark.exhaustive
+def test_a_job_that_a_scheduler_pre_empts_is_saved_and_goes_on_by_itself(
+    start: Callable[..., ForkedProcess], tmp_path: Path
+) -> None:
     words = [*TINY, "steps=2000", "log_every=20", "checkpoint_every=100000", "seed=1"]
     words += ["metrics=[wasserstein/exact]"]
     process = start(tmp_path, *words, "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep")
@@ -234,7 +240,10 @@ def test_a_worker_that_was_asked_to_end_takes_no_further_job(
             signal.signal(number, handler)
 
 
-def test_workers_of_which_one_is_idle_end_and_the_command_with_them(tmp_path: Path) -> None:
+@pytest.mark.exhaustive
+def test_workers_of_which_one_is_idle_end_and_the_command_with_them(
+    start: Callable[..., ForkedProcess], tmp_path: Path
+) -> None:
     words = [*TINY, "steps=1,1000000,1000001", "log_every=1", "metrics=[]"]
     words += ["hydra.launcher.n_jobs=3", "hydra.sweep.dir=sweep", "hydra/launcher=joblib"]
     process = start(tmp_path, *[word for word in words if word != "steps=2"])
@@ -256,7 +265,10 @@ def test_workers_of_which_one_is_idle_end_and_the_command_with_them(tmp_path: Pa
         assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
 
 
-def test_a_worker_that_is_killed_costs_its_job_at_most(tmp_path: Path) -> None:
+@pytest.mark.exhaustive
+def test_a_worker_that_is_killed_costs_its_job_at_most(
+    start: Callable[..., ForkedProcess], tmp_path: Path
+) -> None:
     """As the system does where memory runs out: joblib gives up, and the rest begins again."""
     words = [*TINY, "log_every=10", "seed=1,2,3", "metrics=[]", "checkpoint_every=10", *JOBLIB]
     words = [word for word in words if word != "steps=2"]

@@ -369,6 +369,7 @@ def test_what_is_answered_without_training_is_said_once(
     assert {path.name for path in here.iterdir()} == {"out_0.txt", "out_1.txt"}
 
 
+@pytest.mark.exhaustive
 def test_torchrun(whole: Path, here: Path) -> None:
     """A request to end, a kill, and what torchrun itself does about both."""
 
