@@ -118,9 +118,10 @@ def test_reports_know_run_folders_and_settings_alone(file: str):
         "config",
         "validation",
         "errors",
+        "environment",
         "files",
-        "migration",
         "run_folder",
+        "run_status",
     )
     own = {name for name in imports(file) if name.startswith("wgan_cli.")}
     assert not {name for name in own if name.split(".")[1] not in below}
