@@ -87,11 +87,9 @@ def test_the_defaults_are_complete_and_valid():
     assert "???" not in map(str, flatten(as_dict(filled)).values())
 
 
-def test_a_config_is_never_changed():
+def test_a_config_cannot_be_changed():
     config = validate(composed())
-    before = copy.deepcopy(config)
     filled, _ = fill(config)
-    assert config == before
     for node, name in ((config, "steps"), (filled, "clip"), (filled.decay, "kind")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(node, name, None)
@@ -150,7 +148,7 @@ def test_a_composed_hydra_config_is_taken_as_it_is():
 def test_a_filled_config_fed_back_is_the_same_config():
     config, _ = fill(validate(composed("optimizer=adam", "loss=gan", "dataset=mnist")))
     again = validate(OmegaConf.create(as_dict(config)))
-    assert again == config
+    assert as_dict(again) == as_dict(config)
     check_rules(again)
     assert fill(again)[0] == config
 

@@ -65,7 +65,7 @@ def read_status(folder: Path) -> RunStatus:
     """The status of the run in `folder`. A file or a field that cannot be read has the default."""
     try:
         fields = json.loads((folder / STATUS).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return RunStatus()
     if not isinstance(fields, dict):
         return RunStatus()
