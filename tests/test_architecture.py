@@ -18,7 +18,15 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 # on one line do not know each other. TYPE_CHECKING and imports inside functions count too.
 LEVELS = (
     ("errors",),
-    ("files", "randomness", "flat_tensors", "stop_signals", "out_of_memory", "losses", "optimizers"),
+    (
+        "files",
+        "randomness",
+        "flat_tensors",
+        "stop_signals",
+        "out_of_memory",
+        "losses",
+        "optimizers",
+    ),
     ("locking", "pictures", "models", "data", "metrics", "constraints"),
     ("charts", "schema"),
     ("validation", "run_status", "environment", "compatibility"),

@@ -197,16 +197,16 @@ def test_a_kill_right_after_a_return_finds_it_noted_and_nothing_of_later_steps(
 ) -> None:
     words = [*LATE, "on_divergence=rollback", "keep_every=2", "rollback.times=9"]
     assert run([*words, "hydra.run.dir=whole"]) == 0
-    go_back, seen = Trainer.go_back, []
+    roll_back, seen = Trainer.roll_back, []
 
     def killed(self: Trainer, error: Any) -> None:
-        go_back(self, error)
+        roll_back(self, error)
         seen.append(1)
         if len(seen) == 2:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Trainer, "go_back", killed)
+        patch.setattr(Trainer, "roll_back", killed)
         run([*words, "hydra.run.dir=cut"])
     left = newest(here / "cut")
     assert (left["step"], len(left["returns"])) == (16, 2)
@@ -219,7 +219,7 @@ def test_a_kill_right_after_a_return_finds_it_noted_and_nothing_of_later_steps(
 def test_the_best_of_what_is_left_is_kept_after_a_return(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(resuming=False)
-    saving, trainer = Checkpoints(folder, {}), SimpleNamespace(step=0, state=dict)
+    saving, trainer = Checkpoints(folder, {}), SimpleNamespace(step=0, state_dict=dict)
 
     def reach(step: int, distance: float) -> None:
         trainer.step = step
