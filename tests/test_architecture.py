@@ -64,7 +64,7 @@ def imports(file: str) -> set[str]:
 
 
 def imported_files(file: str) -> set[str]:
-    """The package's files among them; a room's `__init__` only where nothing else of it is named."""
+    """The package's files among them; a room's `__init__` only if nothing else of it is named."""
     named = set()
     for name in imports(file):
         path = "/".join(name.split(".")[1:])
