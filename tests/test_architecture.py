@@ -34,7 +34,6 @@ LEVELS = (
     ("config", "distributed", "evaluation"),
     ("machine", "loggers", "search"),
     ("training", "report"),
-    ("instantiation",),
     ("build",),
     ("commands",),
     ("__main__",),
@@ -122,8 +121,8 @@ def test_components_do_not_know_each_other():
 
 
 def test_only_commands_and_build_know_hydra():
-    assert {room_of(file) for file in importing("hydra")} <= {"commands", "instantiation"}
-    assert importing("wgan_cli.instantiation") == {"build.py"}
+    assert {room_of(file) for file in importing("hydra")} <= {"commands", "build"}
+    assert {room_of(file) for file in importing("wgan_cli.build.instantiation")} == {"build"}
 
 
 def test_leaves_do_not_know_config_files():
@@ -132,7 +131,7 @@ def test_leaves_do_not_know_config_files():
 
 
 def test_only_instantiation_calls_instantiate():
-    for file in set(FILES) - {"instantiation.py"}:
+    for file in set(FILES) - {"build/instantiation.py"}:
         for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
             names = {getattr(node, key, None) for key in ("id", "attr", "name")}
             assert "instantiate" not in names, file

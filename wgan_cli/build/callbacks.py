@@ -1,0 +1,74 @@
+"""Loggers, callbacks and the rollback of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wgan_cli.build.data import classes_of, data_facts
+from wgan_cli.build.instantiation import built
+from wgan_cli.config import as_dict
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.errors import ConfigError
+from wgan_cli.loggers import Logger
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.schema import RunConfig, TrainConfig
+from wgan_cli.training.callbacks.checkpoints import Checkpoints
+from wgan_cli.training.callbacks.loggers import Loggers
+from wgan_cli.training.callbacks.profile import Profile
+from wgan_cli.training.callbacks.progress import Progress
+from wgan_cli.training.callbacks.protocol import Callback
+from wgan_cli.training.callbacks.record import Record
+from wgan_cli.training.callbacks.sample_pictures import SamplePictures
+from wgan_cli.training.callbacks.weight_histograms import WeightHistograms
+from wgan_cli.training.rollback import Rollback
+
+
+def build_loggers(config: TrainConfig) -> dict[str, Logger]:
+    """Build the config's loggers, by name. Raise `ConfigError` for a class that is no logger."""
+    loggers = {name: built(f"logger.{name}", node) for name, node in config.logger.items()}
+    for name, logger in loggers.items():
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"logger.{name}._target_={config.logger[name]['_target_']} is no logger: derive it"
+                " from wgan_cli.loggers.Logger."
+            )
+    return loggers
+
+
+def build_callbacks(
+    config: RunConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    loggers: Mapping[str, Logger],
+    *,
+    first: bool,
+) -> list[Callback]:
+    """The callbacks of a run; `first` if nothing of it was trained before."""
+    settings = as_dict(config)
+    facts = {
+        "config": settings,
+        "sample_shape": list(dataset.sample_shape),
+        "classes": classes_of(config, dataset),
+        "data": data_facts(config, dataset),
+    }
+    labels, record = dataset.labels, Record(folder)
+    held_out_labels = None if labels is None else labels.held_out
+    # Loggers come after what measures, and checkpoints after all that belongs to their step.
+    return [
+        record,
+        SamplePictures(folder, dataset.held_out, held_out_labels, first=first),
+        WeightHistograms(),
+        Loggers(loggers, folder.path, settings, record.final, first=first),
+        Progress(),
+        Checkpoints(
+            folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"
+        ),
+        *([Profile(folder)] if config.profile else []),
+    ]
+
+
+def build_rollback(config: TrainConfig, folder: RunFolder) -> Rollback | None:
+    """The return to a run's newest checkpoint where it diverges; None where it shall stop."""
+    if config.on_divergence == "stop":
+        return None
+    return Rollback(folder.checkpoints, config.rollback.times, config.rollback.lr_factor)

@@ -1,0 +1,80 @@
+"""What a run measures: its metrics, sample counts and evaluation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from wgan_cli.config import settings_below
+from wgan_cli.constraints import (
+    Constraint,
+)
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
+from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.evaluation.samples import (
+    MAX_FEATURE_SAMPLES,
+    MAX_FEATURE_SAMPLES_IN_TRAINING,
+    Reference,
+    sample_counts,
+)
+from wgan_cli.machine import Machine
+from wgan_cli.rules import refuse_metrics_without
+from wgan_cli.schema import FilledConfig, RunConfig
+
+
+def complete(
+    config: FilledConfig, machine: Machine, dataset: Dataset, *, training: bool = True
+) -> RunConfig:
+    """Every setting of a run: those of `config` and `machine`, the metrics and the sample counts.
+
+    Metrics that are not chosen are the usual ones of the data set. In training, features are by
+    default of fewer images. Raises `ConfigError` for metrics that do not apply to the data and for
+    more samples than there are.
+    """
+    at_most = (
+        MAX_FEATURE_SAMPLES_IN_TRAINING
+        if training and len(dataset.sample_shape) == 3
+        else MAX_FEATURE_SAMPLES
+    )
+    counts = sample_counts(dataset, config.eval_samples, config.feature_samples, at_most)
+    complete = RunConfig(
+        **settings_below(config, RunConfig),
+        device=machine.device,
+        threads=machine.threads,
+        precision=machine.precision,
+        compile=machine.compile,
+        metrics=usual_metrics(dataset) if config.metrics is None else config.metrics,
+        eval_samples=counts.eval_samples,
+        feature_samples=counts.feature_samples,
+    )
+    refuse_metrics_without(data_kinds(dataset), complete)
+    return complete
+
+
+def build_evaluation(
+    config: RunConfig, dataset: Dataset, constraint: Constraint, device: torch.device
+) -> Evaluation:
+    """The evaluation of a run, with its feature networks ready.
+
+    Raises `DataError` where a feature network is not available.
+    """
+    reference = Reference(
+        dataset,
+        device,
+        cache_folder(),
+        config.eval_samples,
+        config.feature_samples,
+        conditional=config.conditional,
+    )
+    evaluation = Evaluation(config.metrics, reference, config.latent_dim, config.seed, constraint)
+    evaluation.prepare()
+    return evaluation
+
+
+def cache_folder() -> Path:
+    """The folder of trained classifiers, in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "wgan-train"

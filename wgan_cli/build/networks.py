@@ -1,0 +1,122 @@
+"""Networks, their constraint and their optimizers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from wgan_cli.acceleration.trained_network import TrainedNetwork
+from wgan_cli.build.instantiation import built, called, maker
+from wgan_cli.compatibility import CriticFacts
+from wgan_cli.constraints import (
+    Constraint,
+    batch_norm_layers,
+    has_linear_layers,
+    normalization_layers,
+)
+from wgan_cli.errors import ConfigError
+from wgan_cli.schema import TrainConfig, traits
+
+log = logging.getLogger(__name__)
+
+
+def build_generator(
+    model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
+) -> nn.Module:
+    """The generator of a model's config for samples of this shape and classes, on the CPU."""
+    return _build_network(
+        model, "generator", classes, latent_dim=latent_dim, sample_shape=tuple(shape)
+    )
+
+
+def build_critic(
+    config: TrainConfig,
+    constraint: Constraint,
+    shape: Sequence[int],
+    classes: int | None = None,
+) -> nn.Module:
+    """The critic of a config for samples of this shape and classes, constrained, on the CPU."""
+    return constraint.wrap(
+        _build_network(config.model, "critic", classes, sample_shape=tuple(shape))
+    )
+
+
+def build_constraint(config: TrainConfig) -> Constraint:
+    """The constraint of a config."""
+    takes_clip = traits("constraint", config.constraint).takes_clip
+    facts = {"clip": config.clip} if takes_clip else {}
+    constraint: Constraint = built("constraint", config.constraint, optional={"name"}, **facts)
+    return constraint
+
+
+def trained_network(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
+    """Wrap a network for training, with flat weights and bfloat16 passes as its traits allow."""
+    bf16, stated = config.precision == "bf16", traits("network", config.model[name])
+    # In float32, channels_last would change the order of additions, and BatchNorm on a CPU would be
+    # thirty times less exact.
+    if bf16 and stated.channels_last:
+        network.to(memory_format=torch.channels_last)
+    flat = (
+        traits("optimizer", config.optimizer).elementwise
+        and traits("constraint", config.constraint).weights_in_place
+        and stated.weights_in_place
+    )
+    return TrainedNetwork(network, flat=flat, bf16=bf16)
+
+
+def build_optimizer(
+    node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Build the optimizer of one network; its own settings override those of both."""
+    not_settings = {"name", "critic", "generator"}
+    settings = {key: value for key, value in node.items() if key not in not_settings}
+    overrides = node.get(network_name) or {}
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    make, _ = maker("optimizer", settings)
+    if traits("optimizer", node).fused:
+        settings["fused"] = True
+    optimizer: torch.optim.Optimizer = called("optimizer", settings, make, parameters)
+    return optimizer
+
+
+def facts_of(critic: nn.Module) -> CriticFacts:
+    """What the layers of a built critic tell of it."""
+    return CriticFacts(
+        lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
+        batch_norm=", ".join(batch_norm_layers(critic)),
+        normalization=", ".join(normalization_layers(critic)),
+        has_normalization=bool(normalization_layers(critic)),
+        has_linear_layers=has_linear_layers(critic),
+    )
+
+
+def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
+    """Log that the scales of the critic's BatchNorm are clipped too."""
+    layers, clipping = batch_norm_layers(critic), traits("constraint", config.constraint)
+    if clipping.takes_clip and layers and not clipping.exempts_normalization:
+        log.info(
+            "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
+            " constraint.exempt_normalization=true leaves them out.",
+            ", ".join(layers),
+            config.clip,
+        )
+
+
+def _build_network(
+    model: Mapping[str, Any], kind: str, classes: int | None, **facts: Any
+) -> nn.Module:
+    path, node = f"model.{kind}", model[kind]
+    if classes is not None:
+        _, accepted = maker(path, node)
+        if not accepted("classes"):
+            raise ConfigError(
+                f"conditional=true: the {kind} of model={model.get('name') or node['_target_']}"
+                " knows no classes. Leave it out, or type model=mlp, model=dcgan or model=resnet."
+            )
+        facts["classes"] = classes
+    network: nn.Module = built(path, node, **facts)
+    return network

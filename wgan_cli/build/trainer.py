@@ -1,0 +1,132 @@
+"""The trainer of a config, with everything that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from wgan_cli.build.data import classes_of
+from wgan_cli.build.evaluation import build_evaluation
+from wgan_cli.build.instantiation import built
+from wgan_cli.build.networks import (
+    build_constraint,
+    build_critic,
+    build_generator,
+    build_optimizer,
+    facts_of,
+    log_clipped_batch_norm,
+    trained_network,
+)
+from wgan_cli.compatibility import refuse_pair
+from wgan_cli.constraints import (
+    Constraint,
+)
+from wgan_cli.data.dataset import Dataset
+from wgan_cli.distributed.process_group import ALONE, SingleProcess
+from wgan_cli.models.shape_check import refuse_misfit
+from wgan_cli.randomness import Draws, Stream
+from wgan_cli.schema import RunConfig, traits
+from wgan_cli.stop_signals import StopSignals
+from wgan_cli.training.callbacks.protocol import Cadence, Callback
+from wgan_cli.training.class_sampler import ClassSampler
+from wgan_cli.training.distributed_trainers import (
+    DistributedUpdates,
+    FollowerTrainer,
+    LeaderTrainer,
+)
+from wgan_cli.training.graphed_updates import GraphedUpdates
+from wgan_cli.training.rollback import Rollback
+from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.updates import Updates
+
+
+def build_trainer(
+    config: RunConfig,
+    dataset: Dataset,
+    device: torch.device,
+    ranks: SingleProcess = ALONE,
+    *,
+    callbacks: Sequence[Callback] = (),
+    rollback: Rollback | None = None,
+    signals: StopSignals | None = None,
+) -> Trainer:
+    """Build everything that trains, ready to `fit` or to `load` a checkpoint first.
+
+    Raises a `WganError` where parts do not fit together. Of several ranks only the first evaluates.
+    """
+    shape, classes = dataset.sample_shape, classes_of(config, dataset)
+    constraint = build_constraint(config)
+    feed = dataset.feed(config.batch_size, config.seed, device, ranks.shard)
+    evaluation = build_evaluation(config, dataset, constraint, device) if ranks.leads else None
+    updates = _build_updates(config, constraint, shape, classes, device, ranks)
+    labels, warmup = dataset.labels, config.critic_warmup
+    kind = Trainer if ranks.world == 1 else LeaderTrainer if ranks.leads else FollowerTrainer
+    return kind(
+        updates,
+        feed,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        latent_dim=config.latent_dim,
+        seed=config.seed,
+        schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
+        decay=LearningRateDecay(config.decay.kind, config.decay.steps),
+        ema=config.ema,
+        cadence=Cadence(
+            config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
+        ),
+        evaluation=evaluation,
+        classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
+        callbacks=callbacks,
+        rollback=rollback,
+        signals=signals,
+    )
+
+
+def _build_updates(
+    config: RunConfig,
+    constraint: Constraint,
+    shape: Sequence[int],
+    classes: int | None,
+    device: torch.device,
+    ranks: SingleProcess,
+) -> Updates:
+    with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
+        generator = build_generator(config.model, config.latent_dim, shape, classes)
+    with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
+        critic = build_critic(config, constraint, shape, classes)
+    generator.to(device)
+    critic.to(device)
+    refuse_pair(config, facts_of(critic))
+    if not all(traits("network", config.model[n]).checks_shapes for n in ("generator", "critic")):
+        refuse_misfit(generator, critic, config.latent_dim, shape, classes)
+    log_clipped_batch_norm(config, critic)
+    trained_generator = trained_network(config, "generator", generator)
+    trained_critic = trained_network(config, "critic", critic)
+    updates_class: type[Updates] = Updates
+    if ranks.world > 1:
+        updates_class = DistributedUpdates
+    elif config.graphs and device.type == "cuda":
+        updates_class = GraphedUpdates
+    keeps_finite = traits("optimizer", config.optimizer).keeps_finite
+    updates = updates_class(
+        trained_generator,
+        trained_critic,
+        build_optimizer(config.optimizer, "generator", trained_generator.optimizer_parameters),
+        build_optimizer(config.optimizer, "critic", trained_critic.optimizer_parameters),
+        built("loss", config.loss, optional={"name"}),
+        constraint,
+        grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
+        keeps_finite={"generator": keeps_finite, "critic": keeps_finite},
+        generator_needs_real_scores=traits("loss", config.loss).needs_real_scores,
+        ranks=ranks,
+    )
+    for name, trained in (("generator", trained_generator), ("critic", trained_critic)):
+        trained.log_autocast(name)
+    if config.compile:
+        latent = torch.zeros(config.batch_size // ranks.world, config.latent_dim, device=device)
+        labels = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)
+        trained_generator.compile("generator", latent, labels)
+        trained_critic.compile("critic", latent.new_zeros(len(latent), *shape), labels)
+    return updates
