@@ -167,7 +167,7 @@ def bfloat16(words: Sequence[str], dataset: Dataset | None = None) -> Bfloat16:
             dataset, trainer = one.dataset, one.trainer
             for step in range(STEPS):
                 if step == STEPS - WINDOW:
-                    trainer.window.reset()
+                    trainer.means.reset()
                 trainer.train_step()
-            estimates.append(trainer.window.means()["critic/wasserstein"])
+            estimates.append(trainer.means.means()["critic/wasserstein"])
     return Bfloat16(found["fp32"], found["bf16"])

@@ -40,12 +40,12 @@ class TimedGroup(ProcessGroup):
     seconds = 0.0
     bytes = 0
 
-    def average(self, weights: TrainedNetwork, terms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def average(self, network: TrainedNetwork, terms: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """As those do."""
         start = time.perf_counter()
-        means = super().average(weights, terms)
+        means = super().average(network, terms)
         self.seconds += time.perf_counter() - start
-        self.bytes += 4 * (sum(p.numel() for p in weights.optimised) + len(terms) + 3)
+        self.bytes += 4 * (sum(p.numel() for p in network.optimizer_parameters) + len(terms) + 3)
         return means
 
 

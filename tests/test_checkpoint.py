@@ -429,7 +429,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
         return
     assert code == 0
     assert f"Going on from run/checkpoints/step_{3 - count:08d}.pt" in said
-    warned = [line for line in said.splitlines() if line.endswith("It is passed over.")]
+    warned = [line for line in said.splitlines() if line.endswith("It is skipped.")]
     assert len(warned) == (count if damage in FILES else 0)
     assert [step_of(path) for path in find_checkpoints(damaged / "checkpoints")] == [1, 2, 3, 4]
     whole = load_checkpoint(checkpoints_of(three_steps)[-1])

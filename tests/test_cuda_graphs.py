@@ -22,6 +22,7 @@ from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.graphed_updates import GraphedUpdates
 from wgan_cli.training.schedule import LearningRates
 from wgan_cli.training.updates import Updates
 
@@ -47,12 +48,12 @@ class Again:
     def record(self, update: Callable[[], Tensor]) -> Tensor:
         self.update = update
         self.result: Tensor | None = None
-        self.place = torch.empty(0)
-        return self.place
+        self.result = torch.empty(0)
+        return self.result
 
     def replay(self) -> None:
         result = self.update()
-        self.place.resize_(result.shape).copy_(result)
+        self.result.resize_(result.shape).copy_(result)
 
 
 class Impossible(Again):
@@ -75,7 +76,7 @@ class Wrong(Again):
 
     def replay(self) -> None:
         super().replay()
-        self.place.mul_(2)
+        self.result.mul_(2)
 
 
 class Still(Again):
@@ -119,12 +120,16 @@ def built(
         else:
             networks = dcgan.Generator(3, IMAGE, width=4), dcgan.Critic(IMAGE, width=4)
         held.wrap(networks[1])
-    weights = [TrainedNetwork(network, joined=True, bf16=bf16) for network in networks]
-    optimizers = [make(each.optimised, lr=RATE) for each in weights]
+    weights = [TrainedNetwork(network, flat=True, bf16=bf16) for network in networks]
+    optimizers = [make(each.optimizer_parameters, lr=RATE) for each in weights]
     for optimizer in optimizers:
         # A graph reads its learning rate in float32.
         make_capturable(optimizer)
-    return Updates(*weights, *optimizers, Wasserstein(), held, graph=graph)
+    parts = (*weights, *optimizers, Wasserstein(), held)
+    keeps_finite = dict.fromkeys(("critic", "generator"), True)
+    if graph is None:
+        return Updates(*parts, keeps_finite=keeps_finite)
+    return GraphedUpdates(*parts, graph=graph, keeps_finite=keeps_finite)
 
 
 def trained(updates: Updates, steps: int = STEPS, first: int = 0) -> list[Tensor]:
@@ -192,15 +197,15 @@ def test_a_checkpoint_is_as_without_graphs_and_is_recorded_anew_where_it_is_load
     whole, cut, later = built(Again), built(Again), built(Again)
     trained(whole)
     trained(cut, WARM_UP + 2)
-    state = cut.state()
+    state = cut.state_dict()
     eager = built(None)
-    eager.load(state)
+    eager.load_state_dict(state)
     make_capturable(eager.critic_optimizer)
     make_capturable(eager.generator_optimizer)
     (group,) = state["critic_optimizer"]["param_groups"]
     assert isinstance(group["lr"], float)
     assert group["params"] == list(range(len(list(cut.critic.parameters()))))
-    later.load(state)
+    later.load_state_dict(state)
     assert Again.made == 4
     rest = STEPS - WARM_UP - 2
     for one in (eager, later):

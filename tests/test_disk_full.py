@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from wgan_cli.training.callbacks import pictures, saving, tensorboard
 from wgan_cli.training.callbacks.protocol import Callback
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
 from wgan_cli.training.events import Events
-from wgan_cli.training.failures import tell_of_end
+from wgan_cli.training.failures import call_on_end
 
 WORDS = [
     *TINY,
@@ -304,7 +304,8 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(
 
 def test_event_files_hold_whole_records_up_to_the_failure(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> list[int]:
-        events = Events(Path(), 0)
+        events = Events(Path())
+        events.open(0)
         for step in (1, 2):
             events.add_scalar("curve", step, step)
         disk.fill()
@@ -402,11 +403,11 @@ def test_every_callback_hears_of_the_end_and_the_first_error_counts(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "events")
     callbacks = [Ends(None), Ends(OSError("the second")), Ends(full)]
-    trainer: Any = SimpleNamespace(callbacks=callbacks, batch_size=16)
+    on_end = [partial(callback.on_end, None) for callback in reversed(callbacks)]
     if earlier is None:
         with pytest.raises(DiskError, match="The disk is full: events"):
-            tell_of_end(trainer, None)
+            call_on_end(on_end, None, 16)
         assert isinstance(callbacks[0].told, DiskError)
     else:
-        tell_of_end(trainer, earlier)
+        call_on_end(on_end, earlier, 16)
         assert callbacks[0].told is earlier

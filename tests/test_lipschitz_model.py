@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.constraints import Unconstrained
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
@@ -18,7 +19,7 @@ from wgan_cli.models import mlp
 from wgan_cli.models.lipschitz import Critic, MaxMin
 from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.updates import Frozen, Updates
+from wgan_cli.training.updates import Updates
 
 Make = Callable[..., torch.optim.Optimizer]
 SHAPES = [(2,), (1, 6, 6), (3, 8, 8)]

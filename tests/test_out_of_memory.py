@@ -19,9 +19,10 @@ from small_disk import SmallDisk, heard, on_small_disk
 from wgan_cli.commands import sample
 from wgan_cli.commands.train import run
 from wgan_cli.errors import OutOfMemoryError
+from wgan_cli.out_of_memory import is_out_of_memory
 from wgan_cli.training.callbacks import saving
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
-from wgan_cli.training.failures import in_plain_words, is_out_of_memory
+from wgan_cli.training.failures import in_plain_words
 
 _MMAP_THRESHOLD = -3
 # Every layer's output is a block of 80 MB, which nothing that earlier tests left in the heap can

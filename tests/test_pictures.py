@@ -91,7 +91,8 @@ def test_the_real_images_of_a_conditional_run_have_a_row_a_class(here: Path):
 
 def test_a_picture_is_in_the_event_file_as_torch_puts_it_there(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    writer = Events(tmp_path, 0)
+    writer = Events(tmp_path)
+    writer.open(0)
     writer.add_picture("samples/fake", picture, 7)
     writer.close()
     (shown,) = EventAccumulator(str(tmp_path)).Reload().Images("samples/fake")

@@ -187,10 +187,10 @@ def trained(case: Case, ranks: SingleProcess) -> dict[str, Any]:
     updates.critic_update = update  # type: ignore[method-assign]
     for _ in range(STEPS - 2):
         trainer.train_step()
-    trainer.window.reset()
+    trainer.means.reset()
     trainer.train_step()
-    assert not updates.gate.closed()
-    return {"first": first, "means": trainer.window.means(), "weights": weights_of(trainer)}
+    assert not updates.nan_guard.tripped()
+    return {"first": first, "means": trainer.means.means(), "weights": weights_of(trainer)}
 
 
 def every_case(ranks: SingleProcess) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Asked(StopSignals):
         return self.error if self.waited else None
 
 
-def small_talk(ranks: SingleProcess) -> dict[str, Any]:
+def one_update_each(ranks: SingleProcess) -> dict[str, Any]:
     """What the ranks hear of each other in one update each."""
     found: dict[str, Any] = {}
     first = ranks.leads
@@ -267,7 +267,7 @@ def small_talk(ranks: SingleProcess) -> dict[str, Any]:
             Asked(PreemptedError("x") if first else InterruptedRunError("x"), waited=first),
         ),
     ):
-        heard = ranks.heard(signals)
+        shared = ranks.share_signals(signals)
         layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)])
         weights = TrainedNetwork(layers)
         # The second layer is used by rank 1 alone, by its bias without effect; the third by none.
@@ -277,13 +277,13 @@ def small_talk(ranks: SingleProcess) -> dict[str, Any]:
             layers[1].bias.grad = torch.zeros(1)
         means = ranks.average(weights, [torch.tensor(1.0 if first else 2.0), torch.tensor(5.0)])
         grads = [None if p.grad is None else p.grad.tolist() for p in layers.parameters()]
-        errors = [heard.requested(), heard.overdue()]
+        errors = [shared.requested(), shared.overdue()]
         found[name] = ([float(m) for m in means], grads, [type(e).__name__ for e in errors])
     return found
 
 
 def test_a_message_carries_gradients_numbers_and_signals(tmp_path: Path) -> None:
-    one, other = groups(2, tmp_path, small_talk)
+    one, other = groups(2, tmp_path, one_update_each)
     assert one == other
     gradients = [[[2.0, 2.0]], None, [[2.0, 2.0]], [0.0], None, None]
     assert one == {
@@ -304,7 +304,7 @@ def test_another_attempt_of_torchrun_reads_nothing_of_the_one_before(
         group = process_group.join_process_group.__wrapped__(Process(1, 2, 1, 2))
         assert isinstance(group, ProcessGroup)
         found.append(group.end_of(1))
-        group.tell_end(5, "NaN", "diverged")
+        group.report_end(5, "NaN", "diverged")
         assert group.end_of(1) is not None
     assert found == [None, None]
 
@@ -313,9 +313,9 @@ def test_a_gpu_is_waited_for_every_few_steps_at_the_same_ones_on_all_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(SharedStopSignals, "_on_cpu", lambda self: False)
-    heard = SharedStopSignals(Asked(None))
-    heard.heard = torch.tensor([1.0, 0.0, 1.0])
-    looks = [heard.requested() is not None for _ in range(2 * SharedStopSignals.STEPS_A_LOOK)]
-    one = [False] * (SharedStopSignals.STEPS_A_LOOK - 1) + [True]
+    shared = SharedStopSignals(Asked(None))
+    shared.counts = torch.tensor([1.0, 0.0, 1.0])
+    looks = [shared.requested() is not None for _ in range(2 * SharedStopSignals.READ_EVERY)]
+    one = [False] * (SharedStopSignals.READ_EVERY - 1) + [True]
     assert looks == one * 2
-    assert heard.overdue() is None
+    assert shared.overdue() is None

@@ -53,14 +53,14 @@ def networks(model: str, classes: int | None = None) -> tuple[nn.Module, nn.Modu
 def updates_of(
     made: tuple[nn.Module, nn.Module],
     *,
-    joined: bool,
+    flat: bool,
     bf16: bool = False,
     make: Make = torch.optim.SGD,
     constraint: Constraint | None = None,
     **settings: Any,
 ) -> Updates:
-    pair = [TrainedNetwork(network, joined=joined, bf16=bf16) for network in copy.deepcopy(made)]
-    optimizers = [make(weights.optimised, lr=1e-2, **settings) for weights in pair]
+    pair = [TrainedNetwork(network, flat=flat, bf16=bf16) for network in copy.deepcopy(made)]
+    optimizers = [make(weights.optimizer_parameters, lr=1e-2, **settings) for weights in pair]
     return Updates(*pair, *optimizers, Wasserstein(), constraint or WeightClipping(0.1))
 
 
@@ -130,7 +130,7 @@ def test_tensors_are_covered_by_the_fewest_that_are_the_same_memory() -> None:
 
 def test_a_clip_that_spares_normalisation_cuts_only_the_rest() -> None:
     critic = dcgan.Critic(IMAGE, width=4, norm="layer")
-    TrainedNetwork(critic, joined=True)
+    TrainedNetwork(critic, flat=True)
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.fill_(1.0)
@@ -143,7 +143,7 @@ def test_a_clip_that_spares_normalisation_cuts_only_the_rest() -> None:
 def test_a_clip_follows_weights_that_were_moved() -> None:
     critic, clipping = mlp.Critic(IMAGE, 8, 1), WeightClipping(1e-3)
     clipping.after_step(critic)
-    TrainedNetwork(critic, joined=True)
+    TrainedNetwork(critic, flat=True)
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.fill_(1.0)
@@ -151,7 +151,7 @@ def test_a_clip_follows_weights_that_were_moved() -> None:
     assert all(torch.all(parameter == 1e-3) for parameter in critic.parameters())
 
 
-# Joined weights
+# Flat weights
 
 
 @pytest.mark.parametrize(
@@ -164,78 +164,78 @@ def test_a_clip_follows_weights_that_were_moved() -> None:
     ],
 )
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
-def test_joined_weights_are_trained_as_those_apart(
+def test_flat_weights_are_trained_as_those_apart(
     model: str, make: Make, settings: dict[str, Any]
 ) -> None:
     made = networks(model)
-    apart = updates_of(made, joined=False, make=make, **settings)
-    joined = updates_of(made, joined=True, make=make, **settings)
-    (parameter,) = joined.critic_optimizer.param_groups[0]["params"]
-    assert parameter.shape == (sum(p.numel() for p in joined.critic.parameters()),)
-    torch.testing.assert_close(trained(apart, 4), trained(joined, 4))
+    apart = updates_of(made, flat=False, make=make, **settings)
+    flat = updates_of(made, flat=True, make=make, **settings)
+    (parameter,) = flat.critic_optimizer.param_groups[0]["params"]
+    assert parameter.shape == (sum(p.numel() for p in flat.critic.parameters()),)
+    torch.testing.assert_close(trained(apart, 4), trained(flat, 4))
     # The states of checkpoints, too, are torch's own, an entry a layer.
-    assert states_equal(apart.state(), joined.state())
+    assert states_equal(apart.state_dict(), flat.state_dict())
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, RMSprop])
-def test_states_of_apart_and_joined_weights_go_on_in_each_other(make: Make) -> None:
+def test_states_of_apart_and_flat_weights_go_on_in_each_other(make: Make) -> None:
     made = networks("dcgan")
     settings = {"momentum": 0.5} if make is torch.optim.SGD else {}
-    first = updates_of(made, joined=False, make=make, **settings)
+    first = updates_of(made, flat=False, make=make, **settings)
     trained(first, 2)
-    state = copy.deepcopy(first.state())
-    apart, joined = (updates_of(made, joined=j, make=make, **settings) for j in (False, True))
-    for updates in (apart, joined):
-        updates.load(copy.deepcopy(state))
-        assert states_equal(updates.state(), state)
+    state = copy.deepcopy(first.state_dict())
+    apart, flat = (updates_of(made, flat=j, make=make, **settings) for j in (False, True))
+    for updates in (apart, flat):
+        updates.load_state_dict(copy.deepcopy(state))
+        assert states_equal(updates.state_dict(), state)
         trained(updates, 2)
-    assert states_equal(apart.state(), joined.state())
+    assert states_equal(apart.state_dict(), flat.state_dict())
 
 
 def test_a_state_of_another_network_is_refused() -> None:
-    state = updates_of(networks("mlp"), joined=True).state()["critic_optimizer"]
-    weights = TrainedNetwork(dcgan.Critic(IMAGE, width=4), joined=True)
+    state = updates_of(networks("mlp"), flat=True).state_dict()["critic_optimizer"]
+    weights = TrainedNetwork(dcgan.Critic(IMAGE, width=4), flat=True)
     with pytest.raises(ValueError, match="another network"):
-        weights.join_state({**state, "param_groups": [{"params": [0]}]})
+        weights.join_optimizer_state({**state, "param_groups": [{"params": [0]}]})
 
 
 @pytest.mark.parametrize("make", [RMSprop, torch.optim.Adam])
 def test_the_state_of_a_single_number_is_not_taken_for_the_count_of_steps(make: Make) -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     network.gain = nn.Parameter(torch.tensor(1.0))
-    weights = TrainedNetwork(network, joined=True)
-    optimizer = make(weights.optimised, lr=0.1)
-    weights.optimised[0].grad.fill_(1.0)
+    weights = TrainedNetwork(network, flat=True)
+    optimizer = make(weights.optimizer_parameters, lr=0.1)
+    weights.optimizer_parameters[0].grad.fill_(1.0)
     optimizer.step()
-    state = weights.split_state(optimizer.state_dict())
+    state = weights.split_optimizer_state(optimizer.state_dict())
     assert [entry["step"].shape for entry in state["state"].values()] == [()] * 3
     assert len({entry["step"].data_ptr() for entry in state["state"].values()}) == 3
-    optimizer.load_state_dict(weights.join_state(state))
+    optimizer.load_state_dict(weights.join_optimizer_state(state))
     optimizer.step()
-    again = weights.split_state(optimizer.state_dict())["state"]
+    again = weights.split_optimizer_state(optimizer.state_dict())["state"]
     assert [float(entry["step"]) for entry in again.values()] == [2.0] * 3
 
 
 def test_a_gradient_that_is_missing_is_not_the_one_before() -> None:
     network = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
-    weights = TrainedNetwork(network, joined=True)
+    weights = TrainedNetwork(network, flat=True)
     for used in (network[0], network[1]):
-        weights.forget_gradients()
+        weights.zero_grad()
         used(torch.ones(1, 2)).sum().backward()
         weights.gather_gradients()
-    assert weights.optimised[0].grad.tolist() == [0, 0, 0, 1, 1, 1]
+    assert weights.optimizer_parameters[0].grad.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_weights_of_two_kinds_stay_apart() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
-    assert len(TrainedNetwork(network, joined=True).optimised) == 4
+    assert len(TrainedNetwork(network, flat=True).optimizer_parameters) == 4
 
 
 def test_a_layer_without_gradient_does_not_move() -> None:
     critic = mlp.Critic(IMAGE, 8, 1)
     critic.unused = nn.Linear(2, 2)  # type: ignore[assignment]
     before = critic.unused.weight.detach().clone()
-    updates = updates_of((networks("mlp")[0], critic), joined=True, constraint=GradientPenalty())
+    updates = updates_of((networks("mlp")[0], critic), flat=True, constraint=GradientPenalty())
     trained(updates, 3)
     assert torch.equal(updates.critic.unused.weight, before)  # type: ignore[union-attr, arg-type]
 
@@ -252,11 +252,11 @@ def test_a_twin_computes_what_its_network_does_in_fewer_digits(
     generator, critic = networks(model, classes)
     latent = torch.randn(BATCH, LATENT)
     exact = generator(latent) if labels is None else generator(latent, labels)
-    fake = TrainedNetwork(generator, joined=True, bf16=True)(latent, labels)
+    fake = TrainedNetwork(generator, flat=True, bf16=True)(latent, labels)
     assert fake.dtype == torch.bfloat16
     torch.testing.assert_close(fake.float(), exact, rtol=0.05, atol=0.05)
     scores = critic(exact) if labels is None else critic(exact, labels)
-    found = TrainedNetwork(critic, joined=True, bf16=True)(fake, labels)
+    found = TrainedNetwork(critic, flat=True, bf16=True)(fake, labels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, scores, rtol=0.1, atol=0.02)
 
@@ -264,14 +264,14 @@ def test_a_twin_computes_what_its_network_does_in_fewer_digits(
 @pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
 def test_a_twin_is_trained_as_autocast_trains(model: str) -> None:
     made = networks(model)
-    twins = updates_of(made, joined=True, bf16=True, constraint=GradientPenalty())
-    assert twins.critic_weights.passes is not twins.critic
-    cast = updates_of(made, joined=False, bf16=True, constraint=GradientPenalty())
-    assert cast.critic_weights.passes is cast.critic
+    twins = updates_of(made, flat=True, bf16=True, constraint=GradientPenalty())
+    assert twins.trained_critic.forward_network is not twins.critic
+    cast = updates_of(made, flat=False, bf16=True, constraint=GradientPenalty())
+    assert cast.trained_critic.forward_network is cast.critic
     one, other = trained(twins, 4), trained(cast, 4)
     torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
     for network in ("generator", "critic"):
-        states = (twins.state()[network], cast.state()[network])
+        states = (twins.state_dict()[network], cast.state_dict()[network])
         for name, value in states[0].items():
             assert value.dtype == states[1][name].dtype
             torch.testing.assert_close(value.float(), states[1][name].float(), rtol=0.1, atol=0.02)
@@ -279,14 +279,14 @@ def test_a_twin_is_trained_as_autocast_trains(model: str) -> None:
 
 def test_a_twin_shares_what_is_not_rounded_and_follows_the_rest() -> None:
     generator, _ = networks("dcgan")
-    weights = TrainedNetwork(generator, joined=True, bf16=True)
-    twin = dict(weights.passes.named_parameters())
+    weights = TrainedNetwork(generator, flat=True, bf16=True)
+    twin = dict(weights.forward_network.named_parameters())
     for name, own in generator.named_parameters():
         shared = isinstance(generator.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)
         assert (twin[name] is own) == shared, name
     with torch.no_grad():
-        weights.optimised[0].add_(1)
-    weights.round()
+        weights.optimizer_parameters[0].add_(1)
+    weights.refresh_bf16_copy()
     for name, own in generator.named_parameters():
         assert torch.equal(twin[name].float(), own.to(twin[name].dtype).float()), name
     weights(torch.randn(BATCH, LATENT))
@@ -296,28 +296,29 @@ def test_a_twin_shares_what_is_not_rounded_and_follows_the_rest() -> None:
 
 def test_the_gradient_of_a_penalty_reaches_the_weights_beside_a_twins() -> None:
     made = networks("dcgan")
-    plain = updates_of(made, joined=True)
-    penalised = updates_of(made, joined=True, bf16=True, constraint=GradientPenalty(1000.0))
-    exact = updates_of(made, joined=False, constraint=GradientPenalty(1000.0))
+    plain = updates_of(made, flat=True)
+    penalised = updates_of(made, flat=True, bf16=True, constraint=GradientPenalty(1000.0))
+    exact = updates_of(made, flat=False, constraint=GradientPenalty(1000.0))
     norms = [float(trained(updates, 1)[0, -1]) for updates in (plain, penalised, exact)]
     assert norms[1] == pytest.approx(norms[2], rel=0.01)
     assert norms[1] > 10 * norms[0]
 
 
-class Own(mlp.Critic):
-    """A class of another package, whose code may not go with bfloat16."""
+def test_a_network_whose_code_may_not_go_with_bfloat16_has_no_copy() -> None:
+    critic = mlp.Critic(IMAGE, 8, 1)
+    weights = TrainedNetwork(critic, flat=True, bf16=True, bf16_copy=False)
+    assert weights.forward_network is critic
 
 
 @pytest.mark.parametrize(
     "network",
     [
-        lambda: Own(IMAGE, 8, 1),
         lambda: SpectralNorm().wrap(mlp.Critic(IMAGE, 8, 1)),
         lambda: lipschitz.Critic(IMAGE, width=8, depth=1),
         lambda: dcgan.Critic(IMAGE, width=8, norm="layer"),
         lambda: parallel_lines.Generator(1, (2,)),
     ],
-    ids=["another's", "parametrized", "lipschitz", "layer norm", "own parameter"],
+    ids=["parametrized", "lipschitz", "layer norm", "own parameter"],
 )
 def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
     network: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
@@ -325,13 +326,13 @@ def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
     caplog.set_level(logging.INFO)
     made = network()
     assert bf16_copy_of(made) is None
-    assert TrainedNetwork(made, joined=True, bf16=True).passes is made
+    assert TrainedNetwork(made, flat=True, bf16=True).forward_network is made
     for weights in (
-        TrainedNetwork(made, joined=True),
-        TrainedNetwork(mlp.Critic(IMAGE, 8, 1), joined=True, bf16=True),
-        TrainedNetwork(made, joined=True, bf16=True),
+        TrainedNetwork(made, flat=True),
+        TrainedNetwork(mlp.Critic(IMAGE, 8, 1), flat=True, bf16=True),
+        TrainedNetwork(made, flat=True, bf16=True),
     ):
-        weights.mention_autocast("critic")
+        weights.log_autocast("critic")
     (line,) = caplog.messages
     assert "The critic runs under autocast" in line
 
@@ -343,21 +344,21 @@ def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:
     points = torch.randn(64, 2)
     exact = critic(points).std()
     assert critic(points).bfloat16().float().std() == 0
-    for joined in (True, False):
-        scores = TrainedNetwork(copy.deepcopy(critic), joined=joined, bf16=True)(points)
+    for flat in (True, False):
+        scores = TrainedNetwork(copy.deepcopy(critic), flat=flat, bf16=True)(points)
         assert scores.dtype == torch.float32
         assert scores.std().item() == pytest.approx(exact.item(), rel=0.05)
 
 
 def test_a_twin_follows_what_is_loaded() -> None:
     made = networks("mlp")
-    first = updates_of(made, joined=True, bf16=True, make=RMSprop)
+    first = updates_of(made, flat=True, bf16=True, make=RMSprop)
     trained(first, 2)
-    state = copy.deepcopy(first.state())
-    later = updates_of(networks("mlp"), joined=True, bf16=True, make=RMSprop)
-    later.load(state)
+    state = copy.deepcopy(first.state_dict())
+    later = updates_of(networks("mlp"), flat=True, bf16=True, make=RMSprop)
+    later.load_state_dict(state)
     latent = torch.randn(BATCH, LATENT)
-    assert torch.equal(later.generator_weights(latent), first.generator_weights(latent))
+    assert torch.equal(later.trained_generator(latent), first.trained_generator(latent))
     assert torch.equal(trained(first, 2), trained(later, 2))
 
 
@@ -383,11 +384,11 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_the_log_says_why(
     monkeypatch.setattr(nn.Module, "compile", broken)
     generator, _ = networks("dcgan")
     before = copy.deepcopy(generator.state_dict())
-    weights = TrainedNetwork(generator, joined=True, bf16=True)
+    weights = TrainedNetwork(generator, flat=True, bf16=True)
     with caplog.at_level(logging.WARNING):
         weights.compile("generator", torch.zeros(BATCH, LATENT))
     assert [record.getMessage() for record in caplog.records] == [
-        "The generator cannot be compiled (CppCompileError: C++ compile error): it runs as it is."
+        "The generator cannot be compiled (CppCompileError: C++ compile error): it runs uncompiled."
     ]
     assert states_equal(dict(generator.state_dict()), dict(before))
     assert weights(torch.zeros(BATCH, LATENT)).shape == (BATCH, *IMAGE)
@@ -407,14 +408,14 @@ def test_trying_a_compiled_network_changes_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_average_is_torchs() -> None:
-    updates = updates_of(networks("dcgan"), joined=True)
+    updates = updates_of(networks("dcgan"), flat=True)
     average = ExponentialMovingAverage(updates.generator, 0.9)
     reference = AveragedModel(
         updates.generator, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True
     )
     for _ in range(4):
         trained(updates, 1)
-        average.follow()
+        average.update()
         reference.update_parameters(updates.generator)
     for name, value in reference.module.state_dict().items():
         ours = average.module.state_dict()[name]

@@ -157,7 +157,7 @@ def make_trainer(
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    state = trainer.state()
+    state = trainer.state_dict()
     names = ("generator", "critic", "generator_ema")
     return {
         f"{network}.{name}": tensor.clone()
@@ -256,11 +256,11 @@ def test_an_extra_last_point_resets_nothing():
 
     stopped = make_trainer(5, log=4, callbacks=[Recorder()])
     stopped.fit()
-    assert stopped.window.steps == 1
-    assert stopped.window.critic_updates == 2
+    assert stopped.means.steps == 1
+    assert stopped.means.critic_updates == 2
     resumed, recorder = make_trainer(6, log=4), Recorder()
     resumed.callbacks = [recorder]
-    resumed.load(stopped.state())
+    resumed.load_state_dict(stopped.state_dict())
     resumed.fit()
     assert untimed(recorder.at(6)) == untimed(whole.at(6))
 
@@ -268,7 +268,7 @@ def test_an_extra_last_point_resets_nothing():
 def test_a_regular_last_point_starts_the_next_window():
     trainer = make_trainer(4, log=2)
     trainer.fit()
-    assert trainer.window.steps == trainer.window.critic_updates == 0
+    assert trainer.means.steps == trainer.means.critic_updates == 0
 
 
 def test_the_last_step_is_a_point_of_every_kind_and_only_once():
@@ -338,7 +338,7 @@ def test_every_update_gets_noise_of_its_own():
 
 def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch):
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("wgan_cli.training.throughput.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("wgan_cli.training.running_means.time.perf_counter", lambda: next(clock))
     recorder = Recorder()
     make_trainer(5, log=2, schedule=CriticSchedule(3), callbacks=[recorder]).fit()
     for step, done in ((2, 2), (4, 2), (5, 1)):
@@ -425,7 +425,7 @@ class Meddler(Callback):
         torch.rand(3)
         np.random.random(3)
         fixed_samples(trainer, trainer.generator)
-        trainer.state()
+        trainer.state_dict()
         trainer.evaluation(trainer.generator, trainer.updates.critic)
         trainer.updates.constraint.report(trainer.updates.critic)
 
@@ -482,7 +482,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(model: str, make: Any)
     first.fit()
     second, again = make_trainer(14, **settings), Recorder()
     second.callbacks = [again]
-    second.load(first.state())
+    second.load_state_dict(first.state_dict())
     second.fit()
     assert again.calls[0] == "start 7"
     assert identical(weights(whole), weights(second))
@@ -491,13 +491,13 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(model: str, make: Any)
 
 
 def test_a_state_that_does_not_fit_is_refused():
-    state = make_trainer(model="dcgan").state()
+    state = make_trainer(model="dcgan").state_dict()
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer(model="mlp").load(state)
+        make_trainer(model="mlp").load_state_dict(state)
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer().load({"step": 3})
+        make_trainer().load_state_dict({"step": 3})
     with pytest.raises(CheckpointError, match="does not fit"):
-        make_trainer(ema=0.9).load(make_trainer().state())
+        make_trainer(ema=0.9).load_state_dict(make_trainer().state_dict())
 
 
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
@@ -514,7 +514,7 @@ def test_moving_average_is_the_one_computed_by_hand(model: str):
     average = trail[0]
     for state in trail[1:]:
         average = {name: 0.75 * average[name] + 0.25 * state[name] for name in average}
-    kept = trainer.state()["generator_ema"]
+    kept = trainer.state_dict()["generator_ema"]
     for name, tensor in kept.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor.double(), average[name], rtol=1e-5, atol=1e-6)
@@ -538,7 +538,7 @@ def test_samples_are_of_the_average_and_always_of_the_same_noise():
     assert first.shape == (64, *IMAGE)
     assert torch.equal(first, fixed_samples(trainer, trainer.generator))
     latent = Draws(0, Stream.SAMPLES).normal((64, LATENT), CPU)
-    assert torch.equal(first, generate(trainer.averaged.module, latent))
+    assert torch.equal(first, generate(trainer.ema.module, latent))
     assert not torch.equal(first, generate(trainer.updates.generator, latent))
 
 

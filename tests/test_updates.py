@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint, Unconstrained, WeightClipping
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Frozen, Updates
+from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
 
 CPU = torch.device("cpu")
 IMAGE = (1, 16, 16)
@@ -182,10 +183,10 @@ def test_in_bfloat16_one_pass_through_the_critic_equals_two(model: str, loss: Lo
         fake = generator(latent).detach()
         scores = apart(real).float(), apart(fake).float()
     sum(loss.critic(*scores)).backward()
-    weights = [TrainedNetwork(network, joined=True, bf16=True) for network in (generator, critic)]
-    optimizers = [torch.optim.SGD(each.optimised, lr=1.0) for each in weights]
+    weights = [TrainedNetwork(network, flat=True, bf16=True) for network in (generator, critic)]
+    optimizers = [torch.optim.SGD(each.optimizer_parameters, lr=1.0) for each in weights]
     passes = []
-    weights[1].passes.register_forward_hook(lambda *call: passes.append(len(call[-1])))
+    weights[1].forward_network.register_forward_hook(lambda *call: passes.append(len(call[-1])))
     updates = Updates(*weights, *optimizers, loss, Unconstrained())
     updates.critic_update(real, latent, DRAWS)
     assert passes == [2 * BATCH]

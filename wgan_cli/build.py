@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from wgan_cli.acceleration.cuda_graphs import CudaGraph
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.config import as_dict
@@ -33,6 +32,7 @@ from wgan_cli.randomness import Draws, Stream
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import TrainConfig, traits
+from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.pictures import SamplePictures
 from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
@@ -41,8 +41,13 @@ from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.saving import Saving
 from wgan_cli.training.callbacks.tensorboard import TensorBoard
 from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.distributed_trainers import FollowerTrainer, LeaderTrainer
+from wgan_cli.training.distributed_trainers import (
+    DistributedUpdates,
+    FollowerTrainer,
+    LeaderTrainer,
+)
 from wgan_cli.training.events import Events
+from wgan_cli.training.graphed_updates import GraphedUpdates
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
@@ -72,20 +77,25 @@ def build_generator(
 
 
 def build_trainer(
-    config: TrainConfig, dataset: Dataset, device: torch.device, ranks: SingleProcess = ALONE
+    config: TrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    ranks: SingleProcess = ALONE,
+    *,
+    evaluation: Evaluation | None = None,
+    callbacks: Sequence[Callback] = (),
+    rollback: Rollback | None = None,
+    signals: StopSignals | None = None,
 ) -> Trainer:
-    """Everything that trains, ready to `fit` or to `load` a checkpoint first.
+    """Everything that trains, ready to `fit`, or to load a checkpoint's state first.
 
-    Fills in metrics and the evaluations' sample counts. Raises a `WganError` where parts do not fit
-    together. Of several ranks only the first can evaluate.
+    Raises a `WganError` if parts do not fit together. With several ranks only rank 0 evaluates.
     """
     feed = dataset.feed(config.batch_size, config.seed, device, ranks.share)
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    at_most = MANY_WHILE_TRAINING if len(shape) == 3 else MANY
-    evaluation = None
-    if ranks.leads:
-        evaluation = build_evaluation(config, dataset, constraint, device, at_most=at_most)
+    if evaluation is not None:
+        evaluation.prepare()
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
         generator = build_generator(config.model, _given(config.latent_dim), shape, classes)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
@@ -98,15 +108,27 @@ def build_trainer(
     _mention_clipped_batch_norm(config, critic)
     generator_weights = _weights(config, "generator", generator)
     critic_weights = _weights(config, "critic", critic)
-    updates = Updates(
+    updates_class: type[Updates] = Updates
+    if ranks.world > 1:
+        updates_class = DistributedUpdates
+    elif config.graphs and device.type == "cuda":
+        updates_class = GraphedUpdates
+    optimizers = {
+        "generator": _build_optimizer(
+            config.optimizer, "generator", generator_weights.optimizer_parameters
+        ),
+        "critic": _build_optimizer(config.optimizer, "critic", critic_weights.optimizer_parameters),
+    }
+    updates = updates_class(
         generator_weights,
         critic_weights,
-        _build_optimizer(config.optimizer, "generator", generator_weights.optimised),
-        _build_optimizer(config.optimizer, "critic", critic_weights.optimised),
+        optimizers["generator"],
+        optimizers["critic"],
         built("loss", config.loss, optional={"name"}),
         constraint,
         grad_clip=(config.grad_clip.critic, config.grad_clip.generator),
-        graph=CudaGraph if config.graphs and device.type == "cuda" and ranks.world == 1 else None,
+        keeps_finite=dict.fromkeys(optimizers, traits("optimizer", config.optimizer).keeps_finite),
+        generator_needs_real_scores=traits("loss", config.loss).needs_real_scores,
         ranks=ranks,
     )
     labels = dataset.labels
@@ -129,9 +151,12 @@ def build_trainer(
         ),
         evaluation=evaluation,
         classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
+        callbacks=callbacks,
+        rollback=rollback,
+        signals=signals,
     )
     for name, weights in (("generator", generator_weights), ("critic", critic_weights)):
-        weights.mention_autocast(name)
+        weights.log_autocast(name)
     if config.compile:
         rows = config.batch_size // ranks.world
         latent = torch.zeros(rows, _given(config.latent_dim), device=device)
@@ -147,14 +172,14 @@ def build_evaluation(
     constraint: Constraint,
     device: torch.device,
     *,
-    at_most: int = MANY,
+    while_training: bool = False,
 ) -> Evaluation:
-    """The evaluation of a run, its feature networks made ready.
+    """The evaluation of a run, to be `prepare`d.
 
-    Fills in metrics and sample counts, where none is set `at_most` for features. Raises
-    `ConfigError` for metrics that cannot apply and for more samples than there are, `DataError`
-    where a feature network cannot be had.
+    Fills in metrics and sample counts; while training images get smaller ones. Raises
+    `ConfigError` for metrics that cannot apply and for more samples than there are.
     """
+    fewer = while_training and len(dataset.sample_shape) == 3
     reference = Reference(
         dataset,
         device,
@@ -162,18 +187,14 @@ def build_evaluation(
         config.eval_samples,
         config.feature_samples,
         conditional=config.conditional,
-        at_most=at_most,
+        at_most=MANY_WHILE_TRAINING if fewer else MANY,
     )
     config.eval_samples = reference.counts.few
     config.feature_samples = reference.counts.many
     if config.metrics is None:
         config.metrics = usual_metrics(dataset)
     refuse_metrics_without(data_kinds(dataset), config)
-    evaluation = Evaluation(
-        config.metrics, reference, _given(config.latent_dim), config.seed, constraint
-    )
-    evaluation.prepare()
-    return evaluation
+    return Evaluation(config.metrics, reference, _given(config.latent_dim), config.seed, constraint)
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
@@ -232,12 +253,11 @@ def cache_folder() -> Path:
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, done: int, first: bool
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, *, first: bool
 ) -> list[Callback]:
-    """What watches a run of which `done` steps are done; `first` where its folder is new."""
+    """The callbacks of a run; `first` if its folder is new. They write nothing before its start."""
     settings = as_dict(config)
-    # At a first start there is nothing to hide, but TensorBoard then heeds a later one's word too.
-    writer = Events(folder.tensorboard, begin=0 if first else done + 1)
+    writer = Events(folder.tensorboard)
     facts = {
         "config": settings,
         "sample_shape": list(dataset.sample_shape),
@@ -284,12 +304,12 @@ def _weights(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwo
     # thirty times less exact.
     if bf16 and stated.channels_last:
         network.to(memory_format=torch.channels_last)
-    joined = (
+    flat = (
         traits("optimizer", config.optimizer).elementwise
         and traits("constraint", config.constraint).weights_in_place
         and stated.weights_in_place
     )
-    return TrainedNetwork(network, joined=joined, bf16=bf16)
+    return TrainedNetwork(network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy)
 
 
 def facts_of(critic: nn.Module) -> CriticFacts:

@@ -1,4 +1,4 @@
-"""Tensors side by side in memory, so that one kernel serves all of them."""
+"""Tensors adjacent in memory, so that one kernel serves all of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class FlatBuffer:
-    """Room for tensors of the same sizes and strides as others: `flat` (n,) is all of it.
+    """Memory for tensors with the shapes and strides of `like`, filled with zeros.
 
-    `parts` are its views in the order of the others, without gaps. It starts with zeros. After it
-    in memory is `room` for more numbers: `whole` (n + room,) is both.
+    `flat` (n,) is all of it, and `parts` are its views in the order of `like`, without gaps. It is
+    followed in memory by `room` more numbers: `whole` (n + room,) contains both.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class FlatBuffer:
         self.parts = self.split(self.flat)
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Views of another tensor (n,) as `parts` are views of `flat`."""
+        """Views of another tensor (n,), as `parts` are views of `flat`."""
         parts, start = [], flat.storage_offset()
         for shape, stride in self._shapes:
             parts.append(flat.as_strided(shape, stride, start))
@@ -35,44 +35,45 @@ class FlatBuffer:
 
 
 def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
-    """Move tensors of one kind, such as parameters, into a new block."""
-    block = FlatBuffer(tensors)
-    for tensor, part in zip(tensors, block.parts, strict=True):
+    """Move tensors of one dtype and device, such as parameters, into a new buffer."""
+    buffer = FlatBuffer(tensors)
+    for tensor, part in zip(tensors, buffer.parts, strict=True):
         part.copy_(tensor.detach())
         tensor.data = part
-    return block
+    return buffer
 
 
 def merge_adjacent(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The fewest tensors that are the same memory: one (n,) for those side by side in a block.
+    """The fewest tensors that cover the same memory: one (n,) for each run of adjacent tensors.
 
-    For what is done to every number alike. What lies alone stays as it is.
+    Use it for operations that treat every number alike. Other tensors keep their shape.
     """
-    found: list[Tensor] = []
-    for tensor in sorted(tensors, key=_place):
-        last = found[-1] if found else None
+    merged: list[Tensor] = []
+    for tensor in sorted(tensors, key=_address):
+        last = merged[-1] if merged else None
         if last is not None and _follows(tensor, last):
-            found[-1] = _flat(last, last.numel() + tensor.numel())
+            merged[-1] = _flat(last, last.numel() + tensor.numel())
         else:
-            found.append(tensor.detach())
-    return found
+            merged.append(tensor.detach())
+    return merged
 
 
-def _place(tensor: Tensor) -> tuple[int, int]:
+def _address(tensor: Tensor) -> tuple[int, int]:
+    """Storage and offset."""
     return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
 
 
 def _follows(tensor: Tensor, last: Tensor) -> bool:
     return (
         tensor.dtype == last.dtype
-        and _place(tensor) == (_place(last)[0], last.storage_offset() + last.numel())
+        and _address(tensor) == (_address(last)[0], last.storage_offset() + last.numel())
         and _without_gaps(tensor)
         and _without_gaps(last)
     )
 
 
 def _without_gaps(tensor: Tensor) -> bool:
-    """Whether its numbers fill the memory from its first to its last."""
+    """Whether the tensor's numbers fill the memory from its first to its last."""
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return reach + 1 == tensor.numel()
 

@@ -40,12 +40,12 @@ def choose_machine(config: TrainConfig, place: Process = ALONE) -> torch.device:
         )
     if place.world > 1 and device.type == "cuda":
         count = torch.cuda.device_count()
-        if 0 < count < place.beside:
+        if 0 < count < place.local_world:
             raise ConfigError(
-                f"Each of the {place.beside} processes needs its own GPU, and there are {count}"
-                f" here: type --nproc-per-node={count}, or device=cpu."
+                f"Each of the {place.local_world} processes needs its own GPU, and there are"
+                f" {count} here: type --nproc-per-node={count}, or device=cpu."
             )
-        device = torch.device("cuda", place.local)
+        device = torch.device("cuda", place.local_rank)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:

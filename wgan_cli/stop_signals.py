@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to end: finish the step if that is soon, save, and say how to go on."""
+"""Ctrl-C and requests to end: finish the step if that takes seconds, then save and stop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 
-# Seconds that a signal waits for the end of a step. Schedulers kill after 30, some after 20.
+# Seconds that a signal may wait for the end of a step. Schedulers kill after 30, some after 20.
 PATIENCE = 5.0
 
 
 class StopNow(BaseException):
-    """A signal came where work can be dropped. `error` is what the run ends by."""
+    """A signal came while work was done that can be dropped. The run ends with `error`."""
 
     def __init__(self, error: WganError) -> None:
         super().__init__(str(error))
@@ -25,15 +25,15 @@ class StopNow(BaseException):
 
 
 class Terminated(BaseException):
-    """The command was asked to end while no training was under way."""
+    """The command was asked to end while it was not training."""
 
 
 class StopSignals:
-    """Inside the context a first signal is only noted; a second Ctrl-C ends the process at once.
+    """Inside the context the first signal is only noted; a second Ctrl-C ends the process at once.
 
-    SIGTERM asks a run to end, and so does SIGHUP, a closed terminal, unless nohup has it ignored,
-    and SIGUSR2 where somebody handles it, as submitit does before a job's time is over.
-    In any thread but the main one, where Python allows no handlers, nothing is noted.
+    SIGTERM asks a run to end. So does SIGHUP (a closed terminal), unless nohup ignores it, and
+    SIGUSR2 if it has a handler, such as submitit's, which gets it before a job's time is over.
+    Python allows handlers only in the main thread; in other threads nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         _restore(self._before)
 
-    def hand_on(self) -> None:
-        """Give a scheduler's own signal, now that the run is saved, to the handler it came with.
+    def raise_again(self) -> None:
+        """Pass SIGUSR2 on to the scheduler's own handler, now that the run is saved.
 
-        That of submitit puts the job into the queue again and ends the process.
+        Submitit's handler puts the job into the queue again and ends the process.
         """
         if self._seen == signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)
 
     def requested(self) -> WganError | None:
-        """The error to end the run by, or None."""
+        """The error to end the run with, or None if no signal came."""
         if self._seen is None:
             return None
         if self._seen == signal.SIGINT:
@@ -66,15 +66,15 @@ class StopSignals:
         return PreemptedError("The run was asked to stop.")
 
     def overdue(self) -> WganError | None:
-        """The same, once the signal has waited as long as a step may take."""
+        """The same, once the signal has waited for `PATIENCE` seconds."""
         return self.requested() if time.monotonic() - self._since > PATIENCE else None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises `StopNow` wherever the code is."""
+        """Context in which a signal raises `StopNow` at once."""
         try:
             self._at_once = True
-            self._leave()
+            self._raise_if_requested()
             yield
         finally:
             self._at_once = False
@@ -85,24 +85,27 @@ class StopSignals:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._at_once:
-            self._leave()
+            self._raise_if_requested()
 
-    def _leave(self) -> None:
+    def _raise_if_requested(self) -> None:
         error = self.requested()
         if error is not None:
-            # A second signal finds the run being saved.
+            # While the run is being saved, a second signal must not raise.
             self._at_once = False
             raise StopNow(error)
 
 
 @contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """Inside, a request to end raises `Terminated`; a run's own `StopSignals` go before it."""
+    """Context in which a request to end raises `Terminated`.
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    A run's `StopSignals` replace its handlers while they are entered.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    before = _handle(_requests_to_end(), leave)
+    before = _handle(_requests_to_end(), terminate)
     try:
         yield
     finally:
@@ -110,14 +113,16 @@ def leaving_when_asked() -> Iterator[None]:
 
 
 def _requests_to_end() -> tuple[int, ...]:
-    heard = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-    handled = callable(signal.getsignal(signal.SIGUSR2))
-    hang_up = (signal.SIGHUP,) if heard else ()
-    return (signal.SIGTERM, *hang_up, *((signal.SIGUSR2,) if handled else ()))
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    if callable(signal.getsignal(signal.SIGUSR2)):
+        numbers.append(signal.SIGUSR2)
+    return tuple(numbers)
 
 
 def _handle(numbers: tuple[int, ...], handler: Any) -> dict[int, Any]:
-    """Set the handler; returns those that were there. Other threads than the main one have none."""
+    """Set the handler; return the former ones. Outside the main thread nothing is set."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in numbers}

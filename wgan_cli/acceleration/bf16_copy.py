@@ -1,7 +1,7 @@
-"""A network's copy for passes in bfloat16.
+"""A network's copy for forward passes in bfloat16.
 
-Autocast converts every weight in every pass and every gradient back; a twin's weights are rounded
-once an update, and nothing is converted between its layers.
+Autocast converts every weight in every pass and every gradient back. The weights of a bfloat16 copy
+are rounded once per update, and nothing is converted between its layers.
 """
 
 from __future__ import annotations
@@ -16,34 +16,33 @@ from wgan_cli.models.normalization import ClassNorm2d
 from wgan_cli.models.precision import keeps_float32
 
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
-# Their kernels take float32 scales and statistics with bfloat16 maps.
+# Their kernels take float32 scales and statistics with bfloat16 inputs.
 _IN_FLOAT32 = (nn.BatchNorm1d, nn.BatchNorm2d)
-_PACKAGE = "wgan_cli.models."
 
 
 def bf16_copy_of(network: nn.Module) -> nn.Module | None:
-    """A copy whose layers have bfloat16 weights, and share all else: BatchNorm and buffers.
+    """A copy whose layers have bfloat16 weights; it shares BatchNorm layers and all buffers.
 
-    None for networks whose code may not go with that: of other packages, with parametrized weights,
-    or with layers that are not known to. Call it with bfloat16; what it returns may be either.
+    None for a network with parametrized weights or with layers that are not listed above. The
+    network's code must support bfloat16, as `NetworkTraits.bf16_copy` states. Call the copy with
+    bfloat16 inputs; it may return bfloat16 or float32.
     """
-    ours = type(network).__module__.startswith(_PACKAGE)
-    if not ours or not all(map(_known, network.modules())):
+    if not all(map(_known, network.modules())):
         return None
-    twin = copy.deepcopy(network)
-    for own, other in zip(network.modules(), twin.modules(), strict=True):
-        other._buffers.update(own._buffers)
-        if keeps_float32(own) or not isinstance(own, _IN_BFLOAT16):
-            other._parameters.update(own._parameters)
+    bf16_copy = copy.deepcopy(network)
+    for module, copied in zip(network.modules(), bf16_copy.modules(), strict=True):
+        copied._buffers.update(module._buffers)
+        if keeps_float32(module) or not isinstance(module, _IN_BFLOAT16):
+            copied._parameters.update(module._parameters)
         else:
-            for parameter in other.parameters(recurse=False):
+            for parameter in copied.parameters(recurse=False):
                 parameter.data = parameter.data.to(torch.bfloat16)
-        use_fast_convolutions(other)
-    return twin
+        use_fast_convolutions(copied)
+    return bf16_copy
 
 
 def _known(module: nn.Module) -> bool:
-    own = list(module.parameters(recurse=False))
-    # Not isinstance: a parametrized layer's class is derived from its own.
-    known = not own or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
-    return known and all(parameter.requires_grad for parameter in own)
+    parameters = list(module.parameters(recurse=False))
+    # Not isinstance: the class of a parametrized layer is derived from the layer's class.
+    known = not parameters or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
+    return known and all(parameter.requires_grad for parameter in parameters)

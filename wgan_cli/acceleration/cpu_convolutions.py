@@ -1,9 +1,9 @@
-"""A twin's convolutions, computed as what a CPU's libraries are fast at.
+"""Faster convolutions on the CPU, for bfloat16 copies of networks.
 
-oneDNN is far from its rate of products where a convolution ends in few channels or small maps. Each
-class is its base class with the same weights and, but for rounding and second derivatives, equal to
-it; on other devices, and for shapes that gain nothing, it is its base class. What each gained is in
-docs/performance.md.
+oneDNN is slow at convolutions with few output channels or small maps. The classes here compute
+those as matrix products or other convolutions. Each has the weights of its base class and gives
+the same result up to rounding; second derivatives are not supported everywhere. On other devices,
+and for shapes that gain nothing, it calls its base class. docs/performance.md has measurements.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# The weights' gradient is by patches where maps are no larger on a convolution's small side, and
-# have at least so many channels there: copying patches pays by what is multiplied with them.
+# `_ByPatches` is used if the smaller side of a convolution has maps of at most _SMALL pixels a side
+# and at least _MANY channels. With fewer channels, copying the patches costs more than it saves.
 _SMALL, _MANY = 8, 256
-# A last layer has as many channels as an image.
+# The most channels of a last layer, whose output is an image.
 _FEW = 4
-# A transposed convolution by a kernel k of four, with a stride of two, makes of a row x
+# A transposed convolution of a row x by a kernel k of size 4 with stride 2 and padding 1 is
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
-# two convolutions by kernels of three. Where a neighbour has no part stands k[4], which is 0.
+# two convolutions by kernels of size 3. Index 4 is a zero that is appended to k.
 _EVEN_AND_ODD = torch.tensor(((3, 1, 4), (4, 2, 0)))
 
 
 def use_fast_convolutions(layer: nn.Module) -> None:
-    """Let a convolution of torch's be computed as here; any other layer stays as it is."""
+    """Turn a plain torch convolution into one of these classes; leave any other layer as it is."""
     if type(layer) is nn.Conv2d and _is_plain(layer):
         layer.__class__ = Convolution
     elif type(layer) is nn.ConvTranspose2d and _is_plain(layer) and layer.output_padding == (0, 0):
@@ -45,7 +45,7 @@ def _is_plain(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 class Convolution(nn.Conv2d):
-    """A matrix product where the kernel is as large as the map; to small maps `_ByPatches`."""
+    """A matrix product if the kernel is as large as the map; `_ByPatches` for small outputs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, height, width), or one image without the batch, as `nn.Conv2d`."""
@@ -60,16 +60,16 @@ class Convolution(nn.Conv2d):
         return super().forward(input)
 
     def _sizes(self, maps: Tensor) -> list[int]:
-        """Height and width of what it makes."""
+        """Height and width of the output."""
         padding = cast("tuple[int, int]", self.padding)
         edges = zip(maps.shape[2:], padding, self.kernel_size, self.stride, strict=True)
         return [(size + 2 * pad - kernel) // step + 1 for size, pad, kernel, step in edges]
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """A matrix product of single pixels, a convolution to few channels, from small maps by patches.
+    """A matrix product of single pixels, a plain convolution to few channels.
 
-    The last by `_ByPatches`, as `Convolution`.
+    `_ByPatches` for other small inputs.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -88,9 +88,9 @@ class TransposedConvolution(nn.ConvTranspose2d):
         return super().forward(input, output_size)
 
     def _interleaved(self, maps: Tensor) -> Tensor:
-        """The four pixels that each one becomes, at once."""
-        numbers = F.pad(self.weight, (0, 1, 0, 1))
-        kernel = numbers[:, :, _EVEN_AND_ODD][..., _EVEN_AND_ODD]
+        """One convolution that computes the four output pixels of every input pixel."""
+        padded = F.pad(self.weight, (0, 1, 0, 1))
+        kernel = padded[:, :, _EVEN_AND_ODD][..., _EVEN_AND_ODD]
         kernel = kernel.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         bias = None if self.bias is None else self.bias.repeat(4)
@@ -100,14 +100,15 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Sequence[int]) -> bool:
-    """Whether `_ByPatches` pays, by what there is on the small side."""
+    """Whether `_ByPatches` is faster, by the channels and map sizes of the small side."""
     return max(layer.stride) > 1 and max(sizes) <= _SMALL and channels >= _MANY
 
 
 class _ByPatches(torch.autograd.Function):
-    """A convolution whose weights' gradient is one product: small side by patches of the large.
+    """A convolution whose weight gradient is one matrix product.
 
-    Of the first derivative only: none can be taken of its gradients.
+    The product is of the smaller side's pixels and the larger side's patches.
+    Only the first derivative is supported.
     """
 
     @staticmethod
@@ -147,7 +148,7 @@ class _ByPatches(torch.autograd.Function):
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """The channels of every place (batch * places, channels)."""
+    """The pixels as rows (batch * height * width, channels)."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -156,12 +157,13 @@ def _patches(
     kernel: torch.Size,
     stride: tuple[int, int],
     padding: tuple[int, int],
-    places: torch.Size,
+    positions: torch.Size,
 ) -> Tensor:
-    """What a kernel meets in each of its places, as rows (batch * places, kernel * channels)."""
-    (above, beside), (down, right) = padding, stride
-    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, beside, beside, above, above)).contiguous()
+    """The patch under the kernel at each position: (batch * positions, kernel * channels)."""
+    (vertical, horizontal), (down, right) = padding, stride
+    edges = (0, 0, horizontal, horizontal, vertical, vertical)
+    padded = F.pad(maps.permute(0, 2, 3, 1), edges).contiguous()
     batch, rows, columns, one = padded.stride()
-    shape = (len(maps), *places, *kernel, maps.shape[1])
+    shape = (len(maps), *positions, *kernel, maps.shape[1])
     strides = (batch, rows * down, columns * right, rows, columns, one)
     return padded.as_strided(shape, strides).flatten(3).flatten(0, 2)

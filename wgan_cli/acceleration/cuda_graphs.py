@@ -1,41 +1,41 @@
-"""Whole updates as CUDA graphs.
+"""Record a whole update as a CUDA graph and replay it.
 
 An update of these networks is some hundred kernels of a few microseconds, and launching them from
 Python takes longer than running them. A graph launches all of them at once. Critic and generator
-updates are graphs of their own, so n_critic may change from step to step.
+updates have separate graphs, so n_critic may change from step to step.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from wgan_cli.out_of_memory import is_out_of_memory
 from wgan_cli.randomness import Draws
-from wgan_cli.training.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# Calls that run kernel by kernel: libraries choose their kernels and optimizers make their state.
+# The first calls run kernel by kernel: libraries choose kernels, optimizers make their state.
 WARM_UP = 3
 
 Update = Callable[..., Tensor]
 
 
 class Graph(Protocol):
-    """What records the kernels that an update launches, and launches them again."""
+    """Records the kernels that an update launches, and launches them again."""
 
     def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run; raises `RuntimeError` for what cannot be recorded, where that shows beforehand."""
+        """Run the update. Raises `RuntimeError` if it is known that it cannot be recorded."""
 
     def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record without running; returns where the results will be."""
+        """Record the update without running it; returns the tensor that replays will fill."""
 
     def replay(self) -> None:
-        """Run what was recorded."""
+        """Run the recorded update."""
 
 
 class CudaGraph:
@@ -45,7 +45,7 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run an update, which must not wait for the device: a recording would be left broken."""
+        """Run an update. It must not wait for the device, which would break a recording."""
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -54,8 +54,8 @@ class CudaGraph:
             torch.cuda.set_sync_debug_mode(before)
 
     def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record an update on a stream of its own."""
-        # Other threads, as one that pins batches, may go on calling CUDA meanwhile.
+        """Record an update on a separate stream."""
+        # Other threads, such as one that pins batches, may call CUDA meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             return update()
 
@@ -67,11 +67,12 @@ class CudaGraph:
 class GraphedUpdate:
     """An update that is recorded once and replayed from then on.
 
-    `update(*inputs, draws=draws)`, or without draws, must find all but its inputs and random
-    numbers where it was in the call before: weights, optimizer state, learning rate. The first
-    replay is compared with the same update kernel by kernel, on `state()`, the tensors it changes.
-    Where it cannot be recorded, or they part, the log says why in one line and updates go on kernel
-    by kernel.
+    `update` is called as `update(*inputs, draws=draws)`, or without draws. Inputs and random
+    numbers are copied to where the graph reads them; all else (weights, optimizer state, learning
+    rate) must stay in the same memory from call to call. The first replay is compared with the
+    same update run kernel by kernel, by its result and by `state()`, the tensors that it changes.
+    If it cannot be recorded, or if they differ, one log line says why, and updates run kernel by
+    kernel.
     """
 
     def __init__(
@@ -84,20 +85,20 @@ class GraphedUpdate:
         self._name = name
         self._update = update
         self._state = state
-        self._make = graph
+        self._new_graph = graph
         self._possible = True
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Record anew, because what an update finds has moved."""
+    def reset(self) -> None:
+        """Record again, because tensors that the update reads have moved."""
         self._calls = 0
         self._graph: Graph | None = None
         self._inputs: list[Tensor | None] = []
-        self._notes: list[tuple[str, tuple[int, ...], Tensor]] = []
+        self._recorded: list[_RandomNumbers] = []
         self._result = torch.empty(0)
 
     def __call__(self, *inputs: Tensor | None, draws: Draws | None = None) -> Tensor:
-        """The update on these inputs, whose shapes are those of every other call's."""
+        """Run the update on these inputs, whose shapes are the same in every call."""
         self._calls += 1
         if not self._possible or self._calls <= WARM_UP:
             return self._run(inputs, draws)
@@ -111,13 +112,13 @@ class GraphedUpdate:
         return self._update(*inputs) if draws is None else self._update(*inputs, draws=draws)
 
     def _record(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> Tensor:
-        """Run the update kernel by kernel, record it, and see that the record does the same."""
+        """Run the update kernel by kernel, record it, and check that a replay does the same."""
         state = self._state()
         before = _copies(state)
-        noted = None if draws is None else _Noted(draws)
-        graph = self._make()
+        recorder = None if draws is None else _RecordingDraws(draws)
+        graph = self._new_graph()
         try:
-            expected = graph.rehearse(lambda: self._run(inputs, noted)).clone()
+            expected = graph.rehearse(lambda: self._run(inputs, recorder)).clone()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -126,10 +127,10 @@ class GraphedUpdate:
             return self._run(inputs, draws)
         after = _copies(state)
         self._inputs = [None if each is None else each.clone() for each in inputs]
-        self._notes = [] if noted is None else noted.notes
+        self._recorded = [] if recorder is None else recorder.recorded
         try:
             self._result = graph.record(
-                lambda: self._run(self._inputs, None if noted is None else _Given(noted.places))
+                lambda: self._run(self._inputs, recorder and _GivenDraws(recorder.recorded))
             )
             _restore(state, before)
             graph.replay()
@@ -137,22 +138,23 @@ class GraphedUpdate:
                 self._graph = graph
                 return self._result
             self._give_up("its replay computes something else")
-        # Too little memory for a graph is still enough to go on without.
+        # Memory that is too small for a graph is still enough to go on without one.
         except RuntimeError as error:
             self._give_up(error.__context__ or error)
         _restore(state, after)
         return expected
 
     def _fill(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> None:
-        for place, value in zip(self._inputs, inputs, strict=True):
-            if place is not None and value is not None:
-                place.copy_(value)
-        for kind, shape, place in self._notes:
-            place.copy_(getattr(draws, kind)(shape, place.device))
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+        for numbers in self._recorded:
+            buffer = numbers.buffer
+            buffer.copy_(getattr(draws, numbers.kind)(numbers.shape, buffer.device))
 
     def _give_up(self, reason: str | BaseException) -> None:
         self._possible = False
-        self.forget()
+        self.reset()
         log.warning(
             "The %s update cannot be a CUDA graph (%s): it runs kernel by kernel.",
             self._name,
@@ -161,7 +163,7 @@ class GraphedUpdate:
 
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer read its learning rate on the device, and count its steps there."""
+    """Move an optimizer's learning rate and step count to the device, where a graph reads them."""
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
@@ -171,12 +173,12 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
                 count = optimizer.state.get(parameter, {}).get("step")
                 if isinstance(count, Tensor):
                     optimizer.state[parameter]["step"] = count.to(device, torch.float32)
-    # Until they are recorded updates run without a graph, of which torch would warn.
+    # The first updates run without a graph; torch would warn about that.
     optimizer._warned_capturable_if_run_uncaptured = True
 
 
 def portable_state(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state as it is on every device."""
+    """An optimizer's state with the learning rate as a number, as without graphs."""
     groups = []
     for group in state["param_groups"]:
         if isinstance(group["lr"], Tensor):
@@ -186,46 +188,50 @@ def portable_state(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "param_groups": groups}
 
 
-class _Noted:
-    """Random numbers, and a note of every one that was asked for."""
+class _RandomNumbers(NamedTuple):
+    """Random numbers that an update asked for, and the tensor in which a graph reads them."""
+
+    kind: str
+    shape: tuple[int, ...]
+    buffer: Tensor
+
+
+class _RecordingDraws:
+    """Gives the random numbers of `draws` and records each request."""
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
-        self.notes: list[tuple[str, tuple[int, ...], Tensor]] = []
-
-    @property
-    def places(self) -> list[Tensor]:
-        return [place for _, _, place in self.notes]
+        self.recorded: list[_RandomNumbers] = []
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        return self._note("normal", shape, device)
+        return self._record("normal", shape, device)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        return self._note("uniform", shape, device)
+        return self._record("uniform", shape, device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._draws, name)
 
-    def _note(self, kind: str, shape: Sequence[int], device: torch.device) -> Tensor:
+    def _record(self, kind: str, shape: Sequence[int], device: torch.device) -> Tensor:
         value: Tensor = getattr(self._draws, kind)(shape, device)
-        self.notes.append((kind, tuple(shape), value.clone()))
+        self.recorded.append(_RandomNumbers(kind, tuple(shape), value.clone()))
         return value
 
 
-class _Given:
-    """The places of noted numbers, in their order."""
+class _GivenDraws:
+    """Gives the buffers of recorded random numbers, in their order."""
 
-    def __init__(self, places: Sequence[Tensor]) -> None:
-        self._places = iter(places)
+    def __init__(self, recorded: Sequence[_RandomNumbers]) -> None:
+        self._buffers = iter([numbers.buffer for numbers in recorded])
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
         return self.uniform(shape, device)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        place = next(self._places, None)
-        if place is None:
+        buffer = next(self._buffers, None)
+        if buffer is None:
             raise RuntimeError("a constraint draws another number of times in every update")
-        return place
+        return buffer
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(f"a constraint draws random numbers by {name}, which runs on the CPU")
@@ -241,22 +247,22 @@ def _restore(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
         tensor.copy_(copy)
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results are equal but for the order in which kernels add."""
-    least = 1e-3 * float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    return torch.allclose(found, expected, rtol=1e-2, atol=least, equal_nan=True)
+def _close(result: Tensor, expected: Tensor) -> bool:
+    """Whether two results are equal up to the order in which kernels add."""
+    tolerance = 1e-3 * float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    return torch.allclose(result, expected, rtol=1e-2, atol=tolerance, equal_nan=True)
 
 
 def _moved_alike(
     state: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> bool:
-    """Whether the state's tensors, all `before` a moment ago, moved as they did to be `after`.
+    """Whether the state moved from `before` about as far, and in the same direction, as to `after`.
 
-    Roughly: weights whose gradient is rounding alone take whole steps of RMSprop and Adam, in which
-    the same update run twice may differ.
+    Only roughly: weights whose gradient is mere rounding take whole steps of RMSprop and Adam, in
+    which two runs of the same update may differ.
     """
-    for found, first, last in zip(state, before, after, strict=True):
-        one, other = (tensor.double() - first.double() for tensor in (found.detach(), last))
-        if not float((one - other).norm()) <= 0.7 * float(other.norm()):
+    for now, start, expected in zip(state, before, after, strict=True):
+        step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
+        if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
             return False
     return True

@@ -1,4 +1,4 @@
-"""What the generator makes for the critic updates of one step."""
+"""Generate the fakes of several critic updates of one step in one pass."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-# At most so many updates' samples are made at once, an authors' warm-up having 100 a step, and so
-# many numbers, so that a joint pass needs no more memory than an update of the critic.
+# One pass generates the fakes of at most this many updates (the authors' warm-up has 100 a step)
+# and at most this many numbers, so that it needs no more memory than an update of the critic.
 GROUP = 8
-ROOM = 2**20
+MAX_NUMBERS = 2**20
 
 
 class JointFakes:
-    """The generated samples of a step's critic updates, several updates' in one pass.
+    """The fakes of one critic phase, those of several updates generated together.
 
-    The generator stands still in a critic phase, so its passes can be one wherever a sample does
-    not depend on its batch. Groups begin at fixed places, and a run that goes on amid one makes all
-    of it again: a sample's last bits depend on how many are made with it. `make` gives the batches
-    of these updates of the step.
+    The generator does not change in a critic phase, so one pass can serve several updates if a
+    sample does not depend on its batch. Groups begin at fixed updates, and a run resumed inside a
+    group generates the whole group again: the last bits of a sample depend on how many are
+    generated with it.
+
+    `generate` returns the batches of a range of the phase's updates, of which there are `count`.
     """
 
-    def __init__(self, make: Callable[[range], Sequence[Tensor]]) -> None:
-        self._make = make
-        self._made: Sequence[Tensor] = ()
+    def __init__(self, generate: Callable[[range], Sequence[Tensor]], count: int) -> None:
+        self._generate = generate
+        self._count = count
+        self._start = -1
+        self._batches: Sequence[Tensor] = ()
 
-    def of(self, inner: int, first: int, count: int, numbers: int) -> Tensor:
-        """The batch of update `inner`, counted from 0, of a step that has `count` of them.
-
-        This process began the step, or went on with it, at update `first`. A batch has so many
-        `numbers`.
-        """
-        group = max(1, min(GROUP, ROOM // numbers))
-        place = inner % group
-        if place == 0 or inner == first:
-            start = inner - place
-            self._made = ()
-            self._made = self._make(range(start, min(start + group, count)))
-        batch = self._made[place]
-        if inner == count - 1:
-            self._made = ()
-        return batch
+    def batch(self, inner: int, numbers: int) -> Tensor:
+        """The fakes of update `inner`, counted from 0; a batch has this many `numbers`."""
+        group = max(1, min(GROUP, MAX_NUMBERS // numbers))
+        start = inner - inner % group
+        if start != self._start:
+            # Free the old group before the new one is generated.
+            self._batches = ()
+            self._batches = self._generate(range(start, min(start + group, self._count)))
+            self._start = start
+        return self._batches[inner - start]

@@ -1,79 +1,121 @@
-"""A network's weights, where its passes and its optimizer meet."""
+"""A network together with its flat weights and its bfloat16 copy."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
-from wgan_cli.evaluation.sampling import given
+from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
-from wgan_cli.training.failures import is_out_of_memory
+from wgan_cli.models.precision import as_float32
+from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# All else that torch's optimizers keep as tensors has the shape of the weights.
+# The only tensor in the state of torch's optimizers that does not have the shape of the weights.
 _COUNT = "step"
-# So many numbers find a place after the gradients in a message.
+# How many numbers have room after the gradients in a message to other processes.
 ROOM = 16
 
 
 class TrainedNetwork:
-    """A network in float32, what its passes run on, and what its optimizer moves.
+    """A float32 network, the module that its forward passes run on, and what its optimizer moves.
 
-    With `joined`, `optimised` is one parameter (n,), of whose memory the network's are views: one
-    kernel then does what would be one a layer. This suits optimizers that do the same to every
-    weight; networks that are not all float32 on one device are left apart, and `optimised` is their
-    parameters. With `bf16` passes run in bfloat16: of a joined network on its twin, if it can have
-    one, else under autocast.
+    With `flat`, `optimizer_parameters` is one parameter (n,), and the network's parameters are
+    views of its memory: one kernel then replaces one per layer. This suits optimizers that treat
+    every weight alike. A network that is not all float32 on one device is not flattened;
+    `optimizer_parameters` are then its own parameters.
+
+    With `bf16`, forward passes run in bfloat16: those of a flat network on a bfloat16 copy, if
+    `bf16_copy` allows one and its layers can have one, otherwise under autocast. `forward_network`
+    is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the weights no gradients.
     """
 
-    def __init__(self, network: nn.Module, *, joined: bool = False, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        flat: bool = False,
+        bf16: bool = False,
+        bf16_copy: bool = True,
+    ) -> None:
         self.network = network
         self.bf16 = bf16
         own = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        joined = joined and {p.dtype for p in own.values()} == {torch.float32}
-        joined = joined and len({p.device for p in own.values()}) == 1
-        twin = bf16_copy_of(network) if joined and bf16 else None
-        self.passes = network if twin is None else twin
-        passing = dict(self.passes.named_parameters())
-        # Those that are rounded come first, so that one copy rounds them all.
-        self._names = sorted(own, key=lambda name: passing[name] is own[name])
-        self._order = {name: place for place, name in enumerate(own)}
+        flat = flat and {p.dtype for p in own.values()} == {torch.float32}
+        flat = flat and len({p.device for p in own.values()}) == 1
+        copy = bf16_copy_of(network) if flat and bf16 and bf16_copy else None
+        self.forward_network = network if copy is None else copy
+        self.frozen = Frozen(self.forward_network)
+        forward = dict(self.forward_network.named_parameters())
+        # Weights that have a bfloat16 copy come first, so that one kernel refreshes all copies.
+        self._names = sorted(own, key=lambda name: forward[name] is own[name])
+        self._index = {name: index for index, name in enumerate(own)}
         self._own = [own[name] for name in self._names]
-        self._passing = [passing[name] for name in self._names]
-        self._rounded = [p for p, q in zip(self._passing, self._own, strict=True) if p is not q]
-        self._also = self._own[: len(self._rounded)]
-        self._block: FlatBuffer | None = None
-        self.optimised = list(own.values())
-        if joined:
-            self._block, self._gradients = (
-                flatten_in_place(self._own),
-                FlatBuffer(self._own, room=ROOM),
-            )
-            self.optimised = [nn.Parameter(self._block.flat)]
-            self.optimised[0].grad = self._gradients.flat
-        if self._rounded:
-            self._twin_block = flatten_in_place(self._rounded)
+        self._forward = [forward[name] for name in self._names]
+        self._copies = [p for p, q in zip(self._forward, self._own, strict=True) if p is not q]
+        self._copied = self._own[: len(self._copies)]
+        self._flat: FlatBuffer | None = None
+        self.optimizer_parameters = list(own.values())
+        if flat:
+            self._flat = flatten_in_place(self._own)
+            self._gradients = FlatBuffer(self._own, room=ROOM)
+            self.optimizer_parameters = [nn.Parameter(self._flat.flat)]
+            self.optimizer_parameters[0].grad = self._gradients.flat
+        if self._copies:
+            self._flat_copies = flatten_in_place(self._copies)
+        # Of the layers that a bfloat16 copy may have, only BatchNorm mixes the rows of a batch.
+        batch_norm = any(isinstance(m, _BatchNorm) for m in network.modules())
+        self.rows_independent = copy is not None and not batch_norm
+
+    @classmethod
+    def of(cls, network: TrainedNetwork | nn.Module) -> TrainedNetwork:
+        """The network itself, or a plain module wrapped."""
+        return network if isinstance(network, cls) else cls(network)  # type: ignore[arg-type]
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """A pass in the chosen precision; its result may be bfloat16."""
-        run = given(self.passes, labels)
-        if self.passes is not self.network:
-            return run(inputs.bfloat16())
-        inputs = inputs.float() if inputs.dtype == torch.bfloat16 else inputs
-        if not self.bf16:
-            return run(inputs)
-        with torch.autocast(inputs.device.type, torch.bfloat16):
-            return run(inputs)
+        """A forward pass in the chosen precision. The result may be bfloat16."""
+        arguments = () if labels is None else (labels,)
+        has_copy = self.forward_network is not self.network
+        if has_copy:
+            inputs = inputs.bfloat16()
+        elif inputs.dtype == torch.bfloat16:
+            inputs = inputs.float()
+        autocast = self.bf16 and not has_copy
+        with torch.autocast(inputs.device.type, torch.bfloat16) if autocast else nullcontext():
+            outputs: Tensor = self.forward_network(inputs, *arguments)
+        return outputs
 
-    def mention_autocast(self, name: str) -> None:
-        """Log where bf16 gains less than it could."""
-        if self.bf16 and self.passes is self.network:
+    def score(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        """A critic's scores (batch,), at least in float32."""
+        return as_float32(self(samples, labels))
+
+    def score_both(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A critic's scores of real and fake samples: in one pass if it has a bfloat16 copy.
+
+        In float32 it takes two passes also without BatchNorm. Terms that cancel between real and
+        fake then cancel as in any other loop; RMSprop and Adam make whole steps of what remains.
+        """
+        if not self.rows_independent:
+            return self.score(real, labels), self.score(fake, labels)
+        labels = None if labels is None else torch.cat([labels, labels])
+        # Copied to the fakes' memory layout, which is that of the layers.
+        both = torch.cat([torch.empty_like(fake).copy_(real.view_as(fake)), fake])
+        real_scores, fake_scores = self.score(both, labels).chunk(2)
+        return real_scores, fake_scores
+
+    def log_autocast(self, name: str) -> None:
+        """Log if the network runs under autocast, which is slower than bfloat16 weights."""
+        if self.bf16 and self.forward_network is self.network:
             log.info(
                 "The %s runs under autocast, which gains less than bf16 weights do: only this"
                 " package's plain networks get those, under its own optimizers and constraints.",
@@ -81,130 +123,131 @@ class TrainedNetwork:
             )
 
     def compile(self, name: str, inputs: Tensor, labels: Tensor | None = None) -> None:
-        """Compile the passes, tried on these inputs; where that fails, log why and do without."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.passes.buffers()]
-        self.passes.compile()
+        """Compile the forward network and try it on these inputs; if that fails, log why."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.forward_network.buffers()]
+        self.forward_network.compile()
         try:
             self(inputs, labels).sum().backward()
-        # A compiler's failure can be anything, from a missing header to a defect of its own.
+        # A compiler can fail with any error, from a missing header to a defect of its own.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.passes._compiled_call_impl = None
+            self.forward_network._compiled_call_impl = None
             reason = str(error).strip().partition("\n")[0]
-            log.warning("The %s cannot be compiled (%s): it runs as it is.", name, reason)
+            log.warning("The %s cannot be compiled (%s): it runs uncompiled.", name, reason)
         finally:
-            self.forget_gradients()
+            self.zero_grad()
             for buffer, before in buffers:
                 buffer.copy_(before)
 
     @property
     def compiled(self) -> bool:
-        """Whether the passes are."""
-        return self.passes._compiled_call_impl is not None
+        """Whether the forward network is compiled."""
+        return self.forward_network._compiled_call_impl is not None
 
-    def forget_gradients(self) -> None:
-        """To be called before a backward pass."""
-        for parameter in self._passing:
+    def zero_grad(self) -> None:
+        """Drop the gradients. Call it before every backward pass."""
+        for parameter in self._forward:
             parameter.grad = None
-        for parameter in self._also:
+        for parameter in self._copied:
             parameter.grad = None
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
-        """Bring those of a backward pass to where the optimizer reads them."""
-        if self._block is None:
+        """Bring the gradients of a backward pass to where the optimizer reads them."""
+        if self._flat is None:
             return
         parts = self._gradients.parts
-        found = [(part, p.grad) for part, p in zip(parts, self._passing, strict=True)]
-        if any(gradient is None for _, gradient in found):
+        gradients = [p.grad for p in self._forward]
+        if any(gradient is None for gradient in gradients):
             self._gradients.flat.zero_()
-        _each(torch._foreach_copy_, found)
-        # Of the network itself where it has a twin: what a constraint did, in float32.
-        _each(
-            torch._foreach_add_,
-            [(part, p.grad) for part, p in zip(parts, self._also, strict=False)],
-        )
+        _foreach(torch._foreach_copy_, parts, gradients)
+        # A constraint's penalty runs on the float32 network and leaves its gradients there.
+        copied = parts[: len(self._copied)]
+        _foreach(torch._foreach_add_, copied, [p.grad for p in self._copied])
 
     @torch.no_grad()
-    def message(self, numbers: int) -> Tensor:
-        """The gathered gradients and at its end room for some `numbers`, at most `ROOM`: (n,).
+    def gradient_message(self, numbers: int) -> Tensor:
+        """The gathered gradients, followed by room for `numbers` (at most `ROOM`): (n,).
 
-        Of a joined network it is their own memory. Else it is a copy, where absent gradients are
-        zeros, and tells which are there: an optimizer moves weights by a gradient of zeros too.
+        Of a flat network it is the memory of the gradients themselves. Otherwise it is a copy with
+        zeros for missing gradients and a flag per parameter for those that exist, because an
+        optimizer moves a weight by a zero gradient but not by a missing one.
         """
-        if self._block is not None:
+        if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
-        message = FlatBuffer(self.optimised, room=len(self.optimised) + numbers)
-        found = zip(message.parts, self.optimised, strict=True)
-        _each(torch._foreach_copy_, [(part, p.grad) for part, p in found])
-        there = [float(p.grad is not None) for p in self.optimised]
-        self._there(message.whole).copy_(torch.tensor(there))
+        message = FlatBuffer(
+            self.optimizer_parameters, room=len(self.optimizer_parameters) + numbers
+        )
+        gradients = [p.grad for p in self.optimizer_parameters]
+        _foreach(torch._foreach_copy_, message.parts, gradients)
+        exist = torch.tensor([float(gradient is not None) for gradient in gradients])
+        self._flags(message.whole).copy_(exist)
         return message.whole
 
     @torch.no_grad()
-    def take(self, message: Tensor) -> None:
+    def take_gradients(self, message: Tensor) -> None:
         """Bring the gradients of a message to where the optimizer reads them."""
-        if self._block is not None:
+        if self._flat is not None:
             return
-        parts, there = FlatBuffer(self.optimised).split(message), self._there(message)
-        for part, parameter, anywhere in zip(parts, self.optimised, there, strict=True):
+        parts, flags = FlatBuffer(self.optimizer_parameters).split(message), self._flags(message)
+        for part, parameter, exists in zip(parts, self.optimizer_parameters, flags, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(part)
-            elif anywhere > 0:
-                # Another process's batch went through weights that this one's did not.
+            elif exists > 0:
+                # Another process's batch reached weights that this one's did not.
                 parameter.grad = part.clone()
 
-    def _there(self, message: Tensor) -> Tensor:
-        """Of a message of gradients that are apart, how many processes have each of them."""
-        size = sum(parameter.numel() for parameter in self.optimised)
-        return message[size : size + len(self.optimised)]
+    def _flags(self, message: Tensor) -> Tensor:
+        """The flags in a message: after averaging, positive if any process has the gradient."""
+        size = sum(parameter.numel() for parameter in self.optimizer_parameters)
+        return message[size : size + len(self.optimizer_parameters)]
 
     @torch.no_grad()
-    def round(self) -> None:
-        """Let the twin follow the network. To be called whenever weights changed."""
-        if self._rounded and self._block is not None:
-            flat = self._twin_block.flat
-            flat.copy_(self._block.flat[: len(flat)])
+    def refresh_bf16_copy(self) -> None:
+        """Round the weights into the bfloat16 copy. Call it whenever weights changed."""
+        if self._copies and self._flat is not None:
+            flat = self._flat_copies.flat
+            flat.copy_(self._flat.flat[: len(flat)])
 
-    def tensors(self) -> list[Tensor]:
-        """What an update of the network changes, before its optimizer's state."""
-        return [*self.optimised, *self.network.buffers(), *self._rounded]
+    def updated_tensors(self) -> list[Tensor]:
+        """The tensors that an update of the network changes, without its optimizer's state."""
+        return [*self.optimizer_parameters, *self.network.buffers(), *self._copies]
 
-    def split_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """An optimizer's state with an entry a parameter of the network, as torch's have."""
-        if self._block is None:
+    def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Turn the state of a flat network's optimizer into torch's, one entry per parameter."""
+        if self._flat is None:
             return state
-        entries: dict[int, dict[str, Any]] = {place: {} for place in self._order.values()}
+        entries: dict[int, dict[str, Any]] = {index: {} for index in self._index.values()}
         for key, value in state["state"].get(0, {}).items():
             values: Sequence[Any] = [value] * len(entries)
             if isinstance(value, Tensor):
-                values = values if key == _COUNT else self._block.split(value)
+                values = values if key == _COUNT else self._flat.split(value)
                 values = [each.clone() for each in values]
             for name, each in zip(self._names, values, strict=True):
-                entries[self._order[name]][key] = each
+                entries[self._index[name]][key] = each
         (group,) = state["param_groups"]
         return {
             "state": entries if state["state"] else {},
             "param_groups": [{**group, "params": list(entries)}],
         }
 
-    def join_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The inverse. Raises what a state of another network raises: KeyError, ValueError, ..."""
-        if self._block is None:
+    def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The inverse. Raises KeyError, ValueError or RuntimeError for another network's state."""
+        if self._flat is None:
             return state
         (group,) = state["param_groups"]
         if group["params"] != list(range(len(self._names))):
             raise ValueError("an optimizer's state is of another network")
         joined: dict[str, Any] = {}
-        for place, name in enumerate(self._names):
-            for key, value in state["state"].get(self._order[name], {}).items():
+        for slot, name in enumerate(self._names):
+            for key, value in state["state"].get(self._index[name], {}).items():
                 if key == _COUNT or not isinstance(value, Tensor):
                     joined.setdefault(key, value)
                 else:
                     if key not in joined:
                         joined[key] = FlatBuffer(self._own)
-                    joined[key].parts[place].copy_(value)
+                    joined[key].parts[slot].copy_(value)
         flat = {k: v.flat if isinstance(v, FlatBuffer) else v for k, v in joined.items()}
         return {
             "state": {0: flat} if state["state"] else {},
@@ -212,10 +255,12 @@ class TrainedNetwork:
         }
 
 
-def _each(
+def _foreach(
     kernel: Callable[[list[Tensor], list[Tensor]], object],
-    pairs: Sequence[tuple[Tensor, Tensor | None]],
+    targets: Sequence[Tensor],
+    sources: Sequence[Tensor | None],
 ) -> None:
-    there = [(own, other) for own, other in pairs if other is not None]
-    if there:
-        kernel(*map(list, zip(*there, strict=True)))
+    """Apply the kernel to all pairs whose source exists."""
+    pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if s is not None]
+    if pairs:
+        kernel(*map(list, zip(*pairs, strict=True)))

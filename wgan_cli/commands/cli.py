@@ -52,7 +52,7 @@ def answered(command: str, work: Callable[[], int], *, smaller: str, interrupted
             complain(f"{command}: {disk_error(error)}")
             return DiskError.exit_code
 
-        from wgan_cli.training.failures import is_out_of_memory, memory_used
+        from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
         if not is_out_of_memory(error):
             raise

@@ -152,6 +152,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     generator.to(device)
     with progress() as bar:
         evaluation = build_evaluation(config, dataset, constraint, device)
+        evaluation.prepare()
         evaluation.watch = bar.show
         report = Report(
             RunFolder(folder),

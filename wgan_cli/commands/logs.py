@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -36,16 +35,16 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
 
 
 @contextmanager
-def file_log(path: Path, early: logging.handlers.MemoryHandler) -> Iterator[LogFile]:
+def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterator[None]:
     """The same in `train.log`, from the command's first message on to what ended the run."""
-    handler = LogFile(path)
+    handler.open()
     early.setTarget(handler)
     early.flush()
     early.setTarget(None)
     log.removeHandler(early)
     with _handling(handler):
         try:
-            yield handler
+            yield
         except Exception as error:
             plain = isinstance(error, WganError)
             words = str(error) if plain else f"unexpected error:\n{traceback.format_exc().rstrip()}"

@@ -89,18 +89,20 @@ def _train(
     # From here on torch is needed, which takes seconds to import, and all that builds on it one.
     from wgan_cli.machine import choose_machine, keep_choices, unset_choices
 
-    place = Process.here()
+    place = Process.current()
     unset, device = unset_choices(config), choose_machine(config, place)
 
     from wgan_cli.build import (
         build_callbacks,
+        build_constraint,
         build_dataset,
+        build_evaluation,
         build_rollback,
         build_trainer,
         data_facts,
     )
     from wgan_cli.distributed.process_group import join_process_group
-    from wgan_cli.training.callbacks.log import LogWatch
+    from wgan_cli.training.callbacks.log import LogFile, LogWatch
 
     going_on = resume is not None or sweep
     first = not folder.holds_run()
@@ -117,29 +119,37 @@ def _train(
         return 0
     ranks = join_process_group(place)
     ranks.connect(as_dict(config), device)
-    dataset = ranks.in_turn(lambda: build_dataset(config))
-    trainer = build_trainer(config, dataset, device, ranks)
+    dataset = ranks.one_per_machine_first(lambda: build_dataset(config))
+    evaluation = build_evaluation(
+        config, dataset, build_constraint(config), device, while_training=True
+    )
+    log_file = LogFile(folder.path / LOG)
+    trainer = build_trainer(
+        config,
+        dataset,
+        device,
+        ranks,
+        evaluation=evaluation,
+        callbacks=[
+            *build_callbacks(config, folder, dataset, first=first or state is None),
+            LogWatch(log_file),
+        ],
+        rollback=build_rollback(config, folder),
+        signals=ranks.share_signals(signals),
+    )
     if state is not None:
         refuse_other_data(state.get("data"), data_facts(config, dataset))
-        trainer.load(state)
+        trainer.load_state_dict(state)
     if first:
         ranks.arrive("start")
         folder.claim(resuming=going_on)
-    with file_log(folder.path / LOG, early) as written:
+    with file_log(log_file, early):
         _announce(config, folder, notes, trainer.step)
         say_world(config, state, ranks.world)
         folder.write_config(as_dict(config))
         before = folder.read_overrides() if state is not None and not sweep else []
         folder.write_overrides([*before, *typed(overrides)])
         folder.write_environment(device=str(device), world=ranks.world)
-        trainer.rollback = build_rollback(config, folder)
-        trainer.callbacks = [
-            *build_callbacks(
-                config, folder, dataset, done=trainer.recorded, first=first or state is None
-            ),
-            LogWatch(written),
-        ]
-        trainer.signals = ranks.heard(signals)
         with signals:
             trainer.fit()
     if not sweep:
@@ -149,7 +159,7 @@ def _train(
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
     """Also where the job was over, well or not, before it could heed the signal."""
-    signals.hand_on()
+    signals.raise_again()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):
         raise KeyboardInterrupt

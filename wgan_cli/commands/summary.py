@@ -22,7 +22,7 @@ from wgan_cli.run_folder import RunFolder
 
 def how_to_go_on(error: WganError, path: Path, composed: DictConfig) -> str:
     """What to type after this error to go on with the run in `path`, or nothing."""
-    again = f"{Process.here().command} {typeable('resume', path)}"
+    again = f"{Process.current().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: {again}"
     kept = any((path / "checkpoints").glob("step_*.pt"))

@@ -12,6 +12,7 @@ from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.locking import held, locked
 from wgan_cli.run_folder import LOG, OVERRIDES, RunFolder, make_folder, now, remove_if_empty
+from wgan_cli.training.callbacks.log import LogFile
 
 _NOT_BEGUN: dict[str, Any] = {"step": 0, "steps": None, "final": {}, "seconds": 0.0}
 
@@ -96,7 +97,7 @@ def record_failure(
     try:
         make_folder(folder.path)
         if early.buffer:
-            with file_log(folder.path / LOG, early):
+            with file_log(LogFile(folder.path / LOG), early):
                 pass
         folder.write_overrides(typed(overrides))
         folder.write_status({**_NOT_BEGUN, "started": now(), **folder.read_status(), **outcome})

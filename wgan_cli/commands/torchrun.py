@@ -43,11 +43,11 @@ def say_world(config: TrainConfig, state: dict[str, Any] | None, world: int) -> 
         )
 
 
-def group_of(place: Process) -> ProcessGroup:
+def group_of(process: Process) -> ProcessGroup:
     """The processes of this run, of which torchrun tells; this imports torch."""
     from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
 
-    group = join_process_group(place)
+    group = join_process_group(process)
     assert isinstance(group, ProcessGroup)
     return group
 
@@ -66,13 +66,13 @@ def lead(
     try:
         asked = signals.requested()
         if asked is None:
-            code = command(group.trouble)
+            code = command(group.failure_of_other_rank)
         else:
             complain(f"wgan-train: {asked}")
             code = asked.exit_code
     finally:
         _end_by_itself()
-        group.tell_end(code)
+        group.report_end(code)
         group.close(failed=code != 0)
         # Where torchrun does not keep the store, it is gone with this process.
         group.wait_for_others(_LINGER)
@@ -97,9 +97,9 @@ def follow(group: ProcessGroup) -> int:
         group.close(failed=True)
         return code
     _end_by_itself()
-    code = group.code_of_leader(_PATIENCE)
+    code = group.leader_exit_code(_PATIENCE)
     group.close(failed=code != 0)
-    group.tell_end(code)
+    group.report_end(code)
     return code
 
 
@@ -116,12 +116,11 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     from wgan_cli.machine import choose_machine
 
     config = validate(OmegaConf.create(settings))
-    device = choose_machine(config, group.place)
+    device = choose_machine(config, group.process)
     group.connect({}, device)
-    dataset = group.in_turn(lambda: build_dataset(config))
-    trainer = build_trainer(config, dataset, device, group)
+    dataset = group.one_per_machine_first(lambda: build_dataset(config))
+    trainer = build_trainer(config, dataset, device, group, signals=group.share_signals(signals))
     group.arrive("start")
-    trainer.signals = group.heard(signals)
     with signals:
         trainer.fit()
 
@@ -132,9 +131,9 @@ def _tell(group: ProcessGroup, error: Exception, batch_size: int) -> int:
 
     failure = in_plain_words(error, batch_size)
     if isinstance(failure, WganError):
-        group.tell_end(failure.exit_code, str(failure), failure.state)
+        group.report_end(failure.exit_code, str(failure), failure.state)
         return failure.exit_code
     trace = "".join(traceback.format_exception(error)).rstrip()
-    complain(f"wgan-train, rank {group.place.rank}: unexpected error:\n{trace}")
-    group.tell_end(1, f"{type(failure).__name__}: {failure}")
+    complain(f"wgan-train, rank {group.process.rank}: unexpected error:\n{trace}")
+    group.report_end(1, f"{type(failure).__name__}: {failure}")
     return 1

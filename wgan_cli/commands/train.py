@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
 
     Where torchrun started several processes, only rank 0 reads the words.
     """
-    place = Process.here()
+    place = Process.current()
     if place.world == 1:
         return _answered(words, lambda: None)
     with StopSignals() as signals:
@@ -86,7 +86,7 @@ def _train(arguments: Namespace, trusted: Sequence[str]) -> int:
     from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 
     overrides = list(arguments.overrides)
-    sweep, place = arguments.multirun, Process.here()
+    sweep, place = arguments.multirun, Process.current()
     refuse_in_several(place, sweep=sweep)
     resume = typed_value(overrides, "resume")
     if sweep and resume not in (None, "auto"):

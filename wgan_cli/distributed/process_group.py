@@ -1,8 +1,8 @@
-"""What the processes that train one run together say to each other.
+"""Communication between the processes that train one run together.
 
-Every update sends one message: the gradients, the numbers that the update reports and whether a
-signal came, all summed over the ranks. Rank 0 measures, writes and decides; where that takes long
-the others wait for its word. Why a process ended stands in torchrun's store, which outlives it.
+Every update sends one message: the gradients, the terms of the update and whether a signal came,
+all summed over the ranks. Rank 0 measures, writes and decides; meanwhile the others wait for its
+instruction. Each process writes why it ended into torchrun's store, which outlives it.
 """
 
 from __future__ import annotations
@@ -31,52 +31,52 @@ from wgan_cli.errors import RankError
 from wgan_cli.randomness import WHOLE, Share
 from wgan_cli.stop_signals import StopSignals
 
-# How long processes wait for the first word of each other.
-_MEETING = timedelta(minutes=30)
-# And later, while rank 0 measures: who is lost is noticed by its connection.
-_SILENCE = timedelta(days=1)
-# Seconds in which the ranks that are left have said why they end.
-_LAST_WORDS = 5.0
-_LOOK_EVERY = 0.05
+# How long a process waits for the others to start.
+_START_TIMEOUT = timedelta(minutes=30)
+# How long it waits for rank 0 later. A lost process is noticed earlier, by its connection.
+_TIMEOUT = timedelta(days=1)
+# Seconds in which the remaining ranks write why they end.
+_REASON_TIMEOUT = 5.0
+_POLL_SECONDS = 0.05
 
 Result = TypeVar("Result")
 
 
 class Instruction(enum.IntEnum):
-    """What rank 0 says once it has measured and written."""
+    """What rank 0 tells the others once it has measured and written."""
 
-    GO_ON = 0
-    GO_BACK = 1
+    CONTINUE = 0
+    ROLL_BACK = 1
     END = 2
 
 
 class SingleProcess:
-    """The processes of a run that has one; `ProcessGroup` are those of another."""
+    """The group of a run with one process; `ProcessGroup` is that of several."""
 
     share: Share = WHOLE
     leads = True
 
     @property
     def world(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         return self.share.world
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Let the others begin, with these settings."""
+        """Connect to the other processes and send them these settings."""
 
-    def arrive(self, where: str) -> None:
-        """Wait until all the others are there too. Raises `RankError` where one has failed."""
+    def arrive(self, point: str) -> None:
+        """Wait for the other processes at a named point. Raises `RankError` if one has failed."""
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns. One process a machine does it first: the others find its files."""
+    def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`. One process of each machine runs it first; the others use its files."""
         return work()
 
-    def heard(self, signals: StopSignals) -> StopSignals:
-        """Signals of which all ranks know at the same step."""
+    def share_signals(self, signals: StopSignals) -> StopSignals:
+        """Share stop signals, so that all ranks stop at the same step."""
         return signals
 
-    def average(self, weights: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
-        """Make the weights' gradients, and return the terms, the means over all ranks."""
+    def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
+        """Average the network's gradients over all ranks; return the averages of the terms."""
         return list(terms)
 
 
@@ -84,95 +84,95 @@ ALONE = SingleProcess()
 
 
 class ProcessGroup(SingleProcess):
-    """A run in several processes, seen from its `place` in it; all can read the `store`."""
+    """A run in several processes as seen from one of them. All read and write the `store`."""
 
-    def __init__(self, place: Process, store: Store) -> None:
-        self.place = place
+    def __init__(self, process: Process, store: Store) -> None:
+        self.process = process
         self.store = store
-        self.share = Share(place.rank, place.world)
-        self.leads = place.rank == 0
+        self.share = Share(process.rank, process.world)
+        self.leads = process.rank == 0
         self.signals: SharedStopSignals | None = None
-        self._lost: list[int] = []
+        self._lost_ranks: list[int] = []
         self._unreachable = False
         self._on_gpu = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Meet the others; rank 0's settings are what `settings` of another rank waits for."""
+        """Connect to the other processes, whose `settings` read those of rank 0."""
         self._on_gpu = device.type == "cuda"
         if self.leads:
             self.store.set("settings", json.dumps(settings))
-        self.arrive("door")
+        self.arrive("connect")
         if self.leads:
             self.store.set("open", "")
-        elif not self._comes("open"):
-            raise RankError("Rank 0 ended before the ranks met.")
+        elif not self._wait_for_key("open"):
+            raise RankError("Rank 0 ended before the ranks were connected.")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if self._on_gpu else "gloo",
             store=PrefixStore("group", self.store),
-            rank=self.place.rank,
-            world_size=self.place.world,
-            timeout=_SILENCE,
+            rank=self.process.rank,
+            world_size=self.process.world,
+            timeout=_TIMEOUT,
         )
 
-    def arrive(self, where: str) -> None:
-        """Only rank 0 waits, and not inside of torch, where it would hear of no failure."""
+    def arrive(self, point: str) -> None:
+        """Only rank 0 waits. It polls the store: waiting inside torch, it would miss a failure."""
         if not self.leads:
-            self._put(f"{where}/{self.place.rank}", "")
+            self._set(f"{point}/{self.process.rank}", "")
             return
         for rank in range(1, self.world):
-            while not self._knows(f"{where}/{rank}"):
-                trouble = self.trouble()
-                if trouble is not None or self._unreachable:
-                    raise trouble or RankError("torchrun has ended.")
-                time.sleep(_LOOK_EVERY)
+            while not self._has(f"{point}/{rank}"):
+                failure = self.failure_of_other_rank()
+                if failure is not None or self._unreachable:
+                    raise failure or RankError("torchrun has ended.")
+                time.sleep(_POLL_SECONDS)
 
     def settings(self) -> dict[str, Any] | None:
-        """Rank 0's, waited for; None where it ends without training."""
-        if not self._comes("settings"):
+        """Wait for rank 0's settings; None if it ends without training."""
+        if not self._wait_for_key("settings"):
             return None
         settings: dict[str, Any] = json.loads(self.store.get("settings"))
         return settings
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
-        """The first process of each machine works before the others of that machine do."""
-        done = f"done/{self.place.machine}"
-        if self.place.local > 0:
-            if not self._comes(done):
+    def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`. Local rank 0 of each machine runs it before the others there do."""
+        done = f"done/{self.process.machine}"
+        if self.process.local_rank > 0:
+            if not self._wait_for_key(done):
                 raise RankError("Rank 0 ended before the data were read.")
             return work()
         result = work()
         self.store.set(done, "")
         return result
 
-    def average(self, weights: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
-        """By one sum over the ranks, which also tells each of them who was signalled."""
-        count = len(terms) + len(SharedStopSignals.NOTHING)
-        message = weights.message(count)
+    def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
+        """Average gradients and terms by one sum over the ranks, which also shares signals."""
+        count = len(terms) + len(SharedStopSignals.NONE)
+        message = network.gradient_message(count)
         tail = message[-count:].zero_()
         torch.stack([term.to(tail.dtype) for term in terms], out=tail[: len(terms)])
-        asked = self.signals.asked() if self.signals is not None else SharedStopSignals.NOTHING
-        for place, told in enumerate(asked, start=len(terms)):
-            if told:
-                tail[place] = 1
+        local = self.signals.local() if self.signals is not None else SharedStopSignals.NONE
+        for index, signalled in enumerate(local, start=len(terms)):
+            if signalled:
+                tail[index] = 1
         try:
             dist.all_reduce(message)
         except RuntimeError:
-            self.lost()
+            self.raise_lost_rank()
         message.div_(self.world)
-        weights.take(message)
-        # The next update's message takes this one's place.
+        network.take_gradients(message)
+        # The next message may use the same memory.
         means = tail.clone()
         if self.signals is not None:
-            self.signals.heard = means[len(terms) :]
+            self.signals.counts = means[len(terms) :]
         return list(means[: len(terms)].unbind())
 
-    def heard(self, signals: StopSignals) -> StopSignals:
-        """Those of all ranks, as of the newest update."""
+    def share_signals(self, signals: StopSignals) -> StopSignals:
+        """The signals of all ranks as of the newest update."""
         self.signals = SharedStopSignals(signals)
         return self.signals
 
     def send(self, state: dict[str, Any]) -> None:
-        """As the bytes of `torch.save`: machines may share no disk."""
+        """Send a state to all ranks, as the bytes of `torch.save`: machines may share no disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
@@ -180,66 +180,67 @@ class ProcessGroup(SingleProcess):
         self._broadcast(data)
 
     def receive(self) -> dict[str, Any]:
-        """What rank 0 sends, on the CPU."""
+        """Receive the state that rank 0 sends, on the CPU."""
         size = self._broadcast(torch.zeros(1, dtype=torch.int64))
         data = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
         sent = io.BytesIO(data.numpy().tobytes())
         state: dict[str, Any] = torch.load(sent, map_location="cpu", weights_only=True)
         return state
 
-    def say(self, word: Instruction) -> None:
-        """Rank 0's word to those who `listen`."""
-        self._broadcast(torch.tensor([int(word)]))
+    def send_instruction(self, instruction: Instruction) -> None:
+        """Send rank 0's instruction to the other ranks."""
+        self._broadcast(torch.tensor([int(instruction)]))
 
-    def listen(self) -> Instruction:
-        """Wait for rank 0's word."""
+    def wait_for_instruction(self) -> Instruction:
+        """Receive rank 0's instruction."""
         return Instruction(int(self._broadcast(torch.zeros(1, dtype=torch.int64))))
 
-    def tell_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
-        """Leave in the store how this process ends; `message` where it is why the run does."""
+    def report_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
+        """Write into the store how this process ends; a `message` says why the run fails."""
         end = {"exit_code": exit_code, "message": message, "state": state}
-        self._put(f"end/{self.place.rank}", json.dumps(end))
+        self._set(f"end/{self.process.rank}", json.dumps(end))
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
-        """How a rank ended, if it did and could say so."""
+        """What a rank has reported about its end, if anything."""
         key = f"end/{rank}"
-        end: dict[str, Any] | None = json.loads(self.store.get(key)) if self._knows(key) else None
+        end: dict[str, Any] | None = json.loads(self.store.get(key)) if self._has(key) else None
         return end
 
-    def code_of_leader(self, seconds: float) -> int:
-        """Rank 0's exit code, waited for; 1 where it was lost."""
+    def leader_exit_code(self, seconds: float) -> int:
+        """Wait for rank 0's exit code; 1 if it was lost."""
         self._wait_for([0], seconds)
         end = self.end_of(0)
         return 1 if end is None else int(end["exit_code"])
 
     def wait_for_others(self, seconds: float) -> None:
-        """Wait until those have ended that are not lost."""
-        self._wait_for([rank for rank in range(1, self.world) if rank not in self._lost], seconds)
+        """Wait until the ranks that are not lost have ended."""
+        others = [rank for rank in range(1, self.world) if rank not in self._lost_ranks]
+        self._wait_for(others, seconds)
 
     def close(self, *, failed: bool) -> None:
-        """End the connections, whose threads would abort a process that ends with them."""
-        # nccl would wait for the answer to a message that is never to be answered.
+        """Close the connections: their threads would abort the process when it exits."""
+        # After a failure nccl would wait for an answer that never comes.
         if dist.is_initialized() and not (failed and self._on_gpu):
             dist.destroy_process_group()
 
-    def trouble(self) -> RankError | None:
-        """The failure of another rank, if one has told of it."""
+    def failure_of_other_rank(self) -> RankError | None:
+        """The failure of another rank, if one has reported it."""
         for rank in range(1, self.world):
             end = self.end_of(rank)
             if end is not None and end["message"]:
                 return RankError(f"Rank {rank}: {end['message']}", end["exit_code"], end["state"])
         return None
 
-    def lost(self) -> NoReturn:
-        """A message could not be sent: raise why, as far as the others' last words tell."""
+    def raise_lost_rank(self) -> NoReturn:
+        """Raise `RankError` after a message failed, with the reason if a rank has reported one."""
         if not self.leads:
-            self._put(f"alive/{self.place.rank}", "")
+            self._set(f"alive/{self.process.rank}", "")
             raise RankError("Another process of the run ended.")
-        silent = self._wait_for(range(1, self.world), _LAST_WORDS, "alive")
-        trouble = self.trouble()
-        if trouble is not None:
-            raise trouble
-        self._lost = silent
+        silent = self._wait_for(range(1, self.world), _REASON_TIMEOUT, "alive")
+        failure = self.failure_of_other_rank()
+        if failure is not None:
+            raise failure
+        self._lost_ranks = silent
         which = ", ".join(map(str, silent))
         raise RankError(
             f"Rank {which} was lost: its process was killed, or its machine is not to be reached."
@@ -248,51 +249,51 @@ class ProcessGroup(SingleProcess):
             " machine is not to be reached."
         )
 
-    def _put(self, key: str, value: str) -> None:
+    def _set(self, key: str, value: str) -> None:
         if not self._unreachable:
             with suppress(RuntimeError):
                 self.store.set(key, value)
 
-    def _knows(self, key: str) -> bool:
-        """Whether the store has it; a store that rank 0 kept is gone with that."""
+    def _has(self, key: str) -> bool:
+        """Whether the store has a key. A store in rank 0's process is gone once that has ended."""
         try:
             return not self._unreachable and self.store.check([key])
         except RuntimeError:
             self._unreachable = True
             return False
 
-    def _comes(self, key: str) -> bool:
-        """Wait for it; False where rank 0 ended before."""
-        while not self._knows(key):
+    def _wait_for_key(self, key: str) -> bool:
+        """Wait until the store has a key; False if rank 0 ends before."""
+        while not self._has(key):
             if self._unreachable or self.end_of(0) is not None:
                 return False
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
         return True
 
     def _wait_for(self, ranks: Sequence[int], seconds: float, also: str = "end") -> list[int]:
-        """Wait until these have ended, or said `also`; returns those that did not."""
+        """Wait until these ranks have ended or set the key `also`; return those that did not."""
         until = time.monotonic() + seconds
         while True:
-            ranks = [r for r in ranks if not any(self._knows(f"{it}/{r}") for it in ("end", also))]
+            ranks = [r for r in ranks if not any(self._has(f"{key}/{r}") for key in ("end", also))]
             over = self._unreachable or time.monotonic() > until
-            if over or not ranks or (also != "end" and self.trouble() is not None):
+            if over or not ranks or (also != "end" and self.failure_of_other_rank() is not None):
                 return ranks
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
 
     def _broadcast(self, message: Tensor) -> Tensor:
         try:
             dist.broadcast(message, src=0)
         except RuntimeError:
-            self.lost()
+            self.raise_lost_rank()
         return message
 
 
 @cache
-def join_process_group(place: Process) -> SingleProcess:
-    """The processes of this run, by torchrun's store where there are several."""
-    if place.world == 1:
+def join_process_group(process: Process) -> SingleProcess:
+    """The group of this run's processes, which meet in torchrun's store."""
+    if process.world == 1:
         return ALONE
-    store, _, _ = next(rendezvous("env://", timeout=_MEETING))
-    # torchrun --max-restarts keeps one store for all attempts.
+    store, _, _ = next(rendezvous("env://", timeout=_START_TIMEOUT))
+    # With --max-restarts torchrun keeps one store for all attempts.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return ProcessGroup(place, PrefixStore(f"attempt_{attempt}", store))
+    return ProcessGroup(process, PrefixStore(f"attempt_{attempt}", store))

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, put back where an update that moved them is cut."""
+"""Restore BatchNorm's running statistics if an update fails."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class BatchNormRollback:
-    """Those of some networks: inside the context an exception leaves them as they were before.
+    """Context that restores the networks' BatchNorm statistics if an exception leaves it.
 
-    A forward pass moves them, and what comes after it may fail: when the update is done again, they
-    have not seen its batch yet.
+    A forward pass changes them, and what follows it may fail. When the update is repeated after a
+    resume, the statistics must not have seen its batch yet.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -1,9 +1,8 @@
 """Writing, verifying, finding and reading checkpoints.
 
-A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of all that
-goes before it, because neither `torch.load` nor zip readers notice every flipped byte. It is
-written to a temporary file in the same folder and moved into place, so a name always stands for a
-whole file.
+A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of everything
+before it, because neither `torch.load` nor zip readers notice every flipped byte. It is written to
+a temporary file in the same folder and then renamed, so no file of that name is incomplete.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ import torch
 
 from wgan_cli.errors import CheckpointError, DamagedCheckpointError
 from wgan_cli.files import write_whole
-from wgan_cli.training.failures import is_out_of_memory
+from wgan_cli.out_of_memory import is_out_of_memory
 
 FORMAT = 1
 _END_RECORD = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _MARK = b"wgan-train sha256="
 _NAME = re.compile(r"step_(\d{8,})\.pt")
-# What every run's checkpoint has beside numbers, each a dict.
+# The entries of every run's checkpoint that are dicts.
 _PARTS = ("config", "generator", "critic", "generator_optimizer", "critic_optimizer", "window")
 
 
@@ -38,9 +37,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first; temporary and other files are passed over.
+    """The checkpoint files in a folder, oldest first.
 
-    So are folders and pipes, whatever their names.
+    Other files, and folders and pipes of whatever name, are ignored.
     """
     named = (path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
     found = [path for path in named if path.is_file()]
@@ -48,7 +47,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The generator updates that a checkpoint's name states."""
+    """The number of generator updates in a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path} is not named like a checkpoint (step_00001000.pt).")
@@ -56,7 +55,7 @@ def step_of(path: Path) -> int:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state so that `path` holds either all of it or what was there before.
+    """Write the state; if that fails, `path` keeps its former content.
 
     Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` reads it back.
     Raises `DiskError`.
@@ -64,21 +63,21 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     _seal(buffer)
-    # Given back also where the disk is full: else Python 3.13 complains when it collects the two.
+    # Release the view also if the disk is full; otherwise Python 3.13 complains later.
     with buffer.getbuffer() as data:
         write_whole(path, data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint onto the CPU, its config in today's words.
+    """Read and verify a checkpoint; its tensors are on the CPU.
 
-    Raises `CheckpointError` saying what is wrong with it; too little memory to load it is no fault
-    of the file and stays an error of its own.
+    Raises `CheckpointError` with what is wrong. Running out of memory is not the file's fault and
+    is raised as it is.
     """
     try:
-        # A pipe would be waited for.
+        # Reading a pipe would wait for its writer.
         if path.exists() and not path.is_file():
-            raise DamagedCheckpointError(f"{path} cannot be read: it is no file.")
+            raise DamagedCheckpointError(f"{path} cannot be read: it is not a file.")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
@@ -96,9 +95,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_whole(state: dict[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` where a state lacks what every run's has, or has another kind of it.
+    """Raise `CheckpointError` if an entry of the state is missing or has the wrong type.
 
-    What seals a file is no secret, so a sealed one need not be this program's.
+    The checksum is no secret, so a file that verifies need not come from this program.
     """
 
     def are_returns(value: Any) -> bool:
@@ -135,11 +134,11 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
 def load_newest(
     folder: Path, before: int | None = None
 ) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """The newest checkpoint that verifies, its path, and a warning for each damaged one before it.
+    """The newest checkpoint that verifies, its path, and a warning for each newer damaged one.
 
-    Of those before a step, where one is given. `(None, None, [...])` where there is none. One that
-    may be whole but cannot be read here, as a later version's, is a `CheckpointError`: what takes
-    its place would be lost work.
+    With `before`, only checkpoints of earlier steps count. `(None, None, [...])` if there is none.
+    Raises `CheckpointError` for one that may be intact but cannot be read here, for example one of
+    a later version: to go on from an older one would lose work.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):
@@ -148,7 +147,7 @@ def load_newest(
         try:
             return load_checkpoint(path), path, warnings
         except DamagedCheckpointError as error:
-            warnings.append(f"{error} It is passed over.")
+            warnings.append(f"{error} It is skipped.")
     return None, None, warnings
 
 
@@ -161,11 +160,11 @@ def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> Non
 
 
 def _seal(archive: io.BytesIO) -> None:
-    """Give the archive the digest of all before it as its zip comment, without a copy of it."""
+    """Append the archive's digest as its zip comment, without copying the archive."""
     with archive.getbuffer() as data:
         end = len(data) - _END_RECORD_SIZE
-        assert data[end : end + len(_END_RECORD)] == _END_RECORD, "torch writes no comment"
-        # An end record ends with the length of the comment.
+        assert data[end : end + len(_END_RECORD)] == _END_RECORD, "torch.save writes no zip comment"
+        # A zip file's end record ends with the length of the comment.
         comment = _MARK + hashlib.sha256(data[:-2]).hexdigest().encode()
     archive.seek(-2, os.SEEK_END)
     archive.write(struct.pack("<H", len(comment)) + comment)

@@ -1,4 +1,4 @@
-"""Which classes a conditional generator is asked for."""
+"""Draw the classes that a conditional generator is asked for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from wgan_cli.randomness import Draws
 
 
 class ClassSampler:
-    """The classes of the training data, drawn as often as they occur there.
+    """Draws classes as often as they occur in the training data.
 
-    `labels` (n,) are the training samples' classes; `count` is how many classes the networks know,
-    and `shares` (count,) how large a part of the data each is.
+    `labels` (n,) are the training samples' classes; `count` is the number of classes that the
+    networks know, and `shares` (count,) is the part of the data in each class.
     """
 
     def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
@@ -22,12 +22,11 @@ class ClassSampler:
 
     def draw(self, count: int, draws: Draws) -> Tensor:
         """Classes (count,) int64 on the device."""
-        device = self._bounds.device
-        places = draws.uniform((count,), device).double()
-        # Rounding may leave the last bound a little below 1.
-        return torch.searchsorted(self._bounds, places, right=True).clamp_(max=self.count - 1)
+        uniform = draws.uniform((count,), self._bounds.device).double()
+        # Rounding may leave the last bound slightly below 1.
+        return torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
 
     def rows(self, most: int, columns: int) -> Tensor:
-        """Classes for a picture of a row a class, (rows * columns,): the first `most` of them."""
+        """Classes (rows * columns,) for a picture with one row for each of the first `most`."""
         rows = min(self.count, most)
         return torch.arange(rows, device=self._bounds.device).repeat_interleave(columns)

@@ -1,16 +1,41 @@
-"""The training loop where several processes train one run: rank 0's, and the others'."""
+"""The training loop with several processes: that of rank 0 and that of the other ranks."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from torch import Tensor
 
 from wgan_cli.distributed.process_group import Instruction, ProcessGroup
 from wgan_cli.errors import DivergedError, RankError, WganError
+from wgan_cli.training.batch_norm_rollback import BatchNormRollback
 from wgan_cli.training.trainer import Trainer
+from wgan_cli.training.updates import Updates
 
 
-class _Ranked(Trainer):
-    """A trainer whose updates speak to other ranks."""
+class DistributedUpdates(Updates):
+    """`Updates` that keep BatchNorm's statistics if another rank is lost during an update.
+
+    The run is then saved as it was before that update.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._batch_norm = BatchNormRollback((self.generator, self.critic))
+
+    def critic_update(self, *arguments: Any, **options: Any) -> Tensor:
+        """As `Updates.critic_update`."""
+        with self._batch_norm:
+            return super().critic_update(*arguments, **options)
+
+    def generator_update(self, *arguments: Any, **options: Any) -> Tensor:
+        """As `Updates.generator_update`."""
+        with self._batch_norm:
+            return super().generator_update(*arguments, **options)
+
+
+class _DistributedTrainer(Trainer):
+    """A trainer of one rank of several."""
 
     @property
     def group(self) -> ProcessGroup:
@@ -18,93 +43,91 @@ class _Ranked(Trainer):
         return self.updates.ranks
 
 
-class LeaderTrainer(_Ranked):
-    """Rank 0: it alone measures, writes and decides, and says so where the others wait for it."""
+class LeaderTrainer(_DistributedTrainer):
+    """Rank 0. It alone measures, writes and decides, and sends the others an instruction."""
 
-    # Whether the others wait for a word.
+    # Whether the other ranks wait for an instruction.
     _awaited = False
 
     def fit(self) -> None:
-        """Train up to `steps`. Raises a `WganError` where the run ends otherwise."""
+        """Train up to `steps`. Raises a `WganError` if the run ends otherwise."""
         try:
             super().fit()
         except RankError:
             raise
         except BaseException:
             if self._awaited:
-                self._say(Instruction.END)
+                self._send(Instruction.END)
             raise
 
-    def begin(self) -> None:
-        """Begin the record, which tells of a rank that is not there, and let the others begin."""
-        super().begin()
+    def start(self) -> None:
+        """Start the callbacks, which record it if a rank is missing; then send the state."""
+        super().start()
         self.group.arrive("start")
-        self.group.send(self.state())
+        self.group.send(self.state_dict())
 
     def advance(self) -> None:
-        """One step. Where another rank is lost amid it, what is done of it is saved."""
+        """One step. If another rank is lost during it, save the part that is done."""
         try:
             super().advance()
         except RankError as error:
             super().stop(error)
 
     def housekeeping(self) -> None:
-        """Log, sample, evaluate and save where due; then let the others go on."""
+        """Log, evaluate, draw and save if due; then let the others continue."""
         due = self.cadence.point(self.step, self.steps).anything
         self._awaited = due
         super().housekeeping()
         if due:
-            self._say(Instruction.GO_ON)
+            self._send(Instruction.CONTINUE)
 
     def stop(self, error: WganError) -> NoReturn:
-        """Save what there is and end the run by `error`, or by what another rank has told.
+        """Save the run and end it with `error`, or with the failure of another rank.
 
-        torchrun asks all ranks to end where one has failed.
+        When one rank has failed, torchrun asks all ranks to end: the failure is the real reason.
         """
         self._awaited = True
-        super().stop(self.group.trouble() or error)
+        super().stop(self.group.failure_of_other_rank() or error)
 
-    def go_back(self, error: DivergedError) -> None:
-        """Load the newest checkpoint on all ranks, if the run may; else raise the error."""
+    def roll_back(self, error: DivergedError) -> None:
+        """Load the newest checkpoint on all ranks, if the run may; else raise `error`."""
         self._awaited = True
-        super().go_back(error)
-        self._say(Instruction.GO_BACK)
-        self.group.send(self.state())
+        super().roll_back(error)
+        self._send(Instruction.ROLL_BACK)
+        self.group.send(self.state_dict())
 
-    def _say(self, word: Instruction) -> None:
+    def _send(self, instruction: Instruction) -> None:
         self._awaited = False
-        self.group.say(word)
+        self.group.send_instruction(instruction)
 
 
-class FollowerTrainer(_Ranked):
-    """Any other rank: it has no callbacks and does what rank 0 says."""
+class FollowerTrainer(_DistributedTrainer):
+    """Any other rank. It has no callbacks and follows rank 0's instructions."""
 
-    def begin(self) -> None:
-        """Load what rank 0 begins with."""
-        self.load(self.group.receive())
+    def start(self) -> None:
+        """Load the state that rank 0 starts with."""
+        self.load_state_dict(self.group.receive())
 
     def housekeeping(self) -> None:
-        """Wait for rank 0 where it does more than a step; stop where all were asked to."""
+        """Wait for rank 0 where it measures or writes; stop if a signal requested it."""
         due = self.cadence.point(self.step, self.steps).anything
         self.unmeasured = False
-        if due or (self.device.type == "cpu" and self.updates.gate.closed()):
-            self._listen()
-        stop = self.signals.requested() if self.signals is not None else None
-        if stop is not None and self.step < self.steps:
-            self.stop(stop)
+        if due or (self.device.type == "cpu" and self.updates.nan_guard.tripped()):
+            self._follow_instruction()
+        self.stop_if_requested()
 
     def stop(self, error: WganError) -> NoReturn:
-        """Wait until rank 0 has ended, or goes back because what it would save is not sound."""
-        self._listen()
+        """Wait until rank 0 has ended, or rolls back because the run has diverged."""
+        self._follow_instruction()
         raise error
 
-    def go_back(self, error: DivergedError) -> None:
-        """Load what rank 0 went back to."""
-        self.load(self.group.receive())
+    def roll_back(self, error: DivergedError) -> None:
+        """Load the state that rank 0 rolled back to."""
+        self.load_state_dict(self.group.receive())
 
-    def _listen(self) -> None:
-        word = self.group.listen()
-        if word == Instruction.GO_BACK:
-            raise DivergedError("Rank 0 goes back.")
-        if word == Instruction.END:
+    def _follow_instruction(self) -> None:
+        instruction = self.group.wait_for_instruction()
+        if instruction == Instruction.ROLL_BACK:
+            raise DivergedError("Rank 0 rolls back.")
+        if instruction == Instruction.END:
             raise RankError("Rank 0 ends the run.")

@@ -1,4 +1,4 @@
-"""Whether a run's numbers and weights are finite, and what to say where they are not."""
+"""Check that a run's terms and weights are finite; if not, say which and what may help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wgan_cli.constraints import Unconstrained
 from wgan_cli.errors import DivergedError
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
 
-# Causes before what follows from them.
+# Causes come before their consequences.
 _CRITIC_ORDER = (
     "critic/loss_real",
     "critic/loss_fake",
@@ -21,47 +21,50 @@ _CRITIC_ORDER = (
 )
 
 
-def check_finite(updates: Updates, means: dict[str, float], *, begun: int, step: int) -> None:
-    """Raise `DivergedError` where an update was kept out, or a weight or a mean is not finite.
+def check_finite(
+    updates: Updates, means: dict[str, float], *, guard_reset_at: int, step: int
+) -> None:
+    """Raise `DivergedError` if the NaN guard blocked an update, or a weight or mean is not finite.
 
-    `begun` is the step at which the gate was opened, `step` the newest. Waits for the device.
+    `guard_reset_at` is the step at which the guard was made or reset, `step` the newest step.
+    Waits for the device.
     """
-    gate = updates.gate
-    if gate.closed():
-        term, value = _what_closed(gate.last("critic"), gate.last("generator"))
+    guard = updates.nan_guard
+    if guard.tripped():
+        term, value = _cause(guard.last_terms("critic"), guard.last_terms("generator"))
         raise DivergedError(
-            f"{term} became {value} in step {begun + gate.passed() + 1}.",
-            f"It was kept out of the weights. {_what_helps(term, updates)}",
+            f"{term} became {value} in step {guard_reset_at + guard.updates_passed() + 1}.",
+            f"It was kept out of the weights. {_advice(term, updates)}",
         )
     for name, number in {**means, **_norms(updates)}.items():
         if not math.isfinite(number):
             raise DivergedError(
-                f"{name} is {_word(number)} at step {step}.", _what_helps(name, updates)
+                f"{name} is {_describe(number)} at step {step}.", _advice(name, updates)
             )
 
 
-def _what_closed(critic: list[float], generator: list[float]) -> tuple[str, str]:
-    """The first term of the update that was not finite, and what it was instead."""
+def _cause(critic: list[float], generator: list[float]) -> tuple[str, str]:
+    """The first term that is not finite, and whether it is NaN or infinite."""
     terms = dict(zip(CRITIC_TERMS, critic, strict=True))
     ordered = {name: terms[name] for name in _CRITIC_ORDER}
     ordered.update(zip(GENERATOR_TERMS, generator, strict=True))
     for name, value in ordered.items():
         if not math.isfinite(value):
-            return name, _word(value)
+            return name, _describe(value)
     return "a weight", "NaN or infinite"
 
 
-def _word(value: float) -> str:
+def _describe(value: float) -> str:
     return "NaN" if math.isnan(value) else "infinite"
 
 
-def _what_helps(term: str, updates: Updates) -> str:
+def _advice(term: str, updates: Updates) -> str:
     helps = ["a lower optimizer.lr"]
     if term == "critic/penalty":
         helps.append("a smaller coefficient of the constraint")
     if isinstance(updates.constraint, Unconstrained):
         helps.append("a constraint on the critic")
-    if updates.critic_weights.bf16:
+    if updates.trained_critic.bf16:
         helps.append("precision=fp32")
     if updates.critic_clip is None:
         helps.append("grad_clip.critic=1")
@@ -69,7 +72,7 @@ def _what_helps(term: str, updates: Updates) -> str:
 
 
 def _norms(updates: Updates) -> dict[str, float]:
-    """Of all weights and running statistics; what is broken there shows in no loss yet."""
+    """Norms of all weights and running statistics: NaN there may not show in a loss yet."""
     networks = {"generator": updates.generator, "critic": updates.critic}
     norms = {
         f"a weight of the {name}": nn.utils.get_total_norm(network.parameters())

@@ -1,41 +1,47 @@
-"""A moving average of a network's weights."""
+"""An exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """`module` is a copy of a network that follows it slowly, statistics of BatchNorm included.
+    """`module` is a copy of a network with averaged weights and BatchNorm statistics.
 
-    After the network's first update it is equal to it, from then on after each one
-    average = decay * average + (1 - decay) * weight. Buffers that count are copied.
+    After the network's first update it equals the network; after each further one
+    average = decay * average + (1 - decay) * weight. Buffers of integers are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
-        self.begun = False
         self.network = network
-        self._own: list[Tensor] = list(self.module.parameters())
-        self._others: list[Tensor] = list(network.parameters())
+        self._started = False
+        self._averages: list[Tensor] = list(self.module.parameters())
+        self._weights: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """To be called after an update of the network."""
-        # Asked for each time, as code may put another tensor in a buffer's place.
-        own, others = [*self._own], [*self._others]
+    def update(self) -> None:
+        """Follow the network. Call it after every update of the network."""
+        # Buffers are looked up each time, because a module may replace its buffer's tensor.
+        averages, weights = [*self._averages], [*self._weights]
         for average, buffer in zip(self.module.buffers(), self.network.buffers(), strict=True):
-            if self.begun and average.is_floating_point():
-                own.append(average)
-                others.append(buffer)
+            if self._started and average.is_floating_point():
+                averages.append(average)
+                weights.append(buffer)
             else:
                 average.copy_(buffer)
-        if self.begun:
-            torch._foreach_lerp_(own, others, 1 - self.decay)
+        if self._started:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
         else:
-            torch._foreach_copy_(own, others)
-        self.begun = True
+            torch._foreach_copy_(averages, weights)
+        self._started = True
+
+    def load_state_dict(self, state: dict[str, Any], *, started: bool) -> None:
+        """Load the averages; `started` if the network had its first update."""
+        self.module.load_state_dict(state)
+        self._started = started

@@ -25,13 +25,16 @@ class Events(SummaryWriter):
 
     The thread of tensorboard's own prints a traceback where the disk is full, leaves half a record
     and tells the run later or, at the end, not at all. Here an event is in the file when `add_…`
-    returns, or that raises `DiskError`. `begin` hides what earlier files of the folder hold from
-    that step on.
+    returns, or that raises `DiskError`. Nothing is written before `open`.
     """
 
-    def __init__(self, folder: Path, begin: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        super().__init__(str(folder))
+        self.file_writer = self.all_writers = None
+
+    def open(self, begin: int) -> None:
+        """Start a file. It hides what earlier files of the folder hold from step `begin` on."""
+        super().__init__(str(self._folder))
         self.restart(begin)
 
     def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:

@@ -1,106 +1,111 @@
-"""What keeps NaN and infinity out of the weights without waiting for the device."""
+"""Keep NaN and infinity out of the weights without waiting for the device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from wgan_cli.optimizers import RMSprop
-
-# Under the ranges of schema/optimizers.py these move finite weights by a finite gradient to finite
-# weights, so it is enough to look at the gradient. Any other's weights are looked at too.
-_SOUND = (RMSprop, torch.optim.Adam, torch.optim.SGD)
-
 
 class NanGuard:
-    """Lets optimizers step until a loss or a gradient is not finite, and from then on never again.
+    """Blocks every optimizer step from the first update on whose loss or gradient is not finite.
 
-    Whether it is open is a tensor on the device that the optimizers' kernels read, so no update
-    waits for it; `closed` does. What closed it is kept: the numbers of that update, by network, and
-    how many generator updates had passed before.
+    Whether it has tripped is a tensor on the device that fused optimizer kernels read, so updates
+    do not wait for the device; `tripped()` does. The guard keeps the terms of the update that
+    tripped it, by network, and how many generator updates it let pass before.
+
+    `terms` is the number of terms an update reports, by network. `keeps_finite` says by network
+    whether its optimizer moves finite weights by a finite gradient to finite weights; then the
+    gradient's norm is enough to look at. Otherwise (the default) the new weights are checked too.
     """
 
-    def __init__(self, device: torch.device, numbers: dict[str, int]) -> None:
-        self._open = torch.ones((), dtype=torch.bool, device=device)
-        self._passed = torch.zeros((), dtype=torch.int64, device=device)
-        # On the CPU every tensor is at hand, and a step that must not be taken is left out.
-        self._at_hand = device.type == "cpu"
-        self._last = {network: torch.zeros(n, device=device) for network, n in numbers.items()}
+    def __init__(
+        self, device: torch.device, terms: Mapping[str, int], keeps_finite: Mapping[str, bool]
+    ) -> None:
+        self._keeps_finite = keeps_finite
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._updates_passed = torch.zeros((), dtype=torch.int64, device=device)
+        self._last_terms = {network: torch.zeros(n, device=device) for network, n in terms.items()}
+        # On the CPU no tensor is waited for, and a blocked step is simply skipped.
+        self._on_cpu = device.type == "cpu"
 
-    def step(self, network: str, optimizer: torch.optim.Optimizer, numbers: Tensor) -> None:
-        """The optimizer's step, if it may take it. `numbers` are the update's losses and norm."""
-        sound = type(optimizer) in _SOUND
-        if self._at_hand:
-            self._look(network, numbers)
-            if not self._open:
-                return
+    @contextmanager
+    def protect(
+        self, network: str, optimizer: torch.optim.Optimizer, terms: Tensor
+    ) -> Iterator[bool]:
+        """Check an update's terms; yield whether to call `optimizer.step()` in the block.
+
+        On CUDA that is always True: a blocked step has no effect there. `terms` are the losses and
+        the gradient's norm.
+        """
+        self._check(network, terms)
+        keeps_finite = self._keeps_finite.get(network, False)
+        if self._on_cpu and not self._finite:
+            yield False
+        elif self._on_cpu and keeps_finite:
+            yield True
+        elif keeps_finite and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Fused kernels read this flag and leave everything unchanged if it is set.
+            optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
+            try:
+                yield True
+            finally:
+                del optimizer.found_inf  # type: ignore[attr-defined]
         else:
-            last = self._last[network]
-            last.copy_(torch.where(self._open, numbers, last))
-            self._open &= numbers.abs().max() < float("inf")
-        if self._at_hand and sound:
-            optimizer.step()
-        elif sound and getattr(optimizer, "_step_supports_amp_scaling", False):
-            self._step_unless_closed(optimizer)
-        else:
-            self._step_or_undo(optimizer)
+            before = [(tensor, tensor.detach().clone()) for tensor in tensors_moved_by(optimizer)]
+            yield True
+            self._restore_if_not_finite(optimizer, before)
         if network == "generator":
-            self._passed += self._open
+            self._updates_passed += self._finite
 
-    def closed(self) -> bool:
-        """Whether an update was kept out; this waits for the device."""
-        return not self._open
+    def tripped(self) -> bool:
+        """Whether an update was blocked. Waits for the device."""
+        return not self._finite
 
-    def passed(self) -> int:
-        """The generator updates let through since the gate was made or opened."""
-        return int(self._passed)
+    def updates_passed(self) -> int:
+        """The generator updates let through since the guard was made or reset."""
+        return int(self._updates_passed)
 
-    def last(self, network: str) -> list[float]:
-        """The newest numbers of a network's updates: where they closed the gate, those."""
-        return self._last[network].tolist()
+    def last_terms(self, network: str) -> list[float]:
+        """The terms of a network's last update, or of the one that tripped the guard."""
+        return self._last_terms[network].tolist()
 
     def tensors(self) -> list[Tensor]:
-        """What a step changes of it."""
-        return [self._open, self._passed, *self._last.values()]
+        """The guard's tensors that an update changes."""
+        return [self._finite, self._updates_passed, *self._last_terms.values()]
 
-    def reopen(self) -> None:
-        """Start again, with sound weights."""
-        self._open.fill_(True)
-        self._passed.zero_()
-        for numbers in self._last.values():
-            numbers.zero_()
+    def reset(self) -> None:
+        """Let updates pass again. Call it once the weights are finite again."""
+        self._finite.fill_(True)
+        self._updates_passed.zero_()
+        for terms in self._last_terms.values():
+            terms.zero_()
 
-    def _look(self, network: str, numbers: Tensor) -> None:
-        """On the CPU: close the gate where a number is not finite, and keep the newest."""
-        if self._open:
-            self._last[network].copy_(numbers)
-            if not all(map(math.isfinite, numbers.tolist())):
-                self._open.fill_(False)
-
-    def _step_unless_closed(self, optimizer: torch.optim.Optimizer) -> None:
-        """By the flag that fused kernels read to leave everything as it is."""
-        optimizer.found_inf = (~self._open).float()  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.found_inf  # type: ignore[attr-defined]
+    def _check(self, network: str, terms: Tensor) -> None:
+        last = self._last_terms[network]
+        if not self._on_cpu:
+            last.copy_(torch.where(self._finite, terms, last))
+            self._finite &= terms.abs().max() < float("inf")
+        elif self._finite:
+            last.copy_(terms)
+            if not all(map(math.isfinite, terms.tolist())):
+                self._finite.fill_(False)
 
     @torch.no_grad()
-    def _step_or_undo(self, optimizer: torch.optim.Optimizer) -> None:
-        """By going back to copies, where the gate is closed or the step broke a weight."""
-        before = [(tensor, tensor.clone()) for tensor in moved_by(optimizer)]
-        optimizer.step()
-        for tensor in moved_by(optimizer):
-            self._open &= tensor.isfinite().all().to(self._open.device)
+    def _restore_if_not_finite(
+        self, optimizer: torch.optim.Optimizer, before: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        for tensor in tensors_moved_by(optimizer):
+            self._finite &= tensor.isfinite().all().to(self._finite.device)
         for tensor, copy in before:
-            tensor.copy_(torch.where(self._open.to(tensor.device), tensor, copy))
+            tensor.copy_(torch.where(self._finite.to(tensor.device), tensor, copy))
 
 
-def moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Every weight and every tensor of an optimizer's state, those of the first step after it."""
+def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """Every weight of an optimizer and every tensor of its state, which its first step makes."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

@@ -1,4 +1,4 @@
-"""Going back to the newest checkpoint, at a lower learning rate, where a run diverges."""
+"""Roll a diverged run back to its newest checkpoint, with lower learning rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RollbackRecord:
-    """One return: after step `at` to step `to`, and the factor on every learning rate since."""
+    """One rollback from step `at` to step `to`, and the factor on every learning rate since."""
 
     at: int
     to: int
@@ -24,11 +24,11 @@ class RollbackRecord:
 
 
 class Rollback:
-    """What `on_divergence=rollback` does: at most `times` returns in a run, resumed ones included.
+    """`on_divergence=rollback`: at most `times` rollbacks in a run, those before a resume included.
 
-    To the newest checkpoint; where the run came no further than the time before, to one before that
-    time's. Each multiplies every learning rate by `lr_factor`. Batches and noise follow from (seed,
-    step), so a run goes through the same ones again and only the rates differ.
+    A rollback goes to the newest checkpoint. If the run diverged no later than the time before, it
+    goes to one older than that time's. Each multiplies every learning rate by `lr_factor`. Batches
+    and noise follow from (seed, step), so the run sees the same ones again; only the rates differ.
     """
 
     def __init__(self, checkpoints: Path, times: int, lr_factor: float) -> None:
@@ -39,7 +39,10 @@ class Rollback:
     def state_to_return_to(
         self, error: DivergedError, at: int, so_far: RollbackHistory
     ) -> dict[str, Any]:
-        """The newest checkpoint's state with this return noted in it, or the error."""
+        """The newest checkpoint's state with this rollback added to it.
+
+        Raises `DivergedError` if no rollback or no checkpoint is left.
+        """
         if len(so_far) >= self.times:
             raise DivergedError(
                 error.what, f"It went back {len(so_far)} times already. {error.advice}"
@@ -48,7 +51,7 @@ class Rollback:
         for warning in warnings:
             log.warning("%s", warning)
         if so_far and at <= so_far.last.at:
-            # A lower rate did not help from there: that checkpoint may be lost already.
+            # A lower rate did not help: the weights of that checkpoint may be bad already.
             older, _, _ = load_newest(self.checkpoints, before=so_far.last.to)
             state = older or state
         if state is None:
@@ -62,24 +65,24 @@ class Rollback:
 
 
 class RollbackHistory:
-    """The returns of a run so far, as its checkpoints keep them."""
+    """The rollbacks of a run so far, as its checkpoints keep them."""
 
     def __init__(self, state: list[dict[str, Any]] | None = None) -> None:
-        self._all = [RollbackRecord(**entry) for entry in state or []]
+        self._records = [RollbackRecord(**entry) for entry in state or []]
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._records)
 
     @property
     def lr_factor(self) -> float:
         """What every learning rate is multiplied by."""
-        return self._all[-1].lr_factor if self._all else 1.0
+        return self._records[-1].lr_factor if self._records else 1.0
 
     @property
     def last(self) -> RollbackRecord:
-        """The newest."""
-        return self._all[-1]
+        """The newest rollback."""
+        return self._records[-1]
 
     def state(self) -> list[dict[str, Any]]:
         """For checkpoints and `status.json`."""
-        return [asdict(entry) for entry in self._all]
+        return [asdict(entry) for entry in self._records]

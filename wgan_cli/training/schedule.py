@@ -1,4 +1,4 @@
-"""How often the critic is updated, and how the learning rate falls."""
+"""How often the critic is updated, and how the learning rate decays."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class CriticSchedule:
         return self.warmup_n_critic if self._warm(step) else self.n_critic
 
     def updates_before(self, step: int) -> int:
-        """Critic updates in all that go before those of generator update `step`."""
+        """All critic updates of the run before those of generator update `step`."""
         warm = min(step, self.warmup_steps)
         if self.warmup_every:
-            # Multiples of warmup_every in [0, step), less those that the start covers already.
+            # Multiples of warmup_every in [0, step), minus those within the first warmup_steps.
             multiples = math.ceil(step / self.warmup_every)
             warm += multiples - math.ceil(warm / self.warmup_every)
         return warm * self.warmup_n_critic + (step - warm) * self.n_critic
@@ -43,7 +43,10 @@ class CriticSchedule:
 
 @dataclass(frozen=True)
 class LearningRateDecay:
-    """The factor on every learning rate: none (always 1), linear or cosine to 0 over `steps`."""
+    """The factor on every learning rate; `kind` is none (always 1), linear or cosine.
+
+    The latter two fall from 1 to 0 over `steps`.
+    """
 
     kind: str = "none"
     steps: int | None = None
@@ -59,20 +62,20 @@ class LearningRateDecay:
 
 
 class LearningRates:
-    """Every parameter group's first rate, and what it is now."""
+    """Sets the learning rate of every parameter group as a multiple of its initial rate."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         self._optimizers = optimizers
-        self._first = [float(group["lr"]) for group in self._groups()]
+        self._initial = [float(group["lr"]) for group in self._groups()]
 
     def set(self, factor: float) -> None:
-        """Every group's rate, as a share of its first."""
-        for group, first in zip(self._groups(), self._first, strict=True):
+        """Set every group's rate to its initial rate times `factor`."""
+        for group, initial in zip(self._groups(), self._initial, strict=True):
             if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(first * factor)
+                group["lr"].fill_(initial * factor)
             else:
-                group["lr"] = first * factor
+                group["lr"] = initial * factor
 
     def _groups(self) -> list[dict[str, Any]]:
-        # Asked for each time: loading an optimizer's state replaces them.
+        # Looked up each time, because loading an optimizer's state replaces its groups.
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]

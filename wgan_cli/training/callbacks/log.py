@@ -25,16 +25,17 @@ class LogFile(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.failure: DiskError | None = None
-        try:
-            self._file = Growing(path)
-        except DiskError:
-            # logging closes every handler at the end.
-            super().close()
-            raise
+        self._path = path
+        self._file: Growing | None = None
+
+    def open(self) -> None:
+        """Open the file. Call it before the first message."""
+        self._file = Growing(self._path)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, or keep why not."""
         try:
+            assert self._file is not None
             self._file.write(self.format(record).encode() + b"\n")
         except DiskError as error:
             self.failure = self.failure or error
@@ -42,7 +43,8 @@ class LogFile(logging.Handler):
     def close(self) -> None:
         """No more messages come."""
         try:
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         except DiskError as error:
             self.failure = self.failure or error
         super().close()

@@ -77,7 +77,7 @@ class Saving(Callback):
         path = self.folder.checkpoints / checkpoint_name(trainer.step)
         self.folder.sync()
         versions = {"torch": str(torch.__version__)}
-        save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state()})
+        save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state_dict()})
         return path
 
     def _drop_after(self, step: int) -> None:

@@ -35,7 +35,10 @@ class TensorBoard(Callback):
         self.final = final
 
     def on_start(self, trainer: Trainer) -> None:
-        """The config, at the first start."""
+        """Open the event file; write the config at the first start."""
+        # At a first start there is nothing to hide, but TensorBoard heeds a later file's start only
+        # if the first file had one too.
+        self.writer.open(0 if self.first else trainer.recorded + 1)
         if self.first:
             text = OmegaConf.to_yaml(OmegaConf.create(self.settings))
             self.writer.add_text("config", f"```yaml\n{text}\n```", trainer.step)

@@ -1,0 +1,54 @@
+"""Recognise that memory ran out, on the CPU or on a GPU, and state how much was in use."""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+import sys
+
+import torch
+
+# The messages of torch's CPU allocator, CUDA's libraries, oneDNN, C++ and the dynamic linker.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|alloc_failed"
+    r"|bad_alloc|could not create a memory object|could not (create|execute) a primitive$"
+    r"|failed to map segment",
+    re.IGNORECASE,
+)
+_REQUESTED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ?([KMGTP]iB|bytes)", re.IGNORECASE)
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch, numpy or Python could not allocate memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    has_message = isinstance(error, RuntimeError | ImportError)
+    return has_message and _NO_MEMORY.search(str(error)) is not None
+
+
+def memory_used(error: Exception) -> str:
+    """The peak memory of the process, and the size of the allocation that failed if known."""
+    requested = _REQUESTED.search(str(error))
+    more = ""
+    if requested is not None:
+        more = f", and {_size(float(requested[1]) * _UNITS[requested[2]])} more were asked for"
+    return f"the peak was {_peak(error)}{more}"
+
+
+def _peak(error: Exception) -> str:
+    """The peak of the fullest GPU if a GPU's memory ran out, else that of the process."""
+    if "CUDA" in str(error) and torch.cuda.is_available():
+        gpu = max(range(torch.cuda.device_count()), key=torch.cuda.max_memory_allocated)
+        total = torch.cuda.get_device_properties(gpu).total_memory
+        return f"{_size(torch.cuda.max_memory_allocated(gpu))} of the {_size(total)} of cuda:{gpu}"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _size(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _size(count: float) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

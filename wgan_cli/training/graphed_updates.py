@@ -1,0 +1,75 @@
+"""The two updates, each recorded once as a CUDA graph and replayed from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from wgan_cli.acceleration.cuda_graphs import CudaGraph, Graph, GraphedUpdate, make_capturable
+from wgan_cli.randomness import Draws
+from wgan_cli.training.nan_guard import tensors_moved_by
+from wgan_cli.training.updates import Updates
+
+
+class GraphedUpdates(Updates):
+    """`Updates` of a single process, with the same arguments; `graph` makes an empty graph."""
+
+    def __init__(
+        self, *arguments: Any, graph: Callable[[], Graph] = CudaGraph, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        critic_update, generator_update = super().critic_update, super().generator_update
+        self._critic_graph = GraphedUpdate(
+            "critic",
+            lambda real, latent, labels, draws: critic_update(real, latent, draws, labels),
+            lambda: self._changed_by("critic"),
+            graph,
+        )
+        self._generator_graph = GraphedUpdate(
+            "generator", generator_update, lambda: self._changed_by("generator"), graph
+        )
+        self._record_anew()
+
+    def critic_update(
+        self,
+        real: Tensor,
+        latent: Tensor | None,
+        draws: Draws,
+        labels: Tensor | None = None,
+        fake: Tensor | None = None,
+    ) -> Tensor:
+        """As `Updates.critic_update`, but always with a latent: the graph generates the fakes."""
+        return self._critic_graph(real, latent, labels, draws=draws)
+
+    def generator_update(
+        self, latent: Tensor, labels: Tensor | None = None, real: Tensor | None = None
+    ) -> Tensor:
+        """As `Updates.generator_update`."""
+        return self._generator_graph(latent, labels, real)
+
+    @property
+    def joins_fakes(self) -> bool:
+        """Never: a recorded critic update begins with the generator's pass."""
+        return False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Updates.load_state_dict`; the tensors that the graphs read have moved then."""
+        super().load_state_dict(state)
+        self._record_anew()
+
+    def _record_anew(self) -> None:
+        self._critic_graph.reset()
+        self._generator_graph.reset()
+        for _, _, optimizer in self._networks():
+            make_capturable(optimizer)
+
+    def _changed_by(self, network: str) -> list[Tensor]:
+        """The tensors that an update of this network changes."""
+        ((trained, optimizer),) = [(t, o) for name, t, o in self._networks() if name == network]
+        return [
+            *trained.updated_tensors(),
+            *self.nan_guard.tensors(),
+            *tensors_moved_by(optimizer),
+        ]
