@@ -364,7 +364,7 @@ def test_a_twin_follows_what_is_loaded() -> None:
 
 def test_bfloat16_goes_into_a_network_without_a_twin() -> None:
     samples = torch.randn(BATCH, *IMAGE).bfloat16()
-    assert TrainedNetwork(Own(IMAGE, 8, 1))(samples).dtype == torch.float32
+    assert TrainedNetwork(mlp.Critic(IMAGE, 8, 1))(samples).dtype == torch.float32
 
 
 # Compiling

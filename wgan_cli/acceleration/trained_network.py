@@ -35,7 +35,8 @@ class TrainedNetwork:
 
     With `bf16`, forward passes run in bfloat16: those of a flat network on a bfloat16 copy, if
     `bf16_copy` allows one and its layers can have one, otherwise under autocast. `forward_network`
-    is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the weights no gradients.
+    is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the
+    weights no gradients.
     """
 
     def __init__(
