@@ -74,7 +74,7 @@ def refuse_pair(config: TrainConfig, critic: CriticFacts) -> None:
         )
     if held.differentiates_twice and config.compile:
         raise ConfigError(
-            f"compile=true does not go with constraint={name}, which may differentiate twice, as"
-            " torch.compile cannot. Type compile=false, or, for a constraint of"
+            f"compile=true does not go with constraint={name}, which may differentiate twice:"
+            " torch.compile cannot do that. Type compile=false, or, for a constraint of"
             " your own that does not, state traits: {differentiates_twice: false} in its YAML."
         )
