@@ -18,18 +18,16 @@ from wgan_cli.models.precision import is_marked_float32
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
 # Their kernels take float32 scales and statistics with bfloat16 inputs.
 _IN_FLOAT32 = (nn.BatchNorm1d, nn.BatchNorm2d)
-_PACKAGE = "wgan_cli.models."
 
 
 def bf16_copy_of(network: nn.Module) -> nn.Module | None:
     """A copy whose layers have bfloat16 weights; it shares BatchNorm layers and all buffers.
 
-    None for a network whose code may not support that: one of another package, with parametrized
-    weights, or with layers that are not listed above. Call the copy with bfloat16 inputs; it may
-    return bfloat16 or float32.
+    None for a network with parametrized weights or with layers that are not listed above. The
+    network's code must support bfloat16, as `NetworkTraits.bf16_copy` states. Call the copy with
+    bfloat16 inputs; it may return bfloat16 or float32.
     """
-    in_package = type(network).__module__.startswith(_PACKAGE)
-    if not in_package or not all(map(_known, network.modules())):
+    if not all(map(_known, network.modules())):
         return None
     bf16_copy = copy.deepcopy(network)
     for module, copied in zip(network.modules(), bf16_copy.modules(), strict=True):

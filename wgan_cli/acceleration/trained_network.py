@@ -33,18 +33,26 @@ class TrainedNetwork:
     every weight alike. A network that is not all float32 on one device is not flattened;
     `optimizer_parameters` are then its own parameters.
 
-    With `bf16`, forward passes run in bfloat16: those of a flat network on a bfloat16 copy, if it
-    can have one, otherwise under autocast. `forward_network` is the copy or the network itself.
-    Inside `frozen` a forward pass changes nothing and gives the weights no gradients.
+    With `bf16`, forward passes run in bfloat16: those of a flat network on a bfloat16 copy, if
+    `bf16_copy` allows one and its layers can have one, otherwise under autocast. `forward_network`
+    is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the
+    weights no gradients.
     """
 
-    def __init__(self, network: nn.Module, *, flat: bool = False, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        flat: bool = False,
+        bf16: bool = False,
+        bf16_copy: bool = True,
+    ) -> None:
         self.network = network
         self.bf16 = bf16
         own = {name: p for name, p in network.named_parameters() if p.requires_grad}
         flat = flat and {p.dtype for p in own.values()} == {torch.float32}
         flat = flat and len({p.device for p in own.values()}) == 1
-        copy = bf16_copy_of(network) if flat and bf16 else None
+        copy = bf16_copy_of(network) if flat and bf16 and bf16_copy else None
         self.forward_network = network if copy is None else copy
         self.frozen = Frozen(self.forward_network)
         forward = dict(self.forward_network.named_parameters())

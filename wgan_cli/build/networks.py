@@ -65,7 +65,7 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
         and traits("constraint", config.constraint).weights_in_place
         and stated.weights_in_place
     )
-    return TrainedNetwork(network, flat=flat, bf16=bf16)
+    return TrainedNetwork(network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy)
 
 
 def build_optimizer(
