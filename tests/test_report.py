@@ -436,7 +436,7 @@ def test_a_metric_of_unknown_direction_is_listed_and_not_ranked(
     assert report_command([str(tmp_path), "--by", "critic/loss"]) == 0
     table = capsys.readouterr().out
     assert "is better." not in table.splitlines()[0]
-    assert "Not ranked: whether more or less of critic/loss is better is unknown" in table
+    assert "Not ranked: it is unknown whether more or less of critic/loss is better" in table
     assert "higher_is_better" in table
     assert "--by" in table
     rows = [line for line in table.splitlines() if "clip=" in line]
