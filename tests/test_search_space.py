@@ -37,17 +37,17 @@ def test_integer_ends_give_integers() -> None:
     search = of({"a": {"low": 1, "high": 5}, "b": {"low": 1.0, "high": 5, "log": True}})
     integers, reals = search.settings.values()
     assert isinstance(integers, Range)
-    assert integers.ends() == [1, 5]
-    assert [type(end) for end in integers.ends()] == [int, int]
+    assert integers.extremes() == [1, 5]
+    assert [type(end) for end in integers.extremes()] == [int, int]
     assert isinstance(reals, Range)
-    assert [type(end) for end in reals.ends()] == [float, float]
+    assert [type(end) for end in reals.extremes()] == [float, float]
 
 
 def test_choices_become_overrides() -> None:
     items = [None, True, 0.5, 3, "hinge", [0.0, 0.9]]
     (entry,) = of({"a": {"choices": items}}).settings.values()
     assert isinstance(entry, Choices)
-    words = [as_overrides({"a": value})[0] for value in entry.values()]
+    words = [as_overrides({"a": value})[0] for value in entry.values]
     assert words == ["a=null", "a=true", "a=0.5", "a=3", "a=hinge", "a=[0.0,0.9]"]
 
 

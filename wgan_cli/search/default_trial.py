@@ -9,12 +9,12 @@ from wgan_cli.search.space import Choices, Range, Search, Value, value_text
 
 
 def default_values(search: Search, config: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the values of a filled config for the searched settings whose ranges include them."""
+    """Return a filled config's value of every searched setting whose range includes it."""
     defaults: dict[str, Value] = {}
     for key, entry in search.settings.items():
         value = _config_value(config, key)
         if isinstance(entry, Choices):
-            for choice in entry.values():
+            for choice in entry.values:
                 if value_text(choice) == value_text(value):
                     defaults[key] = choice
         elif _in_range(entry, value):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from omegaconf import OmegaConf
 
@@ -19,9 +19,6 @@ from wgan_cli.search.space import Search, override_key, parse_search, read_yaml
 from wgan_cli.validation import flatten
 
 SEARCH = "search.yaml"
-JOURNAL = "study.log"
-# What may change when a search is continued.
-_CHANGEABLE = ("trials",)
 _SHOWN = 3
 
 
@@ -34,7 +31,7 @@ class SearchFolder:
     @property
     def journal(self) -> Path:
         """The file that holds the study where no database was given."""
-        return self.path / JOURNAL
+        return self.path / "study.log"
 
     def trial(self, number: int) -> Path:
         """Return the run folder of a trial."""
@@ -50,7 +47,7 @@ class SearchFolder:
         Raises `CheckpointError` where there is no search, `ConfigError` where it cannot be read.
         """
         path = self.path / SEARCH
-        if not path.is_file():
+        if not self.holds_search():
             raise CheckpointError(f"{self.path} holds no search: there is no {SEARCH}.")
         node = read_yaml(path)
         study, storage = None, None
@@ -84,11 +81,9 @@ class SearchFolder:
                 self._write(search, study, saved_storage)
             return search
 
-    @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """Hold the search's lock, under which one process at a time chooses a trial."""
-        with held(self.path / ".lock"):
-            yield
+    def claiming(self) -> AbstractContextManager[None]:
+        """Hold the search's lock: one process at a time chooses a trial."""
+        return held(self.path / ".lock")
 
     def lock_trial(self, number: int) -> TextIO | None:
         """Lock a trial; return None where its process, or a run that outlived it, has the lock."""
@@ -102,13 +97,14 @@ class SearchFolder:
         started the trial; None for a new trial, whose folder must hold no run.
         """
         run = RunFolder(self.trial(number))
-        saved = set(run.read_overrides())
         if overrides is None:
             foreign = run.holds_run()
         else:
             # A run does not save overrides of Hydra's own settings. Where it was killed before it
             # saved any, nothing can be compared.
-            foreign = bool(saved) and saved != {o for o in overrides if not _is_hydras(o)}
+            hydra = ("hydra.", "hydra/")
+            typed = {text for text in overrides if not override_key(text).startswith(hydra)}
+            foreign = set(run.read_overrides()) not in (set(), typed)
         if foreign:
             _, _, storage = self.read()
             raise ConfigError(
@@ -128,7 +124,9 @@ class SearchFolder:
         write_atomically(self.path / SEARCH, (comment + text).encode())
 
     def _refuse_another(self, saved: Search, asked: Search) -> None:
-        old, new = _unchangeable(saved), _unchangeable(asked)
+        # Only the number of trials may change when a search is continued.
+        asked = dataclasses.replace(asked, trials=saved.trials)
+        old, new = flatten(dataclasses.asdict(saved)), flatten(dataclasses.asdict(asked))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if not changed:
             return
@@ -138,12 +136,3 @@ class SearchFolder:
             f"{self.path} holds another search ({'; '.join(shown)}{more}). Continue that one with"
             f" wgan-search {self.path}, or choose another --dir."
         )
-
-
-def _is_hydras(override: str) -> bool:
-    return override_key(override).startswith(("hydra.", "hydra/"))
-
-
-def _unchangeable(search: Search) -> dict[str, Any]:
-    """Return the settings that must stay the same when a search is continued, flattened."""
-    return {k: v for k, v in flatten(dataclasses.asdict(search)).items() if k not in _CHANGEABLE}

@@ -22,21 +22,14 @@ from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.printing import trial_line, trials_text
 from wgan_cli.search.space import Search, Value, as_overrides
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import (
-    FAILED,
-    FINISHED,
-    PRUNED,
-    REASON,
-    StudySummary,
-    summarize_study,
-)
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudySummary, summarize_study
 from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, Outcome, run_trial
 from wgan_cli.search.trials import ClaimedTrial, claim_trial
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
-# Makes the command line that trains with these overrides in this folder.
+# Returns the command line that trains with these overrides in this folder.
 TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 
 
@@ -44,8 +37,8 @@ TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 class SearchLoop:
     """Runs the trials of the search that a folder holds.
 
-    `command` makes a trial's command line. `stop_error` returns the error that a stop signal asks
-    for, or None. `print_line` prints progress. `first_values` are settings for trial 0.
+    `command` returns a trial's command line. `stop_error` returns the error of a stop signal that
+    has arrived, else None. `print_line` prints progress. `first_values` are settings for trial 0.
     """
 
     folder: SearchFolder
@@ -63,9 +56,9 @@ class SearchLoop:
         """Run trials until this process and others have reached the total.
 
         Raises the stop error; `DiskError`; and errors that every further trial would meet:
-        `DataError` before any trial has finished, `ConfigError` for a metric that runs do not
-        measure or for a trial's folder that holds another study's run. Except for the metric and
-        unreadable data, the current trial stays recorded as running, and the next start resumes it.
+        `DataError` before any trial has finished, `ConfigError` where runs do not measure the
+        metric or a trial's folder holds another study's run. After a stop, a full disk or another
+        study's run, the trial stays recorded as running, and the next start resumes it.
         """
         from optuna.exceptions import StorageInternalError
 
@@ -86,13 +79,12 @@ class SearchLoop:
                 with claimed.lock:
                     self._run_trial(study, claimed)
                 continue
-            if not claimed.running_elsewhere:
+            others = claimed.running_elsewhere
+            if not others:
                 return
             if not waiting:
-                others = trials_text(claimed.running_elsewhere)
-                self.print_line(
-                    f"No trial is left to start; waiting for {others} in other processes."
-                )
+                where = f"{trials_text(others)} in other processes"
+                self.print_line(f"No trial is left to start; waiting for {where}.")
                 waiting = True
             time.sleep(POLL_SECONDS)
 
@@ -115,7 +107,10 @@ class SearchLoop:
         outcome = run_trial(command, metric, claimed.lock, report, self.stop_error)
         if outcome.state == STOPPED:
             self._raise_stop_error()
-            raise _stopped_by_others(outcome, number)
+            # Somebody else stopped the trial.
+            interrupted = outcome.code == InterruptedRunError.exit_code
+            error = InterruptedRunError if interrupted else PreemptedError
+            raise error(f"Trial {number} was asked to stop, and saved itself.")
         if outcome.code == DiskError.exit_code:
             raise DiskError(outcome.reason)
         _record(study, claimed, outcome)
@@ -130,7 +125,6 @@ class SearchLoop:
 
 
 def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
-    """Record how a trial ended in the study."""
     from optuna.trial import TrialState
 
     if outcome.state == FINISHED:
@@ -151,10 +145,3 @@ def _refuse_common_failure(
     if outcome.state == FAILED and not outcome.code and not metric.values:
         measured = ", ".join(sorted(metric.tags - {"step"}))
         raise ConfigError(f"metric: {search.metric}: a run measured no such tag, only {measured}.")
-
-
-def _stopped_by_others(outcome: Outcome, number: int) -> WganError:
-    message = f"Trial {number} was asked to stop, and saved itself."
-    if outcome.code == InterruptedRunError.exit_code:
-        return InterruptedRunError(message)
-    return PreemptedError(message)

@@ -16,9 +16,7 @@ def trial_line(trial: TrialSummary, best: TrialSummary | None) -> str:
     """Return the line for a trial that has ended, with the best trial so far."""
     value = trial.reason if trial.state == FAILED else _short(trial.value)
     line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {_settings(trial.params)}"
-    if best is None:
-        return line
-    return f"{line}  (best {_short(best.value)}, #{best.number})"
+    return f"{line}  (best {_short(best.value)}, #{best.number})" if best else line
 
 
 def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -> str:

@@ -22,7 +22,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """The sampler. With the same seed and the same earlier results, it proposes the same."""
+    """The sampler. The same seed and earlier results give the same proposals."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)
@@ -30,10 +30,10 @@ class SamplerConfig:
 
 @dataclass
 class PrunerConfig:
-    """The pruner, which ends trials early: `median` ends those worse than half of the finished.
+    """The pruner: `median` ends trials early that are worse than half of the finished ones.
 
-    It prunes no trial before `first_step` (in generator updates), and none before `warmup_trials`
-    have finished.
+    It prunes no trial before generator update `first_step`, and none before `warmup_trials` have
+    finished.
     """
 
     name: str = setting(default="median", choices=("median", "none"))
@@ -59,15 +59,11 @@ class Search:
         return {key: _entry(key, node) for key, node in self.space.items()}
 
     def corners(self) -> Iterator[list[str]]:
-        """Yield overrides for a few trials: both ends of every range and each choice occur in them.
+        """Yield overrides of a few trials that contain both ends of every range and each choice.
 
-        Types and limits are checked one setting at a time, so if these trials are valid, all trials
-        between them are.
+        Types and limits are checked one setting at a time: where these trials are valid, all are.
         """
-        extremes = {
-            key: entry.values() if isinstance(entry, Choices) else entry.ends()
-            for key, entry in self.settings.items()
-        }
+        extremes = {key: entry.extremes() for key, entry in self.settings.items()}
         for i in range(max(map(len, extremes.values()))):
             chosen = {key: values[min(i, len(values) - 1)] for key, values in extremes.items()}
             yield [*self.words, *as_overrides(chosen)]
@@ -77,7 +73,7 @@ class Search:
 class Range:
     """Numbers from `low` to `high`, both included, optionally on a log scale or in steps.
 
-    They are integers where `low`, `high` and `step` are.
+    They are integers where `low`, `high` and `step` are integers.
     """
 
     low: float = setting()
@@ -86,7 +82,7 @@ class Range:
     step: float | None = setting(default=None, above=0)
     integer: bool = setting(default=False)
 
-    def ends(self) -> list[Value]:
+    def extremes(self) -> list[Value]:
         """Return the lowest and the highest number."""
         return [int(end) if self.integer else end for end in (self.low, self.high)]
 
@@ -97,13 +93,13 @@ class Range:
 
 @dataclass
 class Choices:
-    """A choice between values."""
+    """A choice between values; a value that is a list is held as the text of its override."""
 
-    choices: list[Any]
+    values: list[Value]
 
-    def values(self) -> list[Value]:
-        """Return the choices, a list among them as the text of an override."""
-        return [value_text(item) if isinstance(item, list) else item for item in self.choices]
+    def extremes(self) -> list[Value]:
+        """Return all values."""
+        return self.values
 
 
 def read_search(path: Path) -> Search:
@@ -206,4 +202,4 @@ def _choices(path: str, node: dict[Any, Any]) -> Choices:
             raise ConfigError(f"{path}.choices: {item} cannot be the value of a setting.")
     if len(set(map(value_text, items))) < len(items):
         raise ConfigError(f"{path}.choices contains a value twice.")
-    return Choices(items)
+    return Choices([value_text(item) if isinstance(item, list) else item for item in items])

@@ -16,7 +16,6 @@ from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.space import Search
 
 if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.study import Study
@@ -52,13 +51,19 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
         refuse_unreachable(url)
     try:
         if read_only:
-            return optuna.load_study(study_name=name, storage=_existing_storage(folder, url))
+            _refuse_missing_file(folder, url)
+            return optuna.load_study(study_name=name, storage=_storage(folder, url))
         _drop_partial_record(folder)
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if search.pruner.name == "median":
+            pruner = optuna.pruners.MedianPruner(
+                search.pruner.warmup_trials, search.pruner.first_step
+            )
         return optuna.create_study(
             study_name=name,
             storage=_storage(folder, url),
             direction="minimize" if search.direction == "minimize" else "maximize",
-            pruner=_pruner(search),
+            pruner=pruner,
             load_if_exists=True,
         )
     except OSError:
@@ -84,32 +89,16 @@ def sampler_for(search: Search, number: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def _pruner(search: Search) -> BasePruner:
-    import optuna
-
-    if search.pruner.name == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(
-        n_startup_trials=search.pruner.warmup_trials, n_warmup_steps=search.pruner.first_step
-    )
-
-
 def _short(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
 
 
-def _existing_storage(folder: SearchFolder, url: str | None) -> BaseStorage:
-    """Return the storage if it exists; opening a missing one would create it."""
-    file = folder.journal if url is None else _sqlite_file(url)
-    if file is not None and not file.is_file():
+def _refuse_missing_file(folder: SearchFolder, url: str | None) -> None:
+    """Raise `FileNotFoundError` for a missing journal or SQLite file: opening would create it."""
+    scheme, _, path = (url or "").partition(":///")
+    file = folder.journal if url is None else Path(path.partition("?")[0])
+    if (url is None or scheme.startswith("sqlite")) and not file.is_file():
         raise FileNotFoundError(file)
-    return _storage(folder, url)
-
-
-def _sqlite_file(url: str) -> Path | None:
-    """Return the file of a SQLite URL, None for other databases."""
-    scheme, _, path = url.partition(":///")
-    return Path(path.partition("?")[0]) if scheme.startswith("sqlite") else None
 
 
 def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:

@@ -43,8 +43,8 @@ class TrialSummary:
 class StudySummary:
     """A study of `total` trials, of which `trials` exist so far.
 
-    `importances` are Optuna's (PED-ANOVA over finished trials) by setting: they sum to 1, the
-    largest comes first, and there are none where too few trials have finished.
+    `importances` by setting are Optuna's (PED-ANOVA over finished trials), the largest first. They
+    sum to 1; there are none where too few trials have finished.
     """
 
     metric: str
@@ -83,9 +83,9 @@ class StudySummary:
 
 
 def read_study(folder: Path) -> StudySummary | None:
-    """Return a summary of the search in `folder`, or None where it cannot be read.
+    """Summarize the search in `folder`; None where it cannot be read or Optuna is not installed.
 
-    Also None where Optuna is not installed. Never writes and never raises.
+    Never writes and never raises.
     """
     search_folder = SearchFolder(folder)
     try:
@@ -107,7 +107,7 @@ def summarize_study(folder: SearchFolder, study: Study) -> StudySummary:
 
 
 def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
-    """Summarize one of Optuna's trials, its settings rounded as they are trained."""
+    """Summarize one of Optuna's trials, with its settings rounded as they are trained."""
     value, params = trial.value, dict(trial.params)
     for key, entry in search.settings.items():
         if isinstance(entry, Range) and isinstance(params.get(key), float):

@@ -81,8 +81,8 @@ def run_trial(
     """Run the command to its end and return how it ended.
 
     `report` gets each new step and value, and returns whether to prune the trial. To prune it, or
-    where `stop_requested` returns something true, send the process SIGTERM, on which a run saves
-    itself. The process inherits the trial's lock: if it outlives this process, no other process
+    where `stop_requested` returns a true value, send the process SIGTERM, on which a run saves
+    itself. The process inherits the trial's lock: where it outlives this process, no other process
     starts the trial a second time.
     """
     run = metric.run
@@ -96,7 +96,7 @@ def run_trial(
 
     # A trial that is resumed may already have finished, or already be bad enough to prune.
     prune = should_prune()
-    if _finished(run):
+    if read_status(run.path).finished:
         return _outcome(0, metric)
     if prune:
         return Outcome(PRUNED)
@@ -118,15 +118,12 @@ def run_trial(
             if should_prune():
                 _stop(process)
                 # The run may have finished in the meantime.
-                return _outcome(0, metric) if _finished(run) else Outcome(PRUNED)
+                finished = read_status(run.path).finished
+                return _outcome(0, metric) if finished else Outcome(PRUNED)
         should_prune()
         return _outcome(process.returncode, metric)
     finally:
         _stop(process)
-
-
-def _finished(run: RunFolder) -> bool:
-    return read_status(run.path).finished
 
 
 def _outcome(code: int, metric: MetricReader) -> Outcome:
@@ -134,9 +131,8 @@ def _outcome(code: int, metric: MetricReader) -> Outcome:
         return Outcome(STOPPED, code=code)
     if code:
         return Outcome(FAILED, reason=_failure_reason(code, metric.run), code=code)
-    # Read what is left of the file.
-    for _ in metric.new_values():
-        pass
+    # Read the rest of the file.
+    list(metric.new_values())
     if not metric.values:
         return Outcome(FAILED, reason="the run measured no such metric")
     value = metric.values[max(metric.values)]
@@ -169,10 +165,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
     """Send SIGTERM, then SIGKILL to a process that does not end in time; return its exit code."""
-    if process.poll() is None:
-        process.terminate()
-    code = _wait(process, _STOP_SECONDS)
-    if code is None:
+    process.terminate()
+    if _wait(process, _STOP_SECONDS) is None:
         process.kill()
-        code = process.wait()
-    return code
+    return process.wait()

@@ -43,12 +43,10 @@ def claim_trial(
 ) -> ClaimedTrial | NoTrialLeft:
     """Return the next trial, with its settings proposed and its folder locked.
 
-    Trial 0 takes the settings that `first_values` holds, and the sampler proposes the others.
-
-    Processes that share a folder take turns here, so that together they start no more than
-    `search.trials`. A trial that the study records as running and whose lock is free belonged to a
-    dead process: it is claimed first and keeps its number. Raises `ConfigError` where the folder of
-    the next number holds a run already.
+    Trial 0 takes the settings in `first_values`; the sampler proposes the others. Processes that
+    share a folder take turns here, so that together they start at most `search.trials`. A trial
+    that is recorded as running and whose lock is free belonged to a dead process: it comes first
+    and keeps its number. Raises `ConfigError` where the next trial's folder already holds a run.
     """
     from optuna.trial import Trial, TrialState
 
@@ -86,7 +84,7 @@ def _propose(trial: Trial, search: Search) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for key, entry in search.settings.items():
         if isinstance(entry, Choices):
-            values[key] = trial.suggest_categorical(key, entry.values())
+            values[key] = trial.suggest_categorical(key, entry.values)
         elif entry.integer:
             values[key] = trial.suggest_int(
                 key, int(entry.low), int(entry.high), step=int(entry.step or 1), log=entry.log
