@@ -149,7 +149,7 @@ def test_a_run_whose_process_is_gone_is_cut_off(tmp_path: Path, default: dict[st
     assert runs[0].message == f"its process is gone; resume={places[0]} continues it"
     assert [run.message for run in runs[1:]] == ["", ""]
     assert not (places[2] / ".lock").exists()
-    assert [setting.n for setting in Report(runs).settings] == [0]
+    assert [setting.n for setting in Report(runs).groups] == [0]
 
 
 def test_a_link_to_a_run_is_that_run_once(tmp_path: Path, default: dict[str, Any]) -> None:
@@ -173,8 +173,8 @@ def test_means_deviations_and_intervals_match_numpy_and_scipy(
 ) -> None:
     report = grid(tmp_path, default, VALUES)
     order = sorted(VALUES, key=lambda words: float(np.mean(VALUES[words])))
-    assert [setting.label for setting in report.settings] == order
-    for setting in report.settings:
+    assert [setting.label for setting in report.groups] == order
+    for setting in report.groups:
         numbers = VALUES[setting.label]
         assert setting.n == len(numbers)
         assert setting.mean == pytest.approx(np.mean(numbers), rel=1e-14)
@@ -213,7 +213,7 @@ def test_the_conclusion_matches_scipys_welch_test(
     report = Report(read_runs([tmp_path]), by=tag)
     p = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue
     best = "clip=0.01" if tag == EXACT else "clip=0.03"
-    assert report.settings[0].label == best
+    assert report.groups[0].label == best
     assert report.conclusion.startswith(f"Best: {best}, {np.mean(second) - np.mean(first):.4g} ")
     assert ("lower" if tag == EXACT else "higher") in report.conclusion
     assert ("more than the spread over seeds" in report.conclusion) == (p < 0.05)
@@ -224,7 +224,7 @@ def test_one_seed_allows_no_conclusion(tmp_path: Path, default: dict[str, Any]) 
     report = grid(tmp_path, default, {"clip=0.01": [3.0, 3.1], "clip=0.03": [3.5]})
     assert "cannot be said" in report.conclusion
     assert "clip=0.03 has one seed" in report.conclusion
-    assert report.settings[1].sd is None
+    assert report.groups[1].sd is None
     assert page_of(report, tmp_path).column("settings", "± sd")[1] == "–"
 
 
@@ -251,7 +251,7 @@ def test_only_finished_runs_enter_a_mean(tmp_path: Path, default: dict[str, Any]
     write(tmp_path / "nan", default, ["clip=0.01", "seed=9"], final={EXACT: math.nan})
     write(tmp_path / "bad", default, ["clip=0.3", "seed=0"], None, "diverged", message="NaN.")
     report = Report(read_runs([tmp_path]))
-    best, worst = report.settings
+    best, worst = report.groups
     assert (best.label, best.mean, best.n) == ("clip=0.01", 3.5, 2)
     assert (worst.label, worst.mean, worst.n) == ("clip=0.3", None, 0)
     rows = [line.split() for line in report.table().splitlines()]
@@ -269,7 +269,7 @@ def test_a_seed_counts_once(tmp_path: Path, default: dict[str, Any]) -> None:
     for name, seed, value, ended in (("a", 0, 3.0, "1"), ("b", 0, 5.0, "2"), ("c", 1, 4.0, "0")):
         write(tmp_path / name, default, [f"seed={seed}"], value, ended=ended)
     report = Report(read_runs([tmp_path]))
-    (setting,) = report.settings
+    (setting,) = report.groups
     assert (setting.numbers, setting.n) == ((5.0, 4.0), 2)
     (row,) = [line for line in report.table().splitlines() if line.startswith("a ")]
     assert "not counted" in row
@@ -308,7 +308,7 @@ def test_an_untyped_thread_count_does_not_split_seeds(
     for seed, threads in enumerate((1, 2)):
         config = {**default, "threads": threads, "device": f"cuda:{seed}"}
         write(tmp_path / str(seed), config, [f"seed={seed}"], 3.0)
-    (setting,) = Report(read_runs([tmp_path])).settings
+    (setting,) = Report(read_runs([tmp_path])).groups
     assert setting.n == 2
 
 
@@ -343,10 +343,9 @@ def test_with_many_varying_settings_rows_name_the_uncommon_ones(
         write(tmp_path / str(number), default, words, 3.0 + number)
     report = Report(read_runs([tmp_path]))
     assert set(report.varying.keys) == set(keys)
-    assert [setting.label for setting in report.settings] == [f"{key}=0.5" for key in keys]
+    assert [setting.label for setting in report.groups] == [f"{key}=0.5" for key in keys]
 
 
-@pytest.mark.usefixtures("blank_charts")
 def test_the_reports_numbers_are_those_of_the_runs_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

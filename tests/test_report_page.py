@@ -64,7 +64,7 @@ def test_sixty_runs_are_on_one_page_without_network_or_broken_references(tmp_pat
     with (tmp_path / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == page.column("runs", "run")
-    assert sum(int(row["counted"]) for row in rows) == sum(s.n for s in report.settings)
+    assert sum(int(row["counted"]) for row in rows) == sum(s.n for s in report.groups)
 
 
 def test_hostile_overrides_messages_and_tags_are_escaped(
@@ -112,6 +112,8 @@ BROKEN = [
     ("config.yaml", b"loss: 3\ndataset: [1]\nmodel: {generator: 2}\nseed: {a: 1}\nsteps: x\n"),
     ("config.yaml", b"a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]\n" * 20),
     ("config.yaml", b"{" * 5000),
+    ("config.yaml", b"clip: 0x1%s\nseed: 0x1%s\n" % (b"0" * 9000, b"0" * 9000)),
+    ("overrides.yaml", b"- seed=0x1%s\n- clip=0x1%s\n" % (b"0" * 9000, b"0" * 9000)),
     ("config.yaml", b"!!python/object/apply:os.system ['touch hacked']\n"),
     ("overrides.yaml", b"{a: 1"),
     ("overrides.yaml", b"- 3\n- {a: 1}\n- '='\n"),

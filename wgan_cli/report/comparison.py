@@ -12,7 +12,7 @@ from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.varying_settings import find_varying_settings
 from wgan_cli.search.study import StudySummary
 
-# Values of one tag do not compare between runs that differ in these settings.
+# A metric's values cannot be compared between runs that differ in these settings.
 _CHANGES_THE_METRIC = {"dataset", "eval_samples"}
 _CAUTION = (
     " But numbers for different data sets or sample counts do not compare: read each next to its"
@@ -21,11 +21,10 @@ _CAUTION = (
 
 
 class Comparison:
-    """Runs, ranked, and everything that the report's writers show of them.
+    """Ranked runs, and all that a report shows of them.
 
     `by` is the tag that ranks them, by default `wasserstein/exact` where a run has it. `studies`
-    are those searches whose trials are among the runs. Raises `ConfigError` where no run has the
-    tag.
+    are the searches whose trials are among the runs. Raises `ConfigError` where no run has the tag.
     """
 
     def __init__(
@@ -40,10 +39,10 @@ class Comparison:
         self.studies = studies
         self.by = ranking.rank_tag(runs, by)
         self.varying = find_varying_settings(runs)
-        self.settings = ranking.settings_by_rank(runs, self.varying, self.by)
-        self.counted = {run.folder for setting in self.settings for run in setting.counted}
-        self.conclusion = ranking.conclusion(self.settings, self.by)
-        if len(self.settings) > 1 and _CHANGES_THE_METRIC & set(self.varying.keys):
+        self.groups = ranking.groups_by_rank(runs, self.varying, self.by)
+        self.counted = {run.folder for group in self.groups for run in group.counted}
+        self.conclusion = ranking.conclusion(self.groups, self.by)
+        if len(self.groups) > 1 and _CHANGES_THE_METRIC & set(self.varying.keys):
             self.conclusion += _CAUTION
         self.runs = sorted(runs, key=self._rank_key)
 
@@ -55,14 +54,14 @@ class Comparison:
     @cached_property
     def panels(self) -> list[curves.Panel]:
         """The learning curves, a panel for each metric."""
-        return curves.panels(self.settings, self.by)
+        return curves.panels(self.groups, self.by)
 
     @cached_property
     def heat_maps(self) -> tuple[list[curves.HeatMap], str]:
         """The heat maps, and a note on missing ones; see `curves.heat_maps`."""
         if self.by is not None and not self.ranked:
             return [], f"No heat map: it is unknown whether more or less of {self.by} is better."
-        return curves.heat_maps(self.settings, self.varying.keys)
+        return curves.heat_maps(self.groups, self.varying.keys)
 
     def value(self, run: Run) -> float | None:
         """Return the run's final value of the ranking tag."""
@@ -87,7 +86,7 @@ class Comparison:
         counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         if self.by is None:
-            return f"{runs} ({counts or 'none'})."
+            return f"{runs} ({counts})."
         if not self.ranked:
             return f"{runs} ({counts}), listed with {self.by}, which does not rank them."
         side = "higher" if ranking.higher_is_better(self.by) else "lower"

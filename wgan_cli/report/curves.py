@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wgan_cli.report.ranking import ESTIMATE, RAW, Setting, floor_tag, is_metric
+from wgan_cli.report.ranking import ESTIMATE, RAW, SeedGroup, floor_tag, is_metric
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Readers can tell this many colours apart. With more settings, only the best few get a colour and
-# the rest are grey.
+# Readers can tell this many colours apart. Of more groups, the best few get a colour; the rest are
+# grey.
 COLOURS, HIGHLIGHTED = 8, 6
 # Points kept per curve, and for all grey curves of a chart together.
 _POINTS, _GREY_POINTS = 300, 6000
@@ -25,9 +25,9 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: a setting's mean over seeds, with the minimum and maximum as a band.
+    """One line of a chart: a group's mean over seeds, with the minimum and maximum as a band.
 
-    All arrays have shape (n,). `rank` is the setting's rank, from 0. A run that diverged or failed
+    All arrays have shape (n,). `rank` is the group's rank, from 0. A run that diverged or failed
     gets a line of its own, with `failed` set. `low` and `high` are None for a single seed.
     """
 
@@ -64,39 +64,39 @@ class HeatMap:
     failed: np.ndarray
 
 
-def coloured_count(settings: int) -> int:
-    """Return how many of the best settings get a colour."""
-    return settings if settings <= COLOURS else HIGHLIGHTED
+def coloured_count(groups: int) -> int:
+    """Return how many of the best groups get a colour."""
+    return groups if groups <= COLOURS else HIGHLIGHTED
 
 
-def panels(settings: Sequence[Setting], ranking_tag: str | None) -> list[Panel]:
+def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
     """Return a panel for each metric: the ranking tag and the critic's estimate come first."""
     tags = {
         tag
-        for setting in settings
-        for run in setting.runs
+        for group in groups
+        for run in group.runs
         for tag in run.curves
         if tag == ranking_tag or (is_metric(tag) and not tag.endswith(RAW))
     }
     leading = (ranking_tag, ESTIMATE)
-    groups = ("wasserstein", "metrics", "critic", "generator")
+    prefixes = ("wasserstein", "metrics", "critic", "generator")
 
     def order(tag: str) -> tuple[int, int, str]:
-        group = tag.partition("/")[0]
-        group_index = groups.index(group) if group in groups else len(groups)
-        return (leading.index(tag) if tag in leading else len(leading)), group_index, tag
+        prefix = tag.partition("/")[0]
+        prefix_index = prefixes.index(prefix) if prefix in prefixes else len(prefixes)
+        return (leading.index(tag) if tag in leading else len(leading)), prefix_index, tag
 
-    drawn = [_panel(settings, tag) for tag in sorted(tags, key=order)]
+    drawn = [_panel(groups, tag) for tag in sorted(tags, key=order)]
     return [panel for panel in drawn if panel.lines]
 
 
-def heat_maps(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[list[HeatMap], str]:
+def heat_maps(groups: Sequence[SeedGroup], keys: Sequence[str]) -> tuple[list[HeatMap], str]:
     """Return the heat maps and a note, which says why there are none or that some are left out.
 
     Heat maps exist where exactly two of the varying `keys` are numeric: one for each combination of
     the other keys' values.
     """
-    columns = list(zip(*(setting.values for setting in settings), strict=True))
+    columns = list(zip(*(group.values for group in groups), strict=True))
     numeric = [i for i, values in enumerate(columns) if _is_numeric(values)]
     if len(numeric) < 2:
         return [], ""
@@ -105,19 +105,14 @@ def heat_maps(settings: Sequence[Setting], keys: Sequence[str]) -> tuple[list[He
         return [], f"No heat map: {len(numeric)} numeric settings vary ({names}), not two."
     x, y = sorted(numeric, key=lambda i: -len(set(columns[i])))
     others = [i for i in range(len(keys)) if i not in (x, y)]
-    groups: dict[tuple[Hashable, ...], list[Setting]] = {}
-    for setting in settings:
-        if ABSENT not in (setting.values[x], setting.values[y]):
-            groups.setdefault(tuple(setting.values[i] for i in others), []).append(setting)
-    maps = [
-        _heat_map(
-            overrides_text(dict(zip((keys[i] for i in others), values, strict=True))),
-            (x, y),
-            keys,
-            group,
-        )
-        for values, group in groups.items()
-    ]
+    by_others: dict[tuple[Hashable, ...], list[SeedGroup]] = {}
+    for group in groups:
+        if ABSENT not in (group.values[x], group.values[y]):
+            by_others.setdefault(tuple(group.values[i] for i in others), []).append(group)
+    maps = []
+    for values, members in by_others.items():
+        fixed = overrides_text({keys[i]: value for i, value in zip(others, values, strict=True)})
+        maps.append(_heat_map(fixed, (x, y), keys, members))
     maps = [heat_map for heat_map in maps if heat_map.cells.size > 1]
     if not _filled_enough(maps):
         return [], f"No heat map: runs fill too little of the grid of {keys[x]} and {keys[y]}."
@@ -131,9 +126,6 @@ def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     The steps are those of all curves. A curve without a value at a step is interpolated linearly;
     before its first and after its last step it does not count.
     """
-    if len(curves) == 1:
-        steps, values = curves[0]
-        return steps, values, values, values
     grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     table = np.stack([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
     return grid, np.nanmean(table, 0), np.nanmin(table, 0), np.nanmax(table, 0)
@@ -144,52 +136,48 @@ def thinned(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def _panel(settings: Sequence[Setting], tag: str) -> Panel:
-    coloured = coloured_count(len(settings))
-    grey_points = max(2, min(_POINTS, _GREY_POINTS // max(1, len(settings) - coloured)))
+def _panel(groups: Sequence[SeedGroup], tag: str) -> Panel:
+    coloured = coloured_count(len(groups))
+    grey_points = max(2, min(_POINTS, _GREY_POINTS // max(1, len(groups) - coloured)))
     lines = []
-    for rank, setting in enumerate(settings):
+    for rank, group in enumerate(groups):
         most = _POINTS if rank < coloured else grey_points
-        curves = [run.curves[tag] for run in _averaged_runs(setting) if tag in run.curves]
+        curves = [run.curves[tag] for run in _averaged_runs(group) if tag in run.curves]
         if curves:
             steps, mean, low, high = merged(curves)
             kept = thinned(len(steps), most)
             band = (low[kept], high[kept]) if len(curves) > 1 else (None, None)
             lines.append(Line(rank, steps[kept], mean[kept], *band))
-        for run in setting.runs:
+        for run in group.runs:
             if run.failed and tag in run.curves:
                 steps, values = run.curves[tag]
                 kept = thinned(len(steps), most)
                 lines.append(Line(rank, steps[kept], values[kept], failed=True))
-    runs = (run for setting in settings for run in setting.runs)
+    runs = (run for group in groups for run in group.runs)
     floors = {run.final[floor_tag(tag)] for run in runs if floor_tag(tag) in run.final}
     return Panel(tag, tuple(lines), tuple(sorted(floors)))
 
 
-def _averaged_runs(setting: Setting) -> list[Run]:
-    """Return the runs that a setting's curve averages: per seed the counted one, else live ones.
-
-    Where there are none of either, return all finished runs.
-    """
-    live = [run for run in setting.runs if not run.failed and not run.finished]
-    seeds = {str(run.seed) for run in setting.counted}
-    return [*setting.counted, *(run for run in live if str(run.seed) not in seeds)] or [
-        run for run in setting.runs if run.finished
-    ]
+def _averaged_runs(group: SeedGroup) -> list[Run]:
+    """Return the counted runs and other seeds' unfinished ones; if none, all finished runs."""
+    seeds = {str(run.seed) for run in group.counted}
+    live = [run for run in group.runs if not run.failed and not run.finished]
+    live = [run for run in live if str(run.seed) not in seeds]
+    return [*group.counted, *live] or [run for run in group.runs if run.finished]
 
 
 def _heat_map(
-    fixed: str, axes: tuple[int, int], keys: Sequence[str], settings: Sequence[Setting]
+    fixed: str, axes: tuple[int, int], keys: Sequence[str], groups: Sequence[SeedGroup]
 ) -> HeatMap:
     x, y = axes
-    xs = sorted({setting.values[x] for setting in settings})  # type: ignore[type-var]
-    ys = sorted({setting.values[y] for setting in settings})  # type: ignore[type-var]
+    xs = sorted({group.values[x] for group in groups})  # type: ignore[type-var]
+    ys = sorted({group.values[y] for group in groups})  # type: ignore[type-var]
     cells = np.full((len(ys), len(xs)), np.nan)
     failed = np.zeros(cells.shape, bool)
-    for setting in settings:
-        cell = ys.index(setting.values[y]), xs.index(setting.values[x])
-        cells[cell] = np.nan if setting.mean is None else setting.mean
-        failed[cell] = all(run.failed for run in setting.runs)
+    for group in groups:
+        cell = ys.index(group.values[y]), xs.index(group.values[x])
+        cells[cell] = np.nan if group.mean is None else group.mean
+        failed[cell] = all(run.failed for run in group.runs)
     return HeatMap(fixed, (keys[x], keys[y]), tuple(xs), tuple(ys), cells, failed)  # type: ignore[arg-type]
 
 
@@ -206,6 +194,6 @@ def _filled_enough(maps: Sequence[HeatMap]) -> bool:
     """
     filled = sum(int((np.isfinite(one.cells) | one.failed).sum()) for one in maps)
     size = sum(one.cells.size for one in maps)
-    # As many as there would be if no two results shared a row or a column.
+    # The number of results if no two of them shared a row or a column.
     unshared = sum(max(one.cells.shape) for one in maps)
     return filled == size or (filled > unshared and filled >= _MIN_FILLED * size)

@@ -1,4 +1,4 @@
-"""Rank settings by their means over seeds, and test whether the best one's margin may be chance."""
+"""Rank settings by their means over seeds, and test whether the best margin may be chance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Setting:
+class SeedGroup:
     """Runs that differ only in their seed, and their values of the ranking tag.
 
     `values` are those of the varying settings, and `label` shows them as overrides. `counted` are
@@ -57,7 +57,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Margin:
-    """How much better one setting's mean is than another's, with Welch's interval (low, high)."""
+    """How much better one group's mean is than another's, with Welch's interval (low, high)."""
 
     amount: float
     interval: tuple[float, float] | None
@@ -116,39 +116,38 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
     return next(iter(shared or metrics), None)
 
 
-def settings_by_rank(
+def groups_by_rank(
     runs: Sequence[Run], varying: VaryingSettings, tag: str | None
-) -> list[Setting]:
-    """Return settings, the best mean first, then those without a mean, then those that failed.
+) -> list[SeedGroup]:
+    """Return groups, the best mean first, then those without a mean, then those that failed.
 
-    For a tag whose direction is unknown, settings with a mean stay in the order of their runs.
+    For a tag whose direction is unknown, groups with a mean stay in the order of their runs.
     """
-    groups: dict[tuple[Hashable, ...], list[Run]] = {}
+    by_values: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(varying.values(run), []).append(run)
-    settings = [_setting(varying, values, group, tag) for values, group in groups.items()]
+        by_values.setdefault(varying.values(run), []).append(run)
+    groups = [_seed_group(varying, values, same, tag) for values, same in by_values.items()]
     sign = {True: -1, False: 1, None: 0}[higher_is_better(tag or "")]
 
-    def order(setting: Setting) -> tuple[bool, float, bool]:
-        mean = setting.mean
-        return mean is None, sign * (mean or 0), all(run.failed for run in setting.runs)
+    def order(group: SeedGroup) -> tuple[bool, float, bool]:
+        mean = group.mean
+        return mean is None, sign * (mean or 0), all(run.failed for run in group.runs)
 
-    return sorted(settings, key=order)
+    return sorted(groups, key=order)
 
 
-def _setting(
+def _seed_group(
     varying: VaryingSettings, values: tuple[Hashable, ...], runs: Sequence[Run], tag: str | None
-) -> Setting:
+) -> SeedGroup:
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.ended):
         if run.finished and tag in run.final:
             newest[str(run.seed)] = run
     counted = [run for run in runs if newest.get(str(run.seed)) is run]
     measured = counted or [run for run in runs if not run.failed]
-    floors = [
-        run.final[floor_tag(tag or "")] for run in measured if floor_tag(tag or "") in run.final
-    ]
-    return Setting(
+    floor = floor_tag(tag or "")
+    floors = [run.final[floor] for run in measured if floor in run.final]
+    return SeedGroup(
         label=varying.label(values) or ("(as most runs)" if varying.common else "(all the same)"),
         values=values,
         runs=tuple(runs),
@@ -158,11 +157,11 @@ def _setting(
     )
 
 
-def margin(better: Setting, other: Setting, tag: str) -> Margin | None:
-    """Return how much better one setting's mean is than another's.
+def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
+    """Return how much better one group's mean is than another's.
 
     None where one has no mean, or where it is unknown which direction is better. The margin has
-    Welch's interval where both settings have at least two seeds.
+    Welch's interval where both groups have at least two seeds.
 
     Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), where t is the
     quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of
@@ -174,7 +173,7 @@ def margin(better: Setting, other: Setting, tag: str) -> Margin | None:
     amount = better.mean - other.mean if higher else other.mean - better.mean
     if better.n < 2 or other.n < 2:
         return Margin(amount, None)
-    v1, v2 = (statistics.variance(setting.numbers) / setting.n for setting in (better, other))
+    v1, v2 = (statistics.variance(group.numbers) / group.n for group in (better, other))
     if v1 + v2 == 0:
         return Margin(amount, (amount, amount))
     freedom = (v1 + v2) ** 2 / (v1**2 / (better.n - 1) + v2**2 / (other.n - 1))
@@ -182,13 +181,18 @@ def margin(better: Setting, other: Setting, tag: str) -> Margin | None:
     return Margin(amount, (amount - half_width, amount + half_width))
 
 
-def conclusion(settings: Sequence[Setting], tag: str | None) -> str:
-    """Say in a sentence whether the best setting's margin exceeds the spread over seeds."""
-    ranked = [setting for setting in settings if setting.mean is not None]
+def conclusion(groups: Sequence[SeedGroup], tag: str | None) -> str:
+    """Return a sentence: whether the best group's margin exceeds the spread over seeds."""
+    ranked = [group for group in groups if group.mean is not None]
     if tag is None or not ranked:
         return "No run has finished with a number to rank by."
-    if len(settings) == 1:
-        return f"All runs have the same settings but for the seed: {spread(settings[0])}."
+    if len(groups) == 1:
+        (group,) = groups
+        deviation = f" ± {number(group.sd)}" if group.sd is not None else ""
+        return (
+            "All runs have the same settings but for the seed:"
+            f" {number(group.mean)}{deviation}, n = {group.n}."
+        )
     if len(ranked) == 1:
         return f"Only {ranked[0].label} has finished: there is nothing to compare it with."
     if higher_is_better(tag) is None:
@@ -214,12 +218,6 @@ def conclusion(settings: Sequence[Setting], tag: str | None) -> str:
     if lead.significant:
         return f"{summary}: more than the spread over seeds explains ({interval})."
     return f"{summary}: within the spread over seeds, so the order may be chance ({interval})."
-
-
-def spread(setting: Setting) -> str:
-    """Format mean ± sd and n."""
-    deviation = f" ± {number(setting.sd)}" if setting.sd is not None else ""
-    return f"{number(setting.mean)}{deviation}, n = {setting.n}"
 
 
 def number(value: float | None) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,6 @@ from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
 from wgan_cli.run_folder import CONFIG, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 
-RUNNING, CUT_OFF = "running", "cut off"
 # These runs are listed last and enter no mean: resuming them unchanged does not help.
 _FAILED = ("diverged", "failed")
 # Subfolders of a run's folder; other runs are not looked for in these.
@@ -27,6 +26,8 @@ _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
 # Values of --config-name that wgan-train passes to Hydra: its own config, and the saved config of
 # another run.
 _PRIMARY, _SAVED = "train", "_saved_config"
+
+_MAX = sys.float_info.max
 
 T = TypeVar("T")
 
@@ -87,11 +88,12 @@ class Run:
         A run that started from another run's saved config is repeated from its own saved config, as
         its overrides alone do not define it.
         """
-        primary, config_dir = self._flag("--config-name"), self._flag("--config-dir")
+        # The last value of a flag counts: wgan-train appends those that it passes to Hydra.
+        flag_values = dict(zip(self.argv, self.argv[1:], strict=False))
+        primary, config_dir = flag_values.get("--config-name"), flag_values.get("--config-dir")
         if primary == _SAVED:
-            config_dir = readable(str(self.folder.absolute()))
-            flags = ["--config-dir", config_dir, "--config-name", "config"]
-            return shlex.join(["wgan-train", *flags])
+            saved = readable(str(self.folder.absolute()))
+            return shlex.join(["wgan-train", "--config-dir", saved, "--config-name", "config"])
         flags = ["--config-dir", config_dir] if config_dir else []
         flags += ["--config-name", primary] if primary not in (None, _PRIMARY) else []
         return shlex.join(["wgan-train", *flags, *self.overrides])
@@ -101,12 +103,14 @@ class Run:
         """Tag to steps and finite values, (n,) each, from `metrics.jsonl`; steps increase."""
         by_tag: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
-        # A larger step means a damaged file: float64 cannot represent it exactly.
-        for point in (point for point in points if 0 <= point["step"] < 2**53):
+        for point in points:
+            # A larger step means a damaged file: float64 cannot represent it exactly.
+            if not 0 <= point["step"] < 2**53:
+                continue
             for tag, value in point.items():
-                number = _number(value, float)
-                if tag != "step" and number is not None:
-                    by_tag.setdefault(readable(tag), {})[int(point["step"])] = number
+                # A huge integer is finite and yet too large for a float.
+                if tag != "step" and -_MAX <= value <= _MAX:
+                    by_tag.setdefault(readable(tag), {})[int(point["step"])] = float(value)
         return {
             tag: (np.array(sorted(curve)), np.array([curve[step] for step in sorted(curve)]))
             for tag, curve in by_tag.items()
@@ -117,13 +121,6 @@ class Run:
         """The newest picture in `samples/`, or None."""
         pictures: list[Path] = _tried(lambda: list(self.folder.glob("samples/step_*.png")), [])
         return max(pictures, default=None)
-
-    def _flag(self, name: str) -> str | None:
-        """Return the argument after the last occurrence of a flag in `argv`, or None.
-
-        The last one counts, as wgan-train appends the flags that it passes to Hydra.
-        """
-        return dict(zip(self.argv, self.argv[1:], strict=False)).get(name)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -181,16 +178,18 @@ def _read(path: Path, name: str) -> Run:
         status = read_status(path)
     run = Run(path, readable(name), overrides=_tried(lambda: readable(folder.read_overrides()), []))
     run.argv = _tried(lambda: readable(read_command(path)), [])
-    run.config = _tried(lambda: readable(_config(path / CONFIG)), {})
+    config: Any = _tried(lambda: readable(read_yaml((path / CONFIG).read_text())), {})
+    run.config = {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
     run.state = status.state or "unknown"
     run.message = " ".join(status.message.split())
     if gone and status.running:
-        run.state = CUT_OFF
+        run.state = "cut off"
         hint = f"its process is gone; resume={readable(str(path))} continues it"
         run.message = f"{run.message} {hint}".strip()
     run.ended = status.ended or ""
     run.step = status.step
-    run.steps = status.steps or _number(run.config.get("steps"), int)
+    steps = run.config.get("steps")
+    run.steps = status.steps or (steps if isinstance(steps, int) else None)
     run.seconds = status.seconds
     run.final = dict(status.final)
     if not status.state:
@@ -199,25 +198,9 @@ def _read(path: Path, name: str) -> Run:
     return run
 
 
-def _number(value: Any, kind: type[T]) -> T | None:
-    """Return the value as a finite number of this type, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
-    # An integer that is too large for a float.
-    except OverflowError:
-        return None
-
-
 def _tried(read: Callable[[], T], otherwise: T) -> T:
     """Return what `read` returns, or `otherwise` where a file is damaged in any way."""
     try:
         return read()
     except Exception:
         return otherwise
-
-
-def _config(path: Path) -> dict[str, Any]:
-    config = read_yaml(path.read_text())
-    return {str(key): value for key, value in config.items()}

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from wgan_cli.config import GROUPS
+from wgan_cli.search.space import as_overrides
 from wgan_cli.validation import flatten
 
-# Cadences, paths and the like: none changes what is trained.
+# Settings such as cadences and paths, which do not change what is trained.
 _BOOKKEEPING = (
     "seed",
     "log_every",
@@ -29,9 +30,7 @@ _BOOKKEEPING = (
     "dataset.in_memory",
     "dataset.recommended",
 )
-# The path of a known data set's files does not matter; with this option the path is the data set.
-_IMAGE_FOLDER = "image_folder"
-# Stands for a value that a run does not have.
+# Shown for a value that a run does not have.
 ABSENT = "–"
 
 
@@ -54,15 +53,18 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML text. Raises `YAMLError`."""
+    """Parse YAML text. Raises `YAMLError`; `ValueError`, `RecursionError` if it is unprintable."""
     # Files written by a run have no aliases; refuse them, as a few can expand to gigabytes.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
         raise yaml.YAMLError("aliases are not allowed")
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_data()
     finally:
         loader.dispose()
+    # Fails for nesting that is too deep and for integers with more digits than Python prints.
+    str(node)
+    return node
 
 
 def parse_value(text: str) -> Any:
@@ -73,25 +75,15 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def value_text(value: Any) -> str:
-    """Format a setting's value as in an override."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
-
-
 def overrides_text(values: Mapping[str, Any]) -> str:
     """Format settings as overrides, `loss=hinge clip=0.01`; leave `ABSENT` values out."""
-    return " ".join(
-        f"{key}={value_text(value)}" for key, value in values.items() if value != ABSENT
-    )
+    return " ".join(as_overrides({k: value for k, value in values.items() if value != ABSENT}))
 
 
 def _is_bookkeeping(key: str, flat: Mapping[str, Hashable]) -> bool:
+    # The path of a known data set's files does not matter; with image_folder it is the data set.
     if key == "dataset.root":
-        return flat.get("dataset") != _IMAGE_FOLDER
+        return flat.get("dataset") != "image_folder"
     return any(key == name or key.startswith(f"{name}.") for name in _BOOKKEEPING)
 
 

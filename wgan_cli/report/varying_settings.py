@@ -36,14 +36,9 @@ class VaryingSettings:
 
     def label(self, values: Sequence[Hashable]) -> str:
         """Return these values of the keys as overrides, without those that are common."""
+        missing = object()
         pairs = zip(self.keys, values, strict=True)
-        return overrides_text(
-            {
-                key: value
-                for key, value in pairs
-                if key not in self.common or self.common[key] != value
-            }
-        )
+        return overrides_text({k: v for k, v in pairs if self.common.get(k, missing) != v})
 
 
 def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
@@ -73,7 +68,10 @@ def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
             values = extended
         else:
             dependent.append(key)
-    common = {key: _most_common(key, flats) for key in keys} if len(keys) > MAX_COLUMNS else {}
+    common: dict[str, Hashable] = {}
+    if len(keys) > MAX_COLUMNS:
+        columns = {key: Counter(flat[key] for flat in flats if key in flat) for key in keys}
+        common = {key: counts.most_common(1)[0][0] for key, counts in columns.items()}
     return VaryingSettings(tuple(keys), tuple(dependent), common)
 
 
@@ -89,7 +87,3 @@ def _differs(key: str, flats: Sequence[Mapping[str, Hashable]]) -> bool:
         if key in flat:
             values.setdefault(flat.get(within) if within else None, set()).add(flat[key])
     return any(len(different) > 1 for different in values.values())
-
-
-def _most_common(key: str, flats: Sequence[Mapping[str, Hashable]]) -> Hashable:
-    return Counter(flat[key] for flat in flats if key in flat).most_common(1)[0][0]

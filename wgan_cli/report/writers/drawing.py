@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,8 @@ from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, coloured_count
 from wgan_cli.report.ranking import higher_is_better, number
 
-# Told apart on white by most colour-blind readers. The page has other colours in dark mode.
-SERIES = (
-    "#1f6fb4",
-    "#d0322d",
-    "#23875a",
-    "#c77a0a",
-    "#7b4fb5",
-    "#0b8796",
-    "#b8487f",
-    "#75654a",
-)
+# Most colour-blind readers can tell these apart on white. The page's dark mode has others.
+_SERIES = "#1f6fb4 #d0322d #23875a #c77a0a #7b4fb5 #0b8796 #b8487f #75654a"
 _MAX_LABEL = 60
 _MAX_TICKS = 12
 # A number needs a cell at least this wide, in points.
@@ -54,7 +46,7 @@ class Ink:
     series: tuple[str, ...]
 
 
-_PRINT = Ink("#222222", "#b9b9b9", SERIES)
+_PRINT = Ink("#222222", "#b9b9b9", tuple(_SERIES.split()))
 # Placeholders, which no chart contains otherwise; `_svg` replaces each by a CSS variable.
 _PAGE = Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
 _VARIABLES = {
@@ -64,12 +56,10 @@ _VARIABLES = {
 }
 
 
-def chart(panel: Panel, settings: int) -> str:
-    """Return a panel as an SVG element; `settings` is the number of settings compared."""
+def chart(panel: Panel, groups: int) -> str:
+    """Return a panel as an SVG element; `groups` is the number of groups compared."""
     box = (0.15, 0.12, 0.83, 0.76)
-    return svg_chart(
-        panel.tag, (3.7, 2.4), box, lambda axes, ink: _draw_panel(axes, panel, settings, ink)
-    )
+    return svg_chart(panel.tag, (3.7, 2.4), box, partial(_draw_panel, panel, groups))
 
 
 def heat_chart(one: HeatMap, tag: str) -> str:
@@ -79,12 +69,7 @@ def heat_chart(one: HeatMap, tag: str) -> str:
     height = 1.0 + 0.42 * max(2, len(one.ys))
     left, bottom = label_width / width, 0.5 / height
     box = (left, bottom, 1 - left - 0.1 / width, 1 - bottom - 0.35 / height)
-    return svg_chart(
-        f"heat {one.fixed}",
-        (width, height),
-        box,
-        lambda axes, ink: _draw_heat_map(axes, one, tag, ink),
-    )
+    return svg_chart(f"heat {one.fixed}", (width, height), box, partial(_draw_heat_map, one, tag))
 
 
 def svg_chart(
@@ -93,7 +78,7 @@ def svg_chart(
     box: tuple[float, float, float, float],
     draw: Callable[[Axes, Ink], None],
 ) -> str:
-    """Return what `draw` draws as an SVG element; its ids are unique on the page, made from `name`.
+    """Return what `draw` draws as an SVG element; its ids start with a prefix made from `name`.
 
     `size` is in inches; `box` holds left, bottom, width and height of the axes as shares of it.
     """
@@ -119,12 +104,10 @@ def picture(comparison: Comparison) -> bytes:
         figure.text(x, y, "\n".join(lines[:4]), va="top", fontsize=11).set_parse_math(False)
         axes = iter(grid.flat)
         _draw_legend(next(axes), comparison)
-        for panel in panels[:1]:
-            _draw_panel(next(axes), panel, len(comparison.settings), _PRINT)
-        for one in maps:
-            _draw_heat_map(next(axes), one, comparison.by or "", _PRINT)
-        for panel in panels[1:]:
-            _draw_panel(next(axes), panel, len(comparison.settings), _PRINT)
+        draw_panels = [partial(_draw_panel, panel, len(comparison.groups)) for panel in panels]
+        draw_maps = [partial(_draw_heat_map, one, comparison.by or "") for one in maps]
+        for draw in (*draw_panels[:1], *draw_maps, *draw_panels[1:]):
+            draw(next(axes), _PRINT)
         for empty in axes:
             empty.axis("off")
         file = io.BytesIO()
@@ -132,8 +115,8 @@ def picture(comparison: Comparison) -> bytes:
         return file.getvalue()
 
 
-def _draw_panel(axes: Axes, panel: Panel, settings: int, ink: Ink) -> None:
-    coloured_ranks = coloured_count(settings)
+def _draw_panel(panel: Panel, groups: int, axes: Axes, ink: Ink) -> None:
+    coloured_ranks = coloured_count(groups)
     for failed, style in ((True, "--"), (False, "-")):
         grey = [
             line for line in panel.lines if line.rank >= coloured_ranks and line.failed is failed
@@ -189,7 +172,7 @@ def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
     axes.set_ylim(least - margin, most + margin)
 
 
-def _draw_heat_map(axes: Axes, one: HeatMap, tag: str, ink: Ink) -> None:
+def _draw_heat_map(one: HeatMap, tag: str, axes: Axes, ink: Ink) -> None:
     quality = np.ma.masked_invalid(one.cells if higher_is_better(tag) else -one.cells)
     axes.pcolormesh(quality, cmap="Blues", edgecolors="none", linewidth=0)
     cell_width = 72 * axes.bbox.width / axes.figure.dpi / len(one.xs)
@@ -223,13 +206,12 @@ def _tick_labels(values: Sequence[float]) -> list[str]:
 
 def _draw_legend(axes: Axes, comparison: Comparison) -> None:
     axes.axis("off")
-    settings = comparison.settings
-    coloured = coloured_count(len(settings))
-    entries = [
-        (_PRINT.series[rank], setting.label) for rank, setting in enumerate(settings[:coloured])
-    ]
-    if len(settings) > coloured:
-        entries.append((_PRINT.faint, f"{len(settings) - coloured} other settings"))
+    groups = comparison.groups
+    coloured = coloured_count(len(groups))
+    labels = [group.label for group in groups[:coloured]]
+    entries = list(zip(_PRINT.series, labels, strict=False))
+    if len(groups) > coloured:
+        entries.append((_PRINT.faint, f"{len(groups) - coloured} other settings"))
     for row, (colour, label) in enumerate(entries):
         height = 0.95 - 0.105 * row
         axes.plot([0, 0.06], [height, height], color=colour, linewidth=2.5)
@@ -263,10 +245,7 @@ def _style(ink: Ink, salt: str) -> Iterator[None]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as SVG for an HTML page: no header, unique ids, CSS variables as colours.
-
-    The ids get a prefix that is made from `name`.
-    """
+    """Return the figure as SVG for a page: no header, unique ids, CSS variables as colours."""
     file = io.StringIO()
     width = 96 * figure.get_figwidth()
     metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))

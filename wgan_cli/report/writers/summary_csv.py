@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from wgan_cli.report.comparison import Comparison
-from wgan_cli.report.settings import value_text
+from wgan_cli.search.space import value_text
 
 
 def table(comparison: Comparison) -> str:

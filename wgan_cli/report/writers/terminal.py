@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.ranking import number
-from wgan_cli.report.runs import Run
 
 # Further settings are only on the page; the terminal has a row for every run anyway.
 _MAX_SETTINGS = 20
@@ -33,13 +32,12 @@ def table(comparison: Comparison, width: int | None) -> str:
 
 def _settings(comparison: Comparison, width: int | None) -> list[str]:
     rows = [["", "mean", "± sd", "n", "real/real", "setting"]]
-    for rank, setting in enumerate(comparison.settings[:_MAX_SETTINGS]):
-        best = rank == 0 and comparison.ranked and setting.n and len(comparison.settings) > 1
-        mark = "*" if best else ""
-        deviation = f"± {number(setting.sd)}" if setting.sd is not None else ""
-        cells = [number(setting.mean), deviation, str(setting.n), number(setting.floor)]
-        rows.append([mark, *cells, setting.label])
-    hidden = len(comparison.settings) - _MAX_SETTINGS
+    for rank, group in enumerate(comparison.groups[:_MAX_SETTINGS]):
+        best = rank == 0 and comparison.ranked and group.n and len(comparison.groups) > 1
+        deviation = f"± {number(group.sd)}" if group.sd is not None else ""
+        cells = [number(group.mean), deviation, str(group.n), number(group.floor)]
+        rows.append(["*" if best else "", *cells, group.label])
+    hidden = len(comparison.groups) - _MAX_SETTINGS
     more = [f"  and {hidden} more settings"] if hidden > 0 else []
     return _columns(rows, width, left=(0,)) + more
 
@@ -47,25 +45,17 @@ def _settings(comparison: Comparison, width: int | None) -> list[str]:
 def _runs(comparison: Comparison, width: int | None) -> list[str]:
     rows = [["run", "state", comparison.by or "", "setting"]]
     for run in comparison.runs:
-        details = (comparison.label(run), _progress(run), run.message, comparison.note(run))
+        progress = ""
+        if run.step and not run.finished:
+            progress = f"at step {run.step}" + (f" of {run.steps}" if run.steps else "")
+        details = (comparison.label(run), progress, run.message, comparison.note(run))
         last = " ".join(filter(None, details))
         rows.append([run.name, run.state, number(comparison.value(run)), last])
     return _columns(rows, width, left=(0, 1))
 
 
-def _progress(run: Run) -> str:
-    """Return how far an unfinished run has come."""
-    if run.finished or not run.step:
-        return ""
-    return f"at step {run.step}" + (f" of {run.steps}" if run.steps else "")
-
-
 def _columns(rows: Sequence[Sequence[str]], width: int | None, left: Sequence[int]) -> list[str]:
-    """Return the rows as aligned lines.
-
-    The columns `left` are aligned to the left, the others to the right. The last column is text and
-    is wrapped within its column.
-    """
+    """Align columns, those in `left` to the left, others to the right; wrap the last column."""
     rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     lines = []
