@@ -258,14 +258,13 @@ def test_a_folder_that_cannot_be_written_only_prevents_caching(tmp_path: Path, s
 def test_a_failed_write_leaves_no_part_of_a_file(
     tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(self: Path, data: object) -> int:
-        self.touch()
+    def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     said: list[str] = []
     train(tmp_path, said.append)
-    assert "No space left" in said[-1]
+    assert "not cached: The disk is full" in said[-1]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -185,9 +185,14 @@ class Reference:
         missing and cannot be downloaded.
         """
         if space not in self._networks:
-            self._networks[space] = (
-                self._classifier() if space == "classifier" else self._inception()
-            )
+            if space == "classifier":
+                self._networks[space] = self._classifier()
+            else:
+                self._networks[space] = inception().to(self.device)
+                log.info(
+                    "metrics: Inception works on %d images of each kind.",
+                    self.counts.feature_samples,
+                )
         return self._networks[space]
 
     def _classifier(self) -> FeatureNetwork:
@@ -216,11 +221,6 @@ class Reference:
         self.classifier_accuracy = trained.accuracy
         # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
-
-    def _inception(self) -> FeatureNetwork:
-        network = inception(fetch=True)
-        log.info("metrics: Inception works on %d images of each kind.", self.counts.feature_samples)
-        return network.to(self.device)
 
     def _training_batches(self) -> Iterator[Tensor]:
         order = (
