@@ -84,7 +84,8 @@ class Comparison:
         constant = self.steepest_slope if known is None else known
         if constant == 0:
             raise ValueError(
-                "the critic is flat at every point looked at, so there is no slope to divide by"
+                "the critic's gradient is 0 at every measured point, so there is no slope to divide"
+                " by"
             )
         return self.estimate / constant
 

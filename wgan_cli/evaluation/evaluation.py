@@ -13,7 +13,7 @@ from torch import nn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.comparison import Comparison
-from wgan_cli.evaluation.registry import TABLE, Metric, sized
+from wgan_cli.evaluation.registry import TABLE, sized
 from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.schema import METRICS
 
@@ -103,22 +103,23 @@ class Evaluation:
             self.on_metric(tag, self._slow(tag))
             started = time.perf_counter()
             try:
-                self._measure(tag, TABLE[tag], comparison, floor, result)
+                self._measure(tag, comparison, floor, result)
             except ValueError as error:
                 result.failures[tag] = str(error)
-            if raw_comparison is not None and tag in raw_metrics:
-                self._measure_raw(tag, TABLE[tag], raw_comparison, result)
+            number = TABLE[tag].number
+            if raw_comparison is not None and tag in raw_metrics and number is not None:
+                name = sized(tag, TABLE[tag], self.reference.counts)
+                try:
+                    result.raw[name] = _finite(number(raw_comparison))
+                except ValueError as error:
+                    result.failures[f"{tag}_raw"] = str(error)
             result.seconds[tag] = self._last_seconds[tag] = time.perf_counter() - started
         return result
 
     def _measure(
-        self,
-        tag: str,
-        metric: Metric,
-        comparison: Comparison,
-        floor: Comparison,
-        result: EvaluationResult,
+        self, tag: str, comparison: Comparison, floor: Comparison, result: EvaluationResult
     ) -> None:
+        metric = TABLE[tag]
         name = sized(tag, metric, self.reference.counts)
         if metric.number is not None:
             if METRICS[tag].has_floor and tag not in self._floors:
@@ -128,17 +129,6 @@ class Evaluation:
                 result.floors[name] = self._floors[tag]
         if metric.picture is not None:
             result.pictures[metric.picture_tag or tag] = metric.picture(comparison)
-
-    def _measure_raw(
-        self, tag: str, metric: Metric, comparison: Comparison, result: EvaluationResult
-    ) -> None:
-        assert metric.number is not None
-        try:
-            result.raw[sized(tag, metric, self.reference.counts)] = _finite(
-                metric.number(comparison)
-            )
-        except ValueError as error:
-            result.failures[f"{tag}_raw"] = str(error)
 
     def _comparison(self, generator: nn.Module, critic: nn.Module) -> Comparison:
         samples = generated(generator, self.latent_dim, self.reference, self.seed)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.data.dataset import FIXED_SEED, Dataset, Modes, held_out_halves
+from wgan_cli.data.dataset import FIXED_SEED, Dataset, held_out_halves
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import ConfigError, DivergedError
 from wgan_cli.evaluation.sampling import BATCH, generate, label_batches
@@ -104,10 +104,10 @@ def sample_counts(
     feature_samples: int | None = None,
     max_feature_samples: int = MAX_FEATURE_SAMPLES,
 ) -> SampleCounts:
-    """Return the numbers of samples of an evaluation: those given, else by what there is.
+    """Return the numbers of samples of an evaluation; a number that is None gets a default.
 
     Without `feature_samples` there are as many as possible up to `max_feature_samples`. Raises
-    `ConfigError` if there are fewer samples than asked for.
+    `ConfigError` if the data set has fewer samples than requested.
     """
     chosen, _ = held_out_halves(dataset, eval_samples)
     most, size = len(dataset.held_out), dataset.training_size
@@ -149,7 +149,13 @@ class Reference:
         self.counts = sample_counts(dataset, eval_samples, feature_samples)
         chosen, others = held_out_halves(dataset, self.counts.eval_samples)
         labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
-        self._training_order = _training_order(dataset)
+        size = dataset.training_size
+        # A fixed random order; an endless data set has none and takes any indices.
+        self._training_order = (
+            torch.arange(self.counts.feature_samples)
+            if size is None
+            else torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
+        )
         self.dataset = dataset
         self.device = device
         # Choose at random: the held-out part may be sorted by class.
@@ -165,11 +171,6 @@ class Reference:
         self._cache = cache
         self._networks: dict[str, FeatureNetwork] = {}
         self.classifier_accuracy: float | None = None
-
-    @property
-    def modes(self) -> Modes | None:
-        """The Gaussians of a mixture; None for other data."""
-        return self.dataset.modes
 
     @cached_property
     def class_counts(self) -> Tensor:
@@ -198,7 +199,6 @@ class Reference:
     def _classifier(self) -> FeatureNetwork:
         labels, data = self.dataset.labels, self.dataset
         assert labels is not None
-        assert self._training_order is not None
         reserved = max(
             self.counts.feature_samples, min(MAX_FEATURE_SAMPLES, len(self._training_order) // 4)
         )
@@ -206,40 +206,25 @@ class Reference:
             _CLASSIFIER_BYTES // math.prod(data.sample_shape), _MIN_CLASSIFIER_IMAGES
         )
         chosen = self._training_order[reserved:][: min(_CLASSIFIER_IMAGES, within_bytes)]
-        images_and_labels = (
-            data.training_sample(chosen),
-            labels.train[chosen],
-            data.held_out,
-            labels.held_out,
-        )
-        if labels.channel_classes is None:
-            trained = trained_classifier(data.name, *images_and_labels, self._cache, log.info)
+        train = data.training_sample(chosen), labels.train[chosen]
+        held_out = data.held_out, labels.held_out
+        classes = labels.channel_classes
+        if classes is None:
+            trained = trained_classifier(data.name, *train, *held_out, self._cache, log.info)
         else:
             trained = trained_channel_classifier(
-                data.name, *images_and_labels, labels.channel_classes, self._cache, log.info
+                data.name, *train, *held_out, classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
         # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
     def _training_batches(self) -> Iterator[Tensor]:
-        order = (
-            torch.arange(self.counts.feature_samples)
-            if self._training_order is None
-            else self._training_order
-        )
-        return self._batches(self.dataset.training_sample(order[: self.counts.feature_samples]))
+        chosen = self._training_order[: self.counts.feature_samples]
+        return self._batches(self.dataset.training_sample(chosen))
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (to_floats(batch.to(self.device)) for batch in samples.split(BATCH))
-
-
-def _training_order(dataset: Dataset) -> Tensor | None:
-    """Return a fixed random order of the training part; None for an endless data set."""
-    size = dataset.training_size
-    if size is None:
-        return None
-    return torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
 
 
 def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:
