@@ -151,7 +151,8 @@ class EndlessDataset:
     draw: Callable[[np.random.Generator, int], np.ndarray]
     held_out_size: int = 4096
     modes: Modes | None = None
-    labels: Labels | None = None
+    labels: None = None
+    training_size: None = None
 
     @property
     def held_out(self) -> Tensor:
@@ -164,10 +165,6 @@ class EndlessDataset:
     ) -> Feed:
         """Return a feed that draws new points for every update."""
         return EndlessFeed(self.draw, batch_size, seed, device, shard)
-
-    @property
-    def training_size(self) -> None:
-        """None: the training points are endless."""
 
     def training_sample(self, chosen: Tensor) -> Tensor:
         """Return len(chosen) points, the same in every run and different from `held_out`."""

@@ -35,7 +35,8 @@ class Feed(Protocol):
         """Return the batch of critic update `update`, counted from 0 over the whole run."""
 
     def close(self) -> None:
-        """End reader processes and free other resources; call it after the last batch."""
+        """End reader processes, if there are any; call it after the last batch."""
+        return
 
 
 def to_floats(samples: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class EpochOrder:
 
 
 @dataclass(eq=False)
-class ResidentFeed:
+class ResidentFeed(Feed):
     """Batches of a data set that is kept on the device, in an `EpochOrder`."""
 
     samples: Tensor
@@ -116,12 +117,9 @@ class ResidentFeed:
             samples = random_flip(samples, self.seed, update, self.shard)
         return Batch(to_floats(samples), None if self.labels is None else self.labels[chosen])
 
-    def close(self) -> None:
-        """Do nothing: there are no resources to free."""
-
 
 @dataclass(frozen=True, eq=False)
-class EndlessFeed:
+class EndlessFeed(Feed):
     """New points of a distribution for every update, a function of (seed, update)."""
 
     draw: Callable[[np.random.Generator, int], np.ndarray]
@@ -135,6 +133,3 @@ class EndlessFeed:
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
         points = self.shard.take(self.draw(rng, self.batch_size))
         return Batch(torch.from_numpy(points).to(self.device))
-
-    def close(self) -> None:
-        """Do nothing: there are no resources to free."""

@@ -76,7 +76,8 @@ class ParallelReader(Iterator[Tensor]):
             self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
         processes = [process for process in active_children() if process not in before]
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        _open_readers.add(self)
+        # Close at exit before Python ends child processes by SIGTERM, which these block.
+        atexit.register(self.close)
 
     def __next__(self) -> Tensor:
         """Return the next list's images."""
@@ -111,16 +112,6 @@ def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) ->
         if process.is_alive():
             process.kill()
         process.join()
-
-
-# Closed at exit before Python ends child processes by SIGTERM, which these block.
-_open_readers: weakref.WeakSet[ParallelReader] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for reader in list(_open_readers):
-        reader.close()
 
 
 def read_images(part: ImagePart, positions: Sequence[int], workers: int, part_name: str) -> Tensor:
