@@ -123,10 +123,8 @@ def test_a_missing_last_class_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="no channel has the last of the 10 classes"):
         trained_channel_classifier(
             "pairs",
-            data.train,
-            data.labels.train,
-            data.held_out,
-            data.labels.held_out,
+            (data.train, data.labels.train),
+            (data.held_out, data.labels.held_out),
             10,
             tmp_path,
             print,

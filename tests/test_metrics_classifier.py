@@ -43,7 +43,8 @@ def train(cache: Path, tell: Callable[[str], None], **changed: Any) -> TrainedCl
         "held_out_labels": more_labels,
         **changed,
     }
-    return trained_classifier(**given, cache=cache, log=tell)
+    train, held_out = ((given[part], given[f"{part}_labels"]) for part in ("train", "held_out"))
+    return trained_classifier(given["name"], train, held_out, cache, tell)
 
 
 def weights(found: TrainedClassifier) -> dict[str, Tensor]:
@@ -96,7 +97,11 @@ def test_digits_are_classified(tmp_path: Path):
     held, rest = order[:359], order[359:]
     said: list[str] = []
     found = trained_classifier(
-        "digits", images[rest], labels[rest], images[held], labels[held], tmp_path, said.append
+        "digits",
+        (images[rest], labels[rest]),
+        (images[held], labels[held]),
+        tmp_path,
+        said.append,
     )
     assert found.accuracy >= 0.96
     _, logits = extract(found.network, images[held].float() / 127.5 - 1)

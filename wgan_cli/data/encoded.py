@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -75,6 +75,7 @@ class ReadResult(NamedTuple):
     complete: bool
 
 
+@dataclass(eq=False)
 class Faults:
     """The unreadable images of a data set, each counted once.
 
@@ -82,12 +83,15 @@ class Faults:
     is 0.
     """
 
-    def __init__(self, name: str, total: int, fraction: float) -> None:
-        self.name = name
-        self.total = total
-        self.fraction = fraction
-        self.limit = max(1, int(fraction * total)) if fraction else 0
-        self.seen: dict[str, str] = {}
+    name: str
+    total: int
+    fraction: float
+    seen: dict[str, str] = field(default_factory=dict, init=False)
+
+    @property
+    def limit(self) -> int:
+        """The largest number of unreadable images that is allowed."""
+        return max(1, int(self.fraction * self.total)) if self.fraction else 0
 
     def record(self, faults: Iterable[tuple[str, str]]) -> None:
         """Log and count unreadable images. Raises `DataError` if there are more than allowed."""

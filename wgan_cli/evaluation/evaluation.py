@@ -24,6 +24,11 @@ _SLOW_SECONDS = 5.0
 _SLOW_ASSIGNMENT = 1500
 
 
+def _log_if_slow(metric: str, slow: bool) -> None:
+    if slow:
+        log.info("evaluating %s ...", metric)
+
+
 @dataclass
 class EvaluationResult:
     """The results of one evaluation, each by metric tag.
@@ -54,6 +59,7 @@ class EvaluationResult:
         return curves
 
 
+@dataclass(eq=False)
 class Evaluation:
     """Computes the chosen metrics, with the same held-out samples and the same noise each time.
 
@@ -61,23 +67,14 @@ class Evaluation:
     with whether it is expected to take long.
     """
 
-    def __init__(
-        self,
-        metrics: Sequence[str],
-        reference: Reference,
-        latent_dim: int,
-        seed: int,
-        constraint: Constraint | None = None,
-        on_metric: Callable[[str, bool], None] | None = None,
-    ) -> None:
-        self.metrics = metrics
-        self.reference = reference
-        self.latent_dim = latent_dim
-        self.seed = seed
-        self.constraint = constraint
-        self.on_metric = on_metric or _log_if_slow
-        self._floors: dict[str, float] = {}
-        self._last_seconds: dict[str, float] = {}
+    metrics: Sequence[str]
+    reference: Reference
+    latent_dim: int
+    seed: int
+    constraint: Constraint | None = None
+    on_metric: Callable[[str, bool], None] = _log_if_slow
+    _floors: dict[str, float] = field(default_factory=dict, init=False)
+    _last_seconds: dict[str, float] = field(default_factory=dict, init=False)
 
     def prepare(self) -> None:
         """Load or train the feature networks, which can take minutes. Raises `DataError`."""
@@ -155,8 +152,3 @@ def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("it is NaN or infinite")
     return float(value)
-
-
-def _log_if_slow(metric: str, slow: bool) -> None:
-    if slow:
-        log.info("evaluating %s ...", metric)

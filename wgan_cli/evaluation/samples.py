@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ _MIN_CLASSIFIER_IMAGES = 2_000
 FeatureNetwork = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+@dataclass(eq=False)
 class Samples:
     """Samples from one source: a small set for distances, and a large one for features and modes.
 
@@ -48,18 +49,12 @@ class Samples:
     kept in memory. `labels` (n,) are the classes of `eval_set`, for a conditional critic.
     """
 
-    def __init__(
-        self,
-        eval_set: Tensor,
-        feature_batches: Callable[[], Iterable[Tensor]],
-        labels: Tensor | None = None,
-    ) -> None:
-        self.eval_set = eval_set
-        self.labels = labels
-        self.feature_batches = feature_batches
-        self._features: dict[str, tuple[Tensor, Tensor]] = {}
-        self._radii: dict[str, Tensor] = {}
-        self._projections: dict[Draws, np.ndarray] = {}
+    eval_set: Tensor
+    feature_batches: Callable[[], Iterable[Tensor]]
+    labels: Tensor | None = None
+    _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _radii: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _projections: dict[Draws, np.ndarray] = field(default_factory=dict, init=False)
 
     @cached_property
     def points(self) -> Tensor:
@@ -67,10 +62,7 @@ class Samples:
         return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) and logits (m, classes) of the feature samples, extracted once.
-
-        They are on the CPU.
-        """
+        """Return features (m, d) and logits (m, classes), extracted once, on the CPU."""
         if space not in self._features:
             batches = [extract(network, batch) for batch in self.feature_batches()]
             features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
@@ -210,10 +202,10 @@ class Reference:
         held_out = data.held_out, labels.held_out
         classes = labels.channel_classes
         if classes is None:
-            trained = trained_classifier(data.name, *train, *held_out, self._cache, log.info)
+            trained = trained_classifier(data.name, train, held_out, self._cache, log.info)
         else:
             trained = trained_channel_classifier(
-                data.name, *train, *held_out, classes, self._cache, log.info
+                data.name, train, held_out, classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
         # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.

@@ -40,6 +40,9 @@ BUDGET = 7_000_000
 EPOCHS = 30
 STEPS = 300
 
+# Images uint8 (n, C, H, W) and their labels int64 (n,), from 0.
+Labelled = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class TrainedClassifier:
@@ -56,38 +59,33 @@ class TrainedClassifier:
 
 
 def trained_classifier(
-    name: str,
-    train: Tensor,
-    train_labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
-    cache: Path,
-    log: Callable[[str], None],
+    name: str, train: Labelled, held_out: Labelled, cache: Path, log: Callable[[str], None]
 ) -> TrainedClassifier:
     """Return the classifier of a data set's labels, from the folder `cache` or newly trained.
 
-    Images are uint8 (n, C, H, W), labels int64 (n,) from 0. The weights depend only on the data,
+    The weights depend only on the data,
     not on the number of threads or the global random state, which are left unchanged. `log` is
     called with a sentence before and after training, and if a cache file is unusable. Raises
     DataError for images that are too small or all equal, for fewer than two classes, and for
     unequal numbers of images and labels.
     """
-    _check(name, train, train_labels, held_out, held_out_labels)
-    classes = int(train_labels.max()) + 1
-    key = _key(train, train_labels, held_out, held_out_labels)
+    _check(name, train, held_out)
+    images, labels = train
+    classes = int(labels.max()) + 1
+    key = _key(*train, *held_out)
     path = cache / f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key[:16]}.pt"
-    network = _untrained(train, classes)
+    network = _untrained(images, classes)
     cached_accuracy = _read(path, key, network, log)
     if cached_accuracy is not None:
         return TrainedClassifier(network.eval(), cached_accuracy, path, trained_now=False)
     # Start from a new network: a damaged file may have changed part of the other's weights.
-    network = _untrained(train, classes)
+    network = _untrained(images, classes)
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
         with torch.enable_grad():
-            _train(network, name, train, train_labels, log)
-        accuracy = _accuracy(network, held_out, held_out_labels)
+            _train(network, name, images, labels, log)
+        accuracy = _accuracy(network, *held_out)
     finally:
         torch.set_num_threads(threads)
     where = _write(path, key, network, accuracy)
@@ -95,26 +93,25 @@ def trained_classifier(
     return TrainedClassifier(network, accuracy, path, trained_now=True)
 
 
-def _check(
-    name: str, train: Tensor, train_labels: Tensor, held_out: Tensor, held_out_labels: Tensor
-) -> None:
-    for images, labels in ((train, train_labels), (held_out, held_out_labels)):
+def _check(name: str, *parts: Labelled) -> None:
+    for images, labels in parts:
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(
                 f"A classifier cannot be trained on {name}: it has {len(images)} images and"
                 f" {len(labels)} labels."
             )
-    if min(train.shape[2:]) < SIDE:
+    images, labels = parts[0]
+    if min(images.shape[2:]) < SIDE:
         raise DataError(
             f"A classifier cannot be trained on {name}: its images of"
-            f" {train.shape[2]}x{train.shape[3]} are smaller than {SIDE}x{SIDE}."
+            f" {images.shape[2]}x{images.shape[3]} are smaller than {SIDE}x{SIDE}."
         )
-    if int(train_labels.min()) < 0 or len(train_labels.unique()) < 2:
+    if int(labels.min()) < 0 or len(labels.unique()) < 2:
         raise DataError(
             f"A classifier cannot be trained on {name}: its labels have fewer than two classes."
         )
     # In chunks: one comparison would need as much memory as the images.
-    if all(bool((chunk == train[0]).all()) for chunk in train.split(512)):
+    if all(bool((chunk == images[0]).all()) for chunk in images.split(512)):
         raise DataError(f"A classifier cannot be trained on {name}: all its images are equal.")
 
 

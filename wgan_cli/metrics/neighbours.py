@@ -66,24 +66,24 @@ def _inside_balls(
     """
     inside_real = []
     inside_fake = torch.zeros(len(real), dtype=torch.bool)
-    maybe = inside_fake.clone()
+    maybe_inside_fake = inside_fake.clone()
     real_squares = real_radii.square()
     at_once = _rows_at_once(len(real))
     for rows, squares in zip(fake.split(at_once), fake_radii.square().split(at_once), strict=True):
         low, high = _squared_bounds(rows, real)
         surely = (high < real_squares).any(dim=1)
-        maybe = ~(low > real_squares).all(dim=1)
-        inside_real.append(_decide(surely, maybe, rows, real, real_radii))
+        perhaps = ~(low > real_squares).all(dim=1)
+        inside_real.append(_decide(surely, perhaps, rows, real, real_radii))
         inside_fake |= (high < squares[:, None]).any(dim=0)
-        maybe |= ~(low > squares[:, None]).all(dim=0)
-    return torch.cat(inside_real), _decide(inside_fake, maybe, real, fake, fake_radii)
+        maybe_inside_fake |= ~(low > squares[:, None]).all(dim=0)
+    return torch.cat(inside_real), _decide(inside_fake, maybe_inside_fake, real, fake, fake_radii)
 
 
 def _decide(
-    surely: Tensor, maybe: Tensor, samples: Tensor, centres: Tensor, radii: Tensor
+    surely: Tensor, perhaps: Tensor, samples: Tensor, centres: Tensor, radii: Tensor
 ) -> Tensor:
     """Return whether each sample lies in a centre's ball; exact distances decide unclear cases."""
-    undecided = (maybe & ~surely).nonzero()[:, 0]
+    undecided = (perhaps & ~surely).nonzero()[:, 0]
     for indices in undecided.split(_rows_at_once(len(centres))):
         distances = torch.cdist(samples[indices], centres, compute_mode=EXACT)
         surely[indices] = (distances <= radii).any(dim=1)
