@@ -135,7 +135,7 @@ def encoded_images(
     """Make a data set of training and held-out images; the training part in memory or streamed.
 
     With `in_memory` null, a training part of up to `IN_MEMORY_GIB` is held in memory. With
-    `workers` null, there are `default_workers()` reader processes. Neither changes what is trained.
+    `workers` null, there are `default_workers()` reader processes. Neither changes the training.
     At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
     Raises `DataError`.
     """
