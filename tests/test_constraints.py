@@ -13,12 +13,8 @@ from wgan_cli.build import facts_of
 from wgan_cli.commands.composition import Composer
 from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.config import validate
-from wgan_cli.constraints import (
-    Unconstrained,
-    WeightClipping,
-    batch_norm_layers,
-    normalization_layers,
-)
+from wgan_cli.constraints import Unconstrained, WeightClipping
+from wgan_cli.constraints.layers import batch_norm_layers, normalization_layers
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp

@@ -266,7 +266,7 @@ def test_endless_sets_hold_out_points_of_their_own(make: Callable[[], EndlessDat
 def test_the_digits_are_scikit_learns(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import load_digits
 
-    from wgan_cli.data import digits_table as reading
+    from wgan_cli.data import images as reading
 
     if moved:
         monkeypatch.setattr(reading, "find_spec", lambda name: None)

@@ -23,9 +23,9 @@ from wgan_cli.evaluation.registry import TABLE, Metric, sized
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.metrics import inception
-from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
+from wgan_cli.metrics.classifier_training import Labelled, TrainedClassifier, trained_classifier
 from wgan_cli.metrics.features import frechet_distance
-from wgan_cli.metrics.wasserstein import exact_wasserstein, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance, sorted_projections
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.models.lipschitz import Critic
 from wgan_cli.randomness import Draws, Stream
@@ -120,7 +120,8 @@ def test_the_metrics_use_the_documented_samples():
     assert values["wasserstein/exact_real_real"] == pytest.approx(exact_wasserstein(other, real))
     lines = Draws(0, Stream.EVALUATION, step=3)
     for tag, samples in (("wasserstein/sliced", fake), ("wasserstein/sliced_real_real", other)):
-        assert values[tag] == pytest.approx(sliced_wasserstein(samples, real, lines))
+        projected = (sorted_projections(each, lines) for each in (samples, real))
+        assert values[tag] == pytest.approx(projected_distance(*projected))
     kept = measure.reference.real
     assert kept.sorted_projections(lines) is kept.sorted_projections(lines)
     assert not np.array_equal(
@@ -156,8 +157,8 @@ def test_features_use_held_out_images_and_the_floor_reserved_training_images(
     dataset = noise()
     shown: list[Tensor] = []
 
-    def spy(name: str, train: Tensor, *others: Any) -> TrainedClassifier:
-        shown.append(train)
+    def spy(name: str, train: Labelled, *others: Any) -> TrainedClassifier:
+        shown.append(train[0])
         return trained_classifier(name, train, *others)
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
@@ -190,8 +191,8 @@ def test_the_classifier_is_not_trained_on_a_larger_floor_either(
 ):
     shown: list[Tensor] = []
 
-    def spy(name: str, train: Tensor, *_: Any) -> TrainedClassifier:
-        shown.append(train)
+    def spy(name: str, train: Labelled, *_: Any) -> TrainedClassifier:
+        shown.append(train[0])
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)
@@ -211,8 +212,8 @@ def test_the_classifiers_training_images_are_limited_in_bytes(
 ):
     shown: list[Tensor] = []
 
-    def spy(name: str, train: Tensor, train_labels: Tensor, *_: Any) -> TrainedClassifier:
-        shown.extend((train, train_labels))
+    def spy(name: str, train: Labelled, *_: Any) -> TrainedClassifier:
+        shown.extend(train)
         raise DataError("seen enough")
 
     monkeypatch.setattr("wgan_cli.evaluation.samples.trained_classifier", spy)

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from wgan_cli.data.celeba import celeba
 from wgan_cli.data.dataset import TensorDataset
 from wgan_cli.data.decoding import to_square
-from wgan_cli.data.encoded import ImagePart
+from wgan_cli.data.encoded import Faults, ImagePart
 from wgan_cli.data.lsun import Database, lsun
 from wgan_cli.data.streaming import StreamedDataset
 from wgan_cli.errors import DataError
@@ -178,7 +178,7 @@ def test_a_record_damaged_later_is_an_image_that_cannot_be_read(
     tmp_path: Path, towers: list[np.ndarray]
 ):
     database = Database(tmp_path / "tower_train_lmdb")
-    part = ImagePart(database, np.arange(12), 16, 3, 0)
+    part = ImagePart(database, np.arange(12), 16, 3, Faults("lsun", 12, 0))
     overwritten_pages(tmp_path / "tower_train_lmdb" / "data.mdb")
     images, faults, whole = part[[4]]
     assert not whole

@@ -15,7 +15,11 @@ from torch.nn.utils import parametrizations
 from wgan_cli.metrics import neighbours
 from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
-from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance, sliced_wasserstein
+from wgan_cli.metrics.wasserstein import (
+    exact_wasserstein,
+    projected_distance,
+    sorted_projections,
+)
 from wgan_cli.randomness import Draws, Stream
 
 HERE = Draws(0, Stream.EVALUATION)
@@ -23,6 +27,14 @@ HERE = Draws(0, Stream.EVALUATION)
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def sliced_wasserstein(
+    first: Tensor, second: Tensor, draws: Draws, projections: int = 512
+) -> float:
+    return projected_distance(
+        *(sorted_projections(side, draws, projections) for side in (first, second))
+    )
 
 
 def reference_precision_recall(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:

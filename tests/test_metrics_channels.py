@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from wgan_cli.charts import FAKE, REAL, class_histogram
+from wgan_cli.charts import class_histogram
 from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import DataError
@@ -18,6 +18,7 @@ from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.registry import TABLE
 from wgan_cli.evaluation.samples import Reference, Samples
 from wgan_cli.metrics.channel_classifier import ChannelClassifier, trained_channel_classifier
+from wgan_cli.pictures import FAKE, REAL
 
 CPU = torch.device("cpu")
 
@@ -122,10 +123,8 @@ def test_a_missing_last_class_is_an_error(tmp_path: Path):
     with pytest.raises(DataError, match="no channel has the last of the 10 classes"):
         trained_channel_classifier(
             "pairs",
-            data.train,
-            data.labels.train,
-            data.held_out,
-            data.labels.held_out,
+            (data.train, data.labels.train),
+            (data.held_out, data.labels.held_out),
             10,
             tmp_path,
             print,

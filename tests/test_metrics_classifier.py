@@ -43,7 +43,8 @@ def train(cache: Path, tell: Callable[[str], None], **changed: Any) -> TrainedCl
         "held_out_labels": more_labels,
         **changed,
     }
-    return trained_classifier(**given, cache=cache, log=tell)
+    train, held_out = ((given[part], given[f"{part}_labels"]) for part in ("train", "held_out"))
+    return trained_classifier(given["name"], train, held_out, cache, tell)
 
 
 def weights(found: TrainedClassifier) -> dict[str, Tensor]:
@@ -96,7 +97,11 @@ def test_digits_are_classified(tmp_path: Path):
     held, rest = order[:359], order[359:]
     said: list[str] = []
     found = trained_classifier(
-        "digits", images[rest], labels[rest], images[held], labels[held], tmp_path, said.append
+        "digits",
+        (images[rest], labels[rest]),
+        (images[held], labels[held]),
+        tmp_path,
+        said.append,
     )
     assert found.accuracy >= 0.96
     _, logits = extract(found.network, images[held].float() / 127.5 - 1)
@@ -258,14 +263,13 @@ def test_a_folder_that_cannot_be_written_only_prevents_caching(tmp_path: Path, s
 def test_a_failed_write_leaves_no_part_of_a_file(
     tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
 ):
-    def full(self: Path, data: object) -> int:
-        self.touch()
+    def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     said: list[str] = []
     train(tmp_path, said.append)
-    assert "No space left" in said[-1]
+    assert "not cached: The disk is full" in said[-1]
     assert list(tmp_path.iterdir()) == []
 
 

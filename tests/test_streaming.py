@@ -245,8 +245,8 @@ class Lopsided(Numbers):
 
 
 def feed_of(source: Numbers, workers: int, **settings: Any) -> StreamingFeed:
-    part = ImagePart(source, np.arange(TRAINING), 8, 1, 3)
-    given = {"batch_size": BATCH, "faults": Faults("numbers", TRAINING, 0.2), **settings}
+    part = ImagePart(source, np.arange(TRAINING), 8, 1, Faults("numbers", TRAINING, 0.2))
+    given = {"batch_size": BATCH, **settings}
     return StreamingFeed(part, seed=0, device=CPU, workers=workers, **given)
 
 

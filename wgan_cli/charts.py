@@ -7,36 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wgan_cli.pictures import rendered
+from wgan_cli.pictures import FAKE, REAL, rendered
 
 # Matplotlib is imported where something is drawn: most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-REAL, FAKE, ESTIMATE = "#e8a33d", "#d0322d", "#1f6fb4"
+ESTIMATE = "#1f6fb4"
 _BINS = 81
 _BARS = 64
 
 
 def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
-    """Draw gradient norms against depth, for kinds of samples (arXiv 1704.00028, figure 1b).
+    """Draw gradient norms against depth (arXiv 1704.00028, figure 1b).
 
-    Each curve is a list of (layer, norm), starting at the input. A level curve means that gradients
-    neither vanish nor explode in the critic.
+    There is one curve for real and one for generated samples, a list of (layer, norm) from the
+    input on. A level curve means that gradients neither vanish nor explode in the critic.
     """
     figure, axes = _figure()
-    for (kind, norms), colour, marker in zip(
-        curves.items(), (REAL, FAKE, ESTIMATE), "os^", strict=False
-    ):
-        depths = range(1, len(norms) + 1)
-        axes.plot(
-            depths,
-            [norm for _, norm in norms],
-            color=colour,
-            marker=marker,
-            label=f"{kind} samples",
-        )
+    for (kind, norms), colour, marker in zip(curves.items(), (REAL, FAKE), "os", strict=True):
+        depths, values = range(1, len(norms) + 1), [norm for _, norm in norms]
+        axes.plot(depths, values, color=colour, marker=marker, label=f"{kind} samples")
     # A logarithmic scale needs a positive value: some layers may get no gradient.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
         _logarithmic(axes)
@@ -102,10 +94,10 @@ def curves(
 
     A panel holds steps, values and, if known, the values of real samples.
     """
-    columns = min(3, len(panels) + 1)
-    rows = -(-(len(panels) + 1) // columns)
     from matplotlib.figure import Figure
 
+    columns = min(3, len(panels) + 1)
+    rows = -(-(len(panels) + 1) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=100, layout="constrained")
     grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     grid[0].plot(*estimate, color=ESTIMATE)

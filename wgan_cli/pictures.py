@@ -1,4 +1,4 @@
-"""Pictures of samples: grids of images, and points of the plane over the critic's scores."""
+"""Pictures of samples: grids of images, and points of the plane."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE = 32
-_REAL, _FAKE = "#e8a33d", "#d0322d"
+REAL, FAKE = "#e8a33d", "#d0322d"
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
@@ -41,28 +41,29 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
     return picture
 
 
-def scatter(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Draw real and generated points of the plane, (n, 2) each, as an RGB picture (H, W, 3)."""
+def scatter(
+    real: np.ndarray,
+    fake: np.ndarray,
+    scores: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Draw real and generated points of the plane, (n, 2) each, as an RGB picture (H, W, 3).
+
+    With `scores` (xs, ys, values of shape (len(ys), len(xs))), over filled contours of the values.
+    """
     figure, axes = _axes(real)
-    _draw_points(axes, real, fake)
+    if scores is not None:
+        contours = axes.contourf(*scores, levels=16, cmap="viridis", alpha=0.85)
+        figure.colorbar(contours, ax=axes, label="critic score f(x)")
+    axes.scatter(real[:, 0], real[:, 1], s=6, color=REAL, label="real", linewidths=0)
+    axes.scatter(fake[:, 0], fake[:, 1], s=6, color=FAKE, label="generated", linewidths=0)
+    axes.legend(loc="upper right", markerscale=2.5)
     return rendered(figure)
 
 
 def points(samples: np.ndarray) -> np.ndarray:
     """Draw generated points of the plane only, (n, 2), as an RGB picture (H, W, 3)."""
     figure, axes = _axes(samples)
-    axes.scatter(samples[:, 0], samples[:, 1], s=6, color=_FAKE, linewidths=0)
-    return rendered(figure)
-
-
-def surface(
-    real: np.ndarray, fake: np.ndarray, scores: np.ndarray, xs: np.ndarray, ys: np.ndarray
-) -> np.ndarray:
-    """Draw the points of `scatter` over filled contours of the scores (len(ys), len(xs))."""
-    figure, axes = _axes(real)
-    contours = axes.contourf(xs, ys, scores, levels=16, cmap="viridis", alpha=0.85)
-    figure.colorbar(contours, ax=axes, label="critic score f(x)")
-    _draw_points(axes, real, fake)
+    axes.scatter(samples[:, 0], samples[:, 1], s=6, color=FAKE, linewidths=0)
     return rendered(figure)
 
 
@@ -102,12 +103,6 @@ def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
     axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal")
     return figure, axes
-
-
-def _draw_points(axes: Axes, real: np.ndarray, fake: np.ndarray) -> None:
-    axes.scatter(real[:, 0], real[:, 1], s=6, color=_REAL, label="real", linewidths=0)
-    axes.scatter(fake[:, 0], fake[:, 1], s=6, color=_FAKE, label="generated", linewidths=0)
-    axes.legend(loc="upper right", markerscale=2.5)
 
 
 def rendered(figure: Figure) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -60,10 +60,6 @@ class Shard:
         size = len(rows) // self.world
         return rows[self.rank * size : (self.rank + 1) * size]
 
-    def global_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the full batch, given the `shape` of this process's rows."""
-        return tuple(shape) if self.world == 1 else (self.world * shape[0], *shape[1:])
-
 
 FULL_BATCH = Shard()
 
@@ -87,23 +83,11 @@ class Draws:
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return standard normal float32 numbers of this shape, on the device."""
-        shape = self.shard.global_shape(shape)
-        if device.type == "cpu":
-            drawn = torch.from_numpy(
-                self._thread_generator().standard_normal(shape, dtype=np.float32)
-            )
-        else:
-            drawn = torch.randn(shape, generator=self._device_generator(device), device=device)
-        return self.shard.take(drawn)
+        return self._draw(np.random.Generator.standard_normal, torch.randn, shape, device)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return uniform float32 numbers in [0, 1) of this shape, on the device."""
-        shape = self.shard.global_shape(shape)
-        if device.type == "cpu":
-            drawn = torch.from_numpy(self._thread_generator().random(shape, dtype=np.float32))
-        else:
-            drawn = torch.rand(shape, generator=self._device_generator(device), device=device)
-        return self.shard.take(drawn)
+        return self._draw(np.random.Generator.random, torch.rand, shape, device)
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:
@@ -111,6 +95,22 @@ class Draws:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed_64())
             yield
+
+    def _draw(
+        self,
+        on_cpu: Callable[..., np.ndarray],
+        on_device: Callable[..., Tensor],
+        shape: Sequence[int],
+        device: torch.device,
+    ) -> Tensor:
+        if self.shard.world > 1:
+            shape = (self.shard.world * shape[0], *shape[1:])
+        if device.type == "cpu":
+            drawn = torch.from_numpy(on_cpu(self._thread_generator(), shape, dtype=np.float32))
+        else:
+            generator = torch.Generator(device).manual_seed(self._seed_64())
+            drawn = on_device(tuple(shape), generator=generator, device=device)
+        return self.shard.take(drawn)
 
     def _thread_generator(self) -> np.random.Generator:
         """Return the thread's generator, set to this position; valid until the next call.
@@ -138,6 +138,3 @@ class Draws:
 
     def _seed_64(self) -> int:
         return int(self._philox().random_raw()) >> 1
-
-    def _device_generator(self, device: torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self._seed_64())

@@ -12,12 +12,8 @@ from torch import nn
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.compatibility import CriticFacts
-from wgan_cli.constraints import (
-    Constraint,
-    batch_norm_layers,
-    has_linear_layers,
-    normalization_layers,
-)
+from wgan_cli.constraints import Constraint
+from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import TrainConfig, traits
 

@@ -44,7 +44,7 @@ def array(
         with _open(Path(path).expanduser()) as arrays:
             train, test = _choose_parts(arrays, key)
             parts = [train] if test is None else [train, test]
-            samples = [np.atleast_1d(arrays[part]) for part in parts]
+            samples = [np.atleast_1d(_read(arrays, part)) for part in parts]
             labels = [
                 _labels(arrays, part, len(part_samples), sum(map(len, samples)))
                 for part, part_samples in zip(parts, samples, strict=True)
@@ -79,30 +79,15 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
         yield {"": loaded}
         return
     with loaded:
-        yield _Archive(loaded)
+        yield loaded
 
 
-class _Archive(Mapping[str, np.ndarray]):
-    """An .npz file that raises a readable `ValueError` for a damaged array."""
-
-    def __init__(self, loaded: Mapping[str, np.ndarray]) -> None:
-        self.loaded = loaded
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        try:
-            return self.loaded[key]
-        # Only here does numpy check the zip's checksums and notice pickled objects.
-        except Exception as error:
-            raise ValueError(f"array {key}: {_unreadable(error)}") from error
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.loaded
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.loaded)
-
-    def __len__(self) -> int:
-        return len(self.loaded)
+def _read(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        return arrays[name]
+    # Only on access does numpy check the zip's checksums and notice pickled objects.
+    except Exception as error:
+        raise ValueError(f"array {name}: {_unreadable(error)}") from error
 
 
 def _unreadable(error: Exception) -> str:
@@ -140,7 +125,7 @@ def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int, total: int)
     names = (LABELS_OF[part],) if part in LABELS_OF else LABELS
     for name in names:
         if name in arrays and name != part:
-            labels = arrays[name]
+            labels = _read(arrays, name)
             if labels.ndim == 2 and labels.shape[1] == 1:
                 labels = labels[:, 0]
             if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
@@ -148,19 +133,15 @@ def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int, total: int)
                     f"labels of {count} samples must be integers of shape ({count},), but {name} is"
                     f" {labels.dtype} of shape {labels.shape}"
                 )
-            _check_classes(name, labels, total)
+            # Other integers are not classes, but for example the identity of a person.
+            classes = min(total, MAX_CLASSES)
+            if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+                raise ValueError(
+                    f"labels must be classes from 0 to {classes - 1} (below the number of samples"
+                    f" and {MAX_CLASSES:,}), but {name} goes from {labels.min()} to {labels.max()}"
+                )
             return torch.from_numpy(labels.astype(np.int64))
     return None
-
-
-def _check_classes(name: str, labels: np.ndarray, total: int) -> None:
-    """Raise ValueError for integers that are not classes, such as the identity of a person."""
-    classes = min(total, MAX_CLASSES)
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f"labels must be classes from 0 to {classes - 1} (below the number of samples and"
-            f" {MAX_CLASSES:,}), but {name} goes from {labels.min()} to {labels.max()}"
-        )
 
 
 def _is_float(values: np.ndarray) -> bool:
@@ -185,24 +166,18 @@ def _to_samples(values: np.ndarray, signed: bool) -> Tensor:
     images = torch.from_numpy(values)
     if images.ndim == 3:
         images = images[:, None]
-    elif _may_be_channels(images, 3) and not _may_be_channels(images, 1):
-        images = images.permute(0, 3, 1, 2)
-    elif not _may_be_channels(images, 1) or _may_be_channels(images, 3):
-        raise ValueError(f"its images have shape {values.shape}; {SHAPES}")
+    else:
+        first, last = (images.shape[axis] in (1, 3) for axis in (1, 3))
+        if first == last:
+            raise ValueError(f"its images have shape {values.shape}; {SHAPES}")
+        if last:
+            images = images.permute(0, 3, 1, 2)
     if images.is_floating_point():
-        images = _floats_to_bytes(images, signed)
+        least, most = float(images.min()), float(images.max())
+        if least < -1 or most > 1:
+            raise ValueError(
+                f"its images are floats from {least:g} to {most:g}; scale them to [0, 1] or"
+                " [-1, 1], or save them as uint8"
+            )
+        images = to_bytes(images if signed else 2 * images - 1)
     return images.contiguous()
-
-
-def _may_be_channels(images: Tensor, axis: int) -> bool:
-    return images.shape[axis] in (1, 3)
-
-
-def _floats_to_bytes(images: Tensor, signed: bool) -> Tensor:
-    least, most = float(images.min()), float(images.max())
-    if least < -1 or most > 1:
-        raise ValueError(
-            f"its images are floats from {least:g} to {most:g}; scale them to [0, 1] or [-1, 1], or"
-            " save them as uint8"
-        )
-    return to_bytes(images if signed else 2 * images - 1)

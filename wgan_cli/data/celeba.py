@@ -37,9 +37,7 @@ def celeba(
     source = FileSource(folder / "img_align_celeba", files)
     faults = Faults(name, len(files), corrupt_limit)
     training, held_out = (
-        ImagePart(source, np.flatnonzero(part == kind), size, COLOUR, faults.limit)
+        ImagePart(source, np.flatnonzero(part == kind), size, COLOUR, faults)
         for kind in (TRAINING, HELD_OUT)
     )
-    return encoded_images(
-        name, training, held_out, faults, flip=flip, in_memory=in_memory, workers=workers
-    )
+    return encoded_images(training, held_out, flip=flip, in_memory=in_memory, workers=workers)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.data.checks import check_batch_size, check_count, check_samples
 from wgan_cli.data.feeds import EndlessFeed, Feed, ResidentFeed
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
@@ -104,8 +103,8 @@ class TensorDataset:
         for part, samples in (("training", self.train), ("held-out", self.held_out)):
             check_samples(self.name, part, samples)
         if self.labels is not None:
-            _check_labels(self.name, "training", self.train, self.labels.train)
-            _check_labels(self.name, "held-out", self.held_out, self.labels.held_out)
+            _check_labels(self.name, "training", self.labels.train, len(self.train))
+            _check_labels(self.name, "held-out", self.labels.held_out, len(self.held_out))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -152,7 +151,8 @@ class EndlessDataset:
     draw: Callable[[np.random.Generator, int], np.ndarray]
     held_out_size: int = 4096
     modes: Modes | None = None
-    labels: Labels | None = None
+    labels: None = None
+    training_size: None = None
 
     @property
     def held_out(self) -> Tensor:
@@ -165,10 +165,6 @@ class EndlessDataset:
     ) -> Feed:
         """Return a feed that draws new points for every update."""
         return EndlessFeed(self.draw, batch_size, seed, device, shard)
-
-    @property
-    def training_size(self) -> None:
-        """None: the training points are endless."""
 
     def training_sample(self, chosen: Tensor) -> Tensor:
         """Return len(chosen) points, the same in every run and different from `held_out`."""
@@ -192,23 +188,51 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
     They are the same in every run. Without `count` they have 1024 samples, or half the held-out
     part if that is less. Raises `ConfigError` if there are fewer than 2 * count held-out samples.
     """
-    held_out = dataset.held_out
+    available = len(dataset.held_out)
     if count is None:
-        count = min(1024, len(held_out) // 2)
-    if 2 * count > len(held_out):
+        count = min(1024, available // 2)
+    if 2 * count > available:
         raise ConfigError(
-            f"eval_samples={count} (wgan-eval --n) is too many: {dataset.name} has {len(held_out)}"
+            f"eval_samples={count} (wgan-eval --n) is too many: {dataset.name} has {available}"
             " held-out samples, and an evaluation needs two disjoint sets of them: at most"
-            f" {len(held_out) // 2}."
+            f" {available // 2}."
         )
-    order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(len(held_out))
+    order = Draws(FIXED_SEED, Stream.EVALUATION).numpy().permutation(available)
     first, second = torch.from_numpy(order[: 2 * count]).chunk(2)
     return first, second
 
 
-def _check_labels(name: str, part: str, samples: Tensor, labels: Tensor) -> None:
-    if len(labels) != len(samples) or labels.dtype != torch.int64 or bool((labels < 0).any()):
+def check_count(name: str, part: str, count: int) -> None:
+    """Raise `DataError` for a part of fewer than 8 samples."""
+    if count < 8:
+        raise DataError(f"{name}: the {part} part has {count} samples; it needs 8 or more.")
+
+
+def check_samples(name: str, part: str, samples: Tensor) -> None:
+    """Raise `DataError` for NaN, for images that are not uint8, and if all samples are equal."""
+    if samples.is_floating_point() and not samples.isfinite().all():
+        raise DataError(f"{name}: the {part} part holds NaN or infinite values.")
+    if samples.ndim == 4 and samples.dtype != torch.uint8:
+        raise DataError(f"{name}: images must be uint8, not {samples.dtype}.")
+    # Compare a few samples first: almost always they differ.
+    if all(bool((some == samples[0]).all()) for some in (samples[:64], samples[64:])):
+        raise DataError(
+            f"{name}: all {len(samples)} samples of the {part} part are equal, so there is nothing"
+            " to learn or to measure."
+        )
+
+
+def check_batch_size(name: str, batch_size: int, size: int) -> None:
+    """Raise `DataError` if a batch is larger than the training part."""
+    if batch_size > size:
+        raise DataError(
+            f"batch_size={batch_size} is larger than the training part of {name}: {size} samples."
+        )
+
+
+def _check_labels(name: str, part: str, labels: Tensor, count: int) -> None:
+    if len(labels) != count or labels.dtype != torch.int64 or bool((labels < 0).any()):
         raise DataError(
             f"{name}: the {part} part needs one label, an int64 from 0, for each of its"
-            f" {len(samples)} samples."
+            f" {count} samples."
         )

@@ -24,7 +24,11 @@ def to_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     range (floats, and integers beyond 16 bits), and whatever PIL raises for a damaged image.
     """
     ImageOps.exif_transpose(image, in_place=True)
-    image = _on_white(_middle(_eight_bit(image)))
+    image = _eight_bit(image)
+    # Crop before resizing, so that a panorama is not resized as a whole.
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = _on_white(image.crop((left, top, left + side, top + side)))
     if channels == GREY and image.mode != "L":
         image = image.convert("RGB").convert("L")
     elif channels == COLOUR:
@@ -33,14 +37,6 @@ def to_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[None] if channels == GREY else pixels.transpose(2, 0, 1)
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    # Crop before resizing, so that a panorama is not resized as a whole.
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

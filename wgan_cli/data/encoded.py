@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -75,80 +75,7 @@ class ReadResult(NamedTuple):
     complete: bool
 
 
-@dataclass(frozen=True, eq=False)
-class ImagePart:
-    """A subset of a source's images as squares, each read on access.
-
-    Both `indices` (n,) into the source and the classes `labels` (n,) are ascending. An unreadable
-    image is replaced by the next readable one of its class, wrapping around. The substitute depends
-    only on the files, not on the order of reading.
-    """
-
-    source: ImageSource
-    indices: np.ndarray
-    size: int
-    channels: int
-    fault_limit: int
-    labels: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of one image."""
-        return (self.channels, self.size, self.size)
-
-    def __getitem__(self, positions: Sequence[int]) -> ReadResult:
-        """Read the images at these positions of the part; stop early at more than `fault_limit`."""
-        images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
-        faults: dict[str, str] = {}
-        with warnings.catch_warnings():
-            # PIL warns about odd metadata and large photographs; that would flood the log.
-            warnings.simplefilter("ignore")
-            for row, position in enumerate(positions):
-                pixels = self._read(position, faults)
-                if pixels is None:
-                    return ReadResult(images[:row], list(faults.items()), complete=False)
-                images[row] = torch.from_numpy(pixels)
-        return ReadResult(images, list(faults.items()), complete=True)
-
-    def _read(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
-        """Read an image or its substitute, and add unreadable ones to `faults`; None on failure."""
-        for candidate in self._candidates(position):
-            index = int(self.indices[candidate])
-            try:
-                with self.source.open(index) as image:
-                    return to_square(image, self.size, self.channels).copy()
-            # For a damaged file, PIL raises anything from SyntaxError to struct.error.
-            except Exception as error:
-                of_machine = getattr(error, "errno", None) in _MACHINE_ERRORS
-                if of_machine or isinstance(error, MemoryError | WganError):
-                    raise
-                faults[self.source.name(index)] = _reason(error)
-                if len(faults) > self.fault_limit:
-                    break
-        return None
-
-    def _candidates(self, position: int) -> Iterable[int]:
-        yield position
-        first, end = 0, len(self.indices)
-        if self.labels is not None:
-            label = self.labels[position]
-            first, end = (int(np.searchsorted(self.labels, label, s)) for s in ("left", "right"))
-        yield from range(position + 1, end)
-        yield from range(first, position)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
+@dataclass(eq=False)
 class Faults:
     """The unreadable images of a data set, each counted once.
 
@@ -156,12 +83,15 @@ class Faults:
     is 0.
     """
 
-    def __init__(self, name: str, total: int, fraction: float) -> None:
-        self.name = name
-        self.total = total
-        self.fraction = fraction
-        self.limit = max(1, int(fraction * total)) if fraction else 0
-        self.seen: dict[str, str] = {}
+    name: str
+    total: int
+    fraction: float
+    seen: dict[str, str] = field(default_factory=dict, init=False)
+
+    @property
+    def limit(self) -> int:
+        """The largest number of unreadable images that is allowed."""
+        return max(1, int(self.fraction * self.total)) if self.fraction else 0
 
     def record(self, faults: Iterable[tuple[str, str]]) -> None:
         """Log and count unreadable images. Raises `DataError` if there are more than allowed."""
@@ -189,3 +119,80 @@ class Faults:
     def _examples(self) -> str:
         named = [f"{image} ({reason})" for image, reason in list(self.seen.items())[:NAMED]]
         return ", ".join([*named, "..."] if len(self.seen) > NAMED else named)
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePart:
+    """A subset of a source's images as squares, each read on access.
+
+    Both `indices` (n,) into the source and the classes `labels` (n,) are ascending. An unreadable
+    image is replaced by the next readable one of its class, wrapping around. The substitute depends
+    only on the files, not on the order of reading.
+    """
+
+    source: ImageSource
+    indices: np.ndarray
+    size: int
+    channels: int
+    faults: Faults
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one image."""
+        return (self.channels, self.size, self.size)
+
+    def __getitem__(self, positions: Sequence[int]) -> ReadResult:
+        """Read the images at these positions of the part; stop early at too many unreadable ones.
+
+        Reader processes run this on a copy: they return unreadable images and do not record them.
+        """
+        images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
+        faults: dict[str, str] = {}
+        with warnings.catch_warnings():
+            # PIL warns about odd metadata and large photographs; that would flood the log.
+            warnings.simplefilter("ignore")
+            for row, position in enumerate(positions):
+                pixels = self._read(position, faults)
+                if pixels is None:
+                    return ReadResult(images[:row], list(faults.items()), complete=False)
+                images[row] = torch.from_numpy(pixels)
+        return ReadResult(images, list(faults.items()), complete=True)
+
+    def _read(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
+        """Read an image or its substitute, and add unreadable ones to `faults`; None on failure."""
+        for candidate in self._candidates(position):
+            index = int(self.indices[candidate])
+            try:
+                with self.source.open(index) as image:
+                    return to_square(image, self.size, self.channels).copy()
+            # For a damaged file, PIL raises anything from SyntaxError to struct.error.
+            except Exception as error:
+                of_machine = getattr(error, "errno", None) in _MACHINE_ERRORS
+                if of_machine or isinstance(error, MemoryError | WganError):
+                    raise
+                faults[self.source.name(index)] = _reason(error)
+                if len(faults) > self.faults.limit:
+                    break
+        return None
+
+    def _candidates(self, position: int) -> Iterable[int]:
+        yield position
+        first, end = 0, len(self.indices)
+        if self.labels is not None:
+            label = self.labels[position]
+            first, end = (int(np.searchsorted(self.labels, label, s)) for s in ("left", "right"))
+        yield from range(position + 1, end)
+        yield from range(first, position)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -8,6 +8,7 @@ each batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +35,8 @@ class Feed(Protocol):
         """Return the batch of critic update `update`, counted from 0 over the whole run."""
 
     def close(self) -> None:
-        """End reader processes and free other resources; call it after the last batch."""
+        """End reader processes, if there are any; call it after the last batch."""
+        return
 
 
 def to_floats(samples: Tensor) -> Tensor:
@@ -49,32 +51,26 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def random_flip(images: Tensor, draws: Draws) -> Tensor:
-    """Mirror each of the images (n, c, h, w) left to right with probability 1/2."""
+def random_flip(images: Tensor, seed: int, update: int, shard: Shard) -> Tensor:
+    """Mirror each image (n, c, h, w) of an update left to right with probability 1/2."""
+    draws = Draws(seed, Stream.FLIPS, update, shard=shard)
     mirrored = draws.uniform((len(images),), images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
+@dataclass(eq=False)
 class EpochOrder:
     """The samples of each critic update: a new permutation for each epoch, from (seed, epoch).
 
     No sample is dropped: a batch that reaches the end of an epoch is filled up from the next one.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        shard: Shard = FULL_BATCH,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
-        self.shard = shard
-        self._orders: dict[int, Tensor] = {}
+    size: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    shard: Shard = FULL_BATCH
+    _orders: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def indices(self, update: int) -> Tensor:
         """Return the sample indices (batch,) of critic update `update` of the whole run."""
@@ -94,62 +90,46 @@ class EpochOrder:
         return self._orders[epoch]
 
 
-class ResidentFeed:
+@dataclass(eq=False)
+class ResidentFeed(Feed):
     """Batches of a data set that is kept on the device, in an `EpochOrder`."""
 
-    def __init__(
-        self,
-        samples: Tensor,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        shard: Shard = FULL_BATCH,
-        *,
-        labels: Tensor | None = None,
-        flip: bool = False,
-    ) -> None:
-        self.samples = samples.to(device)
-        self.labels = None if labels is None else labels.to(device)
-        self.order = EpochOrder(len(samples), batch_size, seed, device, shard)
-        self.seed = seed
-        self.shard = shard
-        self.flip = flip
+    samples: Tensor
+    batch_size: int
+    seed: int
+    device: torch.device
+    shard: Shard = FULL_BATCH
+    labels: Tensor | None = None
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        self.samples = self.samples.to(self.device)
+        self.labels = None if self.labels is None else self.labels.to(self.device)
+        self.order = EpochOrder(
+            len(self.samples), self.batch_size, self.seed, self.device, self.shard
+        )
 
     def batch(self, update: int) -> Batch:
         """Return the batch of critic update `update`, counted from 0 over the whole run."""
         chosen = self.order.indices(update)
         samples = self.samples[chosen]
         if self.flip:
-            draws = Draws(self.seed, Stream.FLIPS, update, shard=self.shard)
-            samples = random_flip(samples, draws)
+            samples = random_flip(samples, self.seed, update, self.shard)
         return Batch(to_floats(samples), None if self.labels is None else self.labels[chosen])
 
-    def close(self) -> None:
-        """Do nothing: there are no resources to free."""
 
-
-class EndlessFeed:
+@dataclass(frozen=True, eq=False)
+class EndlessFeed(Feed):
     """New points of a distribution for every update, a function of (seed, update)."""
 
-    def __init__(
-        self,
-        draw: Callable[[np.random.Generator, int], np.ndarray],
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        shard: Shard = FULL_BATCH,
-    ) -> None:
-        self.draw = draw
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = device
-        self.shard = shard
+    draw: Callable[[np.random.Generator, int], np.ndarray]
+    batch_size: int
+    seed: int
+    device: torch.device
+    shard: Shard = FULL_BATCH
 
     def batch(self, update: int) -> Batch:
         """Return the points of critic update `update`, counted from 0 over the whole run."""
         rng = Draws(self.seed, Stream.POINTS, update).numpy()
         points = self.shard.take(self.draw(rng, self.batch_size))
         return Batch(torch.from_numpy(points).to(self.device))
-
-    def close(self) -> None:
-        """Do nothing: there are no resources to free."""

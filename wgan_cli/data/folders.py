@@ -55,9 +55,12 @@ def image_folder(
             " images with dataset.root=FOLDER."
         )
     parts = _parts(folder)
-    paths_by_part = [_images(folder / part) for part in parts]
+    paths_by_part = [
+        sorted(path for path in _walk(folder / part) if path[-1].lower().endswith(SUFFIXES))
+        for part in parts
+    ]
     names = [
-        "/".join((*([part] if part else []), *path))
+        "/".join(filter(None, (part, *path)))
         for part, paths in zip(parts, paths_by_part, strict=True)
         for path in paths
     ]
@@ -71,9 +74,15 @@ def image_folder(
     classes = _classes(all_paths, training, held_out, name)
     if len(parts) == 1:
         top_folders = {path[0] for path in all_paths}
-        if classes is not None:
-            _refuse_parts_as_classes(name, folder, top_folders)
-        elif top_folders == {TRAINING} and all(len(path) > 2 for path in all_paths):
+        like_parts = sorted(each for each in top_folders if each.lower() in (TRAINING, *HELD_OUT))
+        if classes is not None and like_parts:
+            raise DataError(
+                f"{name}: in {folder.absolute()}, {' and '.join(like_parts)} would be classes. Name"
+                f" the two parts {TRAINING} and {HELD_OUT[0]}, with or without class folders in"
+                " each, or rename these folders."
+            )
+        two_deep = all(len(path) > 2 for path in all_paths)
+        if classes is None and top_folders == {TRAINING} and two_deep:
             log.warning(
                 "%s: %s holds only the folder %s, so the folders inside it are not used as classes;"
                 " dataset.root=%s uses them.",
@@ -93,46 +102,24 @@ def image_folder(
     source, faults = FileSource(folder, names), Faults(name, len(names), corrupt_limit)
     train, test = (
         ImagePart(
-            source,
-            indices,
-            size,
-            channels,
-            faults.limit,
-            None if classes is None else classes[indices],
+            source, indices, size, channels, faults, None if classes is None else classes[indices]
         )
         for indices in (training, held_out)
     )
-    return encoded_images(
-        name, train, test, faults, flip=flip, in_memory=in_memory, workers=workers
-    )
+    return encoded_images(train, test, flip=flip, in_memory=in_memory, workers=workers)
 
 
 def _parts(root: Path) -> list[str]:
-    """Return the folder names of the training and the held-out part; [""] if they are not apart."""
+    """Return the folders of the training and the held-out part; [""] if there are no such two."""
     folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
     held_out = [name for name in HELD_OUT if name in folders]
     return [TRAINING, held_out[0]] if TRAINING in folders and held_out else [""]
 
 
-def _refuse_parts_as_classes(name: str, folder: Path, classes: set[str]) -> None:
-    """Raise `DataError` if a folder that would be a class is named like a part."""
-    parts = sorted(each for each in classes if each.lower() in (TRAINING, *HELD_OUT))
-    if parts:
-        raise DataError(
-            f"{name}: in {folder.absolute()}, {' and '.join(parts)} would be classes. Name the two"
-            f" parts {TRAINING} and {HELD_OUT[0]}, with or without class folders in each, or rename"
-            " these folders."
-        )
-
-
-def _images(root: Path) -> list[tuple[str, ...]]:
-    """Return the images below a folder as sorted relative paths, split into components."""
-    return sorted(path for path in _walk(root, ()) if path[-1].lower().endswith(SUFFIXES))
-
-
 def _walk(
-    folder: Path, path: tuple[str, ...], ancestors: tuple[str, ...] = ()
+    folder: Path, path: tuple[str, ...] = (), ancestors: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, ...]]:
+    """Yield the files below a folder as relative paths, split into components."""
     real = os.path.realpath(folder)
     # A link to a parent folder would never end.
     if real in ancestors:

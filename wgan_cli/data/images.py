@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from wgan_cli.data.dataset import Labels, TensorDataset, split
-from wgan_cli.data.digits_table import digits_table
 from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.data.torchvision_files import read_part
 from wgan_cli.errors import DataError
@@ -30,6 +32,23 @@ def digits(name: str = "digits") -> TensorDataset:
     return split(torch.from_numpy(images), name, labels=labels)
 
 
+def digits_table() -> np.ndarray:
+    """Return 1,797 rows (1797, 65): the 64 grey values of an 8x8 image, 0 to 16, then the digit.
+
+    The file is read without importing `sklearn.datasets`, which takes a second.
+    """
+    spec = find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    # Another version of scikit-learn may keep the file elsewhere.
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    return np.column_stack([loaded.data, loaded.target])
+
+
 def torchvision_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
@@ -37,11 +56,10 @@ def torchvision_images(
     if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is none of these data sets: {known}.")
-    parts = (
+    (train, train_labels), (test, test_labels) = (
         read_part(name, TORCHVISION_CLASSES[name], root, download, train=train)
         for train in (True, False)
     )
-    (train, train_labels), (test, test_labels) = parts
     labels = Labels(train_labels, test_labels)
     return TensorDataset(name, train.contiguous(), test.contiguous(), labels, flip=flip)
 

@@ -35,17 +35,13 @@ def lsun(
     The 300 images of the latter are held out. Raises `DataError`.
     """
     folder = Path(root).expanduser()
-    training, held_out = (
-        _open(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")
-    )
-    faults = Faults(name, len(training) + len(held_out), corrupt_limit)
+    databases = [_open(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")]
+    faults = Faults(name, sum(map(len, databases)), corrupt_limit)
     train, test = (
-        ImagePart(source, np.arange(len(source)), size, COLOUR, faults.limit)
-        for source in (training, held_out)
+        ImagePart(database, np.arange(len(database)), size, COLOUR, faults)
+        for database in databases
     )
-    return encoded_images(
-        name, train, test, faults, flip=flip, in_memory=in_memory, workers=workers
-    )
+    return encoded_images(train, test, flip=flip, in_memory=in_memory, workers=workers)
 
 
 class Database:
@@ -89,19 +85,17 @@ class Database:
                 self._environment = lmdb.open(
                     str(self.folder), readonly=True, lock=False, readahead=False, meminit=False
                 )
-            self._refuse_truncated()
+            # LMDB maps the file into memory: reading beyond its end would kill the process.
+            file = self.folder / "data.mdb"
+            pages = self._environment.info()["last_pgno"] + 1
+            size, needed = file.stat().st_size, pages * self._environment.stat()["psize"]
+            if size < needed:
+                raise DataError(
+                    f"{file} is truncated: it has {size} of {needed} bytes. Fetch or unpack it"
+                    " again."
+                )
             self._process = os.getpid()
         return self._environment.begin()
-
-    def _refuse_truncated(self) -> None:
-        # LMDB maps the file into memory: reading beyond its end would kill the process.
-        file = self.folder / "data.mdb"
-        pages, page = self._environment.info()["last_pgno"] + 1, self._environment.stat()["psize"]
-        size, needed = file.stat().st_size, pages * page
-        if size < needed:
-            raise DataError(
-                f"{file} is truncated: it has {size} of {needed} bytes. Fetch or unpack it again."
-            )
 
 
 @contextmanager

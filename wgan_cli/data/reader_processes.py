@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from wgan_cli.data.encoded import Faults, ImagePart, ReadResult
+from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -55,12 +55,11 @@ class ParallelReader(Iterator[Tensor]):
         self,
         part: ImagePart,
         positions: Iterable[Sequence[int]],
-        faults: Faults,
         workers: int,
         *,
         pin: bool = False,
     ) -> None:
-        self._faults = faults
+        self._faults = part.faults
         loader: DataLoader[ReadResult] = DataLoader(
             part,  # type: ignore[arg-type]
             batch_size=None,
@@ -77,7 +76,8 @@ class ParallelReader(Iterator[Tensor]):
             self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
         processes = [process for process in active_children() if process not in before]
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        _open_readers.add(self)
+        # Close at exit before Python ends child processes by SIGTERM, which these block.
+        atexit.register(self.close)
 
     def __next__(self) -> Tensor:
         """Return the next list's images."""
@@ -114,29 +114,17 @@ def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) ->
         process.join()
 
 
-# Closed at exit before Python ends child processes by SIGTERM, which these block.
-_open_readers: weakref.WeakSet[ParallelReader] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    for reader in list(_open_readers):
-        reader.close()
-
-
-def read_images(
-    part: ImagePart, positions: Sequence[int], faults: Faults, workers: int, part_name: str
-) -> Tensor:
+def read_images(part: ImagePart, positions: Sequence[int], workers: int, part_name: str) -> Tensor:
     """Read the images at these positions, uint8 (n, c, size, size), with a progress bar."""
-    count = len(positions)
+    count, name = len(positions), part.faults.name
     images = torch.empty((count, *part.shape), dtype=torch.uint8)
     chunks = [positions[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
     terminal = sys.stderr.isatty()
     if count >= _MIN_FOR_LOG and not terminal:
-        log.info("%s: reading %d %s images.", faults.name, count, part_name)
-    bar = tqdm(total=count, desc=f"reading {faults.name}", unit="image", disable=not terminal)
+        log.info("%s: reading %d %s images.", name, count, part_name)
+    bar = tqdm(total=count, desc=f"reading {name}", unit="image", disable=not terminal)
     workers = workers if count >= _MIN_FOR_PROCESSES else 0
-    with bar, closing(ParallelReader(part, chunks, faults, workers)) as reader:
+    with bar, closing(ParallelReader(part, chunks, workers)) as reader:
         start = 0
         for chunk in reader:
             images[start : start + len(chunk)] = chunk

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.data.checks import check_batch_size, check_count, check_samples
-from wgan_cli.data.dataset import FIXED_SEED, Dataset, Labels, TensorDataset
-from wgan_cli.data.encoded import Faults, ImagePart
+from wgan_cli.data.dataset import (
+    FIXED_SEED,
+    Dataset,
+    Labels,
+    TensorDataset,
+    check_batch_size,
+    check_count,
+    check_samples,
+)
+from wgan_cli.data.encoded import ImagePart
 from wgan_cli.data.feeds import Batch, EpochOrder, Feed, random_flip, to_floats
 from wgan_cli.data.reader_processes import ParallelReader, default_workers, read_images
 from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
@@ -25,6 +31,7 @@ IN_MEMORY_GIB = 2
 MAX_HELD_OUT = 10_000
 
 
+@dataclass(eq=False)
 class StreamingFeed:
     """Serves the same batches as a `ResidentFeed` of these images, read ahead by processes.
 
@@ -32,43 +39,37 @@ class StreamingFeed:
     on `close`, and when the feed is garbage-collected.
     """
 
-    def __init__(
-        self,
-        part: ImagePart,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        shard: Shard = FULL_BATCH,
-        *,
-        faults: Faults,
-        workers: int,
-        flip: bool = False,
-    ) -> None:
-        self.part = part
-        self.labels = None if part.labels is None else torch.from_numpy(part.labels)
-        self.order = EpochOrder(len(part), batch_size, seed, torch.device("cpu"), shard)
-        self.seed = seed
-        self.shard = shard
-        self.device = device
-        self.faults = faults
-        self.workers = workers
-        self.flip = flip
+    part: ImagePart
+    batch_size: int
+    seed: int
+    device: torch.device
+    shard: Shard = FULL_BATCH
+    workers: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        cpu = torch.device("cpu")
+        self.order = EpochOrder(len(self.part), self.batch_size, self.seed, cpu, self.shard)
+        self._labels = None if self.part.labels is None else torch.from_numpy(self.part.labels)
         self._reader: ParallelReader | None = None
         self._next = 0
 
     def batch(self, update: int) -> Batch:
         """Return the batch of critic update `update`. Raises `DataError` if it cannot be read."""
         if self._reader is None or update != self._next:
-            self._start(update)
-        assert self._reader is not None
+            self.close()
+            # The reader must not refer to `self`: a cycle would delay the end of its processes.
+            order = self.order
+            positions = (order.indices(later).tolist() for later in itertools.count(update))
+            pin = self.device.type == "cuda"
+            self._reader = ParallelReader(self.part, positions, self.workers, pin=pin)
         samples = next(self._reader).to(self.device, non_blocking=True)
         self._next = update + 1
         if self.flip:
-            draws = Draws(self.seed, Stream.FLIPS, update, shard=self.shard)
-            samples = random_flip(samples, draws)
-        if self.labels is None:
+            samples = random_flip(samples, self.seed, update, self.shard)
+        if self._labels is None:
             return Batch(to_floats(samples))
-        labels = self.labels[self.order.indices(update)]
+        labels = self._labels[self.order.indices(update)]
         return Batch(to_floats(samples), labels.to(self.device, non_blocking=True))
 
     def close(self) -> None:
@@ -76,17 +77,6 @@ class StreamingFeed:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-    def _start(self, update: int) -> None:
-        self.close()
-        pin = self.device.type == "cuda"
-        self._reader = ParallelReader(
-            self.part, _from(self.order, update), self.faults, self.workers, pin=pin
-        )
-
-
-def _from(order: EpochOrder, update: int) -> Iterator[list[int]]:
-    return (order.indices(later).tolist() for later in itertools.count(update))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +91,6 @@ class StreamedDataset:
     training: ImagePart
     held_out: Tensor
     labels: Labels | None
-    faults: Faults
     workers: int
     flip: bool = False
     modes: None = None
@@ -122,14 +111,7 @@ class StreamedDataset:
         """Return batches in an order that depends only on (seed, epoch)."""
         check_batch_size(self.name, batch_size, len(self.training))
         return StreamingFeed(
-            self.training,
-            batch_size,
-            seed,
-            device,
-            shard,
-            faults=self.faults,
-            workers=self.workers,
-            flip=self.flip,
+            self.training, batch_size, seed, device, shard, self.workers, self.flip
         )
 
     @property
@@ -139,14 +121,12 @@ class StreamedDataset:
 
     def training_sample(self, chosen: Tensor) -> Tensor:
         """Read the training images at the indices `chosen` (n,)."""
-        return read_images(self.training, chosen.tolist(), self.faults, self.workers, "training")
+        return read_images(self.training, chosen.tolist(), self.workers, "training")
 
 
 def encoded_images(
-    name: str,
     training: ImagePart,
     held_out: ImagePart,
-    faults: Faults,
     *,
     flip: bool,
     in_memory: bool | None,
@@ -155,17 +135,18 @@ def encoded_images(
     """Make a data set of training and held-out images; the training part in memory or streamed.
 
     With `in_memory` null, a training part of up to `IN_MEMORY_GIB` is held in memory. With
-    `workers` null, there are `default_workers()` reader processes. Neither changes what is trained.
+    `workers` null, there are `default_workers()` reader processes. Neither changes the training.
     At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
     Raises `DataError`.
     """
+    name = training.faults.name
     for part, images in (("training", training), ("held-out", held_out)):
         check_count(name, part, len(images))
     processes = default_workers() if workers is None else workers
     # Steps 0 and 1 of the stream are used by `dataset.split` and `stacked`.
     order = Draws(FIXED_SEED, Stream.HELD_OUT, step=2).numpy().permutation(len(held_out))
     order = order[:MAX_HELD_OUT]
-    kept = read_images(held_out, order.tolist(), faults, processes, "held-out")
+    kept = read_images(held_out, order.tolist(), processes, "held-out")
     labels = None
     if training.labels is not None and held_out.labels is not None:
         labels = Labels(torch.from_numpy(training.labels), torch.from_numpy(held_out.labels[order]))
@@ -174,6 +155,6 @@ def encoded_images(
         in_memory = gib <= IN_MEMORY_GIB
     if not in_memory:
         log.info("%s: %d training images (%.2g GiB) are streamed.", name, len(training), gib)
-        return StreamedDataset(name, training, kept, labels, faults, processes, flip)
-    in_memory_images = read_images(training, range(len(training)), faults, processes, "training")
-    return TensorDataset(name, in_memory_images, kept, labels, flip=flip)
+        return StreamedDataset(name, training, kept, labels, processes, flip)
+    images_in_memory = read_images(training, range(len(training)), processes, "training")
+    return TensorDataset(name, images_in_memory, kept, labels, flip=flip)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from wgan_cli.errors import DataError
 
-_MAX_REASON = 250
-
 
 def read_part(
     name: str, kind: str, root: str, download: bool, **which: Any
@@ -27,7 +25,15 @@ def read_part(
     with torchvision_files(name, root, download) as (datasets, folder):
         part: Any = getattr(datasets, kind)(str(folder), download=download, **which)
         labels = part.targets if hasattr(part, "targets") else part.labels
-        return _to_images(part.data), torch.as_tensor(labels, dtype=torch.int64)
+        images = torch.as_tensor(part.data)
+        if images.dtype != torch.uint8 or images.ndim not in (3, 4):
+            raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")
+        # torchvision has (n, h, w), (n, h, w, 3) or (n, c, h, w).
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[3] == 3:
+            images = images.permute(0, 3, 1, 2)
+        return images, torch.as_tensor(labels, dtype=torch.int64)
 
 
 @contextmanager
@@ -37,25 +43,27 @@ def torchvision_files(name: str, root: str, download: bool) -> Iterator[tuple[An
     An exception inside becomes a `DataError` that says what to do.
     """
     folder = Path(root).expanduser()
-    if folder.exists() and not folder.is_dir():
+    existed = folder.exists()
+    if existed and not folder.is_dir():
         raise DataError(f"dataset.root={root} is a file; it must be a folder.")
     advice = "Put the files there, set dataset.root to their folder, or add dataset.download=true."
-    if not download and not folder.exists():
+    if not download and not existed:
         raise DataError(f"{name} cannot be read: no folder {folder.absolute()}. {advice}")
     # The import takes seconds, so check for the folder first.
     import torchvision.datasets
 
-    existed = folder.exists()
     try:
         yield torchvision.datasets, folder
     # A damaged file raises anything from struct.error to UnpicklingError.
     except Exception as error:
         if not existed:
-            _remove_empty(folder)
+            # Remove the empty folders that a failed download left.
+            folders = [path for path in folder.rglob("*") if path.is_dir()]
+            for path in (*sorted(folders, reverse=True), folder):
+                with suppress(OSError):
+                    path.rmdir()
         # Lines after the first say what was tried and why it failed, so keep them all.
-        reason = (
-            textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...") or type(error).__name__
-        )
+        reason = textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__
         if download:
             advice = (
                 "It could not be downloaded: check the network, or put the files there yourself and"
@@ -64,21 +72,3 @@ def torchvision_files(name: str, root: str, download: bool) -> Iterator[tuple[An
         raise DataError(
             f"{name} cannot be read from {folder.absolute()} ({reason}). {advice}"
         ) from error
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove the empty folders that a failed download left."""
-    folders = [path for path in folder.rglob("*") if path.is_dir()]
-    for path in (*sorted(folders, reverse=True), folder):
-        with suppress(OSError):
-            path.rmdir()
-
-
-def _to_images(data: Any) -> Tensor:
-    """Convert torchvision's (n, h, w), (n, h, w, 3) or (n, c, h, w) to (n, c, h, w)."""
-    images = torch.as_tensor(data)
-    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
-        raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")
-    if images.ndim == 3:
-        return images[:, None]
-    return images.permute(0, 3, 1, 2) if images.shape[3] == 3 else images

@@ -1,1 +1,1 @@
-"""Measuring networks on held-out data, during a run and after, without touching what is trained."""
+"""Measuring networks on held-out data, during and after a run, without changing the training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -17,27 +18,19 @@ from wgan_cli.models.conditional import with_labels
 from wgan_cli.randomness import Draws, Stream
 
 
+@dataclass(eq=False)
 class Comparison:
     """Compares the samples `candidate` with the reference, also through the `critic`.
 
     `constraint` is the critic's constraint. `seed` determines the random points and directions.
     """
 
-    def __init__(
-        self,
-        reference: Reference,
-        candidate: Samples,
-        critic: nn.Module,
-        *,
-        seed: int,
-        constraint: Constraint | None = None,
-    ) -> None:
-        self.reference = reference
-        self.candidate = candidate
-        self.critic = critic
-        self.constraint = constraint
-        self.seed = seed
-        self._neighbours: dict[str, tuple[float, float]] = {}
+    reference: Reference
+    candidate: Samples
+    critic: nn.Module
+    seed: int
+    constraint: Constraint | None = None
+    _neighbours: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
 
     @property
     def real(self) -> Tensor:
@@ -84,7 +77,8 @@ class Comparison:
         constant = self.steepest_slope if known is None else known
         if constant == 0:
             raise ValueError(
-                "the critic is flat at every point looked at, so there is no slope to divide by"
+                "the critic's gradient is 0 at every measured point, so there is no slope to divide"
+                " by"
             )
         return self.estimate / constant
 

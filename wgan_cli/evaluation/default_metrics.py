@@ -13,28 +13,22 @@ _USUAL_WITH_LABELS = ("metrics/fid_classifier", "metrics/class_kl", "metrics/cla
 
 
 def data_kinds(dataset: Dataset) -> set[str]:
-    """Which of samples, images, labels and modes a data set has, for the metrics."""
-    images = len(dataset.sample_shape) == 3
-    present = {
-        "samples": True,
-        "images": images,
-        "labels": images and _can_be_classified(dataset),
-        "modes": dataset.modes is not None,
-    }
-    return {kind for kind, is_present in present.items() if is_present}
-
-
-def _can_be_classified(dataset: Dataset) -> bool:
-    labels = dataset.labels
-    large = min(dataset.sample_shape[1:]) >= SIDE
-    return large and labels is not None and len(labels.train.unique()) > 1
+    """Which of samples, images, labels (that a classifier can learn) and modes a data set has."""
+    kinds = {"samples"}
+    if len(dataset.sample_shape) == 3:
+        kinds.add("images")
+        large, labels = min(dataset.sample_shape[1:]) >= SIDE, dataset.labels
+        if large and labels is not None and len(labels.train.unique()) > 1:
+            kinds.add("labels")
+    if dataset.modes is not None:
+        kinds.add("modes")
+    return kinds
 
 
 def usual_metrics(dataset: Dataset) -> list[str]:
     """The metrics while training: all that apply and are fast.
 
-    Of those on features, the FID and the metrics of classes, where there are enough held-out
-    images.
+    With enough held-out images they include `_USUAL_WITH_LABELS`, which need the classifier.
     """
     kinds = data_kinds(dataset)
     chosen = [tag for tag in _without_inception() if METRICS[tag].needs in kinds - {"labels"}]

@@ -13,7 +13,7 @@ from torch import nn
 
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.comparison import Comparison
-from wgan_cli.evaluation.registry import TABLE, Metric, sized
+from wgan_cli.evaluation.registry import TABLE, sized
 from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.schema import METRICS
 
@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 _SLOW_SECONDS = 5.0
 # Above this number of samples, the assignment of exact W1 takes over a second.
 _SLOW_ASSIGNMENT = 1500
+
+
+def _log_if_slow(metric: str, slow: bool) -> None:
+    if slow:
+        log.info("evaluating %s ...", metric)
 
 
 @dataclass
@@ -54,6 +59,7 @@ class EvaluationResult:
         return curves
 
 
+@dataclass(eq=False)
 class Evaluation:
     """Computes the chosen metrics, with the same held-out samples and the same noise each time.
 
@@ -61,23 +67,14 @@ class Evaluation:
     with whether it is expected to take long.
     """
 
-    def __init__(
-        self,
-        metrics: Sequence[str],
-        reference: Reference,
-        latent_dim: int,
-        seed: int,
-        constraint: Constraint | None = None,
-        on_metric: Callable[[str, bool], None] | None = None,
-    ) -> None:
-        self.metrics = metrics
-        self.reference = reference
-        self.latent_dim = latent_dim
-        self.seed = seed
-        self.constraint = constraint
-        self.on_metric = on_metric or _log_if_slow
-        self._floors: dict[str, float] = {}
-        self._last_seconds: dict[str, float] = {}
+    metrics: Sequence[str]
+    reference: Reference
+    latent_dim: int
+    seed: int
+    constraint: Constraint | None = None
+    on_metric: Callable[[str, bool], None] = _log_if_slow
+    _floors: dict[str, float] = field(default_factory=dict, init=False)
+    _last_seconds: dict[str, float] = field(default_factory=dict, init=False)
 
     def prepare(self) -> None:
         """Load or train the feature networks, which can take minutes. Raises `DataError`."""
@@ -103,22 +100,23 @@ class Evaluation:
             self.on_metric(tag, self._slow(tag))
             started = time.perf_counter()
             try:
-                self._measure(tag, TABLE[tag], comparison, floor, result)
+                self._measure(tag, comparison, floor, result)
             except ValueError as error:
                 result.failures[tag] = str(error)
-            if raw_comparison is not None and tag in raw_metrics:
-                self._measure_raw(tag, TABLE[tag], raw_comparison, result)
+            number = TABLE[tag].number
+            if raw_comparison is not None and tag in raw_metrics and number is not None:
+                name = sized(tag, TABLE[tag], self.reference.counts)
+                try:
+                    result.raw[name] = _finite(number(raw_comparison))
+                except ValueError as error:
+                    result.failures[f"{tag}_raw"] = str(error)
             result.seconds[tag] = self._last_seconds[tag] = time.perf_counter() - started
         return result
 
     def _measure(
-        self,
-        tag: str,
-        metric: Metric,
-        comparison: Comparison,
-        floor: Comparison,
-        result: EvaluationResult,
+        self, tag: str, comparison: Comparison, floor: Comparison, result: EvaluationResult
     ) -> None:
+        metric = TABLE[tag]
         name = sized(tag, metric, self.reference.counts)
         if metric.number is not None:
             if METRICS[tag].has_floor and tag not in self._floors:
@@ -128,17 +126,6 @@ class Evaluation:
                 result.floors[name] = self._floors[tag]
         if metric.picture is not None:
             result.pictures[metric.picture_tag or tag] = metric.picture(comparison)
-
-    def _measure_raw(
-        self, tag: str, metric: Metric, comparison: Comparison, result: EvaluationResult
-    ) -> None:
-        assert metric.number is not None
-        try:
-            result.raw[sized(tag, metric, self.reference.counts)] = _finite(
-                metric.number(comparison)
-            )
-        except ValueError as error:
-            result.failures[f"{tag}_raw"] = str(error)
 
     def _comparison(self, generator: nn.Module, critic: nn.Module) -> Comparison:
         samples = generated(generator, self.latent_dim, self.reference, self.seed)
@@ -165,8 +152,3 @@ def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("it is NaN or infinite")
     return float(value)
-
-
-def _log_if_slow(metric: str, slow: bool) -> None:
-    if slow:
-        log.info("evaluating %s ...", metric)

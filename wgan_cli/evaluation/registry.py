@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
-from wgan_cli.data.dataset import Modes
 from wgan_cli.evaluation.comparison import Comparison
-from wgan_cli.evaluation.samples import SampleCounts, Samples
+from wgan_cli.evaluation.samples import SampleCounts
 from wgan_cli.evaluation.sampling import BATCH, evaluating
 from wgan_cli.metrics.features import (
     class_divergence,
@@ -43,12 +43,8 @@ class Metric:
     picture_tag: str | None = None
 
 
-def _eval_samples(counts: SampleCounts) -> int:
-    return counts.eval_samples
-
-
-def _feature_samples(counts: SampleCounts) -> int:
-    return counts.feature_samples
+_eval_samples = attrgetter("eval_samples")
+_feature_samples = attrgetter("feature_samples")
 
 
 def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
@@ -68,22 +64,16 @@ def _sliced(comparison: Comparison) -> float:
 
 
 def _layer_norms(comparison: Comparison) -> np.ndarray:
+    kinds = {"real": comparison.reference.real, "generated": comparison.candidate}
+    curves = {}
     with evaluating(comparison.critic):
-        curves = {
-            name: layer_gradient_norms(comparison.critic, *_first_batch(samples))
-            for name, samples in (
-                ("real", comparison.reference.real),
-                ("generated", comparison.candidate),
-            )
-        }
+        for name, samples in kinds.items():
+            labels = None if samples.labels is None else samples.labels[:BATCH]
+            batch = samples.eval_set[:BATCH]
+            curves[name] = layer_gradient_norms(comparison.critic, batch, labels)
     if not all(math.isfinite(norm) for curve in curves.values() for _, norm in curve):
         raise ValueError("the critic's gradients are NaN or infinite")
     return layer_norms(curves)
-
-
-def _first_batch(samples: Samples) -> tuple[Tensor, Tensor | None]:
-    labels = samples.labels
-    return samples.eval_set[:BATCH], None if labels is None else labels[:BATCH]
 
 
 def _weights(comparison: Comparison) -> np.ndarray:
@@ -96,17 +86,13 @@ def _weights(comparison: Comparison) -> np.ndarray:
     return weight_histogram(values.numpy(), bound)
 
 
-def _class_kl(comparison: Comparison) -> float:
-    return class_divergence(comparison.class_counts, comparison.reference.class_counts)
-
-
 def _class_histogram(comparison: Comparison) -> np.ndarray:
     real = comparison.reference.class_counts
     return class_histogram(real.numpy(), comparison.class_counts.numpy())
 
 
 def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
-    modes: Modes | None = comparison.reference.modes
+    modes = comparison.reference.dataset.modes
     assert modes is not None
     return comparison.candidate.points, torch.from_numpy(modes.centres), modes.std
 
@@ -143,7 +129,9 @@ TABLE: dict[str, Metric] = {
         lambda comparison: comparison.neighbours("pixel")[1], count=_eval_samples
     ),
     "metrics/class_kl": Metric(
-        _class_kl,
+        lambda comparison: class_divergence(
+            comparison.class_counts, comparison.reference.class_counts
+        ),
         _class_histogram,
         count=_feature_samples,
         network="classifier",

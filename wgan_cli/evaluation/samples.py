@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.data.dataset import FIXED_SEED, Dataset, Modes, held_out_halves
+from wgan_cli.data.dataset import FIXED_SEED, Dataset, held_out_halves
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import ConfigError, DivergedError
 from wgan_cli.evaluation.sampling import BATCH, generate, label_batches
@@ -40,6 +40,7 @@ _MIN_CLASSIFIER_IMAGES = 2_000
 FeatureNetwork = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+@dataclass(eq=False)
 class Samples:
     """Samples from one source: a small set for distances, and a large one for features and modes.
 
@@ -48,18 +49,12 @@ class Samples:
     kept in memory. `labels` (n,) are the classes of `eval_set`, for a conditional critic.
     """
 
-    def __init__(
-        self,
-        eval_set: Tensor,
-        feature_batches: Callable[[], Iterable[Tensor]],
-        labels: Tensor | None = None,
-    ) -> None:
-        self.eval_set = eval_set
-        self.labels = labels
-        self.feature_batches = feature_batches
-        self._features: dict[str, tuple[Tensor, Tensor]] = {}
-        self._radii: dict[str, Tensor] = {}
-        self._projections: dict[Draws, np.ndarray] = {}
+    eval_set: Tensor
+    feature_batches: Callable[[], Iterable[Tensor]]
+    labels: Tensor | None = None
+    _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _radii: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _projections: dict[Draws, np.ndarray] = field(default_factory=dict, init=False)
 
     @cached_property
     def points(self) -> Tensor:
@@ -67,10 +62,7 @@ class Samples:
         return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) and logits (m, classes) of the feature samples, extracted once.
-
-        They are on the CPU.
-        """
+        """Return features (m, d) and logits (m, classes), extracted once, on the CPU."""
         if space not in self._features:
             batches = [extract(network, batch) for batch in self.feature_batches()]
             features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
@@ -104,10 +96,10 @@ def sample_counts(
     feature_samples: int | None = None,
     max_feature_samples: int = MAX_FEATURE_SAMPLES,
 ) -> SampleCounts:
-    """Return the numbers of samples of an evaluation: those given, else by what there is.
+    """Return the numbers of samples of an evaluation; a number that is None gets a default.
 
     Without `feature_samples` there are as many as possible up to `max_feature_samples`. Raises
-    `ConfigError` if there are fewer samples than asked for.
+    `ConfigError` if the data set has fewer samples than requested.
     """
     chosen, _ = held_out_halves(dataset, eval_samples)
     most, size = len(dataset.held_out), dataset.training_size
@@ -149,7 +141,13 @@ class Reference:
         self.counts = sample_counts(dataset, eval_samples, feature_samples)
         chosen, others = held_out_halves(dataset, self.counts.eval_samples)
         labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
-        self._training_order = _training_order(dataset)
+        size = dataset.training_size
+        # A fixed random order; an endless data set has none and takes any indices.
+        self._training_order = (
+            torch.arange(self.counts.feature_samples)
+            if size is None
+            else torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
+        )
         self.dataset = dataset
         self.device = device
         # Choose at random: the held-out part may be sorted by class.
@@ -166,11 +164,6 @@ class Reference:
         self._networks: dict[str, FeatureNetwork] = {}
         self.classifier_accuracy: float | None = None
 
-    @property
-    def modes(self) -> Modes | None:
-        """The Gaussians of a mixture; None for other data."""
-        return self.dataset.modes
-
     @cached_property
     def class_counts(self) -> Tensor:
         """The number of held-out samples of each class, (classes,)."""
@@ -185,15 +178,19 @@ class Reference:
         missing and cannot be downloaded.
         """
         if space not in self._networks:
-            self._networks[space] = (
-                self._classifier() if space == "classifier" else self._inception()
-            )
+            if space == "classifier":
+                self._networks[space] = self._classifier()
+            else:
+                self._networks[space] = inception().to(self.device)
+                log.info(
+                    "metrics: Inception works on %d images of each kind.",
+                    self.counts.feature_samples,
+                )
         return self._networks[space]
 
     def _classifier(self) -> FeatureNetwork:
         labels, data = self.dataset.labels, self.dataset
         assert labels is not None
-        assert self._training_order is not None
         reserved = max(
             self.counts.feature_samples, min(MAX_FEATURE_SAMPLES, len(self._training_order) // 4)
         )
@@ -201,45 +198,25 @@ class Reference:
             _CLASSIFIER_BYTES // math.prod(data.sample_shape), _MIN_CLASSIFIER_IMAGES
         )
         chosen = self._training_order[reserved:][: min(_CLASSIFIER_IMAGES, within_bytes)]
-        images_and_labels = (
-            data.training_sample(chosen),
-            labels.train[chosen],
-            data.held_out,
-            labels.held_out,
-        )
-        if labels.channel_classes is None:
-            trained = trained_classifier(data.name, *images_and_labels, self._cache, log.info)
+        train = data.training_sample(chosen), labels.train[chosen]
+        held_out = data.held_out, labels.held_out
+        classes = labels.channel_classes
+        if classes is None:
+            trained = trained_classifier(data.name, train, held_out, self._cache, log.info)
         else:
             trained = trained_channel_classifier(
-                data.name, *images_and_labels, labels.channel_classes, self._cache, log.info
+                data.name, train, held_out, classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
         # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
-    def _inception(self) -> FeatureNetwork:
-        network = inception(fetch=True)
-        log.info("metrics: Inception works on %d images of each kind.", self.counts.feature_samples)
-        return network.to(self.device)
-
     def _training_batches(self) -> Iterator[Tensor]:
-        order = (
-            torch.arange(self.counts.feature_samples)
-            if self._training_order is None
-            else self._training_order
-        )
-        return self._batches(self.dataset.training_sample(order[: self.counts.feature_samples]))
+        chosen = self._training_order[: self.counts.feature_samples]
+        return self._batches(self.dataset.training_sample(chosen))
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (to_floats(batch.to(self.device)) for batch in samples.split(BATCH))
-
-
-def _training_order(dataset: Dataset) -> Tensor | None:
-    """Return a fixed random order of the training part; None for an endless data set."""
-    size = dataset.training_size
-    if size is None:
-        return None
-    return torch.from_numpy(Draws(FIXED_SEED, Stream.EVALUATION, 1).numpy().permutation(size))
 
 
 def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.errors import DataError
-from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
+from wgan_cli.metrics.classifier_training import Labelled, TrainedClassifier, trained_classifier
 
 # The numbers of single channels to train and to test on: those of MNIST's images.
 TRAINING_SIZE = 60_000
@@ -41,10 +41,8 @@ class ChannelClassifier(nn.Module):
 
 def trained_channel_classifier(
     name: str,
-    train: Tensor,
-    train_labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
+    train: Labelled,
+    held_out: Labelled,
     classes: int,
     cache: Path,
     log: Callable[[str], None],
@@ -55,18 +53,18 @@ def trained_channel_classifier(
     that on single channels. The other arguments are those of `trained_classifier`. Raises DataError
     as that does, and if no channel has the last class.
     """
-    images, channel_labels = _singles(train, train_labels, classes, TRAINING_SIZE)
-    if int(channel_labels.max()) + 1 != classes:
+    single_train = _singles(*train, classes, TRAINING_SIZE)
+    if int(single_train[1].max()) + 1 != classes:
         raise DataError(
             f"A classifier cannot be trained on {name}: no channel has the last of the {classes}"
             " classes."
         )
-    test = _singles(held_out, held_out_labels, classes, TEST_SIZE)
-    single = trained_classifier(f"{name} by channel", images, channel_labels, *test, cache, log)
+    single_held_out = _singles(*held_out, classes, TEST_SIZE)
+    single = trained_classifier(f"{name} by channel", single_train, single_held_out, cache, log)
     return dataclasses.replace(single, network=ChannelClassifier(single.network).eval())
 
 
-def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
+def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> Labelled:
     """Return about `most` single channels as images (m, 1, h, w), and their labels (m,)."""
     channels = images.shape[1]
     count = -(-most // channels)

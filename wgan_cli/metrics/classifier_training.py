@@ -8,9 +8,7 @@ import io
 import math
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wgan_cli.errors import DataError
+from wgan_cli.errors import DataError, DiskError
+from wgan_cli.files import write_atomically
 from wgan_cli.metrics.classifier import FEATURES, SIDE, Classifier, extract, first_strides
 from wgan_cli.randomness import Draws, Stream
 
@@ -37,9 +36,12 @@ LABEL_SMOOTHING = 0.1
 # Training ends after this number of positions in the first layer's output, times the image
 # channels: half an epoch of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
 BUDGET = 7_000_000
-# Small data sets need less: they are trained for this many epochs, but at least so many steps.
+# Small data sets need less: they are trained for EPOCHS epochs, but for at least STEPS steps.
 EPOCHS = 30
 STEPS = 300
+
+# Images uint8 (n, C, H, W) and their labels int64 (n,), from 0.
+Labelled = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,60 +59,59 @@ class TrainedClassifier:
 
 
 def trained_classifier(
-    name: str,
-    train: Tensor,
-    train_labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
-    cache: Path,
-    log: Callable[[str], None],
+    name: str, train: Labelled, held_out: Labelled, cache: Path, log: Callable[[str], None]
 ) -> TrainedClassifier:
     """Return the classifier of a data set's labels, from the folder `cache` or newly trained.
 
-    Images are uint8 (n, C, H, W), labels int64 (n,) from 0. The weights depend only on the data,
+    The weights depend only on the data,
     not on the number of threads or the global random state, which are left unchanged. `log` is
     called with a sentence before and after training, and if a cache file is unusable. Raises
     DataError for images that are too small or all equal, for fewer than two classes, and for
     unequal numbers of images and labels.
     """
-    _check(name, train, train_labels, held_out, held_out_labels)
-    classes = int(train_labels.max()) + 1
-    key = _key(train, train_labels, held_out, held_out_labels)
+    _check(name, train, held_out)
+    images, labels = train
+    classes = int(labels.max()) + 1
+    key = _key(*train, *held_out)
     path = cache / f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key[:16]}.pt"
-    cached = _untrained(train, classes)
-    accuracy = _read(path, key, cached, log)
-    if accuracy is not None:
-        return TrainedClassifier(cached.eval(), accuracy, path, trained_now=False)
+    network = _untrained(images, classes)
+    cached_accuracy = _read(path, key, network, log)
+    if cached_accuracy is not None:
+        return TrainedClassifier(network.eval(), cached_accuracy, path, trained_now=False)
     # Start from a new network: a damaged file may have changed part of the other's weights.
-    network = _untrained(train, classes)
-    with _threads(THREADS), torch.enable_grad():
-        _train(network, name, train, train_labels, log)
-        accuracy = _accuracy(network, held_out, held_out_labels)
+    network = _untrained(images, classes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        with torch.enable_grad():
+            _train(network, name, images, labels, log)
+        accuracy = _accuracy(network, *held_out)
+    finally:
+        torch.set_num_threads(threads)
     where = _write(path, key, network, accuracy)
     log(f"metrics: the classifier is right on {accuracy:.1%} of the held-out images; {where}")
     return TrainedClassifier(network, accuracy, path, trained_now=True)
 
 
-def _check(
-    name: str, train: Tensor, train_labels: Tensor, held_out: Tensor, held_out_labels: Tensor
-) -> None:
-    for images, labels in ((train, train_labels), (held_out, held_out_labels)):
+def _check(name: str, *parts: Labelled) -> None:
+    for images, labels in parts:
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(
                 f"A classifier cannot be trained on {name}: it has {len(images)} images and"
                 f" {len(labels)} labels."
             )
-    if min(train.shape[2:]) < SIDE:
+    images, labels = parts[0]
+    if min(images.shape[2:]) < SIDE:
         raise DataError(
             f"A classifier cannot be trained on {name}: its images of"
-            f" {train.shape[2]}x{train.shape[3]} are smaller than {SIDE}x{SIDE}."
+            f" {images.shape[2]}x{images.shape[3]} are smaller than {SIDE}x{SIDE}."
         )
-    if int(train_labels.min()) < 0 or len(train_labels.unique()) < 2:
+    if int(labels.min()) < 0 or len(labels.unique()) < 2:
         raise DataError(
             f"A classifier cannot be trained on {name}: its labels have fewer than two classes."
         )
     # In chunks: one comparison would need as much memory as the images.
-    if all(bool((chunk == train[0]).all()) for chunk in train.split(512)):
+    if all(bool((chunk == images[0]).all()) for chunk in images.split(512)):
         raise DataError(f"A classifier cannot be trained on {name}: all its images are equal.")
 
 
@@ -159,15 +160,12 @@ def _train(
 
 
 def _steps(images: Tensor) -> int:
-    most = max(STEPS, EPOCHS * len(images) // BATCH)
-    return min(most, max(STEPS, BUDGET * images.shape[1] // (_positions(images) * BATCH)))
-
-
-def _positions(images: Tensor) -> int:
-    """Return the number of positions in the first layer's output; a step's time grows with it."""
-    height, width = images.shape[2:]
+    channels, height, width = images.shape[1:]
     down, across = first_strides(height, width)
-    return (height // down) * (width // across)
+    # The positions in the first layer's output; a step's time grows with their number.
+    positions = (height // down) * (width // across)
+    most = max(STEPS, EPOCHS * len(images) // BATCH)
+    return min(most, max(STEPS, BUDGET * channels // (positions * BATCH)))
 
 
 def _batches(count: int) -> Iterator[Tensor]:
@@ -209,16 +207,6 @@ def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     return correct / len(images)
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _checksum(key: str, weights: dict[str, Tensor], accuracy: float) -> str:
     digest = hashlib.sha256(f"{key} {accuracy!r}".encode())
     for name in sorted(weights):
@@ -248,21 +236,15 @@ def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None])
 
 
 def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
-    """Cache the network; return a clause for the log that says where, or why it failed."""
+    """Cache the network; return a clause for the log that says where, or why this failed."""
     weights = dict(network.state_dict())
     stored = io.BytesIO()
     checksum = _checksum(key, weights, accuracy)
     torch.save({"weights": weights, "accuracy": accuracy, "sha256": checksum}, stored)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Write a temporary file first: another process may be writing or reading the same file.
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with stored.getbuffer() as data:
-                temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        return f"it is not cached, because {path.parent} cannot be written ({error.strerror})."
+        # Atomically: another process may be writing or reading the same file.
+        write_atomically(path, stored.getbuffer(), durable=False)
+    except (OSError, DiskError) as error:
+        return f"it is not cached: {error}"
     return f"it is cached in {path}."

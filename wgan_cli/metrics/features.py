@@ -6,8 +6,6 @@ constant samples torch-fidelity returns meaningless numbers.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 # torch-fidelity's default seed, for the subsets of KID and the splits of the Inception Score.
@@ -23,23 +21,16 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     for unequal d, and if all samples of a set are equal.
     """
     real, fake = _pair(real, fake)
-    from torch_fidelity import metric_fid
-
-    result = metric_fid.fid_statistics_to_metric(
-        _statistics(real), _statistics(fake), verbose=False
-    )
-    # Rounding can make the distance of a set to itself slightly negative.
-    return max(0.0, float(result[metric_fid.KEY_METRIC_FID]))
-
-
-def _statistics(features: Tensor) -> dict[str, Any]:
     import numpy as np
     from torch_fidelity import metric_fid
 
-    statistics: dict[str, Any] = metric_fid.fid_features_to_statistics(features)
-    # For a single feature, torch-fidelity returns the covariance as a scalar.
-    statistics["sigma"] = np.atleast_2d(statistics["sigma"])
-    return statistics
+    statistics = [metric_fid.fid_features_to_statistics(features) for features in (real, fake)]
+    for each in statistics:
+        # For a single feature, torch-fidelity returns the covariance as a scalar.
+        each["sigma"] = np.atleast_2d(each["sigma"])
+    result = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
+    # Rounding can make the distance of a set to itself slightly negative.
+    return max(0.0, float(result[metric_fid.KEY_METRIC_FID]))
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:

@@ -73,32 +73,21 @@ def available() -> bool:
     return hashlib.sha256(stored).hexdigest() == SHA256
 
 
-def inception(fetch: bool) -> Inception:
-    """Load the network from `weights_path()` to the CPU; `fetch` downloads a missing file.
+def inception() -> Inception:
+    """Load the network from `weights_path()` to the CPU; download the file if it is missing.
 
-    Raises DataError if the file is missing, cannot be downloaded, or is not the published one.
+    Raises DataError if the file cannot be downloaded or is not the published one.
     """
     path = weights_path()
     if not path.is_file():
-        if not fetch:
-            raise DataError(_missing(path, "is missing"))
-        _download(path)
-    return Inception(_read_verified(path))
-
-
-def _download(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            URL, str(path), hash_prefix=SHA256, progress=sys.stderr.isatty()
-        )
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise DataError(_missing(path, f"could not be downloaded ({reason})")) from error
-
-
-def _read_verified(path: Path) -> dict[str, Tensor]:
-    """Return the file's tensors. Raises DataError if it is not the published file."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(
+                URL, str(path), hash_prefix=SHA256, progress=sys.stderr.isatty()
+            )
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise DataError(_missing(path, f"could not be downloaded ({reason})")) from error
     try:
         stored = path.read_bytes()
     except OSError as error:
@@ -115,7 +104,7 @@ def _read_verified(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be loaded safely: {reason}") from error
-    return dict(weights)
+    return Inception(dict(weights))
 
 
 def _missing(path: Path, problem: str) -> str:

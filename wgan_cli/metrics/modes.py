@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgan_cli.metrics.distances import EXACT
+
 _RADIUS_IN_STD = 3.0
 
 
@@ -44,4 +46,4 @@ def _distances(samples: Tensor, centres: Tensor, std: float) -> Tensor:
         raise ValueError("the samples or centres hold NaN or infinite values")
     if not 0 < std < float("inf"):
         raise ValueError(f"std must be above 0, not {std}")
-    return torch.cdist(samples, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.cdist(samples, centres, compute_mode=EXACT)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# cdist's faster mode uses matrix products, whose rounding separates equal samples.
-_EXACT = "donot_use_mm_for_euclid_dist"
+from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
+
 # The size of a temporary array: 64 MB in float64. A few of them exist at the same time.
 _MAX_NUMBERS = 2**23
 
@@ -25,9 +25,7 @@ def precision_recall(
     if real_radii is None:
         real_radii = ball_radii(real, k)
     fake_radii = ball_radii(fake, k)
-    real, fake = _rows(real), _rows(fake)
-    if not real.isfinite().all():
-        raise ValueError("the samples hold NaN or infinite values")
+    real, fake = finite_rows(real), finite_rows(fake)
     inside_real, inside_fake = _inside_balls(real, fake, real_radii, fake_radii)
     return float(inside_real.double().mean()), float(inside_fake.double().mean())
 
@@ -38,24 +36,22 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     Samples are (n, ...) and are flattened. Raises ValueError for NaN or infinity, and for k or
     fewer samples.
     """
-    samples = _rows(samples)
+    samples = finite_rows(samples)
     if len(samples) <= k:
         raise ValueError(f"more than k={k} samples of each kind are needed")
-    if not samples.isfinite().all():
-        raise ValueError("the samples hold NaN or infinite values")
     all_radii = []
     count = min(2 * (k + 1), len(samples))
     for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
         low, high = _squared_bounds(rows, samples)
         # The nearest sample is the sample itself, at distance 0: hence k + 1 below.
         nearest = low.topk(count, dim=1, largest=False)
-        chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=_EXACT)[:, 0]
+        chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=EXACT)[:, 0]
         radii = chosen.kthvalue(k + 1, dim=1).values
         # At least k + 1 samples lie within `reach`, so samples beyond it do not matter.
         reach = high.gather(1, nearest.indices[:, : k + 1]).amax(dim=1)
         undecided = ~(nearest.values[:, -1] > reach)
         if count < len(samples) and undecided.any():
-            distances = torch.cdist(rows[undecided], samples, compute_mode=_EXACT)
+            distances = torch.cdist(rows[undecided], samples, compute_mode=EXACT)
             radii[undecided] = distances.kthvalue(k + 1, dim=1).values
         all_radii.append(radii)
     return torch.cat(all_radii)
@@ -70,23 +66,17 @@ def _inside_balls(
     """
     inside_real = []
     inside_fake = torch.zeros(len(real), dtype=torch.bool)
-    perhaps = inside_fake.clone()
+    maybe_inside_fake = inside_fake.clone()
     real_squares = real_radii.square()
     at_once = _rows_at_once(len(real))
     for rows, squares in zip(fake.split(at_once), fake_radii.square().split(at_once), strict=True):
         low, high = _squared_bounds(rows, real)
-        inside_real.append(
-            _decide(
-                (high < real_squares).any(dim=1),
-                ~(low > real_squares).all(dim=1),
-                rows,
-                real,
-                real_radii,
-            )
-        )
+        surely = (high < real_squares).any(dim=1)
+        perhaps = ~(low > real_squares).all(dim=1)
+        inside_real.append(_decide(surely, perhaps, rows, real, real_radii))
         inside_fake |= (high < squares[:, None]).any(dim=0)
-        perhaps |= ~(low > squares[:, None]).all(dim=0)
-    return torch.cat(inside_real), _decide(inside_fake, perhaps, real, fake, fake_radii)
+        maybe_inside_fake |= ~(low > squares[:, None]).all(dim=0)
+    return torch.cat(inside_real), _decide(inside_fake, maybe_inside_fake, real, fake, fake_radii)
 
 
 def _decide(
@@ -95,27 +85,15 @@ def _decide(
     """Return whether each sample lies in a centre's ball; exact distances decide unclear cases."""
     undecided = (perhaps & ~surely).nonzero()[:, 0]
     for indices in undecided.split(_rows_at_once(len(centres))):
-        distances = torch.cdist(samples[indices], centres, compute_mode=_EXACT)
+        distances = torch.cdist(samples[indices], centres, compute_mode=EXACT)
         surely[indices] = (distances <= radii).any(dim=1)
     return surely
 
 
 def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a lower and an upper bound of every squared distance, (n, m) each.
-
-    They come from a matrix product, which on wide features is tens of times faster than exact
-    `cdist`. The bounds allow for the rounding of both, so that only unclear cases need `cdist`.
-    """
-    sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
-    squared = torch.addmm(sizes, rows, columns.T, alpha=-2)
-    # The rounding error of a sum of d products is at most d/2 eps times the sum of their absolute
-    # values, here at most |x|^2 + |y|^2. The slack is several times that.
-    slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
+    """Return a lower and an upper bound of every squared distance, (n, m) each."""
+    squared, slack = squared_distances(rows, columns)
     return squared - slack, squared + slack
-
-
-def _rows(samples: Tensor) -> Tensor:
-    return samples.detach().flatten(1).double().cpu()
 
 
 def _rows_at_once(numbers_per_row: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
 from wgan_cli.randomness import Draws
 
 # The medians in `exact_wasserstein` are taken of about this many rows or columns.
@@ -21,7 +22,12 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     """
     from scipy.optimize import linear_sum_assignment
 
-    first, second = _pair(first, second)
+    if first.shape != second.shape or len(first) == 0:
+        raise ValueError(
+            f"two samples of equal shape are needed, not {list(first.shape)} and"
+            f" {list(second.shape)}"
+        )
+    first, second = finite_rows(first), finite_rows(second)
     costs = _distances(first, second).numpy()
     # Subtracting a constant from a row or column does not change the best assignment. It makes the
     # search several times faster if generated samples are similar, and so the costs in a column.
@@ -33,28 +39,12 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     return float((first[rows] - second[columns]).norm(dim=1).mean())
 
 
-def sliced_wasserstein(
-    first: Tensor, second: Tensor, draws: Draws, projections: int = 512
-) -> float:
-    """Return sliced W1: the mean W1 of the samples' projections to random lines, in their units.
-
-    It estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>) (Bonneel et
-    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1) by `projections` directions from `draws`,
-    in float64, and never exceeds W1. Samples are (n, ...) and are flattened. Raises ValueError for
-    unequal sizes and for NaN or infinite values.
-    """
-    first, second = _pair(first, second)
-    return projected_distance(
-        *(sorted_projections(side, draws, projections) for side in (first, second))
-    )
-
-
 def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
     """Project samples (n, ...) to random lines and sort them along each, (projections, n).
 
     The same `draws` give the same lines. Raises ValueError for NaN or infinite values.
     """
-    rows = _rows(samples)
+    rows = finite_rows(samples)
     # POT's `ot.sliced_wasserstein_distance` gives the same number, but its import takes 2 seconds.
     directions = draws.numpy().standard_normal((rows.shape[1], projections))
     directions /= np.linalg.norm(directions, axis=0)
@@ -63,10 +53,12 @@ def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) ->
 
 
 def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return sliced W1 of two sets from their `sorted_projections`: the mean distance of the pairs.
+    """Return sliced W1 of two sets of samples, given their `sorted_projections`, in their units.
 
-    On a line, pairing sorted points is the cheapest assignment. Raises ValueError for unequal
-    shapes and for no samples.
+    It estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>) (Bonneel et
+    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1), and never exceeds W1. On a line, pairing
+    sorted points is the cheapest assignment, so it is the mean distance of the pairs. Raises
+    ValueError for unequal shapes and for no samples.
     """
     if first.shape != second.shape or first.size == 0:
         raise ValueError(
@@ -78,34 +70,12 @@ def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
 def _distances(first: Tensor, second: Tensor) -> Tensor:
     """Return the distances between all rows, (n, m), each accurate to nine digits.
 
-    They come from a matrix product, on images ten times faster than exact `cdist`. Rows with a
-    neighbour so near that the rounding would matter are computed by exact `cdist`.
+    Rows with a neighbour so near that rounding would matter are computed by exact `cdist`.
     """
-    sizes = first.square().sum(dim=1)[:, None] + second.square().sum(dim=1)
-    squared = torch.addmm(sizes, first, second.T, alpha=-2)
-    # A bound on the rounding error, as in `neighbours._squared_bounds`.
-    slack = sizes.mul_(4 * (first.shape[1] + 8) * torch.finfo(torch.float64).eps)
+    squared, slack = squared_distances(first, second)
     # True for a square that overflowed, too.
     near = ~(slack < 1e-9 * squared).all(dim=1)
     distances = squared.sqrt_()
     if near.any():
-        mode = "donot_use_mm_for_euclid_dist"
-        distances[near] = torch.cdist(first[near], second, compute_mode=mode)
+        distances[near] = torch.cdist(first[near], second, compute_mode=EXACT)
     return distances
-
-
-def _pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both samples as float64 rows (n, d) on the CPU."""
-    if first.shape != second.shape or len(first) == 0:
-        raise ValueError(
-            f"two samples of equal shape are needed, not {list(first.shape)} and"
-            f" {list(second.shape)}"
-        )
-    return _rows(first), _rows(second)
-
-
-def _rows(samples: Tensor) -> Tensor:
-    rows = samples.detach().flatten(1).double().cpu()
-    if not rows.isfinite().all():
-        raise ValueError("the samples hold NaN or infinite values")
-    return rows

@@ -106,10 +106,11 @@ class Critic(nn.Module):
         super().__init__()
         channels, side, halvings = _plan(sample_shape)
         planes = [width * 2**level for level in range(halvings)]
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), _leaky_relu()]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1)]
+        layers.append(nn.LeakyReLU(0.2, inplace=True))
         for outer, inner in pairwise(planes):
             layer = nn.Conv2d(outer, inner, 4, 2, 1, bias=norm != "batch")
-            layers += [*_normalised(layer, norm, inner), _leaky_relu()]
+            layers += [*_normalised(layer, norm, inner), nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers, mark_float32(nn.Conv2d(planes[-1], 1, side)))
         self.projection = Projection(planes[-1] * side * side, classes)
         _initialise(self)
@@ -121,7 +122,3 @@ class Critic(nn.Module):
         for layer in hidden:
             maps = layer(maps)
         return self.projection(run_in_float32(last, maps).flatten(), maps.flatten(1), labels)
-
-
-def _leaky_relu() -> nn.Module:
-    return nn.LeakyReLU(0.2, inplace=True)

@@ -40,15 +40,10 @@ class Generator(nn.Module):
         if len(self.sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw weights that preserve the latent's variance (arXiv 1502.01852, eq. 10); zero biases.
-
-        With PyTorch's default, each layer keeps a sixth of the variance, and the first samples are
-        almost equal. A clipped critic then moves them together, and they never spread out.
-        """
-        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        # Preserve the latent's variance (arXiv 1502.01852, eq. 10). With PyTorch's default, each
+        # layer keeps a sixth of it, and the first samples are almost equal. A clipped critic then
+        # moves them together, and they never spread out.
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         for layer in linear[:-1]:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
         nn.init.xavier_uniform_(linear[-1].weight)

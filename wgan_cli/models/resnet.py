@@ -75,14 +75,6 @@ def _apply_norm(norm: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
     return norm(maps) if labels is None else norm(maps, labels)
 
 
-def _upsample(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, scale_factor=2, mode="nearest")
-
-
-def _downsample(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(maps, 2)
-
-
 class Block(nn.Module):
     """A residual block: maps (batch, inner, side, side) to (batch, outer, ...), up, down or same.
 
@@ -112,14 +104,14 @@ class Block(nn.Module):
         """Map (batch, inner, side, side), and optional labels (batch,), to the new size."""
         residual = torch.relu(_apply_norm(self.norm1, maps, labels))
         if self.resample == "up":
-            residual = _upsample(residual)
+            residual = F.interpolate(residual, scale_factor=2, mode="nearest")
         residual = self.conv1(residual)
         residual = self.conv2(torch.relu(_apply_norm(self.norm2, residual, labels)))
         # A 1x1 convolution commutes with resampling; on the smaller map it costs a quarter.
         if self.resample == "up":
-            return residual + _upsample(self.shortcut(maps))
+            return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":
-            return _downsample(residual) + self.shortcut(_downsample(maps))
+            return F.avg_pool2d(residual, 2) + self.shortcut(F.avg_pool2d(maps, 2))
         return residual + self.shortcut(maps)
 
 
@@ -135,7 +127,7 @@ class ImageBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (batch, channels, side, side) to (batch, outer, side / 2, side / 2)."""
         residual = self.conv2(torch.relu(self.conv1(images)))
-        return _downsample(residual) + self.shortcut(_downsample(images))
+        return F.avg_pool2d(residual, 2) + self.shortcut(F.avg_pool2d(images, 2))
 
 
 class Generator(nn.Module):

@@ -1,4 +1,4 @@
-"""A trial pass through networks whose shapes the config does not tell."""
+"""A trial forward pass, for networks whose shapes the config does not state."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def refuse_misfit(
     sample_shape: Sequence[int],
     classes: int | None = None,
 ) -> None:
-    """Raise `ConfigError` where a pass of two samples fails or gives the wrong shape.
+    """Raise `ConfigError` if a forward pass of two samples fails or gives the wrong shape.
 
-    The generator must map (batch, latent_dim) to (batch, *sample_shape), the critic that to
-    (batch,). The networks are not changed.
+    The generator must map (batch, latent_dim) to (batch, *sample_shape), and the critic that shape
+    to (batch,). The networks are not changed.
     """
     device = next(critic.parameters()).device
     labels = [] if classes is None else [torch.zeros(_BATCH, dtype=torch.int64, device=device)]
@@ -46,7 +46,7 @@ def _try(kind: str, network: nn.Module, inputs: list[Tensor], expected: tuple[in
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "failed"
         raise ConfigError(
-            f"{trial}, as the data have it: {reason}. Choose another model or other data."
+            f"{trial} fails: {reason}. Choose another model or other data."
         ) from error
     finally:
         for module, training in modes:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
-from wgan_cli.pictures import grid, plane, save_png, scatter, surface
+from wgan_cli.pictures import grid, plane, save_png, scatter
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
@@ -93,9 +93,9 @@ class SamplePictures(Callback):
             point.pictures["samples/scatter_raw"] = scatter(real, raw)
         xs, ys, points = plane(real)
         scores = _scores(trainer, points.to(trainer.device)).cpu().numpy()
-        scores = scores.reshape(len(ys), len(xs))
+        surface = xs, ys, scores.reshape(len(ys), len(xs))
         point.pictures["samples/scatter"] = scatter(real, fake)
-        point.pictures["critic/surface"] = surface(real, fake, scores, xs, ys)
+        point.pictures["critic/surface"] = scatter(real, fake, surface)
 
     def _real_images(self, trainer: ObservedTrainer) -> Tensor:
         if trainer.classes is None or self.labels is None:
