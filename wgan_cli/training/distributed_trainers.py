@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.distributed.process_group import Instruction, ProcessGroup
 from wgan_cli.errors import DivergedError, RankError, WganError
-from wgan_cli.training.batch_norm_rollback import BatchNormRollback
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
 
 class DistributedUpdates(Updates):
-    """`Updates` that keep BatchNorm's statistics if another rank is lost during an update.
+    """`Updates` that restore BatchNorm's running statistics if another rank is lost in an update.
 
-    The run is then saved as it was before that update.
+    The run is then saved as it was before that update, which is repeated after a resume.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._batch_norm = BatchNormRollback((self.generator, self.critic))
+        modules = (*self.generator.modules(), *self.critic.modules())
+        self._statistics = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
 
     def critic_update(self, *arguments: Any, **options: Any) -> Tensor:
         """As `Updates.critic_update`."""
-        with self._batch_norm:
+        with self._statistics_restored_on_failure():
             return super().critic_update(*arguments, **options)
 
     def generator_update(self, *arguments: Any, **options: Any) -> Tensor:
         """As `Updates.generator_update`."""
-        with self._batch_norm:
+        with self._statistics_restored_on_failure():
             return super().generator_update(*arguments, **options)
+
+    @contextmanager
+    def _statistics_restored_on_failure(self) -> Iterator[None]:
+        before = [buffer.clone() for buffer in self._statistics]
+        try:
+            yield
+        except BaseException:
+            for buffer, former in zip(self._statistics, before, strict=True):
+                buffer.copy_(former)
+            raise
 
 
 class _DistributedTrainer(Trainer):
-    """A trainer of one rank of several."""
-
     @property
     def group(self) -> ProcessGroup:
         assert isinstance(self.updates.ranks, ProcessGroup)
@@ -61,7 +72,7 @@ class LeaderTrainer(_DistributedTrainer):
             raise
 
     def start(self) -> None:
-        """Start the callbacks, which record it if a rank is missing; then send the state."""
+        """Start the callbacks, wait for the other ranks, and send them the state."""
         super().start()
         self.group.arrive("start")
         self.group.send(self.state_dict())
@@ -75,8 +86,7 @@ class LeaderTrainer(_DistributedTrainer):
 
     def housekeeping(self) -> None:
         """Log, evaluate, draw and save if due; then let the others continue."""
-        due = self.cadence.point(self.step, self.steps).anything
-        self._awaited = due
+        self._awaited = due = self.cadence.point(self.step, self.steps).anything
         super().housekeeping()
         if due:
             self._send(Instruction.CONTINUE)
@@ -84,7 +94,7 @@ class LeaderTrainer(_DistributedTrainer):
     def stop(self, error: WganError) -> NoReturn:
         """Save the run and end it with `error`, or with the failure of another rank.
 
-        When one rank has failed, torchrun asks all ranks to end: the failure is the real reason.
+        When one rank fails, torchrun asks the others to end. The failure is then the real reason.
         """
         self._awaited = True
         super().stop(self.group.failure_of_other_rank() or error)

@@ -20,7 +20,7 @@ from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Poin
 class Loggers(Callback):
     """Hand every measured point to each logger, by its name in the config.
 
-    `final` is a view of the newest value of every tag. Comes after the callbacks that add
+    `final` holds the newest value of every tag. This callback comes after those that add
     measurements and before saving: a checkpoint means that everything up to its step is logged.
     """
 
@@ -53,7 +53,7 @@ class Loggers(Callback):
         self._log(point)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Log what was measured."""
+        """Log the measurements."""
         self._log(point)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
@@ -61,7 +61,7 @@ class Loggers(Callback):
         for name, logger in self._started.items():
             with _named(name, logger):
                 logger.rollback(trainer.recorded)
-        last = trainer.returns.last
+        last = trainer.rollbacks.last
         text = f"after step {last.at} back to {last.to}, rates x {last.lr_factor:g}: {last.reason}"
         self._log(Measurements(trainer.step, text={"returns": text}))
 
