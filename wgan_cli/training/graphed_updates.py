@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from wgan_cli.acceleration.cuda_graphs import CudaGraph, Graph, GraphedUpdate, make_capturable
+from wgan_cli.acceleration.cuda_graphs import CudaGraph, GraphedUpdate, make_capturable
 from wgan_cli.randomness import Draws
 from wgan_cli.training.nan_guard import tensors_moved_by
 from wgan_cli.training.updates import Updates
 
 
 class GraphedUpdates(Updates):
-    """`Updates` of a single process, with the same arguments; `graph` makes an empty graph."""
+    """`Updates` of a single process, with the same arguments."""
 
-    def __init__(
-        self, *arguments: Any, graph: Callable[[], Graph] = CudaGraph, **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, graph: type[CudaGraph] = CudaGraph, **options: Any) -> None:
         super().__init__(*arguments, **options)
         critic_update, generator_update = super().critic_update, super().generator_update
         self._critic_graph = GraphedUpdate(
@@ -55,7 +52,7 @@ class GraphedUpdates(Updates):
         return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Updates.load_state_dict`; the tensors that the graphs read have moved then."""
+        """As `Updates.load_state_dict`; this moves the tensors that the graphs read."""
         super().load_state_dict(state)
         self._record_anew()
 
@@ -68,8 +65,5 @@ class GraphedUpdates(Updates):
     def _changed_by(self, network: str) -> list[Tensor]:
         """The tensors that an update of this network changes."""
         ((trained, optimizer),) = [(t, o) for name, t, o in self._networks() if name == network]
-        return [
-            *trained.updated_tensors(),
-            *self.nan_guard.tensors(),
-            *tensors_moved_by(optimizer),
-        ]
+        guard = self.nan_guard.tensors()
+        return [*trained.updated_tensors(), *guard, *tensors_moved_by(optimizer)]

@@ -79,7 +79,7 @@ class Profile(Callback):
         first, self._first = self._first, 0
         if trainer.step < first:
             message = (
-                "profile: no trace: the run ended at step %d and tracing was due from step %d."
+                "profile: no trace: the run ended at step %d and the first to be traced was %d."
             )
             log.warning(message, trainer.step, first)
             return
