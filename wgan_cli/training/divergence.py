@@ -45,12 +45,10 @@ def check_finite(
 
 def _cause(critic: list[float], generator: list[float]) -> tuple[str, str]:
     """The first term that is not finite, and whether it is NaN or infinite."""
-    terms = dict(zip(CRITIC_TERMS, critic, strict=True))
-    ordered = {name: terms[name] for name in _CRITIC_ORDER}
-    ordered.update(zip(GENERATOR_TERMS, generator, strict=True))
-    for name, value in ordered.items():
-        if not math.isfinite(value):
-            return name, _describe(value)
+    terms = dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
+    for name in (*_CRITIC_ORDER, *GENERATOR_TERMS):
+        if not math.isfinite(terms[name]):
+            return name, _describe(terms[name])
     return "a weight", "NaN or infinite"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ class Rollback:
         self.lr_factor = lr_factor
 
     def state_to_load(
-        self, error: DivergedError, at: int, so_far: RollbackHistory
+        self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
     ) -> dict[str, Any]:
-        """The newest checkpoint's state with this rollback added to it.
+        """The newest checkpoint's state with this rollback, from step `at`, added to it.
 
         Raises `DivergedError` if no rollback or no checkpoint is left.
         """
@@ -50,36 +50,12 @@ class Rollback:
         state, _, warnings = load_newest(self.checkpoints)
         for warning in warnings:
             log.warning("%s", warning)
-        if so_far and at <= so_far.last.at:
+        if so_far and at <= so_far[-1].at:
             # A lower rate did not help: the weights of that checkpoint may be bad already.
-            older, _, _ = load_newest(self.checkpoints, before=so_far.last.to)
+            older, _, _ = load_newest(self.checkpoints, before=so_far[-1].to)
             state = older or state
         if state is None:
             raise DivergedError(error.what, f"There is no checkpoint to go back to. {error.advice}")
-        factor = self.lr_factor * so_far.lr_factor
+        factor = self.lr_factor * (so_far[-1].lr_factor if so_far else 1.0)
         record = RollbackRecord(at, state["step"], factor, error.what)
-        return {**state, "returns": [*so_far.state(), asdict(record)]}
-
-
-class RollbackHistory:
-    """The rollbacks of a run so far, as its checkpoints keep them."""
-
-    def __init__(self, state: Iterable[dict[str, Any]] = ()) -> None:
-        self._records = [RollbackRecord(**entry) for entry in state]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @property
-    def lr_factor(self) -> float:
-        """The factor on every learning rate."""
-        return self._records[-1].lr_factor if self._records else 1.0
-
-    @property
-    def last(self) -> RollbackRecord:
-        """The newest rollback."""
-        return self._records[-1]
-
-    def state(self) -> list[dict[str, Any]]:
-        """For checkpoints and `status.json`."""
-        return [asdict(entry) for entry in self._records]
+        return {**state, "returns": [asdict(rollback) for rollback in (*so_far, record)]}

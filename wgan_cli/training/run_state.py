@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from wgan_cli.errors import CheckpointError
 from wgan_cli.training.ema import ExponentialMovingAverage
-from wgan_cli.training.rollback import RollbackHistory
+from wgan_cli.training.rollback import RollbackRecord
 from wgan_cli.training.running_means import RunningMeans
 from wgan_cli.training.updates import Updates
 
@@ -30,7 +31,7 @@ class RunState:
         self.step = 0
         self.inner = 0
         self.unmeasured = False
-        self.rollbacks = RollbackHistory()
+        self.rollbacks: list[RollbackRecord] = []
         self.means = RunningMeans(self.device)
         self.guard_reset_at = 0
 
@@ -45,7 +46,7 @@ class RunState:
             "step": self.step,
             "inner": self.inner,
             "unmeasured": self.unmeasured,
-            "returns": self.rollbacks.state(),
+            "returns": [asdict(rollback) for rollback in self.rollbacks],
             "world": self.updates.ranks.world,
             **self.updates.state_dict(),
             "window": self.means.state_dict(),
@@ -64,7 +65,7 @@ class RunState:
             self.step = int(state["step"])
             self.inner = int(state.get("inner", 0))
             self.unmeasured = bool(state.get("unmeasured", False))
-            self.rollbacks = RollbackHistory(state.get("returns", ()))
+            self.rollbacks = [RollbackRecord(**entry) for entry in state.get("returns", ())]
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None

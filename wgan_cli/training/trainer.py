@@ -103,7 +103,8 @@ class Trainer(RunState):
 
     def train_step(self) -> None:
         """One step of Algorithm 1: n_critic critic updates and one generator update."""
-        self._rates.set(self.decay.factor(self.step) * self.rollbacks.lr_factor)
+        rollback_factor = self.rollbacks[-1].lr_factor if self.rollbacks else 1.0
+        self._rates.set(self.decay.factor(self.step) * rollback_factor)
         self.critic_phase()
         self.generator_phase()
         if self.ema is not None:

@@ -61,7 +61,7 @@ class Loggers(Callback):
         for name, logger in self._started.items():
             with _named(name, logger):
                 logger.rollback(trainer.recorded)
-        last = trainer.rollbacks.last
+        last = trainer.rollbacks[-1]
         text = f"after step {last.at} back to {last.to}, rates x {last.lr_factor:g}: {last.reason}"
         self._log(Measurements(trainer.step, text={"returns": text}))
 

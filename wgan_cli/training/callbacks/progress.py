@@ -41,7 +41,7 @@ class Progress(Callback):
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Log the reason, and set the bar back."""
-        last = trainer.rollbacks.last
+        last = trainer.rollbacks[-1]
         message = "%s Back to step %d, learning rates times %g from there."
         log.warning(message, last.reason, last.to, last.lr_factor)
         if self._bar is not None:

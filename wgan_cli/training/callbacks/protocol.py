@@ -13,7 +13,7 @@ from torch import nn
 from wgan_cli.evaluation.evaluation import EvaluationResult
 from wgan_cli.loggers import Measurements
 from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.rollback import RollbackHistory
+from wgan_cli.training.rollback import RollbackRecord
 
 # Makes a context for a named phase of a step, which a profiler shows as a range of this name.
 Phase = Callable[[str], AbstractContextManager[object]]
@@ -74,7 +74,7 @@ class ObservedTrainer(Protocol):
     generator: nn.Module  # samples are drawn from it; the moving average if there is one
     raw_generator: nn.Module | None  # the generator as it is trained, if there is an average
     critic: nn.Module
-    rollbacks: RollbackHistory
+    rollbacks: list[RollbackRecord]
 
     @property
     def recorded(self) -> int:

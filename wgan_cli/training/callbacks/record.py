@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import RunStatus, now, read_status, write_status
@@ -75,7 +75,7 @@ class Record(Callback):
             step=trainer.step,
             steps=trainer.steps,
             final=self.final,
-            returns=trainer.rollbacks.state(),
+            returns=[asdict(rollback) for rollback in trainer.rollbacks],
             started=self._started,
             evaluation_seconds={metric: round(s, 3) for metric, s in self._costs.items()},
             seconds=round(self._seconds_before + time.perf_counter() - self._clock, 3),
