@@ -57,10 +57,10 @@ class TrainedNetwork:
         self.frozen = Frozen(self.forward_network)
         forward = dict(self.forward_network.named_parameters())
         # Weights that have a bfloat16 copy come first, so that one kernel refreshes all copies.
-        self._names = sorted(own, key=lambda name: forward[name] is own[name])
-        self._index = {name: index for index, name in enumerate(own)}
-        self._own = [own[name] for name in self._names]
-        self._forward = [forward[name] for name in self._names]
+        names = sorted(own, key=lambda name: forward[name] is own[name])
+        self._indices = [list(own).index(name) for name in names]
+        self._own = [own[name] for name in names]
+        self._forward = [forward[name] for name in names]
         self._copies = [p for p, q in zip(self._forward, self._own, strict=True) if p is not q]
         self._copied = self._own[: len(self._copies)]
         self._flat: FlatBuffer | None = None
@@ -148,9 +148,7 @@ class TrainedNetwork:
 
     def zero_grad(self) -> None:
         """Drop the gradients. Call it before every backward pass."""
-        for parameter in self._forward:
-            parameter.grad = None
-        for parameter in self._copied:
+        for parameter in (*self._forward, *self._copied):
             parameter.grad = None
 
     @torch.no_grad()
@@ -213,14 +211,11 @@ class TrainedNetwork:
         """Turn the state of a flat network's optimizer into one with an entry per parameter."""
         if self._flat is None:
             return state
-        entries: dict[int, dict[str, Any]] = {index: {} for index in self._index.values()}
+        entries: dict[int, dict[str, Any]] = {index: {} for index in range(len(self._own))}
         for key, value in state["state"].get(0, {}).items():
-            values: Sequence[Any] = [value] * len(entries)
-            if isinstance(value, Tensor):
-                values = values if key == _COUNT else self._flat.split(value)
-                values = [each.clone() for each in values]
-            for name, each in zip(self._names, values, strict=True):
-                entries[self._index[name]][key] = each
+            values = [value] * len(entries) if _is_shared(key, value) else self._flat.split(value)
+            for index, each in zip(self._indices, values, strict=True):
+                entries[index][key] = each.clone() if isinstance(each, Tensor) else each
         (group,) = state["param_groups"]
         return {
             "state": entries if state["state"] else {},
@@ -235,22 +230,25 @@ class TrainedNetwork:
         if self._flat is None:
             return state
         (group,) = state["param_groups"]
-        if group["params"] != list(range(len(self._names))):
+        if group["params"] != list(range(len(self._own))):
             raise ValueError("an optimizer's state is of another network")
         joined: dict[str, Any] = {}
-        for position, name in enumerate(self._names):
-            for key, value in state["state"].get(self._index[name], {}).items():
-                if key == _COUNT or not isinstance(value, Tensor):
-                    joined.setdefault(key, value)
-                else:
-                    if key not in joined:
-                        joined[key] = FlatBuffer(self._own)
-                    joined[key].parts[position].copy_(value)
-        flat = {k: v.flat if isinstance(v, FlatBuffer) else v for k, v in joined.items()}
+        for position, index in enumerate(self._indices):
+            for key, value in state["state"].get(index, {}).items():
+                if key not in joined:
+                    shared = _is_shared(key, value)
+                    joined[key] = value if shared else torch.zeros_like(self._flat.flat)
+                if not _is_shared(key, value):
+                    self._flat.split(joined[key])[position].copy_(value)
         return {
-            "state": {0: flat} if state["state"] else {},
+            "state": {0: joined} if state["state"] else {},
             "param_groups": [{**group, "params": [0]}],
         }
+
+
+def _is_shared(key: str, value: Any) -> bool:
+    """Whether all parameters have the same value in an optimizer's state, like its step count."""
+    return key == _COUNT or not isinstance(value, Tensor)
 
 
 def _foreach(
