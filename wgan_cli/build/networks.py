@@ -64,9 +64,8 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network; its own settings override those of both."""
-    not_settings = {"name", "critic", "generator"}
-    settings = {key: value for key, value in node.items() if key not in not_settings}
+    """Build one network's optimizer; settings under `critic` or `generator` take precedence."""
+    settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
     make, _ = maker("optimizer", settings)

@@ -40,7 +40,7 @@ class TensorBoard(Logger):
     """
 
     def start(self, run: RunInfo) -> None:
-        """Open an event file that hides what earlier files hold after `run.step`."""
+        """Open an event file that hides the records of earlier files after `run.step`."""
         self._settings = run.settings
         folder = run.folder / "tensorboard"
         make_folder(folder)
@@ -65,7 +65,7 @@ class TensorBoard(Logger):
             self._write(Event(summary=text(tag, markdown)), point.step)
 
     def rollback(self, step: int) -> None:
-        """Make TensorBoard ignore what was written so far for steps after `step`."""
+        """Make TensorBoard ignore all records of steps after `step` so far."""
         self._write(Event(file_version="brain.Event:2"), step + 1)
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
 

@@ -57,8 +57,7 @@ class _DistributedTrainer(Trainer):
 class LeaderTrainer(_DistributedTrainer):
     """Rank 0. It alone measures, writes and decides, and sends the others an instruction."""
 
-    # Whether the other ranks wait for an instruction.
-    _awaited = False
+    _others_wait = False  # whether the other ranks wait for an instruction
 
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` if the run ends otherwise."""
@@ -67,7 +66,7 @@ class LeaderTrainer(_DistributedTrainer):
         except RankError:
             raise
         except BaseException:
-            if self._awaited:
+            if self._others_wait:
                 self._send(Instruction.END)
             raise
 
@@ -86,7 +85,7 @@ class LeaderTrainer(_DistributedTrainer):
 
     def housekeeping(self) -> None:
         """Log, evaluate, draw and save if due; then let the others continue."""
-        self._awaited = due = self.cadence.point(self.step, self.steps).anything
+        self._others_wait = due = self.cadence.point(self.step, self.steps).anything
         super().housekeeping()
         if due:
             self._send(Instruction.CONTINUE)
@@ -96,18 +95,18 @@ class LeaderTrainer(_DistributedTrainer):
 
         When one rank fails, torchrun asks the others to end. The failure is then the real reason.
         """
-        self._awaited = True
+        self._others_wait = True
         super().stop(self.group.failure_of_other_rank() or error)
 
     def roll_back(self, error: DivergedError) -> None:
         """Load the newest checkpoint on all ranks, if the run may; else raise `error`."""
-        self._awaited = True
+        self._others_wait = True
         super().roll_back(error)
         self._send(Instruction.ROLL_BACK)
         self.group.send(self.state_dict())
 
     def _send(self, instruction: Instruction) -> None:
-        self._awaited = False
+        self._others_wait = False
         self.group.send_instruction(instruction)
 
 
@@ -119,7 +118,7 @@ class FollowerTrainer(_DistributedTrainer):
         self.load_state_dict(self.group.receive())
 
     def housekeeping(self) -> None:
-        """Wait for rank 0 where it measures or writes; stop if a signal requested it."""
+        """Wait for rank 0 if it measures or writes; stop if a signal requested it."""
         due = self.cadence.point(self.step, self.steps).anything
         self.unmeasured = False
         if due or (self.device.type == "cpu" and self.updates.nan_guard.tripped()):

@@ -48,7 +48,7 @@ class GraphedUpdates(Updates):
 
     @property
     def joins_fakes(self) -> bool:
-        """Never: a recorded critic update begins with the generator's pass."""
+        """False: a recorded critic update includes the generator's pass."""
         return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -59,11 +59,11 @@ class GraphedUpdates(Updates):
     def _record_anew(self) -> None:
         self._critic_graph.reset()
         self._generator_graph.reset()
-        for _, _, optimizer in self._networks():
+        for _, optimizer in self._networks().values():
             make_capturable(optimizer)
 
     def _changed_by(self, network: str) -> list[Tensor]:
         """The tensors that an update of this network changes."""
-        ((trained, optimizer),) = [(t, o) for name, t, o in self._networks() if name == network]
+        trained, optimizer = self._networks()[network]
         guard = self.nan_guard.tensors()
         return [*trained.updated_tensors(), *guard, *tensors_moved_by(optimizer)]

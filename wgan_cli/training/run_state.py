@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint keeps of it."""
+"""The state of a run, as checkpoints keep it."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class Trainer(RunState):
                     del means["critic/penalty"]
                 point.scalars.update(means)
                 point.scalars.update(self.updates.constraint.report(self.critic))
-                # A generator may have a `report` of its own.
+                # A user's generator may define `report`.
                 point.scalars.update(getattr(self.generator, "report", dict)())
                 done = self.schedule.updates_before(self.step)
                 point.scalars.update(self.throughput.report(self.step, done, restart=regular))

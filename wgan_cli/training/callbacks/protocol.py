@@ -1,4 +1,4 @@
-"""What a callback is, and what it sees of a step and of the trainer."""
+"""The base class of callbacks, and the step and trainer that they see."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ class Cadence:
 
 @dataclass
 class Point(Measurements):
-    """What is due after a step, and what was measured there.
+    """What is due after a step, and its measurements.
 
-    The trainer and the first callbacks add measurements; loggers and the callbacks after them read
-    them.
+    The trainer and the first callbacks add measurements; loggers and later callbacks read them.
     """
 
     log: bool = False
@@ -93,13 +92,10 @@ class Callback:
     phase = "log"
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called before the first step of this process, when nothing is due.
-
-        `trainer.step` steps are done already.
-        """
+        """Called before the first step of this process, after `trainer.step` steps before it."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called after every step; at most of them nothing is due."""
+        """Called after every step; usually nothing is due."""
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""
