@@ -245,6 +245,7 @@ def _moved_alike(
     """
     for now, start, expected in zip(state, before, after, strict=True):
         step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
+        # A norm that is NaN does not pass either.
         if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
             return False
     return True

@@ -209,8 +209,7 @@ class ProcessGroup(SingleProcess):
 
     def wait_for_others(self, seconds: float) -> None:
         """Wait until the ranks that are not lost have ended."""
-        others = [rank for rank in range(1, self.world) if rank not in self._lost_ranks]
-        self._wait_for(others, seconds)
+        self._wait_for(sorted({*range(1, self.world)} - {*self._lost_ranks}), seconds)
 
     def close(self, *, failed: bool) -> None:
         """Close the connections, whose threads would otherwise abort the process at its exit."""

@@ -53,14 +53,11 @@ def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
     error: BaseException | None = None
     try:
         yield
-    except Exception as raised:
-        error = in_plain_words(raised, batch_size)
+    except BaseException as raised:
+        error = in_plain_words(raised, batch_size) if isinstance(raised, Exception) else raised
         if error is raised:
             raise
         raise error from raised
-    except BaseException as raised:
-        error = raised
-        raise
     finally:
         call_on_end(on_end, error, batch_size)
 

@@ -43,13 +43,8 @@ class RunningMeans:
         self.critic_updates = self.steps = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums and counts, for a checkpoint."""
-        return {
-            "critic": self.critic,
-            "generator": self.generator,
-            "critic_updates": self.critic_updates,
-            "steps": self.steps,
-        }
+        """The attributes, for a checkpoint."""
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a checkpoint's sums."""

@@ -48,21 +48,25 @@ class Checkpoints(Callback):
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Find the best checkpoint so far; delete later ones, which are damaged."""
-        self._delete_after(trainer.step)
+        self._forget_after(trainer.step)
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Save the rollback in the checkpoint, so that it counts even after a kill."""
         self.save(trainer)
-        self._delete_after(trainer.step)
+        self._forget_after(trainer.step)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
         """Save at checkpoint points."""
         if point.save:
             self.save(trainer)
             self._note_best(point.step, point.scalars)
-            prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
+            kept = [self._best[2]] if self._best else []
+            if self.keep_every is not None:
+                saved = find_checkpoints(self.folder.checkpoints)
+                kept += [path for path in saved if step_of(path) % self.keep_every == 0]
+            prune_checkpoints(self.folder.checkpoints, KEPT, kept)
 
     def on_stop(self, trainer: ObservedTrainer) -> None:
         """Save the trainer, even in the middle of a step."""
@@ -75,21 +79,14 @@ class Checkpoints(Callback):
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state_dict()})
 
-    def _delete_after(self, step: int) -> None:
+    def _forget_after(self, step: int) -> None:
+        """Delete later checkpoints and find the best of the others."""
         for path in find_checkpoints(self.folder.checkpoints):
             if step_of(path) > step:
                 path.unlink()
         self._best = None
         for line in self.folder.read_metrics():
             self._note_best(int(line["step"]), line)
-
-    def _kept(self) -> list[Path]:
-        """Return the checkpoints to keep besides the newest."""
-        kept = [self._best[2]] if self._best else []
-        if self.keep_every is not None:
-            saved = find_checkpoints(self.folder.checkpoints)
-            kept += [path for path in saved if step_of(path) % self.keep_every == 0]
-        return kept
 
     def _note_best(self, step: int, scalars: Mapping[str, float]) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -67,19 +67,16 @@ class Loggers(Callback):
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """Log the final numbers of a finished run, and close every logger that was started."""
-        failure: Exception | None = None
+        failures = []
         for name, logger in self._started.items():
             try:
-                with _named(name, logger):
-                    try:
-                        if error is None and self.final:
-                            logger.finish(self.final)
-                    finally:
-                        logger.close()
+                with _named(name, logger), closing(logger):
+                    if error is None and self.final:
+                        logger.finish(self.final)
             except Exception as raised:
-                failure = failure or raised
-        if failure is not None:
-            raise failure
+                failures.append(raised)
+        if failures:
+            raise failures[0]
 
     def _log(self, point: Measurements) -> None:
         if not point.empty:
