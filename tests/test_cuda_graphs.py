@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.acceleration.cuda_graphs import WARM_UP, Graph, make_capturable
+from wgan_cli.acceleration.cuda_graphs import WARM_UP, CudaGraph, make_capturable
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint, GradientPenalty, SpectralNorm, WeightClipping
 from wgan_cli.losses import Wasserstein
@@ -34,7 +34,7 @@ RATE = 1e-3
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
-class Again:
+class Again(CudaGraph):
     """Runs what was recorded once more, and leaves the result where a graph would."""
 
     made = 0
@@ -103,7 +103,7 @@ def constraint(name: str) -> Constraint:
 
 
 def built(
-    graph: Callable[[], Graph] | None,
+    graph: type[CudaGraph] | None,
     *,
     constrained: str = "clip",
     make: Callable[..., torch.optim.Optimizer] = RMSprop,

@@ -248,9 +248,9 @@ CUTS = {
     ),
     "older ones are not deleted yet": (
         """
-        from wgan_cli.training.callbacks import saving
-        whole = saving.prune_checkpoints
-        saving.prune_checkpoints = lambda folder, keep, also: (
+        from wgan_cli.training.callbacks import checkpoints
+        whole = checkpoints.prune_checkpoints
+        checkpoints.prune_checkpoints = lambda folder, keep, also: (
             die() if (folder / "step_00000003.pt").exists() else whole(folder, keep, also)
         )
         """,

@@ -20,7 +20,7 @@ from wgan_cli.commands import sample
 from wgan_cli.commands.train import run
 from wgan_cli.errors import OutOfMemoryError
 from wgan_cli.out_of_memory import is_out_of_memory
-from wgan_cli.training.callbacks import saving
+from wgan_cli.training.callbacks import checkpoints
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint
 from wgan_cli.training.failures import in_plain_words
 
@@ -81,13 +81,13 @@ def test_training_that_runs_out_keeps_its_newest_checkpoint(apart: SmallDisk) ->
     def story(disk: SmallDisk) -> None:
         # What is freed goes back to the kernel, which is then asked anew.
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
-        original = saving.save_checkpoint
+        original = checkpoints.save_checkpoint
 
         def saved_and_short_of_memory(path: Path, state: dict[str, Any]) -> None:
             original(path, state)
             leave_memory(1)
 
-        saving.save_checkpoint = saved_and_short_of_memory
+        checkpoints.save_checkpoint = saved_and_short_of_memory
         code, said = heard(run, *LARGE)
         assert code == 6
         assert "Traceback" not in said

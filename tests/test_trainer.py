@@ -227,7 +227,7 @@ def test_a_log_point_averages_every_update_since_the_one_before():
     assert [point.step for point in recorder.points if point.log] == [3, 6, 7]
     for first, last in ((0, 3), (3, 6), (6, 7)):
         expected = mean_terms(critic, generator, first, last)
-        values = recorder.at(last).values
+        values = recorder.at(last).scalars
         for tag in (*CRITIC_TERMS, *GENERATOR_TERMS):
             if tag != "critic/penalty":
                 assert values[tag] == pytest.approx(expected[tag], rel=1e-5, abs=1e-8), tag
@@ -241,7 +241,7 @@ def test_a_penalty_is_logged_where_there_is_one():
 
     recorder = Recorder()
     make_trainer(2, constraint=Constant(), callbacks=[recorder]).fit()
-    assert recorder.at(2).values["critic/penalty"] == pytest.approx(0.5)
+    assert recorder.at(2).scalars["critic/penalty"] == pytest.approx(0.5)
 
 
 def test_an_evaluation_between_log_points_ends_no_window():
@@ -251,8 +251,8 @@ def test_an_evaluation_between_log_points_ends_no_window():
     make_trainer(4, log=4, evaluate=1, sample=1, metrics=metrics, callbacks=[between]).fit()
     shown = untimed(between.at(4))
     assert {tag: shown[tag] for tag in untimed(plain.at(4))} == untimed(plain.at(4))
-    assert set(between.at(3).values) >= {"wasserstein/exact"}
-    assert "critic/loss" not in between.at(3).values
+    assert set(between.at(3).scalars) >= {"wasserstein/exact"}
+    assert "critic/loss" not in between.at(3).scalars
 
 
 def test_an_extra_last_point_resets_nothing():
@@ -290,7 +290,7 @@ def test_the_last_step_is_a_point_of_every_kind_and_only_once():
         (4, True, False, True, False),
         (6, True, True, True, True),
     ]
-    values = recorder.at(6).values
+    values = recorder.at(6).scalars
     assert values["wasserstein/exact_n"] == 8
     assert {"critic/wasserstein_heldout", "critic/lipschitz", "critic/clip_saturation"} <= set(
         values
@@ -348,7 +348,7 @@ def test_throughput_counts_real_images_and_steps(monkeypatch: pytest.MonkeyPatch
     recorder = Recorder()
     make_trainer(5, log=2, schedule=CriticSchedule(3), callbacks=[recorder]).fit()
     for step, done in ((2, 2), (4, 2), (5, 1)):
-        values = recorder.at(step).values
+        values = recorder.at(step).scalars
         assert values["throughput/images_per_second"] == done * 3 * BATCH
         assert values["throughput/step_ms"] == 1000 / done
 

@@ -11,17 +11,14 @@ from torch import Tensor
 class FlatBuffer:
     """Memory for tensors with the shapes and strides of `like`, filled with zeros.
 
-    `flat` (n,) is all of it, and `parts` are its views in the order of `like`, without gaps. It is
-    followed in memory by `room` more numbers: `whole` (n + room,) contains both.
+    `flat` (n,) holds all of them, and `parts` are views of it in the order of `like`, without gaps.
+    `whole` (n + room,) is `flat` with `room` more numbers at the end.
     """
 
-    def __init__(
-        self, like: Sequence[Tensor], dtype: torch.dtype | None = None, room: int = 0
-    ) -> None:
+    def __init__(self, like: Sequence[Tensor], room: int = 0) -> None:
         self._shapes = [(tensor.shape, torch.empty_like(tensor).stride()) for tensor in like]
         size = sum(tensor.numel() for tensor in like)
-        dtype = dtype or like[0].dtype
-        self.whole = torch.zeros(size + room, dtype=dtype, device=like[0].device)
+        self.whole = torch.zeros(size + room, dtype=like[0].dtype, device=like[0].device)
         self.flat = self.whole[:size]
         self.parts = self.split(self.flat)
 
@@ -44,22 +41,21 @@ def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
 
 
 def merge_adjacent(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The fewest tensors that cover the same memory: one (n,) for each run of adjacent tensors.
+    """Join adjacent tensors into one (n,) that covers the same memory, for elementwise operations.
 
-    Use it for operations that treat every number alike. Other tensors keep their shape.
+    Tensors with no neighbour keep their shape.
     """
     merged: list[Tensor] = []
     for tensor in sorted(tensors, key=_address):
         last = merged[-1] if merged else None
         if last is not None and _follows(tensor, last):
-            merged[-1] = _flat(last, last.numel() + tensor.numel())
+            merged[-1] = last.as_strided((last.numel() + tensor.numel(),), (1,))
         else:
             merged.append(tensor.detach())
     return merged
 
 
 def _address(tensor: Tensor) -> tuple[int, int]:
-    """Storage and offset."""
     return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset())
 
 
@@ -76,7 +72,3 @@ def _without_gaps(tensor: Tensor) -> bool:
     """Whether the tensor's numbers fill the memory from its first to its last."""
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return reach + 1 == tensor.numel()
-
-
-def _flat(tensor: Tensor, size: int) -> Tensor:
-    return tensor.detach().as_strided((size,), (1,))

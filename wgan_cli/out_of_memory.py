@@ -1,4 +1,4 @@
-"""Recognise that memory ran out, on the CPU or on a GPU, and state how much was in use."""
+"""Recognise errors for lack of memory, on the CPU or on a GPU, and report how much was in use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def memory_used(error: Exception) -> str:
-    """The peak memory of the process, and the size of the allocation that failed if known."""
+    """The peak memory in use, and the size of the allocation that failed if known."""
     requested = _REQUESTED.search(str(error))
     more = ""
     if requested is not None:
@@ -40,7 +40,7 @@ def memory_used(error: Exception) -> str:
 
 
 def _peak(error: Exception) -> str:
-    """The peak of the fullest GPU if a GPU's memory ran out, else that of the process."""
+    """The peak of the fullest GPU if a GPU ran out of memory, else that of the process."""
     if "CUDA" in str(error) and torch.cuda.is_available():
         gpu = max(range(torch.cuda.device_count()), key=torch.cuda.max_memory_allocated)
         total = torch.cuda.get_device_properties(gpu).total_memory

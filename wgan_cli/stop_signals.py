@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to end: finish the step if that takes seconds, then save and stop."""
+"""Ctrl-C and requests to end: finish the step unless it takes too long, then save and stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,7 +17,7 @@ PATIENCE = 5.0
 
 
 class StopNow(BaseException):
-    """A signal came while work was done that can be dropped. The run ends with `error`."""
+    """A signal interrupted work that can be repeated. The run ends with `error`."""
 
     def __init__(self, error: WganError) -> None:
         super().__init__(str(error))
@@ -29,25 +29,26 @@ class Terminated(BaseException):
 
 
 class StopSignals:
-    """Inside the context the first signal is only noted; a second Ctrl-C ends the process at once.
+    """Inside the context the first signal is only recorded; a second Ctrl-C ends the process.
 
     SIGTERM asks a run to end. So does SIGHUP (a closed terminal), unless nohup ignores it, and
     SIGUSR2 if it has a handler, such as submitit's, which gets it before a job's time is over.
-    Python allows handlers only in the main thread; in other threads nothing is noted.
+    Python allows handlers only in the main thread; in other threads no signal is recorded.
     """
 
     def __init__(self) -> None:
         self._seen: int | None = None
         self._since = float("inf")
         self._at_once = False
-        self._before: dict[int, Any] = {}
+        self._handlers = ExitStack()
 
     def __enter__(self) -> StopSignals:
-        self._before = _handle((signal.SIGINT, *_requests_to_end()), self._note)
+        handlers = _handling((signal.SIGINT, *_requests_to_end()), self._record)
+        self._handlers.enter_context(handlers)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _restore(self._before)
+        self._handlers.close()
 
     def raise_again(self) -> None:
         """Pass SIGUSR2 on to the scheduler's own handler, now that the run is saved.
@@ -79,7 +80,7 @@ class StopSignals:
         finally:
             self._at_once = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self._seen = number
         self._since = min(self._since, time.monotonic())
         if number == signal.SIGINT:
@@ -99,17 +100,14 @@ class StopSignals:
 def leaving_when_asked() -> Iterator[None]:
     """Context in which a request to end raises `Terminated`.
 
-    A run's `StopSignals` replace its handlers while they are entered.
+    A run's `StopSignals` replace its handlers while that context is active.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    before = _handle(_requests_to_end(), terminate)
-    try:
+    with _handling(_requests_to_end(), terminate):
         yield
-    finally:
-        _restore(before)
 
 
 def _requests_to_end() -> tuple[int, ...]:
@@ -121,14 +119,13 @@ def _requests_to_end() -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _handle(numbers: tuple[int, ...], handler: Any) -> dict[int, Any]:
-    """Set the handler; return the former ones. Outside the main thread nothing is set."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in numbers}
-
-
-def _restore(before: dict[int, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    before.clear()
+@contextmanager
+def _handling(numbers: tuple[int, ...], handler: Any) -> Iterator[None]:
+    """Set the handler inside the block. Outside the main thread do nothing."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = [(n, signal.signal(n, handler)) for n in numbers if in_main_thread]
+    try:
+        yield
+    finally:
+        for number, former in before:
+            signal.signal(number, former)

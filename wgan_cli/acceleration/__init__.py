@@ -1,1 +1,1 @@
-"""What makes training faster: flat weights, bfloat16 copies, CPU convolutions, CUDA graphs."""
+"""Faster training: flat weights, bfloat16 copies, CPU convolutions and CUDA graphs."""

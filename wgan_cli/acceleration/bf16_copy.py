@@ -21,7 +21,7 @@ _IN_FLOAT32 = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def bf16_copy_of(network: nn.Module) -> nn.Module | None:
-    """A copy whose layers have bfloat16 weights; it shares BatchNorm layers and all buffers.
+    """A copy with bfloat16 weights that shares the network's BatchNorm weights and all buffers.
 
     None for a network with parametrized weights or with layers that are not listed above. The
     network's code must support bfloat16, as `NetworkTraits.bf16_copy` states. Call the copy with
@@ -43,6 +43,6 @@ def bf16_copy_of(network: nn.Module) -> nn.Module | None:
 
 def _known(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
-    # Not isinstance: the class of a parametrized layer is derived from the layer's class.
+    # Compare the exact type: parametrizing a layer derives a new class from the layer's.
     known = not parameters or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
     return known and all(parameter.requires_grad for parameter in parameters)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# `_ByPatches` is used if the smaller side of a convolution has maps of at most _SMALL pixels a side
+# Use `_ByPatches` if the smaller side of a convolution has maps of at most _SMALL x _SMALL pixels
 # and at least _MANY channels. With fewer channels, copying the patches costs more than it saves.
 _SMALL, _MANY = 8, 256
 # The most channels of a last layer, whose output is an image.
 _FEW = 4
-# A transposed convolution of a row x by a kernel k of size 4 with stride 2 and padding 1 is
+# A transposed convolution of a row x with a kernel k of size 4, stride 2 and padding 1 is
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
-# two convolutions by kernels of size 3. Index 4 is a zero that is appended to k.
+# two convolutions with kernels of size 3. Index 4 is a zero that is appended to k.
 _EVEN_AND_ODD = torch.tensor(((3, 1, 4), (4, 2, 0)))
 
 
@@ -45,7 +45,7 @@ def _is_plain(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 class Convolution(nn.Conv2d):
-    """A matrix product if the kernel is as large as the map; `_ByPatches` for small outputs."""
+    """A matrix product if the kernel covers the whole map; `_ByPatches` for small outputs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, channels, height, width), or one image without the batch, as `nn.Conv2d`."""
@@ -67,9 +67,9 @@ class Convolution(nn.Conv2d):
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """A matrix product of single pixels, a plain convolution to few channels.
+    """A matrix product for single pixels, a plain convolution for few output channels.
 
-    `_ByPatches` for other small inputs.
+    Other small inputs use `_ByPatches`.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -105,10 +105,9 @@ def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Seq
 
 
 class _ByPatches(torch.autograd.Function):
-    """A convolution whose weight gradient is one matrix product.
+    """A convolution whose weight gradient is one matrix product, without second derivatives.
 
-    The product is of the smaller side's pixels and the larger side's patches.
-    Only the first derivative is supported.
+    The factors are the pixels of the smaller side and the patches of the larger side.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,33 +19,20 @@ from wgan_cli.randomness import Draws
 
 log = logging.getLogger(__name__)
 
-# The first calls run kernel by kernel: libraries choose kernels, optimizers make their state.
+# The first calls run kernel by kernel, while libraries choose kernels and optimizers make state.
 WARM_UP = 3
 
 Update = Callable[..., Tensor]
 
 
-class Graph(Protocol):
-    """Records the kernels that an update launches, and launches them again."""
-
-    def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run the update. Raises `RuntimeError` if it is known that it cannot be recorded."""
-
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record the update without running it; returns the tensor that replays will fill."""
-
-    def replay(self) -> None:
-        """Run the recorded update."""
-
-
 class CudaGraph:
-    """torch's CUDA graphs."""
+    """Records the kernels that an update launches, and launches them again."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
 
     def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run an update. It must not wait for the device, which would break a recording."""
+        """Run an update. Raise `RuntimeError` if it waits for the device: no graph can do that."""
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -54,13 +41,13 @@ class CudaGraph:
             torch.cuda.set_sync_debug_mode(before)
 
     def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record an update on a separate stream."""
+        """Record an update without running it; return the tensor that replays will fill."""
         # Other threads, such as one that pins batches, may call CUDA meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             return update()
 
     def replay(self) -> None:
-        """Launch all kernels at once."""
+        """Launch all recorded kernels at once."""
         self._graph.replay()
 
 
@@ -68,11 +55,10 @@ class GraphedUpdate:
     """An update that is recorded once and replayed from then on.
 
     `update` is called as `update(*inputs, draws=draws)`, or without draws. Inputs and random
-    numbers are copied to where the graph reads them; all else (weights, optimizer state, learning
-    rate) must stay in the same memory from call to call. The first replay is compared with the
-    same update run kernel by kernel, by its result and by `state()`, the tensors that it changes.
-    If it cannot be recorded, or if they differ, one log line says why, and updates run kernel by
-    kernel.
+    numbers are copied to where the graph reads them; weights, optimizer state and learning rate
+    must stay in the same memory. The first replay is compared with the same update run kernel by
+    kernel, by its result and by `state()`, the tensors that it changes. If they differ, or if the
+    update cannot be recorded, a warning is logged and updates run kernel by kernel.
     """
 
     def __init__(
@@ -80,7 +66,7 @@ class GraphedUpdate:
         name: str,
         update: Update,
         state: Callable[[], list[Tensor]],
-        graph: Callable[[], Graph] = CudaGraph,
+        graph: type[CudaGraph] = CudaGraph,
     ) -> None:
         self._name = name
         self._update = update
@@ -90,9 +76,9 @@ class GraphedUpdate:
         self.reset()
 
     def reset(self) -> None:
-        """Record again, because tensors that the update reads have moved."""
+        """Record again in later calls, because tensors that the update reads have moved."""
         self._calls = 0
-        self._graph: Graph | None = None
+        self._graph: CudaGraph | None = None
         self._inputs: list[Tensor | None] = []
         self._recorded: list[_RandomNumbers] = []
         self._result = torch.empty(0)
@@ -138,7 +124,7 @@ class GraphedUpdate:
                 self._graph = graph
                 return self._result
             self._give_up("its replay computes something else")
-        # Memory that is too small for a graph is still enough to go on without one.
+        # Memory that is too small for a graph may still be enough without one.
         except RuntimeError as error:
             self._give_up(error.__context__ or error)
         _restore(state, after)
@@ -178,7 +164,7 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
 
 
 def portable_state(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state with the learning rate as a number, as without graphs."""
+    """Undo `make_capturable` in an optimizer's state dict: its learning rate is a number again."""
     groups = []
     for group in state["param_groups"]:
         if isinstance(group["lr"], Tensor):
@@ -203,19 +189,16 @@ class _RecordingDraws:
         self._draws = draws
         self.recorded: list[_RandomNumbers] = []
 
-    def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        return self._record("normal", shape, device)
-
-    def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        return self._record("uniform", shape, device)
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._draws, name)
+        if name not in ("normal", "uniform"):
+            return getattr(self._draws, name)
 
-    def _record(self, kind: str, shape: Sequence[int], device: torch.device) -> Tensor:
-        value: Tensor = getattr(self._draws, kind)(shape, device)
-        self.recorded.append(_RandomNumbers(kind, tuple(shape), value.clone()))
-        return value
+        def recorded(shape: Sequence[int], device: torch.device) -> Tensor:
+            value: Tensor = getattr(self._draws, name)(shape, device)
+            self.recorded.append(_RandomNumbers(name, tuple(shape), value.clone()))
+            return value
+
+        return recorded
 
 
 class _GivenDraws:
@@ -225,13 +208,12 @@ class _GivenDraws:
         self._buffers = iter([numbers.buffer for numbers in recorded])
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        return self.uniform(shape, device)
-
-    def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
         buffer = next(self._buffers, None)
         if buffer is None:
             raise RuntimeError("a constraint draws another number of times in every update")
         return buffer
+
+    uniform = normal
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(f"a constraint draws random numbers by {name}, which runs on the CPU")
@@ -258,11 +240,12 @@ def _moved_alike(
 ) -> bool:
     """Whether the state moved from `before` about as far, and in the same direction, as to `after`.
 
-    Only roughly: weights whose gradient is mere rounding take whole steps of RMSprop and Adam, in
-    which two runs of the same update may differ.
+    The tolerance is wide: RMSprop and Adam make full steps also for gradients that are rounding
+    errors, in which two runs of the same update may differ.
     """
     for now, start, expected in zip(state, before, after, strict=True):
         step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
+        # A norm that is NaN does not pass either.
         if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
             return False
     return True

@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class Frozen:
     """Context in which a network gets no gradients and keeps its BatchNorm statistics.
 
-    In train mode BatchNorm still normalises by the batch. Make one for a network and enter it in
-    every update: walking a network's modules takes as long as a small layer.
+    In train mode BatchNorm still normalises by the batch. Reuse the context in every update:
+    iterating over a network's modules takes as long as a small layer.
     """
 
     def __init__(self, network: nn.Module) -> None:

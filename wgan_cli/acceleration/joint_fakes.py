@@ -17,10 +17,8 @@ class JointFakes:
 
     The generator does not change in a critic phase, so one pass can serve several updates if a
     sample does not depend on its batch. Groups begin at fixed updates, and a run resumed inside a
-    group generates the whole group again: the last bits of a sample depend on how many are
-    generated with it.
-
-    `generate` returns the batches of a range of the phase's updates, of which there are `count`.
+    group generates the whole group again, because the last bits of a sample depend on the size of
+    the group. `generate` returns the batches of a range of the phase's `count` updates.
     """
 
     def __init__(self, generate: Callable[[range], Sequence[Tensor]], count: int) -> None:
@@ -30,7 +28,7 @@ class JointFakes:
         self._batches: Sequence[Tensor] = ()
 
     def batch(self, inner: int, numbers: int) -> Tensor:
-        """The fakes of update `inner`, counted from 0; a batch has this many `numbers`."""
+        """The fakes of update `inner`, counted from 0; `numbers` is the size of a batch."""
         group = max(1, min(GROUP, MAX_NUMBERS // numbers))
         start = inner - inner % group
         if start != self._start:

@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 # The only tensor in the state of torch's optimizers that does not have the shape of the weights.
 _COUNT = "step"
-# How many numbers have room after the gradients in a message to other processes.
+# The most numbers that follow the gradients in a message to other processes.
 ROOM = 16
 
 
 class TrainedNetwork:
-    """A float32 network, the module that its forward passes run on, and what its optimizer moves.
+    """A float32 network, the module that runs its forward passes, and its optimizer's parameters.
 
     With `flat`, `optimizer_parameters` is one parameter (n,), and the network's parameters are
-    views of its memory: one kernel then replaces one per layer. This suits optimizers that treat
-    every weight alike. A network that is not all float32 on one device is not flattened;
-    `optimizer_parameters` are then its own parameters.
+    views of its memory, so that an elementwise optimizer needs one kernel instead of one per layer.
+    A network that is not all float32 on one device is not flattened; `optimizer_parameters` are
+    then its own parameters.
 
-    With `bf16`, forward passes run in bfloat16: those of a flat network on a bfloat16 copy, if
+    With `bf16`, forward passes run in bfloat16: on a bfloat16 copy if the network is flat,
     `bf16_copy` allows one and its layers can have one, otherwise under autocast. `forward_network`
     is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the
     weights no gradients.
@@ -57,10 +57,10 @@ class TrainedNetwork:
         self.frozen = Frozen(self.forward_network)
         forward = dict(self.forward_network.named_parameters())
         # Weights that have a bfloat16 copy come first, so that one kernel refreshes all copies.
-        self._names = sorted(own, key=lambda name: forward[name] is own[name])
-        self._index = {name: index for index, name in enumerate(own)}
-        self._own = [own[name] for name in self._names]
-        self._forward = [forward[name] for name in self._names]
+        names = sorted(own, key=lambda name: forward[name] is own[name])
+        self._indices = [list(own).index(name) for name in names]
+        self._own = [own[name] for name in names]
+        self._forward = [forward[name] for name in names]
         self._copies = [p for p, q in zip(self._forward, self._own, strict=True) if p is not q]
         self._copied = self._own[: len(self._copies)]
         self._flat: FlatBuffer | None = None
@@ -78,7 +78,7 @@ class TrainedNetwork:
 
     @classmethod
     def of(cls, network: TrainedNetwork | nn.Module) -> TrainedNetwork:
-        """The network itself, or a plain module wrapped."""
+        """Wrap a plain module; return a `TrainedNetwork` as it is."""
         return network if isinstance(network, cls) else cls(network)  # type: ignore[arg-type]
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -103,13 +103,13 @@ class TrainedNetwork:
     ) -> tuple[Tensor, Tensor]:
         """A critic's scores of real and fake samples: in one pass if it has a bfloat16 copy.
 
-        In float32 it takes two passes also without BatchNorm. Terms that cancel between real and
-        fake then cancel as in any other loop; RMSprop and Adam make whole steps of what remains.
+        In float32 it takes two passes even without BatchNorm, so that terms of real and fake cancel
+        exactly as in any other loop: RMSprop and Adam make full steps of the rounding that remains.
         """
         if not self.rows_independent:
             return self.score(real, labels), self.score(fake, labels)
         labels = None if labels is None else torch.cat([labels, labels])
-        # Copied to the fakes' memory layout, which is that of the layers.
+        # Use the fakes' memory layout, which is that of the layers.
         both = torch.cat([torch.empty_like(fake).copy_(real.view_as(fake)), fake])
         real_scores, fake_scores = self.score(both, labels).chunk(2)
         return real_scores, fake_scores
@@ -129,7 +129,7 @@ class TrainedNetwork:
         self.forward_network.compile()
         try:
             self(inputs, labels).sum().backward()
-        # A compiler can fail with any error, from a missing header to a defect of its own.
+        # A compiler can fail with any error, for example for lack of a header file.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -148,14 +148,12 @@ class TrainedNetwork:
 
     def zero_grad(self) -> None:
         """Drop the gradients. Call it before every backward pass."""
-        for parameter in self._forward:
-            parameter.grad = None
-        for parameter in self._copied:
+        for parameter in (*self._forward, *self._copied):
             parameter.grad = None
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
-        """Bring the gradients of a backward pass to where the optimizer reads them."""
+        """Copy the gradients of a backward pass to where the optimizer reads them."""
         if self._flat is None:
             return
         parts = self._gradients.parts
@@ -171,42 +169,36 @@ class TrainedNetwork:
     def gradient_message(self, numbers: int) -> Tensor:
         """The gathered gradients, followed by room for `numbers` (at most `ROOM`): (n,).
 
-        Of a flat network it is the memory of the gradients themselves. Otherwise it is a copy with
-        zeros for missing gradients and a flag per parameter for those that exist, because an
-        optimizer moves a weight by a zero gradient but not by a missing one.
+        For a flat network this is the memory of the gradients themselves. Otherwise it is a copy
+        with zeros for missing gradients, followed by a flag per parameter, 1 if its gradient
+        exists: an optimizer moves a weight by a zero gradient but not by a missing one.
         """
         if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
-        message = FlatBuffer(
-            self.optimizer_parameters, room=len(self.optimizer_parameters) + numbers
-        )
         gradients = [p.grad for p in self.optimizer_parameters]
+        message = FlatBuffer(self.optimizer_parameters, room=len(gradients) + numbers)
         _foreach(torch._foreach_copy_, message.parts, gradients)
         exist = torch.tensor([float(gradient is not None) for gradient in gradients])
-        self._flags(message.whole).copy_(exist)
+        message.whole[len(message.flat) :][: len(gradients)].copy_(exist)
         return message.whole
 
     @torch.no_grad()
     def take_gradients(self, message: Tensor) -> None:
-        """Bring the gradients of a message to where the optimizer reads them."""
+        """Copy the gradients of an averaged message to where the optimizer reads them."""
         if self._flat is not None:
             return
-        parts, flags = FlatBuffer(self.optimizer_parameters).split(message), self._flags(message)
-        for part, parameter, exists in zip(parts, self.optimizer_parameters, flags, strict=True):
+        like = FlatBuffer(self.optimizer_parameters)
+        parts, flags = like.split(message), message[len(like.flat) :]
+        for part, parameter, exists in zip(parts, self.optimizer_parameters, flags, strict=False):
             if parameter.grad is not None:
                 parameter.grad.copy_(part)
             elif exists > 0:
                 # Another process's batch reached weights that this one's did not.
                 parameter.grad = part.clone()
 
-    def _flags(self, message: Tensor) -> Tensor:
-        """The flags in a message: after averaging, positive if any process has the gradient."""
-        size = sum(parameter.numel() for parameter in self.optimizer_parameters)
-        return message[size : size + len(self.optimizer_parameters)]
-
     @torch.no_grad()
     def refresh_bf16_copy(self) -> None:
-        """Round the weights into the bfloat16 copy. Call it whenever weights changed."""
+        """Round the weights into the bfloat16 copy. Call it after every change of the weights."""
         if self._copies and self._flat is not None:
             flat = self._flat_copies.flat
             flat.copy_(self._flat.flat[: len(flat)])
@@ -216,17 +208,14 @@ class TrainedNetwork:
         return [*self.optimizer_parameters, *self.network.buffers(), *self._copies]
 
     def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Turn the state of a flat network's optimizer into torch's, one entry per parameter."""
+        """Turn the state of a flat network's optimizer into one with an entry per parameter."""
         if self._flat is None:
             return state
-        entries: dict[int, dict[str, Any]] = {index: {} for index in self._index.values()}
+        entries: dict[int, dict[str, Any]] = {index: {} for index in range(len(self._own))}
         for key, value in state["state"].get(0, {}).items():
-            values: Sequence[Any] = [value] * len(entries)
-            if isinstance(value, Tensor):
-                values = values if key == _COUNT else self._flat.split(value)
-                values = [each.clone() for each in values]
-            for name, each in zip(self._names, values, strict=True):
-                entries[self._index[name]][key] = each
+            values = [value] * len(entries) if _is_shared(key, value) else self._flat.split(value)
+            for index, each in zip(self._indices, values, strict=True):
+                entries[index][key] = each.clone() if isinstance(each, Tensor) else each
         (group,) = state["param_groups"]
         return {
             "state": entries if state["state"] else {},
@@ -234,26 +223,32 @@ class TrainedNetwork:
         }
 
     def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The inverse. Raises KeyError, ValueError or RuntimeError for another network's state."""
+        """Undo `split_optimizer_state`.
+
+        Raise KeyError, ValueError or RuntimeError for another network's state.
+        """
         if self._flat is None:
             return state
         (group,) = state["param_groups"]
-        if group["params"] != list(range(len(self._names))):
+        if group["params"] != list(range(len(self._own))):
             raise ValueError("an optimizer's state is of another network")
         joined: dict[str, Any] = {}
-        for slot, name in enumerate(self._names):
-            for key, value in state["state"].get(self._index[name], {}).items():
-                if key == _COUNT or not isinstance(value, Tensor):
-                    joined.setdefault(key, value)
-                else:
-                    if key not in joined:
-                        joined[key] = FlatBuffer(self._own)
-                    joined[key].parts[slot].copy_(value)
-        flat = {k: v.flat if isinstance(v, FlatBuffer) else v for k, v in joined.items()}
+        for position, index in enumerate(self._indices):
+            for key, value in state["state"].get(index, {}).items():
+                if key not in joined:
+                    shared = _is_shared(key, value)
+                    joined[key] = value if shared else torch.zeros_like(self._flat.flat)
+                if not _is_shared(key, value):
+                    self._flat.split(joined[key])[position].copy_(value)
         return {
-            "state": {0: flat} if state["state"] else {},
+            "state": {0: joined} if state["state"] else {},
             "param_groups": [{**group, "params": [0]}],
         }
+
+
+def _is_shared(key: str, value: Any) -> bool:
+    """Whether all parameters have the same value in an optimizer's state, like its step count."""
+    return key == _COUNT or not isinstance(value, Tensor)
 
 
 def _foreach(

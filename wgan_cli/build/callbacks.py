@@ -24,7 +24,7 @@ from wgan_cli.training.rollback import Rollback
 
 
 def build_loggers(config: TrainConfig) -> dict[str, Logger]:
-    """Build the config's loggers, by name. Raise `ConfigError` for a class that is no logger."""
+    """The config's loggers, by name. Raises `ConfigError` for a class that is not a logger."""
     loggers = {name: built(f"logger.{name}", node) for name, node in config.logger.items()}
     for name, logger in loggers.items():
         if not isinstance(logger, Logger):
@@ -43,7 +43,7 @@ def build_callbacks(
     *,
     first: bool,
 ) -> list[Callback]:
-    """The callbacks of a run; `first` if nothing of it was trained before."""
+    """The callbacks of a run; `first` if this is its first start."""
     settings = as_dict(config)
     facts = {
         "config": settings,
@@ -51,24 +51,22 @@ def build_callbacks(
         "classes": classes_of(config, dataset),
         "data": data_facts(config, dataset),
     }
-    labels, record = dataset.labels, Record(folder)
-    held_out_labels = None if labels is None else labels.held_out
-    # Loggers come after what measures, and checkpoints after all that belongs to their step.
+    record = Record(folder)
+    labels = None if dataset.labels is None else dataset.labels.held_out
+    # Loggers come after callbacks that measure, and checkpoints after all that log their step.
     return [
         record,
-        SamplePictures(folder, dataset.held_out, held_out_labels, first=first),
+        SamplePictures(folder, dataset.held_out, labels, first=first),
         WeightHistograms(),
         Loggers(loggers, folder.path, settings, record.final, first=first),
         Progress(),
-        Checkpoints(
-            folder, facts, config.keep_every, from_start=config.on_divergence == "rollback"
-        ),
+        Checkpoints(folder, facts, config.keep_every, from_start=config.on_divergence != "stop"),
         *([Profile(folder)] if config.profile else []),
     ]
 
 
 def build_rollback(config: TrainConfig, folder: RunFolder) -> Rollback | None:
-    """The return to a run's newest checkpoint where it diverges; None where it shall stop."""
+    """The rollback of a run that diverges; None if it stops instead."""
     if config.on_divergence == "stop":
         return None
     return Rollback(folder.checkpoints, config.rollback.times, config.rollback.lr_factor)

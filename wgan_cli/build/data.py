@@ -23,7 +23,7 @@ def build_dataset(config: TrainConfig) -> Dataset:
 def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
     """The number of classes of a conditional run's networks; None for any other run.
 
-    Raises `ConfigError` where the data have no labels.
+    Raises `ConfigError` if the data have no labels.
     """
     if not config.conditional:
         return None
@@ -34,7 +34,7 @@ def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
 
 
 def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
-    """The facts about a data set in each checkpoint, by which a resume notices other data."""
+    """Facts about the data for each checkpoint, by which a resume notices other data."""
     return {
         "training": dataset.training_size,
         "held_out": len(dataset.held_out),

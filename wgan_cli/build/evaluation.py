@@ -8,9 +8,7 @@ from pathlib import Path
 import torch
 
 from wgan_cli.config import settings_below
-from wgan_cli.constraints import (
-    Constraint,
-)
+from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.evaluation.default_metrics import data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation
@@ -30,16 +28,13 @@ def complete(
 ) -> RunConfig:
     """Every setting of a run: those of `config` and `machine`, the metrics and the sample counts.
 
-    Metrics that are not chosen are the usual ones of the data set. In training, features are by
-    default of fewer images. Raises `ConfigError` for metrics that do not apply to the data and for
-    more samples than there are.
+    If no metrics are chosen, they are the usual ones of the data set. In training, the default
+    number of images for features is lower. Raises `ConfigError` for metrics that do not apply to
+    the data and for more samples than there are.
     """
-    at_most = (
-        MAX_FEATURE_SAMPLES_IN_TRAINING
-        if training and len(dataset.sample_shape) == 3
-        else MAX_FEATURE_SAMPLES
-    )
-    counts = sample_counts(dataset, config.eval_samples, config.feature_samples, at_most)
+    of_images = training and len(dataset.sample_shape) == 3
+    most = MAX_FEATURE_SAMPLES_IN_TRAINING if of_images else MAX_FEATURE_SAMPLES
+    counts = sample_counts(dataset, config.eval_samples, config.feature_samples, most)
     complete = RunConfig(
         **settings_below(config, RunConfig),
         device=machine.device,
@@ -59,16 +54,10 @@ def build_evaluation(
 ) -> Evaluation:
     """The evaluation of a run, with its feature networks ready.
 
-    Raises `DataError` where a feature network is not available.
+    Raises `DataError` if a feature network is not available.
     """
-    reference = Reference(
-        dataset,
-        device,
-        cache_folder(),
-        config.eval_samples,
-        config.feature_samples,
-        conditional=config.conditional,
-    )
+    counts = config.eval_samples, config.feature_samples
+    reference = Reference(dataset, device, cache_folder(), *counts, conditional=config.conditional)
     evaluation = Evaluation(config.metrics, reference, config.latent_dim, config.seed, constraint)
     evaluation.prepare()
     return evaluation

@@ -1,10 +1,10 @@
-"""From a config node with a `_target_` to the object: the only caller of Hydra's `instantiate`."""
+"""Build the object of a config node with a `_target_`. Only this file calls `instantiate`."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hydra.errors import HydraException
@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 
 from wgan_cli.errors import ConfigError, WganError
 
-# Hydra also logs the errors that it raises; they are handled here.
+# Hydra also logs the errors that it raises; `called` translates them.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
@@ -20,7 +20,7 @@ def built(
     path: str,
     node: Mapping[str, Any],
     *,
-    optional: frozenset[str] | set[str] = frozenset(),
+    optional: Collection[str] = (),
     **facts: Any,
 ) -> Any:
     """Build the object that the `_target_` of a config node names, from its settings and `facts`.
@@ -35,7 +35,7 @@ def built(
 def maker(path: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[str], bool]]:
     """The class or function that `_target_` names, and a test for the keywords that it accepts.
 
-    Raises `ConfigError` where there is none.
+    Raises `ConfigError` if there is none.
     """
     name = node["_target_"]
     try:
@@ -57,23 +57,21 @@ def called(
     *arguments: Any,
     **facts: Any,
 ) -> Any:
-    """Call `target` with a node's settings but its traits, the arguments and the facts.
+    """Call `target` with the arguments, the facts and a node's settings without its traits.
 
-    Raises `ConfigError` where the target does not accept them; a `WganError` is passed on.
+    Raises `ConfigError` if the target does not accept them; a `WganError` is passed on.
     """
-    settings = {key: value for key, value in settings.items() if key != "traits"}
-    keywords = {key: value for key, value in settings.items() if key != "_target_"}
+    name = settings["_target_"]
+    keywords = {key: value for key, value in settings.items() if key not in ("_target_", "traits")}
     try:
         inspect.signature(target).bind(*arguments, **keywords, **facts)
     except TypeError as error:
-        raise ConfigError(f"{path} ({settings['_target_']}): {error}.") from None
+        raise ConfigError(f"{path} ({name}): {error}.") from None
     try:
-        partial = instantiate(dict(settings), _partial_=True, _convert_="all")
-        return partial(*arguments, **facts)
-    except WganError:
-        raise
+        node = {"_target_": name, **keywords}
+        return instantiate(node, _partial_=True, _convert_="all")(*arguments, **facts)
     except (HydraException, TypeError, ValueError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, WganError):
             raise cause from None
-        raise ConfigError(f"{path} ({settings['_target_']}): {cause}") from error
+        raise ConfigError(f"{path} ({name}): {cause}") from error

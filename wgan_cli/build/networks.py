@@ -24,21 +24,14 @@ def build_generator(
     model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
     """The generator of a model's config for samples of this shape and classes, on the CPU."""
-    return _build_network(
-        model, "generator", classes, latent_dim=latent_dim, sample_shape=tuple(shape)
-    )
+    return _build_network(model, "generator", shape, classes, latent_dim=latent_dim)
 
 
 def build_critic(
-    config: TrainConfig,
-    constraint: Constraint,
-    shape: Sequence[int],
-    classes: int | None = None,
+    config: TrainConfig, constraint: Constraint, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
     """The critic of a config for samples of this shape and classes, constrained, on the CPU."""
-    return constraint.wrap(
-        _build_network(config.model, "critic", classes, sample_shape=tuple(shape))
-    )
+    return constraint.wrap(_build_network(config.model, "critic", shape, classes))
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
@@ -52,7 +45,7 @@ def build_constraint(config: TrainConfig) -> Constraint:
 def trained_network(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
     """Wrap a network for training, with flat weights and bfloat16 passes as its traits allow."""
     bf16, stated = config.precision == "bf16", traits("network", config.model[name])
-    # In float32, channels_last would change the order of additions, and BatchNorm on a CPU would be
+    # In float32, channels_last would change the order of additions and make BatchNorm on a CPU
     # thirty times less exact.
     if bf16 and stated.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -67,9 +60,8 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of one network; its own settings override those of both."""
-    not_settings = {"name", "critic", "generator"}
-    settings = {key: value for key, value in node.items() if key not in not_settings}
+    """Build one network's optimizer; settings under `critic` or `generator` take precedence."""
+    settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
     make, _ = maker("optimizer", settings)
@@ -80,12 +72,13 @@ def build_optimizer(
 
 
 def facts_of(critic: nn.Module) -> CriticFacts:
-    """What the layers of a built critic tell of it."""
+    """The properties of a built critic's layers."""
+    normalization = normalization_layers(critic)
     return CriticFacts(
         lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
         batch_norm=", ".join(batch_norm_layers(critic)),
-        normalization=", ".join(normalization_layers(critic)),
-        has_normalization=bool(normalization_layers(critic)),
+        normalization=", ".join(normalization),
+        has_normalization=bool(normalization),
         has_linear_layers=has_linear_layers(critic),
     )
 
@@ -103,7 +96,7 @@ def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
 
 
 def _build_network(
-    model: Mapping[str, Any], kind: str, classes: int | None, **facts: Any
+    model: Mapping[str, Any], kind: str, shape: Sequence[int], classes: int | None, **facts: Any
 ) -> nn.Module:
     path, node = f"model.{kind}", model[kind]
     if classes is not None:
@@ -114,5 +107,5 @@ def _build_network(
                 " knows no classes. Leave it out, or type model=mlp, model=dcgan or model=resnet."
             )
         facts["classes"] = classes
-    network: nn.Module = built(path, node, **facts)
+    network: nn.Module = built(path, node, sample_shape=tuple(shape), **facts)
     return network

@@ -19,9 +19,7 @@ from wgan_cli.build.networks import (
     trained_network,
 )
 from wgan_cli.compatibility import refuse_pair
-from wgan_cli.constraints import (
-    Constraint,
-)
+from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.models.shape_check import refuse_misfit
@@ -52,9 +50,9 @@ def build_trainer(
     rollback: Rollback | None = None,
     signals: StopSignals | None = None,
 ) -> Trainer:
-    """Build everything that trains, ready to `fit` or to `load` a checkpoint first.
+    """Build everything that trains, ready to `fit` or to load a checkpoint.
 
-    Raises a `WganError` where parts do not fit together. Of several ranks only the first evaluates.
+    Raises a `WganError` if parts do not fit together. Only rank 0 evaluates.
     """
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
@@ -93,11 +91,9 @@ def _build_updates(
     ranks: SingleProcess,
 ) -> Updates:
     with Draws(config.seed, Stream.GENERATOR_WEIGHTS).global_seed():
-        generator = build_generator(config.model, config.latent_dim, shape, classes)
+        generator = build_generator(config.model, config.latent_dim, shape, classes).to(device)
     with Draws(config.seed, Stream.CRITIC_WEIGHTS).global_seed():
-        critic = build_critic(config, constraint, shape, classes)
-    generator.to(device)
-    critic.to(device)
+        critic = build_critic(config, constraint, shape, classes).to(device)
     refuse_pair(config, facts_of(critic))
     if not all(traits("network", config.model[n]).checks_shapes for n in ("generator", "critic")):
         refuse_misfit(generator, critic, config.latent_dim, shape, classes)
@@ -122,8 +118,8 @@ def _build_updates(
         generator_needs_real_scores=traits("loss", config.loss).needs_real_scores,
         ranks=ranks,
     )
-    for name, trained in (("generator", trained_generator), ("critic", trained_critic)):
-        trained.log_autocast(name)
+    trained_generator.log_autocast("generator")
+    trained_critic.log_autocast("critic")
     if config.compile:
         latent = torch.zeros(config.batch_size // ranks.world, config.latent_dim, device=device)
         labels = None if classes is None else latent.new_zeros(len(latent), dtype=torch.int64)

@@ -10,7 +10,7 @@ from wgan_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Process:
-    """One of the `world` processes of a run, of which `local_world` run on its machine.
+    """One of the `world` processes of a run; `local_world` of them run on its machine.
 
     Ranks and the machine's number count from 0.
     """
@@ -23,16 +23,16 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """Read torchrun's environment variables; a single process without them."""
-        variables = os.environ
-        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= variables.keys():
+        """Read torchrun's environment variables; without them it is a single process."""
+        if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return cls()
+        rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
         return cls(
-            rank=int(variables["RANK"]),
-            world=int(variables["WORLD_SIZE"]),
-            local_rank=int(variables.get("LOCAL_RANK", variables["RANK"])),
-            local_world=int(variables.get("LOCAL_WORLD_SIZE", variables["WORLD_SIZE"])),
-            machine=int(variables.get("GROUP_RANK", 0)),
+            rank=int(rank),
+            world=int(world),
+            local_rank=int(os.environ.get("LOCAL_RANK", rank)),
+            local_world=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
+            machine=int(os.environ.get("GROUP_RANK", 0)),
         )
 
     @property

@@ -1,8 +1,8 @@
 """Communication between the processes that train one run together.
 
-Every update sends one message: the gradients, the terms of the update and whether a signal came,
-all summed over the ranks. Rank 0 measures, writes and decides; meanwhile the others wait for its
-instruction. Each process writes why it ended into torchrun's store, which outlives it.
+Every update sums one message over the ranks: the gradients, the update's terms and whether a signal
+came. Rank 0 measures, writes and decides; meanwhile the others wait for its instruction. Each
+process writes why it ended into torchrun's store, which outlives it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from wgan_cli.stop_signals import StopSignals
 
 # How long a process waits for the others to start.
 _START_TIMEOUT = timedelta(minutes=30)
-# How long it waits for rank 0 later. A lost process is noticed earlier, by its connection.
+# How long it then waits for rank 0. Its connection reports a lost process earlier.
 _TIMEOUT = timedelta(days=1)
 # Seconds in which the remaining ranks write why they end.
 _REASON_TIMEOUT = 5.0
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class Instruction(enum.IntEnum):
-    """What rank 0 tells the others once it has measured and written."""
+    """What the other ranks do once rank 0 has measured and written."""
 
     CONTINUE = 0
     ROLL_BACK = 1
@@ -51,7 +51,7 @@ class Instruction(enum.IntEnum):
 
 
 class SingleProcess:
-    """The group of a run with one process; `ProcessGroup` is that of several."""
+    """The group of a run with one process; `ProcessGroup` is for several."""
 
     shard: Shard = FULL_BATCH
     leads = True
@@ -84,7 +84,7 @@ ALONE = SingleProcess()
 
 
 class ProcessGroup(SingleProcess):
-    """A run in several processes as seen from one of them. All read and write the `store`."""
+    """One process's connection to the others. All of them read and write the `store`."""
 
     def __init__(self, process: Process, store: Store) -> None:
         self.process = process
@@ -97,7 +97,7 @@ class ProcessGroup(SingleProcess):
         self._on_gpu = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Connect to the other processes, whose `settings` read those of rank 0."""
+        """Connect to the other processes; rank 0 publishes `settings` for them."""
         self._on_gpu = device.type == "cuda"
         if self.leads:
             self.store.set("settings", json.dumps(settings))
@@ -115,7 +115,7 @@ class ProcessGroup(SingleProcess):
         )
 
     def arrive(self, point: str) -> None:
-        """Only rank 0 waits. It polls the store: waiting inside torch, it would miss a failure."""
+        """Only rank 0 waits. It polls the store, because it would miss a failure inside torch."""
         if not self.leads:
             self._set(f"{point}/{self.process.rank}", "")
             return
@@ -128,10 +128,7 @@ class ProcessGroup(SingleProcess):
 
     def settings(self) -> dict[str, Any] | None:
         """Wait for rank 0's settings; None if it ends without training."""
-        if not self._wait_for_key("settings"):
-            return None
-        settings: dict[str, Any] = json.loads(self.store.get("settings"))
-        return settings
+        return self._read("settings") if self._wait_for_key("settings") else None
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
         """Return `work()`. Local rank 0 of each machine runs it before the others there do."""
@@ -160,7 +157,7 @@ class ProcessGroup(SingleProcess):
             self.raise_lost_rank()
         message.div_(self.world)
         network.take_gradients(message)
-        # The next message may use the same memory.
+        # The next message may use this memory again.
         means = tail.clone()
         if self.signals is not None:
             self.signals.counts = means[len(terms) :]
@@ -172,7 +169,7 @@ class ProcessGroup(SingleProcess):
         return self.signals
 
     def send(self, state: dict[str, Any]) -> None:
-        """Send a state to all ranks, as the bytes of `torch.save`: machines may.shard no disk."""
+        """Send a state to all ranks, as the bytes of `torch.save`: they may have no common disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
@@ -202,9 +199,7 @@ class ProcessGroup(SingleProcess):
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """What a rank has reported about its end, if anything."""
-        key = f"end/{rank}"
-        end: dict[str, Any] | None = json.loads(self.store.get(key)) if self._has(key) else None
-        return end
+        return self._read(f"end/{rank}") if self._has(f"end/{rank}") else None
 
     def leader_exit_code(self, seconds: float) -> int:
         """Wait for rank 0's exit code; 1 if it was lost."""
@@ -214,12 +209,11 @@ class ProcessGroup(SingleProcess):
 
     def wait_for_others(self, seconds: float) -> None:
         """Wait until the ranks that are not lost have ended."""
-        others = [rank for rank in range(1, self.world) if rank not in self._lost_ranks]
-        self._wait_for(others, seconds)
+        self._wait_for(sorted({*range(1, self.world)} - {*self._lost_ranks}), seconds)
 
     def close(self, *, failed: bool) -> None:
-        """Close the connections: their threads would abort the process when it exits."""
-        # After a failure nccl would wait for an answer that never comes.
+        """Close the connections, whose threads would otherwise abort the process at its exit."""
+        # After a failure nccl would wait forever.
         if dist.is_initialized() and not (failed and self._on_gpu):
             dist.destroy_process_group()
 
@@ -242,20 +236,22 @@ class ProcessGroup(SingleProcess):
             raise failure
         self._lost_ranks = silent
         which = ", ".join(map(str, silent))
-        raise RankError(
-            f"Rank {which} was lost: its process was killed, or its machine is not to be reached."
-            if len(silent) == 1
-            else f"A process was lost: of ranks {which or 'from 1 on'} one was killed, or its"
-            " machine is not to be reached."
-        )
+        if len(silent) == 1:
+            lost = f"Rank {which} was lost: its process was killed"
+        else:
+            lost = f"A process was lost: one of ranks {which or 'from 1 on'} was killed"
+        raise RankError(f"{lost}, or its machine cannot be reached.")
 
     def _set(self, key: str, value: str) -> None:
         if not self._unreachable:
             with suppress(RuntimeError):
                 self.store.set(key, value)
 
+    def _read(self, key: str) -> Any:
+        return json.loads(self.store.get(key))
+
     def _has(self, key: str) -> bool:
-        """Whether the store has a key. A store in rank 0's process is gone once that has ended."""
+        """Whether the store has a key. A store in rank 0's process ends with that process."""
         try:
             return not self._unreachable and self.store.check([key])
         except RuntimeError:

@@ -11,12 +11,12 @@ from wgan_cli.stop_signals import StopSignals
 class SharedStopSignals(StopSignals):
     """The signals of all ranks as of the newest update.
 
-    `signals` are those of this process. `counts` (3,) says how many ranks were asked to end, were
-    interrupted, and can wait no longer; only whether a number is positive matters.
+    `signals` are those of this process. `counts` (3,) is proportional to the numbers of ranks that
+    were asked to end, that were interrupted, and whose signal is overdue.
     """
 
     NONE = (False, False, False)
-    # On a GPU reading `counts` waits for it, so all ranks read it only every so many steps.
+    # Reading `counts` on a GPU waits for the device, so all ranks read it every 8th step.
     READ_EVERY = 8
 
     def __init__(self, signals: StopSignals) -> None:

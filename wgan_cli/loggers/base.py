@@ -1,4 +1,4 @@
-"""The base class of a logger, and what it receives."""
+"""The base class of loggers, and the data that they receive."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run that a logger writes for.
+    """The run of a logger.
 
-    `settings` is the content of `config.yaml`. `step` is the last step that was logged before, 0 in
-    a new run. `first` is true for the first start in this folder, false for a resume.
+    `settings` is the content of `config.yaml`. `step` is the last step that was logged, 0 in a new
+    run. `first` is true for the first start in this folder, false for a resume.
     """
 
     folder: Path
@@ -26,9 +26,9 @@ class RunInfo:
 
 @dataclass
 class Measurements:
-    """What was measured after a step, by tag.
+    """The measurements after a step, by tag.
 
-    `pictures` are RGB arrays (H, W, 3), uint8; `histograms` hold the values to count, float32, of
+    `pictures` are RGB arrays (H, W, 3), uint8; `histograms` are the values to count, float32, of
     any shape; `text` is Markdown.
     """
 
@@ -52,13 +52,13 @@ class Logger:
     """
 
     def start(self, run: RunInfo) -> None:
-        """Open the log. After a resume, drop what was logged after `run.step`: it comes again."""
+        """Open the log. After a resume, drop what was logged after `run.step`: it is repeated."""
 
     def log(self, point: Measurements) -> None:
         """Write the measurements of a step. Do not change or keep them."""
 
     def rollback(self, step: int) -> None:
-        """Drop what was logged after `step`: the run diverged and repeats what follows."""
+        """Drop what was logged after `step`: the run diverged and repeats the steps after it."""
 
     def finish(self, final: Mapping[str, float]) -> None:
         """Write the final numbers, by tag. A run that ends early does not get here."""

@@ -27,74 +27,55 @@ from wgan_cli.validation import flatten
 # The bins of torch's SummaryWriter.
 _POSITIVE = list(takewhile(lambda edge: edge < 1e20, accumulate(repeat(1.1), mul, initial=1e-12)))
 _BINS = [*(-edge for edge in reversed(_POSITIVE)), 0.0, *_POSITIVE]
-# Settings that decide no result.
+# Settings that do not affect results.
 _NO_HYPERPARAMETERS = ("dataset.recommended.", "logger", "metrics", "profile")
 
 
 class TensorBoard(Logger):
-    """Write an event file into `tensorboard/` of the run's folder."""
+    """Write an event file into `tensorboard/` of the run's folder, without a writer thread.
+
+    On a full disk the thread of `SummaryWriter` prints a traceback, leaves half a record and
+    reports the error late or, at the end of a run, never. Here each record is in the file when the
+    method returns, or the method raises `DiskError` and the file keeps its earlier records.
+    """
 
     def start(self, run: RunInfo) -> None:
-        """Open an event file that hides what earlier files hold after `run.step`."""
+        """Open an event file that hides the records of earlier files after `run.step`."""
         self._settings = run.settings
         folder = run.folder / "tensorboard"
         make_folder(folder)
-        self._file = EventFile(folder)
-        # TensorBoard only obeys a resume's mark if the first file has one too.
-        self._file.hide_from(0 if run.first else run.step + 1)
-
-    def log(self, point: Measurements) -> None:
-        """Write a record for each tag. Raises `DiskError`."""
-        for tag, value in point.scalars.items():
-            self._file.write(scalar(tag, value), point.step)
-        for tag, picture in point.pictures.items():
-            self._file.write(_image(tag, picture), point.step)
-        for tag, values in point.histograms.items():
-            self._file.write(histogram(tag, values, _BINS), point.step)
-        for tag, words in point.text.items():
-            self._file.write(text(tag, words), point.step)
-
-    def rollback(self, step: int) -> None:
-        """Hide what was logged after `step`."""
-        self._file.hide_from(step + 1)
-
-    def finish(self, final: Mapping[str, float]) -> None:
-        """Write the HParams entry; `SummaryWriter.add_hparams` would add a second run for it."""
-        for summary in hparams(hyperparameters(self._settings), dict(final)):
-            self._file.write(summary)
-
-    def close(self) -> None:
-        """Close the event file."""
-        self._file.close()
-
-
-class EventFile:
-    """An event file without tensorboard's writer thread.
-
-    On a full disk that thread prints a traceback, leaves half a record and reports the error late
-    or, at the end of a run, never. Here each record is in the file when `write` returns, or `write`
-    raises `DiskError` and the file keeps its earlier records.
-    """
-
-    def __init__(self, folder: Path) -> None:
         # TensorBoard reads files in the order of their names, even if the clock was set back.
         started = max([time.time(), *(1 + start for start in map(_start_time, folder.iterdir()))])
         name = f"events.out.tfevents.{started:.6f}.{socket.gethostname()}.{os.getpid()}"
         # RecordWriter makes one write call for each record.
         self._records = RecordWriter(RecordFile(folder / name))
         self._write(Event(file_version="brain.Event:2"))
+        # TensorBoard obeys a resume's mark only if the first file has one too.
+        self.rollback(-1 if run.first else run.step)
 
-    def hide_from(self, step: int) -> None:
-        """Make TensorBoard ignore what was written so far for `step` and later steps."""
-        self._write(Event(file_version="brain.Event:2"), step)
-        self._write(Event(session_log=SessionLog(status=SessionLog.START)), step)
+    def log(self, point: Measurements) -> None:
+        """Write a record for each tag."""
+        for tag, value in point.scalars.items():
+            self._write(Event(summary=scalar(tag, value)), point.step)
+        for tag, picture in point.pictures.items():
+            self._write(Event(summary=_image(tag, picture)), point.step)
+        for tag, values in point.histograms.items():
+            self._write(Event(summary=histogram(tag, values, _BINS)), point.step)
+        for tag, markdown in point.text.items():
+            self._write(Event(summary=text(tag, markdown)), point.step)
 
-    def write(self, summary: Summary, step: int | None = None) -> None:
-        """Add a summary. Raises `DiskError`."""
-        self._write(Event(summary=summary), step)
+    def rollback(self, step: int) -> None:
+        """Make TensorBoard ignore all records of steps after `step` so far."""
+        self._write(Event(file_version="brain.Event:2"), step + 1)
+        self._write(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
+
+    def finish(self, final: Mapping[str, float]) -> None:
+        """Write the HParams entry; `SummaryWriter.add_hparams` would add a second run for it."""
+        for summary in hparams(hyperparameters(self._settings), dict(final)):
+            self._write(Event(summary=summary))
 
     def close(self) -> None:
-        """Close the file. Raises `DiskError`."""
+        """Close the event file."""
         self._records.close()
 
     def _write(self, event: Any, step: int | None = None) -> None:
@@ -105,7 +86,7 @@ class EventFile:
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return the settings that decide a result, by dotted key: no cadences, no recommendations."""
+    """Return the settings that affect results, by dotted key: no cadences, no recommendations."""
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(dict(settings)).items()

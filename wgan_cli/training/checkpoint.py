@@ -37,13 +37,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files in a folder, oldest first.
-
-    Other files, and folders and pipes of whatever name, are ignored.
-    """
-    named = (path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
-    found = [path for path in named if path.is_file()]
-    return sorted(found, key=step_of)
+    """The checkpoint files in a folder, oldest first. Folders and pipes are ignored."""
+    paths = (p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name) and p.is_file())
+    return sorted(paths, key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -71,8 +67,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint; its tensors are on the CPU.
 
-    Raises `CheckpointError` with what is wrong. Running out of memory is not the file's fault and
-    is raised as it is.
+    Raises `CheckpointError` with the reason. An out-of-memory error is raised as it is.
     """
     try:
         # Reading a pipe would wait for its writer.
@@ -97,35 +92,35 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def check_whole(state: dict[str, Any], path: Path) -> None:
     """Raise `CheckpointError` if an entry of the state is missing or has the wrong type.
 
-    The checksum is no secret, so a file that verifies need not come from this program.
+    Anybody can compute the checksum, so a file that verifies need not come from this program.
     """
 
-    def are_returns(value: Any) -> bool:
+    def is_rollback(value: Any) -> bool:
         kinds = {"at": int, "to": int, "lr_factor": float, "reason": str}
-        return isinstance(value, list) and all(
-            isinstance(entry, dict)
-            and entry.keys() == kinds.keys()
-            and all(isinstance(entry[name], kind) for name, kind in kinds.items())
-            for entry in value
+        return (
+            isinstance(value, dict)
+            and value.keys() == kinds.keys()
+            and all(isinstance(value[name], kind) for name, kind in kinds.items())
         )
 
     def is_count(value: Any, least: int = 1) -> bool:
         return isinstance(value, int) and value >= least
 
     shape, classes = state.get("sample_shape"), state.get("classes")
-    sound = {
+    rollbacks = state.get("returns", [])
+    valid = {
         "step": is_count(state.get("step"), least=0),
         "sample_shape": isinstance(shape, list) and bool(shape) and all(map(is_count, shape)),
         "classes": classes is None or is_count(classes),
         "inner": is_count(state.get("inner", 0), least=0),
         "unmeasured": isinstance(state.get("unmeasured", False), bool),
-        "returns": are_returns(state.get("returns", [])),
+        "returns": isinstance(rollbacks, list) and all(map(is_rollback, rollbacks)),
         "data": isinstance(state.get("data"), dict | None),
         "world": is_count(state.get("world", 1)),
         **{part: isinstance(state.get(part), dict) for part in _PARTS},
     }
-    for entry, right in sound.items():
-        if not right:
+    for entry, is_valid in valid.items():
+        if not is_valid:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run: its {entry} is missing or makes no sense."
             )
@@ -138,7 +133,7 @@ def load_newest(
 
     With `before`, only checkpoints of earlier steps count. `(None, None, [...])` if there is none.
     Raises `CheckpointError` for one that may be intact but cannot be read here, for example one of
-    a later version: to go on from an older one would lose work.
+    a later version: going on from an older one would lose work.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):

@@ -1,4 +1,4 @@
-"""Draw the classes that a conditional generator is asked for."""
+"""Draw the classes that a conditional generator generates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from wgan_cli.randomness import Draws
 class ClassSampler:
     """Draws classes as often as they occur in the training data.
 
-    `labels` (n,) are the training samples' classes; `count` is the number of classes that the
-    networks know, and `shares` (count,) is the part of the data in each class.
+    `labels` (n,) are the training samples' classes; `count` is the number of classes of the
+    networks, and `shares` (count,) is each class's fraction of the data.
     """
 
     def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
@@ -27,6 +27,6 @@ class ClassSampler:
         return torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
 
     def rows(self, most: int, columns: int) -> Tensor:
-        """Classes (rows * columns,) for a picture with one row for each of the first `most`."""
+        """Classes (rows * columns,) for a picture with a row per class, at most `most` rows."""
         rows = min(self.count, most)
         return torch.arange(rows, device=self._bounds.device).repeat_interleave(columns)

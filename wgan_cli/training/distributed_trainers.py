@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.distributed.process_group import Instruction, ProcessGroup
 from wgan_cli.errors import DivergedError, RankError, WganError
-from wgan_cli.training.batch_norm_rollback import BatchNormRollback
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
 
 class DistributedUpdates(Updates):
-    """`Updates` that keep BatchNorm's statistics if another rank is lost during an update.
+    """`Updates` that restore BatchNorm's running statistics if another rank is lost in an update.
 
-    The run is then saved as it was before that update.
+    The run is then saved as it was before that update, which is repeated after a resume.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._batch_norm = BatchNormRollback((self.generator, self.critic))
+        modules = (*self.generator.modules(), *self.critic.modules())
+        self._statistics = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
 
     def critic_update(self, *arguments: Any, **options: Any) -> Tensor:
         """As `Updates.critic_update`."""
-        with self._batch_norm:
+        with self._statistics_restored_on_failure():
             return super().critic_update(*arguments, **options)
 
     def generator_update(self, *arguments: Any, **options: Any) -> Tensor:
         """As `Updates.generator_update`."""
-        with self._batch_norm:
+        with self._statistics_restored_on_failure():
             return super().generator_update(*arguments, **options)
+
+    @contextmanager
+    def _statistics_restored_on_failure(self) -> Iterator[None]:
+        before = [buffer.clone() for buffer in self._statistics]
+        try:
+            yield
+        except BaseException:
+            for buffer, former in zip(self._statistics, before, strict=True):
+                buffer.copy_(former)
+            raise
 
 
 class _DistributedTrainer(Trainer):
-    """A trainer of one rank of several."""
-
     @property
     def group(self) -> ProcessGroup:
         assert isinstance(self.updates.ranks, ProcessGroup)
@@ -46,8 +57,7 @@ class _DistributedTrainer(Trainer):
 class LeaderTrainer(_DistributedTrainer):
     """Rank 0. It alone measures, writes and decides, and sends the others an instruction."""
 
-    # Whether the other ranks wait for an instruction.
-    _awaited = False
+    _others_wait = False  # whether the other ranks wait for an instruction
 
     def fit(self) -> None:
         """Train up to `steps`. Raises a `WganError` if the run ends otherwise."""
@@ -56,12 +66,12 @@ class LeaderTrainer(_DistributedTrainer):
         except RankError:
             raise
         except BaseException:
-            if self._awaited:
+            if self._others_wait:
                 self._send(Instruction.END)
             raise
 
     def start(self) -> None:
-        """Start the callbacks, which record it if a rank is missing; then send the state."""
+        """Start the callbacks, wait for the other ranks, and send them the state."""
         super().start()
         self.group.arrive("start")
         self.group.send(self.state_dict())
@@ -75,8 +85,7 @@ class LeaderTrainer(_DistributedTrainer):
 
     def housekeeping(self) -> None:
         """Log, evaluate, draw and save if due; then let the others continue."""
-        due = self.cadence.point(self.step, self.steps).anything
-        self._awaited = due
+        self._others_wait = due = self.cadence.point(self.step, self.steps).anything
         super().housekeeping()
         if due:
             self._send(Instruction.CONTINUE)
@@ -84,20 +93,20 @@ class LeaderTrainer(_DistributedTrainer):
     def stop(self, error: WganError) -> NoReturn:
         """Save the run and end it with `error`, or with the failure of another rank.
 
-        When one rank has failed, torchrun asks all ranks to end: the failure is the real reason.
+        When one rank fails, torchrun asks the others to end. The failure is then the real reason.
         """
-        self._awaited = True
+        self._others_wait = True
         super().stop(self.group.failure_of_other_rank() or error)
 
     def roll_back(self, error: DivergedError) -> None:
         """Load the newest checkpoint on all ranks, if the run may; else raise `error`."""
-        self._awaited = True
+        self._others_wait = True
         super().roll_back(error)
         self._send(Instruction.ROLL_BACK)
         self.group.send(self.state_dict())
 
     def _send(self, instruction: Instruction) -> None:
-        self._awaited = False
+        self._others_wait = False
         self.group.send_instruction(instruction)
 
 
@@ -109,7 +118,7 @@ class FollowerTrainer(_DistributedTrainer):
         self.load_state_dict(self.group.receive())
 
     def housekeeping(self) -> None:
-        """Wait for rank 0 where it measures or writes; stop if a signal requested it."""
+        """Wait for rank 0 if it measures or writes; stop if a signal requested it."""
         due = self.cadence.point(self.step, self.steps).anything
         self.unmeasured = False
         if due or (self.device.type == "cpu" and self.updates.nan_guard.tripped()):

@@ -26,7 +26,7 @@ def check_finite(
 ) -> None:
     """Raise `DivergedError` if the NaN guard blocked an update, or a weight or mean is not finite.
 
-    `guard_reset_at` is the step at which the guard was made or reset, `step` the newest step.
+    `guard_reset_at` is the step at which the guard was created or reset, `step` the newest step.
     Waits for the device.
     """
     guard = updates.nan_guard
@@ -45,12 +45,10 @@ def check_finite(
 
 def _cause(critic: list[float], generator: list[float]) -> tuple[str, str]:
     """The first term that is not finite, and whether it is NaN or infinite."""
-    terms = dict(zip(CRITIC_TERMS, critic, strict=True))
-    ordered = {name: terms[name] for name in _CRITIC_ORDER}
-    ordered.update(zip(GENERATOR_TERMS, generator, strict=True))
-    for name, value in ordered.items():
-        if not math.isfinite(value):
-            return name, _describe(value)
+    terms = dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
+    for name in (*_CRITIC_ORDER, *GENERATOR_TERMS):
+        if not math.isfinite(terms[name]):
+            return name, _describe(terms[name])
     return "a weight", "NaN or infinite"
 
 
@@ -73,12 +71,9 @@ def _advice(term: str, updates: Updates) -> str:
 
 def _norms(updates: Updates) -> dict[str, float]:
     """Norms of all weights and running statistics: NaN there may not show in a loss yet."""
-    networks = {"generator": updates.generator, "critic": updates.critic}
-    norms = {
-        f"a weight of the {name}": nn.utils.get_total_norm(network.parameters())
-        for name, network in networks.items()
-    }
-    for name, network in networks.items():
+    weights, statistics = {}, {}
+    for name, network in (("generator", updates.generator), ("critic", updates.critic)):
         floating = [b for b in network.buffers() if b.is_floating_point()]
-        norms[f"a running statistic of the {name}"] = nn.utils.get_total_norm(floating)
-    return {name: float(norm) for name, norm in norms.items()}
+        weights[f"a weight of the {name}"] = nn.utils.get_total_norm(network.parameters())
+        statistics[f"a running statistic of the {name}"] = nn.utils.get_total_norm(floating)
+    return {name: float(norm) for name, norm in (weights | statistics).items()}

@@ -26,8 +26,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the network. Call it after every update of the network."""
-        # Buffers are looked up each time, because a module may replace its buffer's tensor.
+        """Average the network's current weights in. Call it after every update of the network."""
+        # List the buffers each time, because a module may replace its buffer's tensor.
         averages, weights = [*self._averages], [*self._weights]
         for average, buffer in zip(self.module.buffers(), self.network.buffers(), strict=True):
             if self._started and average.is_floating_point():

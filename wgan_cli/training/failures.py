@@ -14,7 +14,7 @@ from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
 _NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 
-# Called when a run ends, with the error that ended it or None.
+# Receives the error that ended a run, or None.
 OnEnd = Callable[[BaseException | None], None]
 
 
@@ -49,26 +49,23 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
 
 @contextmanager
 def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
-    """Translate what the block raises by `in_plain_words`; then call every `on_end` with it."""
+    """Translate the block's exception by `in_plain_words`; then call every `on_end` with it."""
     error: BaseException | None = None
     try:
         yield
-    except Exception as raised:
-        error = in_plain_words(raised, batch_size)
+    except BaseException as raised:
+        error = in_plain_words(raised, batch_size) if isinstance(raised, Exception) else raised
         if error is raised:
             raise
         raise error from raised
-    except BaseException as raised:
-        error = raised
-        raise
     finally:
         call_on_end(on_end, error, batch_size)
 
 
 def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size: int) -> None:
-    """Call each with the error that ended the run, or with the first that one of them raised.
+    """Call each with the error that ended the run; without one, with the first that a call raised.
 
-    That first error is raised only if the run had none: it must not hide why the run ended.
+    Raise that first error only if the run had none: it must not hide why the run ended.
     """
     first = error
     for call in on_end:

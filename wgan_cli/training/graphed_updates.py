@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from wgan_cli.acceleration.cuda_graphs import CudaGraph, Graph, GraphedUpdate, make_capturable
+from wgan_cli.acceleration.cuda_graphs import CudaGraph, GraphedUpdate, make_capturable
 from wgan_cli.randomness import Draws
 from wgan_cli.training.nan_guard import tensors_moved_by
 from wgan_cli.training.updates import Updates
 
 
 class GraphedUpdates(Updates):
-    """`Updates` of a single process, with the same arguments; `graph` makes an empty graph."""
+    """`Updates` of a single process, with the same arguments."""
 
-    def __init__(
-        self, *arguments: Any, graph: Callable[[], Graph] = CudaGraph, **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, graph: type[CudaGraph] = CudaGraph, **options: Any) -> None:
         super().__init__(*arguments, **options)
         critic_update, generator_update = super().critic_update, super().generator_update
         self._critic_graph = GraphedUpdate(
@@ -51,25 +48,22 @@ class GraphedUpdates(Updates):
 
     @property
     def joins_fakes(self) -> bool:
-        """Never: a recorded critic update begins with the generator's pass."""
+        """False: a recorded critic update includes the generator's pass."""
         return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Updates.load_state_dict`; the tensors that the graphs read have moved then."""
+        """As `Updates.load_state_dict`; this moves the tensors that the graphs read."""
         super().load_state_dict(state)
         self._record_anew()
 
     def _record_anew(self) -> None:
         self._critic_graph.reset()
         self._generator_graph.reset()
-        for _, _, optimizer in self._networks():
+        for _, optimizer in self._networks().values():
             make_capturable(optimizer)
 
     def _changed_by(self, network: str) -> list[Tensor]:
         """The tensors that an update of this network changes."""
-        ((trained, optimizer),) = [(t, o) for name, t, o in self._networks() if name == network]
-        return [
-            *trained.updated_tensors(),
-            *self.nan_guard.tensors(),
-            *tensors_moved_by(optimizer),
-        ]
+        trained, optimizer = self._networks()[network]
+        guard = self.nan_guard.tensors()
+        return [*trained.updated_tensors(), *guard, *tensors_moved_by(optimizer)]

@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 class NanGuard:
-    """Blocks every optimizer step from the first update on whose loss or gradient is not finite.
+    """Once a loss or gradient is not finite, blocks that optimizer step and all later ones.
 
     Whether it has tripped is a tensor on the device that fused optimizer kernels read, so updates
     do not wait for the device; `tripped()` does. The guard keeps the terms of the update that
     tripped it, by network, and how many generator updates it let pass before.
 
     `terms` is the number of terms an update reports, by network. `keeps_finite` says by network
-    whether its optimizer moves finite weights by a finite gradient to finite weights; then the
-    gradient's norm is enough to look at. Otherwise (the default) the new weights are checked too.
+    whether a step by a finite gradient leaves finite weights finite, so that checking the terms is
+    enough. Otherwise (the default) the new weights are checked too.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class NanGuard:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._updates_passed = torch.zeros((), dtype=torch.int64, device=device)
         self._last_terms = {network: torch.zeros(n, device=device) for network, n in terms.items()}
-        # On the CPU no tensor is waited for, and a blocked step is simply skipped.
+        # On the CPU reading a tensor never waits, and a blocked step is skipped.
         self._on_cpu = device.type == "cpu"
 
     @contextmanager
@@ -66,7 +66,7 @@ class NanGuard:
         return not self._finite
 
     def updates_passed(self) -> int:
-        """The generator updates let through since the guard was made or reset."""
+        """The generator updates let through since the guard was created or reset."""
         return int(self._updates_passed)
 
     def last_terms(self, network: str) -> list[float]:
@@ -105,7 +105,7 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Every weight of an optimizer and every tensor of its state, which its first step makes."""
+    """Every weight of an optimizer and every tensor of its state, which its first step creates."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

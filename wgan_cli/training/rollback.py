@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ class RollbackRecord:
 class Rollback:
     """`on_divergence=rollback`: at most `times` rollbacks in a run, those before a resume included.
 
-    A rollback goes to the newest checkpoint. If the run diverged no later than the time before, it
-    goes to one older than that time's. Each multiplies every learning rate by `lr_factor`. Batches
-    and noise follow from (seed, step), so the run sees the same ones again; only the rates differ.
+    A rollback loads the newest checkpoint. If the run diverged no later than the previous time, it
+    loads one older than was loaded then. Each multiplies every learning rate by `lr_factor`.
+    Batches and noise follow from (seed, step), so only the rates differ from the first time.
     """
 
     def __init__(self, checkpoints: Path, times: int, lr_factor: float) -> None:
@@ -36,53 +37,25 @@ class Rollback:
         self.times = times
         self.lr_factor = lr_factor
 
-    def state_to_return_to(
-        self, error: DivergedError, at: int, so_far: RollbackHistory
+    def state_to_load(
+        self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
     ) -> dict[str, Any]:
-        """The newest checkpoint's state with this rollback added to it.
+        """The newest checkpoint's state with this rollback, from step `at`, added to it.
 
         Raises `DivergedError` if no rollback or no checkpoint is left.
         """
         if len(so_far) >= self.times:
-            raise DivergedError(
-                error.what, f"It went back {len(so_far)} times already. {error.advice}"
-            )
+            times = f"It went back {len(so_far)} times already."
+            raise DivergedError(error.what, f"{times} {error.advice}")
         state, _, warnings = load_newest(self.checkpoints)
         for warning in warnings:
             log.warning("%s", warning)
-        if so_far and at <= so_far.last.at:
+        if so_far and at <= so_far[-1].at:
             # A lower rate did not help: the weights of that checkpoint may be bad already.
-            older, _, _ = load_newest(self.checkpoints, before=so_far.last.to)
+            older, _, _ = load_newest(self.checkpoints, before=so_far[-1].to)
             state = older or state
         if state is None:
             raise DivergedError(error.what, f"There is no checkpoint to go back to. {error.advice}")
-        factor = self.lr_factor * so_far.lr_factor
-        state["returns"] = [
-            *so_far.state(),
-            asdict(RollbackRecord(at, state["step"], factor, error.what)),
-        ]
-        return state
-
-
-class RollbackHistory:
-    """The rollbacks of a run so far, as its checkpoints keep them."""
-
-    def __init__(self, state: list[dict[str, Any]] | None = None) -> None:
-        self._records = [RollbackRecord(**entry) for entry in state or []]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @property
-    def lr_factor(self) -> float:
-        """What every learning rate is multiplied by."""
-        return self._records[-1].lr_factor if self._records else 1.0
-
-    @property
-    def last(self) -> RollbackRecord:
-        """The newest rollback."""
-        return self._records[-1]
-
-    def state(self) -> list[dict[str, Any]]:
-        """For checkpoints and `status.json`."""
-        return [asdict(entry) for entry in self._records]
+        factor = self.lr_factor * (so_far[-1].lr_factor if so_far else 1.0)
+        record = RollbackRecord(at, state["step"], factor, error.what)
+        return {**state, "returns": [asdict(rollback) for rollback in (*so_far, record)]}

@@ -1,14 +1,13 @@
-"""The state of a run: what a checkpoint keeps of it."""
+"""The state of a run, as checkpoints keep it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
-
-from torch import nn
 
 from wgan_cli.errors import CheckpointError
 from wgan_cli.training.ema import ExponentialMovingAverage
-from wgan_cli.training.rollback import RollbackHistory
+from wgan_cli.training.rollback import RollbackRecord
 from wgan_cli.training.running_means import RunningMeans
 from wgan_cli.training.updates import Updates
 
@@ -18,47 +17,36 @@ class RunState:
 
     `step` counts finished generator updates, `inner` the critic updates since the last one.
     `unmeasured` is set while the last step is not logged, evaluated, drawn and saved yet.
-    `returns` are the rollbacks so far.
+    `rollbacks` are those so far. Samples are drawn from `generator`, the average if there is one;
+    `raw_generator` is then the generator as it is trained, else None.
     """
 
     def __init__(self, updates: Updates, ema: float) -> None:
         self.updates = updates
         self.device = next(updates.critic.parameters()).device
         self.ema = ExponentialMovingAverage(updates.generator, ema) if ema > 0 else None
+        self.generator = updates.generator if self.ema is None else self.ema.module
+        self.raw_generator = None if self.ema is None else updates.generator
+        self.critic = updates.critic
         self.step = 0
         self.inner = 0
         self.unmeasured = False
-        self.returns = RollbackHistory()
+        self.rollbacks: list[RollbackRecord] = []
         self.means = RunningMeans(self.device)
         self.guard_reset_at = 0
 
     @property
     def recorded(self) -> int:
-        """The last step of which everything is measured, written and drawn."""
+        """The last step that was measured, logged and drawn completely."""
         return self.step - self.unmeasured
 
-    @property
-    def generator(self) -> nn.Module:
-        """The generator that samples are drawn from: the averaged one if there is one."""
-        return self.updates.generator if self.ema is None else self.ema.module
-
-    @property
-    def critic(self) -> nn.Module:
-        """The critic as it is trained."""
-        return self.updates.critic
-
-    @property
-    def raw_generator(self) -> nn.Module | None:
-        """The generator as it is trained, if samples are drawn from its average; else None."""
-        return None if self.ema is None else self.updates.generator
-
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on from here, as plain dicts of tensors and numbers."""
+        """The run's part of a checkpoint, as plain dicts of tensors and numbers."""
         state = {
             "step": self.step,
             "inner": self.inner,
             "unmeasured": self.unmeasured,
-            "returns": self.returns.state(),
+            "returns": [asdict(rollback) for rollback in self.rollbacks],
             "world": self.updates.ranks.world,
             **self.updates.state_dict(),
             "window": self.means.state_dict(),
@@ -77,7 +65,7 @@ class RunState:
             self.step = int(state["step"])
             self.inner = int(state.get("inner", 0))
             self.unmeasured = bool(state.get("unmeasured", False))
-            self.returns = RollbackHistory(state.get("returns"))
+            self.rollbacks = [RollbackRecord(**entry) for entry in state.get("returns", ())]
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"The checkpoint does not fit this run: {reason}") from None

@@ -1,4 +1,4 @@
-"""Means of the updates' terms between two log points, and how fast the run goes."""
+"""Means of the updates' terms between two log points, and the run's throughput."""
 
 from __future__ import annotations
 
@@ -43,13 +43,8 @@ class RunningMeans:
         self.critic_updates = self.steps = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums and counts, for a checkpoint."""
-        return {
-            "critic": self.critic,
-            "generator": self.generator,
-            "critic_updates": self.critic_updates,
-            "steps": self.steps,
-        }
+        """The attributes, for a checkpoint."""
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a checkpoint's sums."""
@@ -59,22 +54,22 @@ class RunningMeans:
 
 
 class Throughput:
-    """Steps and real images per second since the last regular log point, everything included."""
+    """Steps and real images per second since the last regular log point, with all housekeeping."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.restart(0, 0)
 
     def restart(self, step: int, critic_updates: int) -> None:
-        """Count from here; both numbers are totals of the run."""
+        """Start measuring here; both numbers are totals of the run."""
         self._start = (time.perf_counter(), step, critic_updates)
 
     def report(self, step: int, critic_updates: int, *, restart: bool) -> dict[str, float]:
-        """Values by tag, empty if no step was done. With `restart` count from here afterwards."""
+        """Values by tag, empty if no step was done. With `restart`, then start again from here."""
         now = time.perf_counter()
         start_time, start_step, start_updates = self._start
         if restart:
-            self._start = (now, step, critic_updates)
+            self.restart(step, critic_updates)
         if step == start_step:
             return {}
         seconds = max(now - start_time, 1e-9)

@@ -23,11 +23,11 @@ class CriticSchedule:
     warmup_every: int = 0
 
     def updates(self, step: int) -> int:
-        """Critic updates that go before generator update `step`, counted from 0."""
-        return self.warmup_n_critic if self._warm(step) else self.n_critic
+        """Critic updates that belong to generator update `step`, counted from 0."""
+        return self.updates_before(step + 1) - self.updates_before(step)
 
     def updates_before(self, step: int) -> int:
-        """All critic updates of the run before those of generator update `step`."""
+        """Critic updates of the run before those that belong to generator update `step`."""
         warm = min(step, self.warmup_steps)
         if self.warmup_every:
             # Multiples of warmup_every in [0, step), minus those within the first warmup_steps.
@@ -35,17 +35,12 @@ class CriticSchedule:
             warm += multiples - math.ceil(warm / self.warmup_every)
         return warm * self.warmup_n_critic + (step - warm) * self.n_critic
 
-    def _warm(self, step: int) -> bool:
-        if step < self.warmup_steps:
-            return True
-        return self.warmup_every > 0 and step % self.warmup_every == 0
-
 
 @dataclass(frozen=True)
 class LearningRateDecay:
-    """The factor on every learning rate; `kind` is none (always 1), linear or cosine.
+    """The factor on every learning rate: 1 with `kind` none.
 
-    The latter two fall from 1 to 0 over `steps`.
+    With linear or cosine it falls from 1 to 0 over `steps`.
     """
 
     kind: str = "none"

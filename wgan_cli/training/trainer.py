@@ -16,11 +16,10 @@ from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.stop_signals import StopNow, StopSignals
-from wgan_cli.training.callbacks.protocol import Cadence, Callback, Point
+from wgan_cli.training.callbacks.protocol import Cadence, Callback, Phase, Point
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.divergence import check_finite
 from wgan_cli.training.failures import reported_end
-from wgan_cli.training.phases import Phase, untraced
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.run_state import RunState
 from wgan_cli.training.running_means import Throughput
@@ -31,9 +30,9 @@ from wgan_cli.training.updates import Updates
 class Trainer(RunState):
     """Algorithm 1 of arXiv 1701.07875.
 
-    `fit` keeps no random state and no data position: both follow from (seed, step, inner), so a
-    resume needs only `load_state_dict`. `classes` makes the networks conditional. With several
-    ranks this process works on its `shard` of every batch.
+    There is no random state and no data position to keep: both follow from (seed, step, inner), so
+    a resume needs only `load_state_dict`. `classes` samples the labels of conditional networks.
+    With several ranks this process works on its `shard` of every batch.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Trainer(RunState):
         self.rollback = rollback
         self.signals = signals or StopSignals()
         self.shard = updates.ranks.shard
-        self.phase: Phase = untraced
+        self.phase: Phase = nullcontext
         self.throughput = Throughput(batch_size)
         self._rows = batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
@@ -91,35 +90,34 @@ class Trainer(RunState):
                     self.roll_back(diverged)
 
     def start(self) -> None:
-        """Call what must happen before the first step of this process."""
+        """Start the callbacks."""
         point = Point(self.step)
         for callback in self.callbacks:
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """One step; if the run was stopped during housekeeping, only the rest of that."""
+        """One step and its housekeeping; only the latter if the run was stopped during it."""
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
 
     def train_step(self) -> None:
         """One step of Algorithm 1: n_critic critic updates and one generator update."""
-        self.set_learning_rates()
+        rollback_factor = self.rollbacks[-1].lr_factor if self.rollbacks else 1.0
+        self._rates.set(self.decay.factor(self.step) * rollback_factor)
         self.critic_phase()
         self.generator_phase()
-        self.update_ema()
+        if self.ema is not None:
+            with self.phase("average"):
+                self.ema.update()
         self.step += 1
         self.inner = 0
-
-    def set_learning_rates(self) -> None:
-        """Multiply every initial rate by the decay's factor and by that of the rollbacks so far."""
-        self._rates.set(self.decay.factor(self.step) * self.returns.lr_factor)
 
     def critic_phase(self) -> None:
         """n_critic updates, each on fresh real and fake batches; after a resume the rest of them.
 
-        With a large network a step can take longer than a stop request may wait. The run then
-        stops, and is saved, between two critic updates.
+        If a step takes longer than a stop request may wait, the run stops and is saved between two
+        critic updates.
         """
         before, count = self.schedule.updates_before(self.step), self.schedule.updates(self.step)
         fakes = self._last_batch = None
@@ -156,12 +154,6 @@ class Trainer(RunState):
         with self.phase("generator update"):
             self.means.add_generator(self.updates.generator_update(latent, labels, real))
 
-    def update_ema(self) -> None:
-        """Move the average of the generator's weights towards them."""
-        if self.ema is not None:
-            with self.phase("average"):
-                self.ema.update()
-
     def housekeeping(self) -> None:
         """Log, evaluate, draw and save if due; stop if requested."""
         point = self.cadence.point(self.step, self.steps)
@@ -193,7 +185,7 @@ class Trainer(RunState):
                     del means["critic/penalty"]
                 point.scalars.update(means)
                 point.scalars.update(self.updates.constraint.report(self.critic))
-                # A generator may have a `report` of its own.
+                # A user's generator may define `report`.
                 point.scalars.update(getattr(self.generator, "report", dict)())
                 done = self.schedule.updates_before(self.step)
                 point.scalars.update(self.throughput.report(self.step, done, restart=regular))
@@ -205,13 +197,13 @@ class Trainer(RunState):
     def evaluate(self, point: Point, evaluation: Evaluation) -> None:
         """Evaluate the samples, which can take minutes: a stop signal ends the run at once.
 
-        The step is then measured when the run goes on.
+        The resumed run then measures this step.
         """
         try:
             with self.phase("evaluation"), self.signals.at_once():
                 result = evaluation(self.generator, self.critic, self.raw_generator)
-        except StopNow as now:
-            self.stop(now.error)
+        except StopNow as stop:
+            self.stop(stop.error)
         point.evaluation = result
         point.scalars.update(result.scalars())
         point.pictures.update(result.pictures)
@@ -231,7 +223,7 @@ class Trainer(RunState):
         """Load the newest checkpoint and lower the rates, if the run may; else raise `error`."""
         if self.rollback is None:
             raise error
-        self.load_state_dict(self.rollback.state_to_return_to(error, self.step, self.returns))
+        self.load_state_dict(self.rollback.state_to_load(error, self.step, self.rollbacks))
         self._restart_throughput()
         for callback in self.callbacks:
             callback.on_rollback(self)

@@ -1,7 +1,7 @@
 """One critic update and one generator update of Algorithm 1 (arXiv 1701.07875).
 
 Each returns its terms as one small tensor on the device, so that nothing waits for the device
-before a log point. Once a term is not finite, no weight changes any more (`nan_guard`).
+before a log point. Once a term is not finite, no weight changes any more (see `NanGuard`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Updates:
     `grad_clip`: the largest gradient norm of critic and generator; None does not clip.
     `keeps_finite`: by network, whether its optimizer keeps weights finite (see `NanGuard`).
     `generator_needs_real_scores`: score a real batch in the generator's update, for its loss.
-    `ranks`: the processes of the run. Each works on its rows of a batch; gradients and terms are
+    `ranks`: the processes of the run. Each trains on its rows of a batch; gradients and terms are
     means over all ranks.
     """
 
@@ -153,7 +153,7 @@ class Updates:
     @property
     def joins_fakes(self) -> bool:
         """Whether `fakes` gives what critic updates would generate themselves, up to rounding."""
-        # A compiled generator would be compiled again for every other batch size.
+        # A compiled generator would be compiled again for another batch size.
         return self.trained_generator.rows_independent and not self.trained_generator.compiled
 
     @torch.no_grad()
@@ -164,7 +164,7 @@ class Updates:
     def state_dict(self) -> dict[str, Any]:
         """Networks and optimizers for a checkpoint, as torch's state dicts."""
         state: dict[str, Any] = {}
-        for name, trained, optimizer in self._networks():
+        for name, (trained, optimizer) in self._networks().items():
             state[name] = trained.network.state_dict()
             optimizer_state = portable_state(optimizer.state_dict())
             state[f"{name}_optimizer"] = trained.split_optimizer_state(optimizer_state)
@@ -172,16 +172,16 @@ class Updates:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load networks and optimizers. Raises what torch's `load_state_dict` raises."""
-        for name, trained, optimizer in self._networks():
+        for name, (trained, optimizer) in self._networks().items():
             trained.network.load_state_dict(state[name])
             trained.refresh_bf16_copy()
             optimizer.load_state_dict(trained.join_optimizer_state(state[f"{name}_optimizer"]))
 
-    def _networks(self) -> tuple[tuple[str, TrainedNetwork, torch.optim.Optimizer], ...]:
-        return (
-            ("generator", self.trained_generator, self.generator_optimizer),
-            ("critic", self.trained_critic, self.critic_optimizer),
-        )
+    def _networks(self) -> dict[str, tuple[TrainedNetwork, torch.optim.Optimizer]]:
+        return {
+            "generator": (self.trained_generator, self.generator_optimizer),
+            "critic": (self.trained_critic, self.critic_optimizer),
+        }
 
 
 def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:

@@ -1,1 +1,1 @@
-"""Callbacks: they watch a run and never change what is trained."""
+"""Callbacks, which observe a run and never change the training."""

@@ -25,9 +25,8 @@ class Checkpoints(Callback):
     """Write checkpoints; keep the two newest and the best, by `wasserstein/exact`.
 
     With `keep_every`, keep those of its multiples too. With `from_start`, save before the first
-    step, so that a rollback always has a checkpoint. `facts` are stored next to the trainer's
-    state: the config and the samples' shape, for example, so that sampling needs neither the run
-    folder's other files nor the data.
+    step, so that a rollback always has a checkpoint. `facts` are stored with the trainer's state:
+    the config and the samples' shape, for example, so that sampling needs no other file.
     """
 
     phase = "checkpoint"
@@ -49,50 +48,42 @@ class Checkpoints(Callback):
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Find the best checkpoint so far; delete later ones, which are damaged."""
-        self._drop_after(trainer.step)
-        self._find_best()
+        self._forget_after(trainer.step)
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Save the rollback in the checkpoint, so that it counts even after a kill."""
         self.save(trainer)
-        self._drop_after(trainer.step)
-        self._find_best()
+        self._forget_after(trainer.step)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
         """Save at checkpoint points."""
         if point.save:
             self.save(trainer)
             self._note_best(point.step, point.scalars)
-            prune_checkpoints(self.folder.checkpoints, KEPT, self._kept())
+            kept = [self._best[2]] if self._best else []
+            if self.keep_every is not None:
+                saved = find_checkpoints(self.folder.checkpoints)
+                kept += [path for path in saved if step_of(path) % self.keep_every == 0]
+            prune_checkpoints(self.folder.checkpoints, KEPT, kept)
 
     def on_stop(self, trainer: ObservedTrainer) -> None:
         """Save the trainer, even in the middle of a step."""
         self.save(trainer)
 
-    def save(self, trainer: ObservedTrainer) -> Path:
-        """Write a checkpoint; return its path."""
+    def save(self, trainer: ObservedTrainer) -> None:
+        """Write a checkpoint."""
         path = self.folder.checkpoints / checkpoint_name(trainer.step)
         self.folder.sync()
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state_dict()})
-        return path
 
-    def _drop_after(self, step: int) -> None:
+    def _forget_after(self, step: int) -> None:
+        """Delete later checkpoints and find the best of the others."""
         for path in find_checkpoints(self.folder.checkpoints):
             if step_of(path) > step:
                 path.unlink()
-
-    def _kept(self) -> list[Path]:
-        """Return the checkpoints to keep besides the newest."""
-        kept = [self._best[2]] if self._best else []
-        if self.keep_every is not None:
-            saved = find_checkpoints(self.folder.checkpoints)
-            kept += [path for path in saved if step_of(path) % self.keep_every == 0]
-        return kept
-
-    def _find_best(self) -> None:
         self._best = None
         for line in self.folder.read_metrics():
             self._note_best(int(line["step"]), line)
@@ -102,6 +93,6 @@ class Checkpoints(Callback):
         if "wasserstein/exact" not in scalars or not path.exists():
             return
         distance, n = scalars["wasserstein/exact"], scalars["wasserstein/exact_n"]
-        # Distances between other numbers of samples have another floor.
+        # The distance has a floor that depends on the number of samples.
         if self._best is None or self._best[1] != n or distance < self._best[0]:
             self._best = (distance, n, path)

@@ -22,16 +22,14 @@ class LogFile(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.path = path
         self.failure: DiskError | None = None
-        self._path = path
         self._file: RecordFile | None = None
 
     def open(self) -> None:
         """Open the file. Call it before the first message."""
-        self._file = RecordFile(self._path)
+        self._file = RecordFile(self.path)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or keep why not."""
-        assert self._file is not None
+        """Write a message, or keep the error."""
         try:
             assert self._file is not None
             self._file.write(self.format(record).encode() + b"\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -20,7 +20,7 @@ from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Poin
 class Loggers(Callback):
     """Hand every measured point to each logger, by its name in the config.
 
-    `final` is a view of the newest value of every tag. Comes after the callbacks that add
+    `final` holds the newest value of every tag. This callback comes after those that add
     measurements and before saving: a checkpoint means that everything up to its step is logged.
     """
 
@@ -53,7 +53,7 @@ class Loggers(Callback):
         self._log(point)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Log what was measured."""
+        """Log the measurements."""
         self._log(point)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
@@ -61,25 +61,22 @@ class Loggers(Callback):
         for name, logger in self._started.items():
             with _named(name, logger):
                 logger.rollback(trainer.recorded)
-        last = trainer.returns.last
+        last = trainer.rollbacks[-1]
         text = f"after step {last.at} back to {last.to}, rates x {last.lr_factor:g}: {last.reason}"
         self._log(Measurements(trainer.step, text={"returns": text}))
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """Log the final numbers of a finished run, and close every logger that was started."""
-        failure: Exception | None = None
+        failures = []
         for name, logger in self._started.items():
             try:
-                with _named(name, logger):
-                    try:
-                        if error is None and self.final:
-                            logger.finish(self.final)
-                    finally:
-                        logger.close()
+                with _named(name, logger), closing(logger):
+                    if error is None and self.final:
+                        logger.finish(self.final)
             except Exception as raised:
-                failure = failure or raised
-        if failure is not None:
-            raise failure
+                failures.append(raised)
+        if failures:
+            raise failures[0]
 
     def _log(self, point: Measurements) -> None:
         if not point.empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,6 @@ from wgan_cli.errors import DiskError
 from wgan_cli.files import refuse_link, write_atomically
 from wgan_cli.run_folder import RunFolder, make_folder
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
-from wgan_cli.training.phases import untraced
 
 log = logging.getLogger(__name__)
 _WARM_UP = 10
@@ -23,7 +23,7 @@ _TRACED = 10
 
 
 class Profile(Callback):
-    """Trace steps 11 to 20 after each start; of fewer than 20 steps, the second half.
+    """Trace steps 11 to 20 after each start, or the second half if fewer than 20 are left.
 
     The file, `profile/steps_<first>-<last>.pt.trace.json`, is a Chrome trace with the trainer's
     phases as named ranges. This callback comes after saving, so that the trace shows logging and
@@ -59,7 +59,7 @@ class Profile(Callback):
             self._finish(trainer)
 
     def _begin(self, trainer: ObservedTrainer) -> None:
-        # Else the profiler's library reports on stderr every start, and every missing GPU.
+        # Otherwise the profiler's library reports every start and every missing GPU on stderr.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU]
         if trainer.device.type == "cuda":
@@ -71,18 +71,17 @@ class Profile(Callback):
     def _finish(self, trainer: ObservedTrainer) -> None:
         running, self._running = self._running, None
         assert running is not None
-        trainer.phase = untraced
+        trainer.phase = nullcontext
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         running.stop()
         # A rollback may repeat the first traced step; trace it once.
         first, self._first = self._first, 0
         if trainer.step < first:
-            log.warning(
-                "profile: no trace: the run ended at step %d and the first to be traced was %d.",
-                trainer.step,
-                first,
+            message = (
+                "profile: no trace: the run ended at step %d and the first to be traced was %d."
             )
+            log.warning(message, trainer.step, first)
             return
         path = self.folder / f"steps_{first:08d}-{trainer.step:08d}.pt.trace.json"
         trace = _exported(running)

@@ -41,13 +41,9 @@ class Progress(Callback):
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Log the reason, and set the bar back."""
-        last = trainer.returns.last
-        log.warning(
-            "%s Back to step %d, learning rates times %g from there.",
-            last.reason,
-            last.to,
-            last.lr_factor,
-        )
+        last = trainer.rollbacks[-1]
+        message = "%s Back to step %d, learning rates times %g from there."
+        log.warning(message, last.reason, last.to, last.lr_factor)
         if self._bar is not None:
             self._bar.n = trainer.step
             self._bar.refresh()
@@ -60,16 +56,13 @@ class Progress(Callback):
             if point.log:
                 self._bar.set_postfix_str(_numbers(point), refresh=False)
             self._bar.update()
-        elif point.log and (self._is_line_due() or point.step == trainer.steps):
+        elif point.log and (
+            time.monotonic() - self._last_line >= _QUIET_SECONDS or point.step == trainer.steps
+        ):
             self._last_line = time.monotonic()
-            left = (trainer.steps - point.step) * point.scalars.get("throughput/step_ms", 0)
-            log.info(
-                "step %d of %d, %s, %.0f s left",
-                point.step,
-                trainer.steps,
-                _numbers(point),
-                left / 1000,
-            )
+            numbers = _numbers(point)
+            left = (trainer.steps - point.step) * point.scalars.get("throughput/step_ms", 0) / 1000
+            log.info("step %d of %d, %s, %.0f s left", point.step, trainer.steps, numbers, left)
 
     def _report(self, evaluation: EvaluationResult, step: int) -> None:
         """Log what the first evaluation cost, and once for each metric why it has no value."""
@@ -83,9 +76,6 @@ class Progress(Callback):
             if metric not in self._explained:
                 self._explained.add(metric)
                 log.warning("%s has no value at step %d: %s.", metric, step, reason)
-
-    def _is_line_due(self) -> bool:
-        return time.monotonic() - self._last_line >= _QUIET_SECONDS
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """Close the bar."""

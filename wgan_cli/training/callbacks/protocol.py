@@ -1,7 +1,9 @@
-"""What a callback is, and what it sees of a step and of the trainer."""
+"""The base class of callbacks, and the step and trainer that they see."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +13,10 @@ from torch import nn
 from wgan_cli.evaluation.evaluation import EvaluationResult
 from wgan_cli.loggers import Measurements
 from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.phases import Phase
-from wgan_cli.training.rollback import RollbackHistory
+from wgan_cli.training.rollback import RollbackRecord
+
+# Makes a context for a named phase of a step, which a profiler shows as a range of this name.
+Phase = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,9 @@ class Cadence:
 
 @dataclass
 class Point(Measurements):
-    """What is due after a step, and what was measured there.
+    """What is due after a step, and its measurements.
 
-    The trainer and the first callbacks add measurements; loggers and the callbacks after them read
-    them.
+    The trainer and the first callbacks add measurements; loggers and later callbacks read them.
     """
 
     log: bool = False
@@ -60,54 +63,21 @@ class ObservedTrainer(Protocol):
     """What callbacks may use of the trainer. Only `phase` may be set."""
 
     phase: Phase
-
-    @property
-    def step(self) -> int:
-        """Finished generator updates."""
-
-    @property
-    def inner(self) -> int:
-        """Critic updates since the last generator update."""
+    steps: int  # generator updates in all
+    step: int  # generator updates that are done
+    inner: int  # critic updates since the last generator update
+    seed: int
+    device: torch.device
+    latent_dim: int
+    classes: ClassSampler | None  # in a conditional run
+    generator: nn.Module  # samples are drawn from it; the moving average if there is one
+    raw_generator: nn.Module | None  # the generator as it is trained, if there is an average
+    critic: nn.Module
+    rollbacks: list[RollbackRecord]
 
     @property
     def recorded(self) -> int:
         """The last step that was measured, logged and drawn completely."""
-
-    @property
-    def steps(self) -> int:
-        """Generator updates in all."""
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-
-    @property
-    def latent_dim(self) -> int:
-        """The length of the generator's noise vector."""
-
-    @property
-    def device(self) -> torch.device:
-        """The networks' device."""
-
-    @property
-    def generator(self) -> nn.Module:
-        """The generator that samples are drawn from: its moving average if there is one."""
-
-    @property
-    def raw_generator(self) -> nn.Module | None:
-        """The generator as it is trained, if samples are drawn from its moving average."""
-
-    @property
-    def critic(self) -> nn.Module:
-        """The critic as it is trained."""
-
-    @property
-    def classes(self) -> ClassSampler | None:
-        """The class sampler of a conditional run."""
-
-    @property
-    def returns(self) -> RollbackHistory:
-        """The rollbacks so far."""
 
     def state_dict(self) -> dict[str, Any]:
         """The content of a checkpoint."""
@@ -122,13 +92,10 @@ class Callback:
     phase = "log"
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called before the first step of this process, when nothing is due.
-
-        `trainer.step` steps are done already.
-        """
+        """Called before the first step of this process, after `trainer.step` steps before it."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called after every step; at most of them nothing is due."""
+        """Called after every step; usually nothing is due."""
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""

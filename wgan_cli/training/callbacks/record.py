@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import RunStatus, now, read_status, write_status
@@ -41,7 +41,7 @@ class Record(Callback):
         self._write_running(trainer)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Write the scalars."""
+        """Write the scalars and, at log points, the status."""
         if point.evaluation is not None:
             for metric, seconds in point.evaluation.seconds.items():
                 self._costs[metric] = self._costs.get(metric, 0.0) + seconds
@@ -52,7 +52,7 @@ class Record(Callback):
             self._write_running(trainer)
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """The outcome."""
+        """Write the run's outcome."""
         status = self._status(trainer)
         if error is None:
             status = replace(status, state="finished", exit_code=0, ended=now())
@@ -75,7 +75,7 @@ class Record(Callback):
             step=trainer.step,
             steps=trainer.steps,
             final=self.final,
-            returns=trainer.returns.state(),
+            returns=[asdict(rollback) for rollback in trainer.rollbacks],
             started=self._started,
             evaluation_seconds={metric: round(s, 3) for metric, s in self._costs.items()},
             seconds=round(self._seconds_before + time.perf_counter() - self._clock, 3),

@@ -21,8 +21,8 @@ _POINTS = 1024
 def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
     """Return a generator's samples of the run's fixed noise, (64, *sample shape), on the device.
 
-    A conditional generator gives eight samples of each of the first 20 classes, from the same noise
-    for every class.
+    A conditional generator gives eight samples of each of the first 20 classes, from the same
+    noise.
     """
     draws = Draws(trainer.seed, Stream.SAMPLES)
     if trainer.classes is None:
@@ -35,9 +35,9 @@ def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
 class SamplePictures(Callback):
     """Draw a grid of images from fixed noise, or points of the plane over the critic's scores.
 
-    If the generator has a moving average, the samples of the generator as it is trained are drawn
-    too. `real` are held-out samples as the data set keeps them, `labels` their classes, if any; a
-    conditional run's grids have a row for each class. Other kinds of samples get no picture.
+    If the generator has a moving average, samples of the generator as it is trained are drawn too.
+    `real` are held-out samples as the data set keeps them, `labels` their classes, if any. The
+    grids of a conditional run have a row for each class. Other samples get no picture.
     """
 
     phase = "samples"
@@ -81,10 +81,8 @@ class SamplePictures(Callback):
 
     def _draw_plane(self, trainer: ObservedTrainer, point: Point) -> None:
         real = to_floats(self.real[:_POINTS]).numpy()
-        noise = Draws(trainer.seed, Stream.SAMPLES).normal(
-            (_POINTS, trainer.latent_dim), trainer.device
-        )
-        classes = trainer.classes
+        shape, classes = (_POINTS, trainer.latent_dim), trainer.classes
+        noise = Draws(trainer.seed, Stream.SAMPLES).normal(shape, trainer.device)
         draws = Draws(trainer.seed, Stream.CLASSES)
         labels = None if classes is None else classes.draw(_POINTS, draws)
         fake = generate(trainer.generator, noise, labels).cpu().numpy()
@@ -102,8 +100,8 @@ class SamplePictures(Callback):
             return self.real[:_SAMPLES]
         classes = trainer.classes.rows(_CLASS_ROWS, 1).tolist()
         blank = torch.full_like(self.real[:_COLUMNS], 255)
-        # A class with fewer held-out images than columns is filled up with white ones.
-        filled = (torch.cat([self.real[self.labels == k][:_COLUMNS], blank]) for k in classes)
+        # Fill the row of a class with too few held-out images with white ones.
+        filled = (torch.cat([self.real[self.labels == k], blank]) for k in classes)
         return torch.cat([row[:_COLUMNS] for row in filled])
 
 
