@@ -18,7 +18,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig, traits
-from wgan_cli.schema.loggers import SAVED_WITHOUT
 from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
 from wgan_cli.validation import typed, typed_given
@@ -47,7 +46,7 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         if node is None:
             raise ConfigError(f"{group}: nothing is chosen; wgan-train --help lists the options.")
         nodes[group] = _checked_group(group, node)
-    nodes["logger"] = _checked_loggers(plain.pop("logger", SAVED_WITHOUT))
+    nodes["logger"] = _checked_loggers(plain.pop("logger", None))
     root: TrainConfig = typed(TrainConfig, plain, "")
     _check_device_name(root.device)
     return dataclasses.replace(root, **nodes)

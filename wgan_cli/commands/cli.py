@@ -10,12 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.errors import (
-    DiskError,
-    InterruptedRunError,
-    OutOfMemoryError,
-    WganError,
-)
+from wgan_cli.errors import DiskError, InterruptedRunError, OutOfMemoryError, WganError
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
@@ -87,6 +82,14 @@ def exit_code_of_training(
     except Terminated:
         print_error(f"{command}: {stopped()}")
         return stopped().exit_code
+
+
+def shown(path: Path) -> Path:
+    """The path relative to the current folder if it lies in it, else absolute."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path.absolute()
 
 
 def print_error(message: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wgan_cli.data.dataset import Dataset
     from wgan_cli.schema import FilledConfig
 
+log = logging.getLogger("wgan_cli")
+
 
 def main() -> NoReturn:
     """The console script."""
@@ -123,7 +125,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
-    logging.getLogger("wgan_cli").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     state, path, folder = chosen_checkpoint(_asked_path(arguments))
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     # No logger is built here.
@@ -153,21 +155,21 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         )
         # A run that is training meanwhile may remove some of them.
         paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
-        bar.expect(len(paths))
+        bar.reset(len(paths))
         for path in paths:
             if arguments.all_checkpoints:
                 try:
                     state = load_checkpoint(path)
                     check_whole(state, path)
                 except CheckpointError as error:
-                    bar.warn(f"{error} It is passed over.")
+                    log.warning("%s It is passed over.", error)
                     continue
                 load_weights(generator, state[generator_key(state, raw=arguments.raw)])
             load_weights(critic, state["critic"])
             bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)
-    if not report.results:
+    if not report.rows:
         raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
     return report
 

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.commands.cli import exit_code_of, exit_process
-from wgan_cli.commands.paths import shown
+from wgan_cli.commands.cli import exit_code_of, exit_process, shown
 from wgan_cli.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from wgan_cli.commands.cli import shown
 from wgan_cli.commands.logs import console_log, file_log, log
-from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
 from wgan_cli.commands.summary import resume_hint, summary
 from wgan_cli.commands.sweep_job import (

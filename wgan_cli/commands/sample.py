@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
-from wgan_cli.commands.paths import shown
+from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process, shown
 from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
