@@ -14,7 +14,7 @@ from wgan_cli.files import disk_error
 
 
 def locked(path: Path) -> TextIO | None:
-    """Make and lock the file at `path`, until it is closed; None where another process has it.
+    """Make the file at `path` and lock it until it is closed; None if another process holds it.
 
     Raises `DiskError`.
     """
@@ -34,7 +34,7 @@ def locked(path: Path) -> TextIO | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        # Its owner removed it after this process opened it: others would not find this lock.
+        # Its last holder has removed it meanwhile: others would lock a new file at this path.
         file.close()
 
 

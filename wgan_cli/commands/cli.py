@@ -1,4 +1,4 @@
-"""What the commands share: arguments, and exit codes with messages instead of tracebacks."""
+"""Shared by the commands: arguments, and exit codes with messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
-    """Do `work` and return its exit code; an expected failure is one sentence on stderr.
+    """Do `work` and return its exit code; print an expected failure as one sentence on stderr.
 
     `smaller` ends the message for too little memory, `interrupted` the one for Ctrl-C.
     """

@@ -18,8 +18,6 @@ from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
     from wgan_cli.commands.evaluation_report import Report
-    from wgan_cli.data.dataset import Dataset
-    from wgan_cli.schema import FilledConfig
 
 log = logging.getLogger("wgan_cli")
 
@@ -107,6 +105,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.build import (
         build_constraint,
         build_critic,
+        build_dataset,
         build_evaluation,
         classes_of,
         complete,
@@ -135,7 +134,12 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     device = find_device(config.device)
     machine = choose_machine(config, device)
     set_up_torch(machine, device, deterministic=config.deterministic)
-    dataset = _dataset(config)
+    try:
+        dataset = build_dataset(config)
+    except DataError as error:
+        key = _path_setting(config.dataset)
+        hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
+        raise DataError(f"{error}{hint}") from None
     _refuse_other_samples(state, list(dataset.sample_shape), classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
     asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
@@ -175,7 +179,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
 
 
 def _asked_path(arguments: argparse.Namespace) -> Path:
-    """The run folder or the checkpoint that RUN and --checkpoint name together."""
+    """The path of the checkpoint that --checkpoint names in RUN; RUN itself without it."""
     run: Path = arguments.run
     named: str | None = arguments.checkpoint
     if named is None:
@@ -194,18 +198,6 @@ def _asked_path(arguments: argparse.Namespace) -> Path:
     return path
 
 
-def _dataset(config: FilledConfig) -> Dataset:
-    """Read the data set; where that fails, the message says what --root can replace."""
-    from wgan_cli.build import build_dataset
-
-    try:
-        return build_dataset(config)
-    except DataError as error:
-        key = _path_setting(config.dataset)
-        hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
-        raise DataError(f"{error}{hint}") from None
-
-
 def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
     """Raise `CheckpointError` where the data set has changed since the checkpoint."""
     if shape != list(state["sample_shape"]):
@@ -214,13 +206,13 @@ def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int 
         )
     if classes != state.get("classes"):
         raise CheckpointError(
-            f"The run's networks know {state.get('classes')} classes, its data set has {classes}"
+            f"The run's networks have {state.get('classes')} classes, its data set has {classes}"
             " now."
         )
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The run's settings with the machine, sample counts, noise and data folder of this command."""
+    """The run's settings, with this command's device, sample counts, seed and data folder."""
     asked = {
         "eval_samples": arguments.n,
         "feature_samples": arguments.n_features,
@@ -244,10 +236,10 @@ def _path_setting(dataset: Mapping[str, Any]) -> str | None:
 
 def _tags(text: str) -> list[str]:
     """The metrics in a comma-separated list, each with or without the part before the slash."""
-    short = {tag.rpartition("/")[2]: tag for tag in METRICS}
-    tags = []
     if not text.strip():
         raise ConfigError("--metrics names none; --help lists them.")
+    short = {tag.rpartition("/")[2]: tag for tag in METRICS}
+    tags = []
     for word in text.split(","):
         tag = short.get(word.strip(), word.strip())
         if tag not in METRICS:

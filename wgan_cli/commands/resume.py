@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wgan_cli.commands.trust import check_trusted
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG, RunFolder, read_config
 from wgan_cli.run_status import read_status
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import TrainConfig
 from wgan_cli.validation import flatten, no_setting
 
 log = logging.getLogger("wgan_cli")
@@ -73,10 +74,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"{path}: {no_setting(key, known)}")
     refuse_references(config, path)
-    if _names_unshipped_classes(config):
-        from wgan_cli.commands.trust import check_trusted
-
-        check_trusted(config, trusted)
+    check_trusted(config, trusted)
     return config
 
 
@@ -149,18 +147,6 @@ def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None
             for facts in (saved, now)
         )
         raise DataError(
-            f"The data have changed since the run's checkpoint, from {before} to {after}, so held-out"
-            " samples might be trained on: bring the old files back, or start a new run."
+            f"The data have changed since the run's checkpoint, from {before} to {after}, so"
+            " held-out samples might be trained on: bring the old files back, or start a new run."
         )
-
-
-def _names_unshipped_classes(node: Any) -> bool:
-    """Whether a target is not shipped; only then is torch imported to check it."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not (isinstance(target, str) and target in SCHEMAS):
-            return True
-        return any(_names_unshipped_classes(value) for value in node.values())
-    if isinstance(node, list):
-        return any(_names_unshipped_classes(value) for value in node)
-    return False

@@ -111,7 +111,7 @@ def _labels(classes: int, chosen: int | None, count: int) -> Any:
 
 
 def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Draw samples (count, *shape) in eval mode; the first ones do not depend on the count."""
+    """Draw samples (count, *shape) in eval mode. Sample i does not depend on the count."""
     import torch
 
     from wgan_cli.evaluation.sampling import generate

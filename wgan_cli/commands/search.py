@@ -83,8 +83,12 @@ def _search(arguments: argparse.Namespace) -> int:
 
     name, search = _asked_for(arguments)
     first = _check(search)
-    storage = _absolute(arguments.storage)
+    storage: str | None = arguments.storage
     if storage is not None:
+        # A search may go on from another folder, so a SQLite file needs an absolute path.
+        scheme, sqlite, file = storage.partition("sqlite:///")
+        if sqlite and not scheme:
+            storage = sqlite + str(Path(file).absolute())
         refuse_unreachable(storage)
     default = Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     folder = SearchFolder(shown(arguments.dir or reserved(default)))
@@ -200,14 +204,6 @@ def _check_metric(search: Search, config: FilledConfig) -> None:
             f"wgan-search: no trial can be pruned, as eval_every={config.eval_every} has the first"
             f" evaluation at the end of {config.steps} steps."
         )
-
-
-def _absolute(storage: str | None) -> str | None:
-    """The URL with a SQLite file's absolute path, as a search may go on from another folder."""
-    prefix = "sqlite:///"
-    if storage is None or not storage.startswith(prefix):
-        return storage
-    return prefix + str(Path(storage.removeprefix(prefix)).absolute())
 
 
 def _command(words: Sequence[str], folder: Path) -> list[str]:
