@@ -90,8 +90,8 @@ def write_status(folder: Path, status: RunStatus) -> None:
 
     The end of a run is also recorded on a full disk, by overwriting the file in place.
     """
-    fields, ended = dataclasses.asdict(status), status.exit_code is not None
-    path = folder / STATUS
+    path, ended = folder / STATUS, status.exit_code is not None
+    fields = dataclasses.asdict(status)
     try:
         write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode(), durable=ended)
     except DiskError:

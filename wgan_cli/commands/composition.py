@@ -20,7 +20,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_cli.config import GROUPS, configs_folder
@@ -141,9 +141,7 @@ class Composer:
             return f"{merging[1]}: {str(error.__cause__).splitlines()[0].rstrip('.')}."
         override = re.search(r"Could not (?:override|append to config) '(.+?)'", text)
         if override and isinstance(error, ConfigCompositionException):
-            key = override[1]
-            if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError) or key in text:
-                return self._unknown_key(key)
+            return self._unknown_key(override[1])
         return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def _missing_option(self, error: MissingConfigException) -> str:

@@ -8,16 +8,13 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import nearest
-
-if TYPE_CHECKING:
-    from wgan_cli.commands.evaluation_report import Report
 
 log = logging.getLogger("wgan_cli")
 
@@ -30,17 +27,9 @@ def main() -> NoReturn:
 def run(command_line: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
     arguments = _parser().parse_args(command_line)
-
-    def work() -> int:
-        report = _evaluate(arguments)
-        print(report.table())
-        if report.unwritten:
-            print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
-        return report.exit_code
-
     return exit_code_of(
         "wgan-eval",
-        work,
+        lambda: _evaluate(arguments),
         smaller="; try smaller --n and --n-features.",
         interrupted="; checkpoints done are written.",
     )
@@ -86,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate(arguments: argparse.Namespace) -> Report:
+def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = None if arguments.metrics is None else _tags(arguments.metrics)
     for flag, count in (("--n", arguments.n), ("--n-features", arguments.n_features)):
         if count is not None and count < 4:
@@ -175,7 +164,10 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
             bar.done(path)
     if not report.rows:
         raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
-    return report
+    print(report.table())
+    if report.unwritten:
+        print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
+    return report.exit_code
 
 
 def _asked_path(arguments: argparse.Namespace) -> Path:
