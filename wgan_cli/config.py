@@ -1,8 +1,8 @@
 """From a composed config to typed settings: checked, and filled with recommendations.
 
 `validate` turns a composed config into frozen dataclasses or raises `ConfigError`; `fill` replaces
-nulls by the data set's recommendations or the paper's choices. Nothing here needs data, a device or
-torch. `build.complete` adds what does.
+nulls by the data set's recommendations or the paper's choices. Neither needs data, a device or
+torch; `build.complete` fills in the settings that do.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
     """Replace every null that stands for a recommendation by its value.
 
     The data set's recommendation comes first, then the paper's choice; a note for each says which
-    value was taken and why. Raises `ConfigError` where a filled value does not go with what was
-    typed. What depends on the machine or on the data is chosen later, by `machine` and `build`.
+    value was taken and why. Raises `ConfigError` where filled and typed values do not go together.
+    Settings that depend on the machine or on the data are chosen later, by `machine` and `build`.
     """
     notes: list[str] = []
     advice = config.dataset.get("recommended") or {}

@@ -38,10 +38,10 @@ def locked(path: Path) -> TextIO | None:
         file.close()
 
 
-def unheld(path: Path) -> bool:
-    """Whether the lock file at `path` exists and no process holds it. The file is not changed.
+def is_stale(path: Path) -> bool:
+    """Whether the lock file at `path` exists and no process holds it.
 
-    False where that is unknown, as on a network disk without `flock`.
+    False if that is unknown, as on a network disk without `flock`. The file is not changed.
     """
     try:
         with path.open() as file:

@@ -1,4 +1,4 @@
-"""What a run computes on: device, threads, precision and compiling, chosen by a fixed table."""
+"""The device, threads, precision and compiling of a run, chosen by a fixed table."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def choose_machine(
     if threads is None:
         threads = saved.get("threads") or torch.get_num_threads()
     compiling = bool(config.compile)
-    if compiling and device.type == "cpu" and not _cpp_compiler():
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if compiling and device.type == "cpu" and not any(map(shutil.which, compilers)):
         log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
         compiling = False
     name = device.type if config.device == "auto" else config.device
@@ -131,7 +132,3 @@ def _keep_memory() -> None:
     except (OSError, AttributeError, TypeError):
         # Another C library.
         return
-
-
-def _cpp_compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")

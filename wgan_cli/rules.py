@@ -1,7 +1,7 @@
-"""Rules between settings: what cannot work together, and what would have no effect.
+"""Rules between settings: which cannot work together, and which would have no effect.
 
-They need the config alone, so that a mistake is refused before anything is built. Components are
-judged by their traits.
+They need only the config and the components' traits, so mistakes are refused before anything is
+built.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from wgan_cli.environment import ENVIRONMENT
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
-from wgan_cli.locking import locked, unheld
+from wgan_cli.locking import is_stale, locked
 from wgan_cli.run_status import STATUS
 
 CONFIG = "config.yaml"
@@ -81,9 +81,9 @@ class RunFolder:
         _remove(self.samples.glob(".step_*.tmp"))
         _remove(self.checkpoints.glob("*step_*.tmp"))
 
-    def left(self) -> bool:
+    def lock_is_stale(self) -> bool:
         """Whether the lock file exists and no process holds it; False where that is unknown."""
-        return unheld(self.path / LOCK)
+        return is_stale(self.path / LOCK)
 
     def abandon(self) -> None:
         """Remove what was written for a run that has not begun: the folder is free again."""

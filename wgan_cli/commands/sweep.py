@@ -143,7 +143,6 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
 
     Runs of earlier starts with other values are shown but do not count.
     """
-    # Imported late: they take time, and are not needed before.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.writers.terminal import screen_width
 
@@ -181,5 +180,5 @@ def _key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def _job_folders(folder: Path) -> list[Path]:
     depths = ("*", "*/*", "*/*/*")
-    found = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    folders = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
+    return sorted(folders, key=lambda path: (len(path.name), path.name))

@@ -18,7 +18,7 @@ from wgan_cli.run_status import now, read_status, write_status
 
 
 class Launcher(enum.Enum):
-    """What runs a sweep's jobs: this process, joblib's workers, submitit or another launcher."""
+    """A Hydra launcher: in this process, in joblib's workers, by submitit, or another."""
 
     BASIC = "BasicLauncher"
     JOBLIB = "JoblibLauncher"
@@ -71,7 +71,7 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
 
 
 def release_job_folder(folder: RunFolder) -> None:
-    """Free a job's folder if no run has begun in it, as after Ctrl-C."""
+    """Free a job's folder if no run has begun in it, for example after Ctrl-C."""
     if not folder.holds_run():
         (folder.path / OVERRIDES).unlink(missing_ok=True)
 

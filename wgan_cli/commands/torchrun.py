@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.logs import log
 from wgan_cli.config import fill, validate
-from wgan_cli.distributed.process import Process
 from wgan_cli.errors import RankError, WganError
 from wgan_cli.stop_signals import StopSignals
 
@@ -40,15 +39,6 @@ def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: 
             "es" if before > 1 else "",
             world,
         )
-
-
-def join_group(process: Process) -> ProcessGroup:
-    """Join the processes of this run, which torchrun has started. This imports torch."""
-    from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
-
-    group = join_process_group(process)
-    assert isinstance(group, ProcessGroup)
-    return group
 
 
 def run_leader(

@@ -48,9 +48,11 @@ def run(arguments: Sequence[str]) -> int:
         return _run_command(arguments, lambda: None)
     with StopSignals() as signals:
         # An interrupted import of torch cannot be repeated, and the other ranks need the reason.
-        from wgan_cli.commands.torchrun import join_group, run_follower, run_leader
+        from wgan_cli.commands.torchrun import run_follower, run_leader
+        from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
 
-        group = join_group(process)
+        group = join_process_group(process)
+        assert isinstance(group, ProcessGroup)
     if group.leads:
         return run_leader(group, signals, partial(_run_command, arguments))
     return run_follower(group)
