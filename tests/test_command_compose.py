@@ -218,7 +218,7 @@ def model_of(option: Path) -> str:
 
 def test_there_is_something_to_compose() -> None:
     assert {path.parent.name for path in OPTIONS} == {
-        *("dataset", "model", "loss", "constraint", "optimizer", "experiment", "debug")
+        *("dataset", "model", "loss", "constraint", "optimizer", "logger", "experiment", "debug")
     }
 
 

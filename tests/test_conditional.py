@@ -206,7 +206,7 @@ def test_a_conditional_run_evaluates_resumes_and_samples_a_row_a_class(
     ("words", "said"),
     [
         (["dataset=gaussians_ring"], "needs samples with labels"),
-        (["model=lipschitz_mlp", "constraint=none"], "knows no classes"),
+        (["model=lipschitz_mlp", "constraint=none"], "takes no classes"),
     ],
 )
 def test_what_has_no_classes_is_refused(

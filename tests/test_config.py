@@ -331,7 +331,7 @@ def test_a_users_own_component_states_its_traits():
     assert "Lipschitz by construction" in refusal(plain)
     plain = composed("constraint=none", conditional=True)
     plain["model"]["critic"] = own
-    assert "knows no classes" in refusal(plain)
+    assert "takes no classes" in refusal(plain)
     loss = {"_target_": "mine.Loss", "traits": {"needs_real_scores": True}}
     assert traits("loss", validate(composed(loss=loss)).loss).needs_real_scores
 

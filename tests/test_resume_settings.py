@@ -19,7 +19,6 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.machine import multiplies_bfloat16
 from wgan_cli.rules import check_rules
 from wgan_cli.schema import SCHEMAS, TrainConfig
-from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from wgan_cli.validation import flatten
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=first"]
@@ -168,18 +167,3 @@ def test_a_saved_setting_that_is_none_any_more_is_named(
         if old == "seed: 0":
             assert "run/config.yaml: " in stderr
     assert [path.name for path in here.iterdir()] == ["run"]
-
-
-def test_a_rate_that_had_no_effect_is_dropped_from_an_old_run(here: Path) -> None:
-    own = ["optimizer.critic.lr=1e-3", "optimizer.generator.lr=1e-4"]
-    assert run([*WORDS, *own]) == 0
-    saved = here / "first" / "config.yaml"
-    config = yaml.safe_load(saved.read_text())
-    assert config["optimizer"]["lr"] is None
-    # As an earlier version saved it: filled in, and overridden for both networks.
-    config["optimizer"]["lr"] = 2e-4
-    saved.write_text(yaml.safe_dump(config))
-    (path,) = (here / "first" / "checkpoints").iterdir()
-    save_checkpoint(path, {**load_checkpoint(path), "config": config})
-    assert run(["resume=first", "steps=3"]) == 0
-    assert yaml.safe_load(saved.read_text())["optimizer"]["lr"] is None

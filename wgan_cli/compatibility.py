@@ -1,6 +1,6 @@
-"""Which critic a constraint can hold: the one place that judges such pairs, by traits alone.
+"""Whether a constraint goes with a critic, judged by traits alone.
 
-It judges before anything is built, by the config, and once the critic is built, by its layers.
+It is checked by the config before anything is built, and by the layers of the built critic.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from wgan_cli.schema import TrainConfig, traits
 class CriticFacts:
     """What a constraint needs to know of a critic.
 
-    None and empty stand for what is unknown or absent: neither is held against a critic. The texts
-    say where its layers are: a setting, or names of modules.
+    None means unknown and is never refused. The texts say where the layers are, by a setting or by
+    names of modules; they are empty if there are none or nothing is known.
     """
 
     lipschitz: bool = False  # by construction

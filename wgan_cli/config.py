@@ -1,14 +1,15 @@
 """From a composed config to typed settings: checked, and filled with recommendations.
 
 `validate` turns a composed config into frozen dataclasses or raises `ConfigError`; `fill` replaces
-nulls by the data set's recommendations or the paper's choices. Nothing here needs data, a device or
-torch. `build.complete` adds what does.
+nulls by the data set's recommendations or the paper's choices. Neither needs data, a device or
+torch; `build.complete` fills in the settings that do.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from wgan_cli.errors import ConfigError
 from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig, traits
-from wgan_cli.schema.loggers import SAVED_WITHOUT
 from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
-from wgan_cli.validation import typed, typed_given
+from wgan_cli.validation import typed
 
 # The groups that decide what is trained, one option each. `logger` takes any number of options.
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
@@ -38,8 +38,8 @@ T = TypeVar("T")
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
     """Check the types, keys and ranges of a composed config.
 
-    Groups come back as plain dicts. Raises `ConfigError` that names the key, its value and what is
-    allowed. `rules.check_rules` checks which settings go together.
+    Groups come back as plain dicts. Raises `ConfigError` with the key, its value and the allowed
+    values. `rules.check_rules` checks which settings go together.
     """
     plain = _plain(composed)
     nodes = {group: plain.pop(group, None) for group in GROUPS}
@@ -47,9 +47,10 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         if node is None:
             raise ConfigError(f"{group}: nothing is chosen; wgan-train --help lists the options.")
         nodes[group] = _checked_group(group, node)
-    nodes["logger"] = _checked_loggers(plain.pop("logger", SAVED_WITHOUT))
+    nodes["logger"] = _checked_loggers(plain.pop("logger", None))
     root: TrainConfig = typed(TrainConfig, plain, "")
-    _check_device_name(root.device)
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", root.device):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {root.device}.")
     return dataclasses.replace(root, **nodes)
 
 
@@ -57,8 +58,8 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
     """Replace every null that stands for a recommendation by its value.
 
     The data set's recommendation comes first, then the paper's choice; a note for each says which
-    value was taken and why. Raises `ConfigError` where a filled value does not go with what was
-    typed. What depends on the machine or on the data is chosen later, by `machine` and `build`.
+    value was taken and why. Raises `ConfigError` where filled and typed values do not go together.
+    Settings that depend on the machine or on the data are chosen later, by `machine` and `build`.
     """
     notes: list[str] = []
     advice = config.dataset.get("recommended") or {}
@@ -84,10 +85,11 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
     if "lr" in optimizer and not own_rates(config):
         name = optimizer.get("name", "")
         recommended, usual = (advice.get("lr") or {}).get(name), traits("optimizer", optimizer)
-        if (optimizer["lr"], recommended, usual.default_lr) == (None, None, None):
+        optimizer["lr"] = choose(
+            "optimizer.lr", optimizer["lr"], recommended, usual.default_lr, usual.default_lr_source
+        )
+        if optimizer["lr"] is None:
             raise ConfigError("optimizer.lr: no rate is known for this optimizer; type one.")
-        rate, why = usual.default_lr, usual.default_lr_source
-        optimizer["lr"] = choose("optimizer.lr", optimizer["lr"], recommended, rate, why)
     ema = choose("ema", config.ema, advice.get("ema"), 0.0, "the paper's")
     kind = choose("decay.kind", config.decay.kind, advice.get("decay"), "none", "the paper's")
     decay_steps = steps if config.decay.steps is None and kind != "none" else config.decay.steps
@@ -202,7 +204,8 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(stated, dict):
             raise ConfigError(f"{path}.traits must hold traits, as name: value, not {stated}.")
         known = TRAITS["network" if group == "model" else group]
-        own["traits"] = typed_given(known, stated, f"{path}.traits")
+        checked = dataclasses.asdict(typed(known, stated, f"{path}.traits"))
+        own["traits"] = {trait: checked[trait] for trait in stated}
     if path == "dataset":
         advice = own.get("recommended") or {}
         if not isinstance(advice, dict):
@@ -210,11 +213,3 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"dataset.recommended holds settings ({names}); {advice} is none.")
         own["recommended"] = dataclasses.asdict(typed(Recommended, advice, "dataset.recommended"))
     return own
-
-
-def _check_device_name(name: str) -> None:
-    kind, colon, index = name.partition(":")
-    if kind == "cuda" and (not colon or (index.isascii() and index.isdigit())):
-        return
-    if name not in ("auto", "cpu"):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {name}.")

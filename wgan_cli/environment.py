@@ -1,4 +1,4 @@
-"""`environment.json`: what a run was started with: versions, machine and command line."""
+"""`environment.json`: the command line, machine and package versions of a run's last start."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from typing import Any
 from wgan_cli.files import write_atomically
 
 ENVIRONMENT = "environment.json"
-_PACKAGES = [
-    "wgan-train",
-    "torch",
-    "torchvision",
-    "numpy",
-    "hydra-core",
-    "omegaconf",
-    "tensorboard",
-]
+_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 
 
 def write_environment(folder: Path, **more: Any) -> None:
@@ -31,7 +23,7 @@ def write_environment(folder: Path, **more: Any) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in ("wgan-train", *_LIBRARIES)},
         **more,
     }
     write_atomically(folder / ENVIRONMENT, (json.dumps(environment, indent=2) + "\n").encode())

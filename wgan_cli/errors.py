@@ -1,7 +1,6 @@
-"""The errors that a user can meet, each with its exit code and the state of a run that it ends.
+"""The errors that users see, each with its exit code and the state of a run that it ends.
 
-The user reads the message: one or two plain sentences on what is wrong, what is allowed and what to
-type instead.
+A message is one or two plain sentences: what is wrong, what is allowed, what to type instead.
 """
 
 
@@ -39,7 +38,7 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class DivergedError(WganError):
-    """A loss, gradient or weight became NaN or infinite: `what` became so, and advice."""
+    """A loss, gradient or weight became NaN or infinite. `what` says which."""
 
     exit_code = 5
     state = "diverged"

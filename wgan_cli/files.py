@@ -137,7 +137,7 @@ def disk_error(
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether the disk was full, or a quota or file size limit was reached."""
+    """Whether the disk was full, or a quota or file size limit was reached."""
     return error.errno in _FULL
 
 
@@ -158,7 +158,6 @@ def refuse_link(path: Path) -> None:
 
 
 def _free_space(path: Path) -> str:
-    """Describe the free space on the disk of `path`, for a message."""
     try:
         disk = os.statvfs(path.absolute().parent)
     except OSError:
@@ -169,7 +168,6 @@ def _free_space(path: Path) -> str:
 
 
 def _write_from_start(descriptor: int, data: bytes) -> None:
-    """Write all of `data` from the start of the file."""
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], done)

@@ -14,7 +14,7 @@ from wgan_cli.files import disk_error
 
 
 def locked(path: Path) -> TextIO | None:
-    """Make and lock the file at `path`, until it is closed; None where another process has it.
+    """Make the file at `path` and lock it until it is closed; None if another process holds it.
 
     Raises `DiskError`.
     """
@@ -34,14 +34,14 @@ def locked(path: Path) -> TextIO | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        # Its owner removed it after this process opened it: others would not find this lock.
+        # Its last holder has removed it meanwhile: others would lock a new file at this path.
         file.close()
 
 
-def unheld(path: Path) -> bool:
-    """Whether the lock file at `path` exists and no process holds it. The file is not changed.
+def is_stale(path: Path) -> bool:
+    """Whether the lock file at `path` exists and no process holds it.
 
-    False where that is unknown, as on a network disk without `flock`.
+    False if that is unknown, as on a network disk without `flock`. The file is not changed.
     """
     try:
         with path.open() as file:

@@ -1,4 +1,4 @@
-"""What a run computes on: device, threads, precision and compiling, chosen by a fixed table."""
+"""The device, threads, precision and compiling of a run, chosen by a fixed table."""
 
 from __future__ import annotations
 
@@ -64,22 +64,24 @@ def find_device(name: str, process: Process = ALONE) -> torch.device:
 def choose_machine(
     config: TrainConfig, device: torch.device, saved: Mapping[str, Any] | None = None
 ) -> Machine:
-    """Choose the settings of the machine that are open; nothing is changed.
+    """Choose the settings of the machine that the config leaves open.
 
-    `saved` is the config of a run that goes on: it keeps its precision and its threads, on which
-    its bits depend, also where a sweep's jobs in parallel would get fewer threads. Otherwise a
-    fixed table decides (docs/performance.md): bf16 for this package's networks on a CPU that
-    multiplies bfloat16, else fp32; no compiling on any device.
+    A resumed run, whose config is `saved`, keeps its precision and its threads, because its bits
+    depend on them. Otherwise a fixed table decides (docs/performance.md): bf16 for this package's
+    networks on a CPU that multiplies bfloat16, else fp32; no compiling on any device.
     """
     saved = saved or {}
     precision, threads = config.precision, config.threads
     if precision == "auto":
-        bf16 = device.type == "cpu" and multiplies_bfloat16() and _suits_bf16(config.model)
+        networks = (config.model[network] for network in ("generator", "critic"))
+        suited = all(traits("network", node).bf16_copy for node in networks)
+        bf16 = suited and device.type == "cpu" and multiplies_bfloat16()
         precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
     if threads is None:
         threads = saved.get("threads") or torch.get_num_threads()
     compiling = bool(config.compile)
-    if compiling and device.type == "cpu" and not _cpp_compiler():
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if compiling and device.type == "cpu" and not any(map(shutil.which, compilers)):
         log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
         compiling = False
     name = device.type if config.device == "auto" else config.device
@@ -111,11 +113,6 @@ def set_up_torch(
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
-def _suits_bf16(model: Mapping[str, Any]) -> bool:
-    """Whether both networks compute well in bfloat16."""
-    return all(traits("network", model[network]).bf16_copy for network in ("generator", "critic"))
-
-
 def multiplies_bfloat16() -> bool:
     """Whether the CPU has instructions for products of bfloat16 matrices."""
     capabilities = torch.cpu.get_capabilities()
@@ -125,17 +122,13 @@ def multiplies_bfloat16() -> bool:
 def _keep_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel.
 
-    Every step asks for the same blocks again, and the kernel fills each page that it gives with
-    zeros: about ten thousand pages a step of a DCGAN.
+    Every step needs the same blocks again, and the kernel fills every new page with zeros: about
+    ten thousand pages in each step of a DCGAN.
     """
     try:
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError, TypeError):
-        # The C library is another one.
+        # Another C library.
         return
-
-
-def _cpp_compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")

@@ -1,7 +1,7 @@
-"""Rules between settings: what cannot work together, and what would have no effect.
+"""Rules between settings: which cannot work together, and which would have no effect.
 
-They need the config alone, so that a mistake is refused before anything is built. Components are
-judged by their traits.
+They need only the config and the components' traits, so mistakes are refused before anything is
+built.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ def check_rules(config: TrainConfig) -> None:
         )
     _refuse_unfit_images(config)
     refuse_pair(config, CriticFacts.from_config(config))
-    _refuse_useless_rate(config)
+    rate = config.optimizer.get("lr")
+    if rate is not None and own_rates(config):
+        raise ConfigError(
+            f"optimizer.lr={rate} has no effect, for optimizer.critic.lr and optimizer.generator.lr"
+            " are both given: leave one out, or type optimizer.lr=null."
+        )
     _refuse_overshooting_decay(config)
     if config.decay.kind == "none" and config.decay.steps is not None:
         raise ConfigError(
@@ -54,7 +59,7 @@ def check_rules(config: TrainConfig) -> None:
     kinds = traits("dataset", config.dataset).kinds
     if kinds is not None:
         refuse_metrics_without(kinds, config)
-        refuse_classes_without(kinds, config)
+        _refuse_classes_without(kinds, config)
     _refuse_more_than_there_is(config)
 
 
@@ -122,15 +127,6 @@ def _refuse_unfit_images(config: TrainConfig) -> None:
         )
 
 
-def _refuse_useless_rate(config: TrainConfig) -> None:
-    rate = config.optimizer.get("lr")
-    if rate is not None and own_rates(config):
-        raise ConfigError(
-            f"optimizer.lr={rate} has no effect, for optimizer.critic.lr and optimizer.generator.lr"
-            " are both given: leave one out, or type optimizer.lr=null."
-        )
-
-
 def _refuse_overshooting_decay(config: TrainConfig) -> None:
     """Refuse a weight decay that takes weights beyond 0, where it is a factor of the weights."""
     if not traits("optimizer", config.optimizer).decay_is_a_factor:
@@ -149,13 +145,18 @@ def _refuse_overshooting_decay(config: TrainConfig) -> None:
             )
 
 
-def refuse_classes_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Raise `ConfigError` for a conditional run on data without labels."""
-    if config.conditional and "labels" not in kinds:
+def _refuse_classes_without(kinds: Collection[str], config: TrainConfig) -> None:
+    """Refuse a conditional run on data without labels, or of a network that takes no classes."""
+    if not config.conditional:
+        return
+    if "labels" not in kinds:
         raise classless(config)
     for network in ("generator", "critic"):
-        if config.conditional and traits("network", config.model[network]).classes is False:
-            raise knows_no_classes(config, network)
+        if traits("network", config.model[network]).classes is False:
+            raise ConfigError(
+                f"conditional=true: the {network} of model={config.model['name']} takes no classes."
+                " Leave it out, or type model=mlp, model=dcgan or model=resnet."
+            )
 
 
 def classless(config: TrainConfig) -> ConfigError:
@@ -163,15 +164,6 @@ def classless(config: TrainConfig) -> ConfigError:
     return ConfigError(
         f"conditional=true needs samples with labels, and {_dataset_name(config)} has none: leave"
         " it out, or choose another dataset."
-    )
-
-
-def knows_no_classes(config: TrainConfig, network: str) -> ConfigError:
-    """The error of a conditional run whose `network` takes no classes."""
-    name = config.model.get("name") or config.model[network]["_target_"]
-    return ConfigError(
-        f"conditional=true: the {network} of model={name} knows no classes. Leave it out, or type"
-        " model=mlp, model=dcgan or model=resnet."
     )
 
 

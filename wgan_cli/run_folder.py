@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from wgan_cli.environment import ENVIRONMENT
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
-from wgan_cli.locking import locked, unheld
+from wgan_cli.locking import is_stale, locked
 from wgan_cli.run_status import STATUS
 
 CONFIG = "config.yaml"
@@ -75,11 +75,15 @@ class RunFolder:
         self._lock = lock
         for folder in (self.checkpoints, self.samples):
             make_folder(folder)
-        self._remove_leftovers()
+        # The trainer's temporary files only: wgan-eval has no lock, so its own may be in use.
+        for name in _SMALL:
+            _remove(self.path.glob(f".{name}.*tmp"))
+        _remove(self.samples.glob(".step_*.tmp"))
+        _remove(self.checkpoints.glob("*step_*.tmp"))
 
-    def left(self) -> bool:
+    def lock_is_stale(self) -> bool:
         """Whether the lock file exists and no process holds it; False where that is unknown."""
-        return unheld(self.path / LOCK)
+        return is_stale(self.path / LOCK)
 
     def abandon(self) -> None:
         """Remove what was written for a run that has not begun: the folder is free again."""
@@ -91,7 +95,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             with suppress(OSError):
                 folder.rmdir()
-        # The lock comes last: whoever makes it again owns the folder.
+        # The lock comes last: the next process that makes it owns the folder.
         _remove([self.path / LOCK])
 
     def release(self) -> None:
@@ -158,20 +162,12 @@ class RunFolder:
         write_atomically(self.path / name, text.encode(), durable=durable)
 
     def _refuse_links(self) -> None:
-        for name in (LOCK, LOG, CONFIG, OVERRIDES, ENVIRONMENT, METRICS, STATUS):
+        for name in (LOCK, LOG, *_SMALL):
             refuse_link(self.path / name)
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             refuse_link(folder)
             for path in folder.glob("step_*"):
                 refuse_link(path)
-
-    def _remove_leftovers(self) -> None:
-        """Remove the trainer's temporary files. Others may be in use: wgan-eval has no lock."""
-        for name in _SMALL:
-            _remove(self.path.glob(f".{name}.*tmp"))
-        _remove(self.samples.glob(".step_*.tmp"))
-        for pattern in (".step_*.tmp", "step_*.tmp"):
-            _remove(self.checkpoints.glob(pattern))
 
 
 def _point(line: str) -> dict[str, float] | None:
@@ -187,7 +183,7 @@ def _point(line: str) -> dict[str, float] | None:
 
 
 def taken_message(path: Path) -> str:
-    """The message for a new run whose folder holds a run already."""
+    """The message for a new run in a folder that already holds one."""
     return (
         f"{path} holds a run already. Go on with it by resume={path}, or choose another"
         " hydra.run.dir."

@@ -42,7 +42,7 @@ class RunStatus:
 
     @property
     def running(self) -> bool:
-        """Whether the run has begun and has not ended, as far as it could write."""
+        """Whether the run has begun and has not recorded its end: it may have been killed."""
         return self.state == "running"
 
     @property
@@ -88,10 +88,10 @@ def read_status(folder: Path) -> RunStatus:
 def write_status(folder: Path, status: RunStatus) -> None:
     """Replace `status.json` atomically. Raises `DiskError`.
 
-    The end of a run is written even where the disk has no room for a second file: over the first.
+    The end of a run is also recorded on a full disk, by overwriting the file in place.
     """
-    fields, ended = dataclasses.asdict(status), status.exit_code is not None
-    path = folder / STATUS
+    path, ended = folder / STATUS, status.exit_code is not None
+    fields = dataclasses.asdict(status)
     try:
         write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode(), durable=ended)
     except DiskError:
@@ -105,7 +105,7 @@ def now() -> str:
 
 
 def _text(value: Any) -> str:
-    # JSON can spell half a character, which neither a terminal nor a file accepts.
+    # JSON can hold half of a surrogate pair, which neither a terminal nor a file accepts.
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
@@ -118,10 +118,9 @@ def _numbers(values: Any) -> dict[str, float]:
 
 def _number(value: Any, kind: type[T]) -> T | None:
     """A finite number of this kind, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
     try:
-        return kind(value) if math.isfinite(value) else None  # type: ignore[call-arg]
+        valid = type(value) in (int, float) and math.isfinite(value)
+        return kind(value) if valid else None  # type: ignore[call-arg]
     except OverflowError:
         # An integer that is too large for a float.
         return None

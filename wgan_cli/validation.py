@@ -13,7 +13,8 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from wgan_cli.errors import ConfigError
 
-_FEW = 8
+# Longer lists of choices, and longer values, are shortened in messages.
+_MOST_CHOICES = 8
 _LONGEST = 80
 
 
@@ -21,7 +22,7 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     """Return `node` as an instance of `schema`. Raises `ConfigError`, naming the key."""
 
     def at(key: str) -> str:
-        return f"{path}.{key}" if path and key else path or key
+        return ".".join(filter(None, (path, key)))
 
     for field in dataclasses.fields(schema):
         given, group = node.get(field.name), _settings_within(field)
@@ -55,12 +56,6 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         raise ConfigError(_type_message(schema, node, at(key), key, reason)) from None
     _check_ranges(checked, path, node)
     return checked
-
-
-def typed_given(schema: type, node: dict[str, Any], path: str) -> dict[str, Any]:
-    """The settings that `node` gives, checked as `typed` does; others keep their defaults."""
-    checked = dataclasses.asdict(typed(schema, node, path))
-    return {key: checked[key] for key in node}
 
 
 def _settings_within(field: dataclasses.Field[Any]) -> Any:
@@ -101,12 +96,9 @@ def _type_message(schema: type, node: Any, path: str, key: str, reason: str) -> 
 
 def _shown(value: Any) -> str:
     """A value as it is typed, shortened to fit a message."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
-    return textwrap.shorten(text or str(value), _LONGEST, placeholder=" ...") or "blank"
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
+    text = "null" if value is None else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return textwrap.shorten(text, _LONGEST, placeholder=" ...") or "blank"
 
 
 def _limits_in_words(limits: Any) -> str:
@@ -118,7 +110,7 @@ def _limits_in_words(limits: Any) -> str:
         "multiple_of": "a multiple of",
     }
     choices = limits.get("choices", ())
-    if len(choices) > _FEW:
+    if len(choices) > _MOST_CHOICES:
         return f"one of {len(choices)} names ({', '.join(choices[:3])}, ...)"
     if choices:
         return "one of " + ", ".join(map(str, choices))
@@ -138,11 +130,8 @@ def _check_ranges(checked: Any, path: str, raw: Any) -> None:
         # OmegaConf converts every number except 0 to true.
         if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
             raise ConfigError(f"{key} must be true or false, not {given}.")
-        if isinstance(value, dict):
-            inner = list(value.values())
-        else:
-            inner = value if isinstance(value, list) else [value]
-        for item in inner:
+        items = value.values() if isinstance(value, dict) else value
+        for item in items if isinstance(value, dict | list) else [value]:
             if isinstance(item, list | dict):
                 raise ConfigError(f"{key} must hold single values, not {_shown(item)}.")
             if item is not None and not _within(item, field.metadata):
@@ -199,9 +188,8 @@ def nearest(word: str, known: list[str]) -> str:
     """`" Did you mean x?"` for the nearest known word, or an empty string."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
-        last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-        close = [
-            last[match]
-            for match in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.75)
-        ]
+        by_last_part = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        last_part = word.rsplit(".", 1)[-1]
+        matches = difflib.get_close_matches(last_part, list(by_last_part), n=1, cutoff=0.75)
+        close = [by_last_part[match] for match in matches]
     return f" Did you mean {close[0]}?" if close else ""

@@ -60,7 +60,7 @@ def generator_key(state: dict[str, Any], *, raw: bool) -> str:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Any]) -> None:
-    """Load weights. Raises `CheckpointError` where they are of another network."""
+    """Load weights. Raises `CheckpointError` if they belong to another network."""
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, and exit codes with messages instead of tracebacks."""
+"""Shared by the commands: arguments, and exit codes with messages instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.errors import (
-    DiskError,
-    InterruptedRunError,
-    OutOfMemoryError,
-    WganError,
-)
+from wgan_cli.errors import DiskError, InterruptedRunError, OutOfMemoryError, WganError
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
@@ -38,7 +33,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
-    """Do `work` and return its exit code; an expected failure is one sentence on stderr.
+    """Do `work` and return its exit code; print an expected failure as one sentence on stderr.
 
     `smaller` ends the message for too little memory, `interrupted` the one for Ctrl-C.
     """
@@ -87,6 +82,14 @@ def exit_code_of_training(
     except Terminated:
         print_error(f"{command}: {stopped()}")
         return stopped().exit_code
+
+
+def shown(path: Path) -> Path:
+    """The path relative to the current folder if it lies in it, else absolute."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path.absolute()
 
 
 def print_error(message: str) -> None:

@@ -20,7 +20,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_cli.config import GROUPS, configs_folder
@@ -35,7 +35,7 @@ ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
 class Composer:
-    """Compose configs as Hydra will, and report mistakes in one or two sentences.
+    """Compose configs as Hydra does, and report mistakes in one or two sentences.
 
     `config_name` is the primary config, `config_dir` a user's own folder of options.
     """
@@ -65,33 +65,33 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
-        """The overrides of every job of a sweep: all combinations, with those of a recipe.
+        """The overrides of every job of a sweep: all combinations, with those of the experiment.
 
-        A later override of a key replaces an earlier one, and any override replaces a recipe's.
+        A later override of a key replaces an earlier one, and any replaces the experiment's.
         """
         return [list(job) for job in itertools.product(*self._choices(overrides))]
 
     def samples(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Jobs that together have every value of a sweep, each with the others at their first.
+        """Jobs that together have every value of a sweep; all other keys have their first value.
 
         Types and keys depend on one value at a time, so these suffice to check all combinations.
         """
         choices = self._choices(overrides)
-        first = [values[0] for values in choices]
-        more = [
-            [*first[:index], value, *first[index + 1 :]]
+        base = [values[0] for values in choices]
+        changed = [
+            [*base[:index], value, *base[index + 1 :]]
             for index, values in enumerate(choices)
             for value in values[1:]
         ]
-        return [first, *more]
+        return [base, *changed]
 
     def _choices(self, overrides: Sequence[str]) -> list[list[str]]:
-        """For each key the overrides that it takes in turn, as in Hydra's basic sweeper."""
+        """For each key, one override for every value of it, as in Hydra's basic sweeper."""
         typed = _values(self._parsed(overrides))
         composed = self.compose([values[0] for values in typed.values()])
         params = composed.hydra.sweeper.get("params") or {}
-        recipe = self._parsed([f"{key}={values}" for key, values in params.items()])
-        return list({**_values(recipe), **typed}.values())
+        swept = self._parsed([f"{key}={values}" for key, values in params.items()])
+        return list({**_values(swept), **typed}.values())
 
     def _parsed(self, overrides: Sequence[str]) -> list[Override]:
         try:
@@ -100,20 +100,18 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def _refuse_lists(self, overrides: Sequence[str]) -> None:
-        """Refuse a list of options, which Hydra would merge: the last would win silently."""
+        """Refuse a list of options: Hydra would merge them, and the last one would win silently."""
         for override in self._parsed(overrides):
             group = override.key_or_group
             if not group:
                 raise ConfigError(f"{override.input_line!r} cannot be read; write KEY=VALUE.")
-            if group not in (*ONE_OPTION, "logger"):
+            if group not in (*ONE_OPTION, "logger") or override.is_sweep_override():
                 continue
-            value = None if override.is_sweep_override() else override.value()
+            value = override.value()
             if isinstance(value, list) and group in ONE_OPTION:
                 raise ConfigError(
                     f"{override.input_line}: {group} takes one option; -m {group}=a,b runs each."
                 )
-            if override.is_sweep_override():
-                continue
             if group == "logger" and value in (None, []):
                 raise ConfigError(f"{override.input_line}: for no logger, type logger=none.")
             if value is None and not override.is_delete():
@@ -143,9 +141,7 @@ class Composer:
             return f"{merging[1]}: {str(error.__cause__).splitlines()[0].rstrip('.')}."
         override = re.search(r"Could not (?:override|append to config) '(.+?)'", text)
         if override and isinstance(error, ConfigCompositionException):
-            key = override[1]
-            if isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError) or key in text:
-                return self._unknown_key(key)
+            return self._unknown_key(override[1])
         return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def _missing_option(self, error: MissingConfigException) -> str:
@@ -164,21 +160,17 @@ class Composer:
         return f"{group}={name}: there is no such option{known}.{nearest(name, options)}"
 
     def _unknown_key(self, key: str) -> str:
-        try:
-            with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-                plain = OmegaConf.to_container(compose(PRIMARY))
-        except Exception:
-            plain = {}
-        advice = "dataset.recommended"
-        known = [name for name in flatten(plain) if not name.startswith(advice)]
-        known += [*GROUPS, "logger", "experiment", "debug"]
+        with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+            plain = OmegaConf.to_container(compose(PRIMARY))
+        known = [name for name in flatten(plain) if not name.startswith("dataset.recommended")]
+        known += [*ONE_OPTION, "logger"]
         if key in known:
             return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
         return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
 
 
 def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Key to the single overrides that a list of values stands for."""
+    """Key to one override for each of its values."""
     single: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -196,8 +188,8 @@ def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
     """Make a run's saved config a primary config; return its name.
 
-    Its nodes take the place of the groups' options, unless an override chooses an option of the
-    group. A root setting that an earlier version did not save has the shipped value.
+    Its nodes replace the groups' options, unless an override chooses an option of the group. A root
+    setting that the file lacks has the shipped value.
     """
     chosen = {override_key(override): override for override in overrides}
     for key in ("experiment", "debug"):
@@ -237,7 +229,7 @@ def override_key(override: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """The text as one value of Hydra's override grammar."""
+    """The text, quoted as one value in Hydra's override grammar."""
     return QuotedString(value, Quote.single).with_quotes()
 
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
@@ -16,10 +16,7 @@ from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import nearest
 
-if TYPE_CHECKING:
-    from wgan_cli.commands.evaluation_report import Report
-    from wgan_cli.data.dataset import Dataset
-    from wgan_cli.schema import FilledConfig
+log = logging.getLogger("wgan_cli")
 
 
 def main() -> NoReturn:
@@ -30,17 +27,9 @@ def main() -> NoReturn:
 def run(command_line: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
     arguments = _parser().parse_args(command_line)
-
-    def work() -> int:
-        report = _evaluate(arguments)
-        print(report.table())
-        if report.unwritten:
-            print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
-        return report.exit_code
-
     return exit_code_of(
         "wgan-eval",
-        work,
+        lambda: _evaluate(arguments),
         smaller="; try smaller --n and --n-features.",
         interrupted="; checkpoints done are written.",
     )
@@ -86,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _evaluate(arguments: argparse.Namespace) -> Report:
+def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = None if arguments.metrics is None else _tags(arguments.metrics)
     for flag, count in (("--n", arguments.n), ("--n-features", arguments.n_features)):
         if count is not None and count < 4:
@@ -105,6 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.build import (
         build_constraint,
         build_critic,
+        build_dataset,
         build_evaluation,
         classes_of,
         complete,
@@ -123,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
-    logging.getLogger("wgan_cli").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     state, path, folder = chosen_checkpoint(_asked_path(arguments))
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     # No logger is built here.
@@ -133,7 +123,12 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     device = find_device(config.device)
     machine = choose_machine(config, device)
     set_up_torch(machine, device, deterministic=config.deterministic)
-    dataset = _dataset(config)
+    try:
+        dataset = build_dataset(config)
+    except DataError as error:
+        key = _path_setting(config.dataset)
+        hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
+        raise DataError(f"{error}{hint}") from None
     _refuse_other_samples(state, list(dataset.sample_shape), classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
     asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
@@ -153,27 +148,30 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         )
         # A run that is training meanwhile may remove some of them.
         paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
-        bar.expect(len(paths))
+        bar.reset(len(paths))
         for path in paths:
             if arguments.all_checkpoints:
                 try:
                     state = load_checkpoint(path)
                     check_whole(state, path)
                 except CheckpointError as error:
-                    bar.warn(f"{error} It is passed over.")
+                    log.warning("%s It is passed over.", error)
                     continue
                 load_weights(generator, state[generator_key(state, raw=arguments.raw)])
             load_weights(critic, state["critic"])
             bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)
-    if not report.results:
+    if not report.rows:
         raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
-    return report
+    print(report.table())
+    if report.unwritten:
+        print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
+    return report.exit_code
 
 
 def _asked_path(arguments: argparse.Namespace) -> Path:
-    """The run folder or the checkpoint that RUN and --checkpoint name together."""
+    """The path of the checkpoint that --checkpoint names in RUN; RUN itself without it."""
     run: Path = arguments.run
     named: str | None = arguments.checkpoint
     if named is None:
@@ -192,18 +190,6 @@ def _asked_path(arguments: argparse.Namespace) -> Path:
     return path
 
 
-def _dataset(config: FilledConfig) -> Dataset:
-    """Read the data set; where that fails, the message says what --root can replace."""
-    from wgan_cli.build import build_dataset
-
-    try:
-        return build_dataset(config)
-    except DataError as error:
-        key = _path_setting(config.dataset)
-        hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
-        raise DataError(f"{error}{hint}") from None
-
-
 def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
     """Raise `CheckpointError` where the data set has changed since the checkpoint."""
     if shape != list(state["sample_shape"]):
@@ -212,13 +198,13 @@ def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int 
         )
     if classes != state.get("classes"):
         raise CheckpointError(
-            f"The run's networks know {state.get('classes')} classes, its data set has {classes}"
+            f"The run's networks have {state.get('classes')} classes, its data set has {classes}"
             " now."
         )
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The run's settings with the machine, sample counts, noise and data folder of this command."""
+    """The run's settings, with this command's device, sample counts, seed and data folder."""
     asked = {
         "eval_samples": arguments.n,
         "feature_samples": arguments.n_features,
@@ -242,10 +228,10 @@ def _path_setting(dataset: Mapping[str, Any]) -> str | None:
 
 def _tags(text: str) -> list[str]:
     """The metrics in a comma-separated list, each with or without the part before the slash."""
-    short = {tag.rpartition("/")[2]: tag for tag in METRICS}
-    tags = []
     if not text.strip():
         raise ConfigError("--metrics names none; --help lists them.")
+    short = {tag.rpartition("/")[2]: tag for tag in METRICS}
+    tags = []
     for word in text.split(","):
         tag = short.get(word.strip(), word.strip())
         if tag not in METRICS:

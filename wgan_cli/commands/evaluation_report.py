@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.charts import curves
-from wgan_cli.commands.paths import shown
+from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
 from wgan_cli.pictures import save_png
@@ -29,43 +30,29 @@ _ESTIMATE = "critic/wasserstein"
 _POINTS = 4
 
 
-class Bar:
+class Bar(tqdm):  # type: ignore[type-arg]
     """Progress: a bar on a terminal, else a line for each checkpoint and each slow metric."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] = tqdm(
-            unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1
-        )
+        super().__init__(unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1)
         self._started = time.perf_counter()
-
-    def expect(self, checkpoints: int) -> None:
-        """Set the number of checkpoints."""
-        self._bar.reset(checkpoints)
 
     def start(self, step: int) -> None:
         """Begin a checkpoint."""
         self._started = time.perf_counter()
-        self._bar.set_description_str(f"step {step}")
+        self.set_description_str(f"step {step}")
 
     def show(self, metric: str, slow: bool) -> None:
         """Begin a metric."""
-        self._bar.set_postfix_str(metric)
-        if slow and self._bar.disable:
+        self.set_postfix_str(metric)
+        if slow and self.disable:
             log.info("measuring %s ...", metric)
 
     def done(self, path: Path) -> None:
         """End a checkpoint."""
-        self._bar.update()
-        if self._bar.disable:
+        self.update()
+        if self.disable:
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
-
-    def warn(self, message: str) -> None:
-        """Write a message above the bar."""
-        log.warning("%s", message)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
 
 
 @contextmanager
@@ -74,13 +61,21 @@ def progress() -> Iterator[Bar]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    bar = Bar()
     try:
-        with logging_redirect_tqdm([log]):
+        with Bar() as bar, logging_redirect_tqdm([log]):
             yield bar
     finally:
-        bar.close()
         log.removeHandler(handler)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint, its evaluation, and the critic's estimate that was logged at its step."""
+
+    step: int
+    name: str
+    estimate: float | None
+    result: EvaluationResult
 
 
 class Report:
@@ -94,10 +89,9 @@ class Report:
         self.unwritten = ""
         self.generator = "ema" if generator == "generator_ema" else "raw"
         self.evaluation = evaluation
-        self.steps: list[int] = []
-        self.names: list[str] = []
-        self.results: list[EvaluationResult] = []
-        self.estimates: list[float | None] = []
+        self.rows: list[Evaluated] = []
+        # Two names, so that one checkpoint's results do not replace the curves.
+        self._name = "evaluation_curves.json" if series else "evaluation.json"
         recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
         self._recorded = {step: value for step, value in recorded.items() if math.isfinite(value)}
 
@@ -106,15 +100,12 @@ class Report:
         """7 if the files could not be written, 3 if a metric could not be computed, else 0."""
         if self.unwritten:
             return DiskError.exit_code
-        return DataError.exit_code if any(found.failures for found in self.results) else 0
+        return DataError.exit_code if any(row.result.failures for row in self.rows) else 0
 
     def add(self, step: int, path: Path, result: EvaluationResult) -> None:
         """Add the result of one checkpoint and write the files."""
-        self.steps.append(step)
-        self.names.append(path.name)
-        self.results.append(result)
         # Only the estimate of this very step: another log point would be of another critic.
-        self.estimates.append(self._recorded.get(step))
+        self.rows.append(Evaluated(step, path.name, self._recorded.get(step), result))
         try:
             self._write()
         except DiskError as error:
@@ -128,9 +119,9 @@ class Report:
         coefficients = {}
         for tag in self._tags():
             pairs = [
-                (estimate, result.values[tag])
-                for estimate, result in zip(self.estimates, self.results, strict=True)
-                if estimate is not None and tag in result.values
+                (row.estimate, row.result.values[tag])
+                for row in self.rows
+                if row.estimate is not None and tag in row.result.values
             ]
             estimates, values = zip(*pairs, strict=True) if pairs else ((), ())
             if len(pairs) >= _POINTS and len(set(estimates)) > 1 and len(set(values)) > 1:
@@ -143,91 +134,81 @@ class Report:
 
     def table(self) -> str:
         """The text for the terminal."""
-        counts = self.evaluation.reference.counts
-        accuracy = self.evaluation.reference.classifier_accuracy
+        reference = self.evaluation.reference
+        counts, accuracy = reference.counts, reference.classifier_accuracy
         features = (
             f"; the classifier is right on {accuracy:.1%} of held-out data" if accuracy else ""
         )
         head = (
             f"{shown(self.folder.path)}, {self.generator} generator, against held-out"
-            f" {self.evaluation.reference.dataset.name}: {counts.eval_samples} samples for"
+            f" {reference.dataset.name}: {counts.eval_samples} samples for"
             f" distances, {counts.feature_samples} for features{features}."
         )
-        body = self._feature_samples() if self.series else self._one()
-        refused = {
-            metric: reason for found in self.results for metric, reason in found.failures.items()
-        }
-        notes = [f"{metric}: no number, because {why}." for metric, why in refused.items()]
+        body = self._series_table() if self.series else self._one_table()
+        failures = {tag: why for row in self.rows for tag, why in row.result.failures.items()}
+        notes = [f"{tag}: no number, because {why}." for tag, why in failures.items()]
         written = [] if self.unwritten else [f"Written: {path}" for path in self._files()]
         return "\n".join([head, "", *body, "", *notes, *written])
 
-    def _one(self) -> list[str]:
-        (found,) = self.results
-        width = max([len(tag) for tag in found.values] + [20])
-        lines = [f"{'step ' + str(self.steps[0]):<{width}}  {'value':>10}  {'real/real':>10}"]
-        for tag, value in found.values.items():
-            floor = number(found.floors[tag]) if tag in found.floors else ""
+    def _one_table(self) -> list[str]:
+        (row,) = self.rows
+        result = row.result
+        width = max([len(tag) for tag in result.values] + [20])
+        lines = [f"{f'step {row.step}':<{width}}  {'value':>10}  {'real/real':>10}"]
+        for tag, value in result.values.items():
+            floor = number(result.floors[tag]) if tag in result.floors else ""
             lines.append(f"{tag:<{width}}  {number(value):>10}  {floor:>10}".rstrip())
-        costs = sorted(found.seconds.items(), key=lambda cost: -cost[1])
+        costs = sorted(result.seconds.items(), key=lambda cost: -cost[1])
         slowest = ", ".join(f"{metric} {seconds:.1f}" for metric, seconds in costs[:4])
-        return [*lines, "", f"{sum(found.seconds.values()):.1f} s in all: {slowest}, ..."]
+        return [*lines, "", f"{sum(result.seconds.values()):.1f} s in all: {slowest}, ..."]
 
-    def _feature_samples(self) -> list[str]:
-        tags = self._tags()
-        rows = [["step", _ESTIMATE, *tags]]
-        for step, estimate, found in zip(self.steps, self.estimates, self.results, strict=True):
-            values = [found.values.get(tag) for tag in tags]
-            rows.append([str(step), *(number(value) for value in (estimate, *values))])
-        floors = [self.results[-1].floors.get(tag) for tag in tags]
-        rows.append(["real/real", "", *(number(floor) for floor in floors)])
-        related = self.correlations()
+    def _series_table(self) -> list[str]:
+        tags, related = self._tags(), self.correlations()
+        columns = [["step", _ESTIMATE, *tags]]
+        for row in self.rows:
+            values = (row.estimate, *(row.result.values.get(tag) for tag in tags))
+            columns.append([str(row.step), *map(number, values)])
+        floors = self.rows[-1].result.floors
+        columns.append(["real/real", "", *(number(floors.get(tag)) for tag in tags)])
         for name in ("spearman", "pearson"):
-            coefficients = [related.get(tag, {}).get(name) for tag in tags]
-            rows.append([name, "", *(number(value) for value in coefficients)])
-        # One row for each metric: there are many, with long names; steps are few short numbers.
-        columns = list(zip(*rows, strict=True))
-        widths = [max(len(cell) for cell in row) for row in rows]
-        return [
-            "  ".join(
-                f"{cell:<{width}}" if index == 0 else f"{cell:>{width}}"
-                for index, (cell, width) in enumerate(zip(column, widths, strict=True))
-            ).rstrip()
-            for column in columns
-        ] + self._remark(related)
-
-    def _remark(self, related: dict[str, Any]) -> list[str]:
-        logged = sum(estimate is not None for estimate in self.estimates)
+            coefficients = (related.get(tag, {}).get(name) for tag in tags)
+            columns.append([name, "", *map(number, coefficients)])
+        # One line for each metric: there are many, with long names; steps are few short numbers.
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+            for first, *rest in zip(*columns, strict=True)
+        ]
+        logged = sum(row.estimate is not None for row in self.rows)
         if related:
-            return ["", f"spearman, pearson: with critic/wasserstein, over {logged} checkpoints."]
+            return [*lines, "", f"spearman, pearson: with {_ESTIMATE}, over {logged} checkpoints."]
         return [
+            *lines,
             "",
-            f"No correlation with critic/wasserstein: it takes {_POINTS} checkpoints or more, at"
+            f"No correlation with {_ESTIMATE}: it takes {_POINTS} checkpoints or more, at"
             f" steps where the run logged it and with differing numbers; there are {logged}."
             " keep_every=N keeps every N-th step's.",
         ]
 
-    @property
-    def _name(self) -> str:
-        """The JSON file: two names, so that one checkpoint's results do not replace the curves."""
-        return "evaluation_curves.json" if self.series else "evaluation.json"
-
     def _tags(self) -> list[str]:
-        return list(dict.fromkeys(tag for found in self.results for tag in found.values))
+        return list(dict.fromkeys(tag for row in self.rows for tag in row.result.values))
 
     def _files(self) -> list[Path]:
         folder = shown(self.folder.path)
-        files = [folder / self._name]
-        if self.series:
-            files.append(folder / "evaluation" / "curves.png")
-        pictures = self.results[-1].pictures
-        return [*files, *(folder / "evaluation" / _png(tag) for tag in pictures)]
+        pictures = [*(["curves.png"] if self.series else []), *self._pictures()]
+        return [folder / self._name, *(folder / "evaluation" / name for name in pictures)]
+
+    def _pictures(self) -> dict[str, Any]:
+        """The newest checkpoint's pictures by file name."""
+        pictures = self.rows[-1].result.pictures
+        return {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
 
     def _write(self) -> None:
         self.folder.write_evaluation(self._name, self._content())
-        folder = self.folder.path / "evaluation"
-        pictures = {_png(tag): picture for tag, picture in self.results[-1].pictures.items()}
+        pictures = self._pictures()
         if self.series:
             pictures["curves.png"] = self._curves()
+        folder = self.folder.path / "evaluation"
         if pictures:
             make_folder(folder)
         for name, picture in pictures.items():
@@ -237,36 +218,35 @@ class Report:
         panels = {}
         for tag in self._tags():
             points = [
-                (step, found.values[tag], found.floors.get(tag))
-                for step, found in zip(self.steps, self.results, strict=True)
-                if tag in found.values
+                (row.step, row.result.values[tag], row.result.floors.get(tag))
+                for row in self.rows
+                if tag in row.result.values
             ]
             steps, values, floors = zip(*points, strict=True)
             panels[tag] = (steps, values, None if None in floors else floors)
         return curves((list(self._recorded), list(self._recorded.values())), panels)
 
     def _content(self) -> dict[str, Any]:
-        counts = self.evaluation.reference.counts
+        reference = self.evaluation.reference
+        counts = reference.counts
         return {
-            "dataset": self.evaluation.reference.dataset.name,
+            "dataset": reference.dataset.name,
             "generator": self.generator,
             "seed": self.evaluation.seed,
             "samples": {"distances": counts.eval_samples, "features": counts.feature_samples},
-            "classifier_accuracy": self.evaluation.reference.classifier_accuracy,
+            "classifier_accuracy": reference.classifier_accuracy,
             "torch": str(torch.__version__),
             "checkpoints": [
                 {
-                    "step": step,
-                    "checkpoint": name,
-                    _ESTIMATE: estimate,
-                    "values": found.values,
-                    "real_real": found.floors,
-                    "seconds": {tag: round(cost, 3) for tag, cost in found.seconds.items()},
-                    "refused": found.failures,
+                    "step": row.step,
+                    "checkpoint": row.name,
+                    _ESTIMATE: row.estimate,
+                    "values": row.result.values,
+                    "real_real": row.result.floors,
+                    "seconds": {tag: round(cost, 3) for tag, cost in row.result.seconds.items()},
+                    "refused": row.result.failures,
                 }
-                for step, name, estimate, found in zip(
-                    self.steps, self.names, self.estimates, self.results, strict=True
-                )
+                for row in self.rows
             ],
             "correlation_with_estimate": self.correlations(),
         }
@@ -274,10 +254,4 @@ class Report:
 
 def number(value: float | None) -> str:
     """Four significant digits, or a dash."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:.4g}"
-
-
-def _png(tag: str) -> str:
-    return tag.replace("/", "_") + ".png"
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"

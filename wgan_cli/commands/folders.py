@@ -16,7 +16,7 @@ from wgan_cli.run_folder import RunFolder, make_folder, taken_message
 
 
 def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
-    """Make the folder of a run: a new one, or the one that it goes on in."""
+    """Make the folder of a run: a new one, or that of the run to resume."""
     if resume == "auto":
         folder = named_folder(composed, "run")
     elif resume is not None and Path(resume).is_dir():
@@ -55,17 +55,16 @@ def named_folder(composed: DictConfig, mode: str) -> Path:
 
 
 def reserved(path: Path) -> Path:
-    """Make a new folder: `path`, or path-1, path-2, ... where other starts have that name.
+    """Make a new folder: `path`, or path-1, path-2, ... if that exists. Raises `DiskError`.
 
-    Starts in the same instant get the same name, and only one of them can make the folder. Raises
-    `DiskError`.
+    Runs that start at the same instant have the same name; only one of them can make the folder.
     """
     for number in itertools.count():
         candidate = path.with_name(f"{path.name}-{number}") if number else path
         make_folder(candidate.parent)
         try:
             candidate.mkdir()
-        # A start that was refused may remove the parent folder as soon as it is empty.
+        # A refused run may remove the parent folder as soon as it is empty.
         except (FileExistsError, FileNotFoundError):
             continue
         except OSError as error:

@@ -5,16 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-GROUPS = (
-    "dataset",
-    "model",
-    "loss",
-    "constraint",
-    "optimizer",
-    "logger",
-    "experiment",
-    "debug",
-)
+GROUPS = ("dataset", "model", "loss", "constraint", "optimizer", "logger", "experiment", "debug")
 EXAMPLES = (
     ("wgan-train", "train on 1,797 handwritten digits, no download"),
     ("wgan-train loss=hinge clip=0.01", "another loss and clip value"),
@@ -25,10 +16,7 @@ EXAMPLES = (
 
 
 def help_text(configs: Path, config_dir: Path | None = None) -> str:
-    """The page: usage, groups with a line for each option, root settings, flags and examples.
-
-    The options of a user's --config-dir are listed too.
-    """
+    """The page: usage, every group's options, also those in `config_dir`, settings and examples."""
     lines = [
         "wgan-train trains a Wasserstein GAN; TensorBoard shows its curves and samples.",
         "",

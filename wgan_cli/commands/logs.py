@@ -1,4 +1,4 @@
-"""Log a run's messages: on stderr, and with their times in `train.log`."""
+"""Log a run's messages on stderr, and with times in `train.log`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wgan_cli.errors import WganError
 from wgan_cli.training.callbacks.log import LogFile
 
 log = logging.getLogger("wgan_cli")
-# The jobs of a sweep and their states. A job's other messages are in its train.log alone.
+# Errors of a sweep's jobs. A job's other messages go only to its train.log.
 jobs = logging.getLogger("wgan_cli.jobs")
 
 
@@ -49,7 +49,7 @@ def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterato
             expected = isinstance(error, WganError)
             trace = traceback.format_exc().rstrip()
             text = str(error) if expected else f"unexpected error:\n{trace}"
-            # To the file alone: whoever catches the error writes it to stderr.
+            # To the file only: the caller writes the error to stderr.
             handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
             raise
 

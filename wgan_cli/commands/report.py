@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.commands.cli import exit_code_of, exit_process
-from wgan_cli.commands.paths import shown
+from wgan_cli.commands.cli import exit_code_of, exit_process, shown
 from wgan_cli.errors import CheckpointError
 
 
@@ -22,12 +21,7 @@ def main() -> NoReturn:
 def run(command_line: Sequence[str]) -> int:
     """Compare the runs; return the exit code."""
     arguments = _parser().parse_args(command_line)
-
-    def work() -> int:
-        _report(arguments)
-        return 0
-
-    return exit_code_of("wgan-report", work, smaller=".", interrupted=".")
+    return exit_code_of("wgan-report", lambda: _report(arguments), smaller=".", interrupted=".")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace) -> int:
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder.")
@@ -72,8 +66,7 @@ def _report(arguments: argparse.Namespace) -> None:
             " config.yaml."
         )
     title = ", ".join(str(shown(folder)) for folder in folders)
-    found = [(folder, read_study(folder)) for folder in folders]
-    studies = {folder: facts for folder, facts in found if facts is not None}
+    studies = {folder: facts for folder in folders if (facts := read_study(folder)) is not None}
     for folder, facts in studies.items():
         apply_trial_states(runs, folder, facts)
     report = Report(runs, by=arguments.by, title=title, studies=list(studies.values()))
@@ -81,6 +74,7 @@ def _report(arguments: argparse.Namespace) -> None:
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")
     _print(f"\nThe page: {shown(page)}")
+    return 0
 
 
 def _print(text: str) -> None:

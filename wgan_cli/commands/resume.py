@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wgan_cli.commands.trust import check_trusted
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG, RunFolder, read_config
 from wgan_cli.run_status import read_status
-from wgan_cli.schema import SCHEMAS, TrainConfig
+from wgan_cli.schema import TrainConfig
 from wgan_cli.validation import flatten, no_setting
 
 log = logging.getLogger("wgan_cli")
@@ -44,18 +45,16 @@ _SHOWN = 5
 
 def run_of(resume: Path) -> Path:
     """The run folder of `resume`: itself, or that of a checkpoint. Raises `CheckpointError`."""
-    if resume.is_dir():
-        if not (resume / CONFIG).is_file():
-            raise CheckpointError(f"resume={resume} is no run folder: it holds no {CONFIG}.")
-        return resume
-    if resume.is_file():
-        run = resume.absolute().parent.parent
-        if not (run / CONFIG).is_file():
-            raise CheckpointError(
-                f"resume={resume} is not a checkpoint in a run folder (RUN/checkpoints/step_N.pt)."
-            )
-        return run
-    raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
+    if not resume.exists():
+        raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
+    run = resume if resume.is_dir() else resume.absolute().parent.parent
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(
+            f"resume={resume} is no run folder: it holds no {CONFIG}."
+            if resume.is_dir()
+            else f"resume={resume} is not a checkpoint in a run folder (RUN/checkpoints/step_N.pt)."
+        )
+    return run
 
 
 def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
@@ -70,25 +69,17 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
                 f"{path} has {key!r}, which no saved config has and which may name code: take it"
                 " out. What you need of it goes on the command line, as hydra.run.dir=FOLDER does."
             )
-    _refuse_unknown(config, path)
-    refuse_references(config, path)
-    if _names_unshipped_classes(config):
-        from wgan_cli.commands.trust import check_trusted
-
-        check_trusted(config, trusted)
-    return config
-
-
-def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
-    """Refuse a key that is no setting of this version, in a message that names the file."""
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     for key in config:
         if key not in known:
             raise ConfigError(f"{path}: {no_setting(key, known)}")
+    refuse_references(config, path)
+    check_trusted(config, trusted)
+    return config
 
 
 def refuse_references(node: Any, path: Path) -> None:
-    """Refuse OmegaConf's references: they could hide a class from `check_trusted`."""
+    """Refuse OmegaConf references, which could hide a class name from `check_trusted`."""
     if isinstance(node, dict | list):
         for value in node.values() if isinstance(node, dict) else node:
             refuse_references(value, path)
@@ -133,10 +124,7 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
     changed = [
         f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
         for key in {**old, **new}
-        if not {key, key.partition(".")[0]} & MAY_DIFFER
-        and old.get(key) != new.get(key)
-        # A setting that a later version added and that is off. (0 may mean anything.)
-        and not (key not in old and (new[key] is None or new[key] is False))
+        if not {key, key.partition(".")[0]} & MAY_DIFFER and old.get(key) != new.get(key)
     ]
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -150,27 +138,15 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
 def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
     """Raise `DataError` where a data set has changed since the run's checkpoint.
 
-    `saved` and `now` are `build.data_facts`; runs of earlier versions have none.
+    `saved` and `now` are `build.data_facts`; `saved` is None in a checkpoint without them.
     """
     if saved is not None and saved != now:
-        then, there = (
+        before, after = (
             f"{facts['training']} + {facts['held_out']} samples"
             + (f" of {facts['classes']} classes" if facts["classes"] else "")
             for facts in (saved, now)
         )
         raise DataError(
-            f"The data have changed since the run's checkpoint, from {then} to {there}, so held-out"
-            " samples might be trained on: bring the old files back, or start a new run."
+            f"The data have changed since the run's checkpoint, from {before} to {after}, so"
+            " held-out samples might be trained on: bring the old files back, or start a new run."
         )
-
-
-def _names_unshipped_classes(node: Any) -> bool:
-    """Whether a target is not shipped; only then is torch imported to check it."""
-    if isinstance(node, dict):
-        target = node.get("_target_")
-        if target is not None and not (isinstance(target, str) and target in SCHEMAS):
-            return True
-        return any(_names_unshipped_classes(value) for value in node.values())
-    if isinstance(node, list):
-        return any(_names_unshipped_classes(value) for value in node)
-    return False

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from wgan_cli.commands.cli import shown
 from wgan_cli.commands.logs import console_log, file_log, log
-from wgan_cli.commands.paths import shown
 from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
 from wgan_cli.commands.summary import resume_hint, summary
 from wgan_cli.commands.sweep_job import (
@@ -53,9 +53,13 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                 _end_sweep_if_asked(signals)
             return code
         except Exception as error:
-            # A stop signal would now hide why the run ends.
+            # A stop signal must not hide why the run ends.
             with signals:
-                failure = _as_wgan_error(error, composed)
+                failure: Exception = error
+                if not isinstance(error, WganError):
+                    from wgan_cli.training.failures import in_plain_words
+
+                    failure = in_plain_words(error, int(composed.batch_size))
                 if isinstance(failure, WganError):
                     hint = resume_hint(failure, folder.path, composed)
                     log.error("wgan-train: %s%s", failure, hint)
@@ -106,7 +110,7 @@ def _train(
     device = find_device(config.device, process)
     new = not folder.holds_run()
     if not new:
-        # Refused without a resume: another start took the folder in the meantime.
+        # Without a resume this raises: another start has taken the folder in the meantime.
         folder.claim(resuming=resume is not None)
     state = state_to_resume(folder, resume)
     machine = choose_machine(config, device, None if state is None else state["config"])
@@ -163,15 +167,6 @@ def _end_sweep_if_asked(signals: StopSignals) -> None:
         raise KeyboardInterrupt
     if asked is not None:
         raise SystemExit(asked.exit_code)
-
-
-def _as_wgan_error(error: Exception, composed: DictConfig) -> Exception:
-    """A full disk or memory before training as a `WganError`; any other error as it is."""
-    if isinstance(error, WganError):
-        return error
-    from wgan_cli.training.failures import in_plain_words
-
-    return in_plain_words(error, int(composed.batch_size))
 
 
 def _log_start(config: RunConfig, folder: RunFolder, notes: Sequence[str]) -> None:

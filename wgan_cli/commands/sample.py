@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
-from wgan_cli.commands.paths import shown
+from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process, shown
 from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
@@ -26,13 +25,12 @@ def main() -> NoReturn:
 def run(command_line: Sequence[str]) -> int:
     """Draw samples; return the exit code."""
     arguments = _parser().parse_args(command_line)
-
-    def work() -> int:
-        count, path = _sample(arguments)
-        print(f"{count} samples: {shown(path)}")
-        return 0
-
-    return exit_code_of("wgan-sample", work, smaller="; try a smaller --n.", interrupted=".")
+    return exit_code_of(
+        "wgan-sample",
+        lambda: _sample(arguments),
+        smaller="; try a smaller --n.",
+        interrupted=".",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,8 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
-    """Write the samples; return their number and the path."""
+def _sample(arguments: argparse.Namespace) -> int:
     if arguments.n is not None and not 1 <= arguments.n <= 10_000_000:
         raise ConfigError(f"--n {arguments.n}: at least 1 and at most 10000000.")
     if not 0 <= arguments.seed < 2**63:
@@ -95,7 +92,8 @@ def _sample(arguments: argparse.Namespace) -> tuple[int, Path]:
         out = folder / f"n{count}_seed{arguments.seed}{of_class}.png"
         refuse_link(out)
     _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
-    return count, out
+    print(f"{count} samples: {shown(out)}")
+    return 0
 
 
 def _labels(classes: int, chosen: int | None, count: int) -> Any:
@@ -112,7 +110,7 @@ def _labels(classes: int, chosen: int | None, count: int) -> Any:
 
 
 def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Draw samples (count, *shape) in eval mode; the first ones do not depend on the count."""
+    """Draw samples (count, *shape) in eval mode. Sample i does not depend on the count."""
     import torch
 
     from wgan_cli.evaluation.sampling import generate

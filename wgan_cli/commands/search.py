@@ -8,29 +8,21 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from wgan_cli.commands.cli import exit_code_of_training, exit_process, print_error
+from wgan_cli.commands.cli import exit_code_of_training, exit_process, print_error, shown
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
-from wgan_cli.errors import (
-    ConfigError,
-    DataError,
-    DiskError,
-    InterruptedRunError,
-    PreemptedError,
-)
+from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.validation import nearest
 
 if TYPE_CHECKING:
-    from wgan_cli.commands.composition import Composer
     from wgan_cli.schema import FilledConfig
-    from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import Search, Value
-    from wgan_cli.search.study import StudySummary
 
 # Settings that wgan-search chooses for every trial.
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
@@ -83,33 +75,43 @@ def _search(arguments: argparse.Namespace) -> int:
 
     refuse_missing_optuna()
 
-    from wgan_cli.commands.paths import shown
+    from wgan_cli.commands.folders import reserved
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.loop import SearchLoop
-    from wgan_cli.search.printing import trials_text
+    from wgan_cli.search.printing import final_summary, trials_text
+    from wgan_cli.search.space import as_overrides
 
     name, search = _asked_for(arguments)
     first = _check(search)
-    storage = _absolute(arguments.storage)
+    storage: str | None = arguments.storage
     if storage is not None:
+        # A search may go on from another folder, so a SQLite file needs an absolute path.
+        scheme, sqlite, file = storage.partition("sqlite:///")
+        if sqlite and not scheme:
+            storage = sqlite + str(Path(file).absolute())
         refuse_unreachable(storage)
-    folder = SearchFolder(shown(_folder(arguments, name)))
+    default = Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    folder = SearchFolder(shown(arguments.dir or reserved(default)))
     search = folder.begin(search, name, storage)
     print(f"{trials_text(search.trials)} in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:
         try:
-            loop = SearchLoop(folder, _command, signals.requested, _print, first)
+            show = partial(print, flush=True)
+            loop = SearchLoop(folder, _command, signals.requested, show, first)
             facts = loop.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             again = shlex.join(["wgan-search", str(folder.path)])
             raise type(error)(f"{error} Go on with: {again}") from None
-    _report(folder, search, facts)
+    params = facts.best.params if facts.best is not None else {}
+    command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
+    runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
+    print(final_summary(facts, runs, command))
     return 0 if facts.best is not None else 1
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
-    """The name of the search and what it searches, by the arguments."""
+    """The name of the search, and its definition, as the arguments ask for."""
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import read_search, with_overrides
 
@@ -151,11 +153,12 @@ def _space_file(space: str) -> Path:
 
 
 def _check(search: Search) -> dict[str, Value]:
-    """Check that both ends of every range can be trained; return the searched settings' defaults.
+    """Check that both ends of every range can be trained. Raises `ConfigError`.
 
-    Raises `ConfigError`.
+    Return the defaults of the searched settings, as far as the space contains them.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
+    from wgan_cli.search.default_trial import default_values
     from wgan_cli.search.space import override_key
 
     for word in (*search.words, *search.settings):
@@ -171,7 +174,7 @@ def _check(search: Search) -> dict[str, Value]:
     composer = Composer()
     if len(composer.jobs(search.words)) > 1:
         raise ConfigError(
-            "A word holds one value for all trials; what is to be tried goes into the space, as"
+            "A word holds one value for all trials; values to try go into the space, as"
             " {choices: [a, b]}."
         )
     for words in search.corners():
@@ -179,14 +182,6 @@ def _check(search: Search) -> dict[str, Value]:
         refuse_missing_packages(config)
         filled, _ = fill(config)
     _check_metric(search, filled)
-    return _defaults(search, composer)
-
-
-def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
-    """The defaults of the searched settings, as far as the space contains them."""
-    from wgan_cli.commands.composition import without_hydra
-    from wgan_cli.search.default_trial import default_values
-
     try:
         composed = without_hydra(composer.compose(search.words))
         return default_values(search, as_dict(fill(validate(composed))[0]))
@@ -196,34 +191,19 @@ def _defaults(search: Search, composer: Composer) -> dict[str, Value]:
 
 
 def _check_metric(search: Search, config: FilledConfig) -> None:
+    if search.metric not in METRICS:
+        return
     measured = config.metrics
-    if search.metric in METRICS and measured is not None and search.metric not in measured:
+    if measured is not None and search.metric not in measured:
         raise ConfigError(
             f"metric: {search.metric} is not among metrics={','.join(measured)}; add it there."
         )
-    pruned = search.metric in METRICS and search.pruner.name != "none"
+    pruned = search.pruner.name != "none"
     if pruned and config.eval_every >= config.steps:
         print_error(
             f"wgan-search: no trial can be pruned, as eval_every={config.eval_every} has the first"
             f" evaluation at the end of {config.steps} steps."
         )
-
-
-def _folder(arguments: argparse.Namespace, name: str) -> Path:
-    from wgan_cli.commands.folders import reserved
-
-    if arguments.dir is not None:
-        folder: Path = arguments.dir
-        return folder
-    return reserved(Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-
-
-def _absolute(storage: str | None) -> str | None:
-    """The URL with a SQLite file's absolute path, as a search may go on from another folder."""
-    prefix = "sqlite:///"
-    if storage is None or not storage.startswith(prefix):
-        return storage
-    return prefix + str(Path(storage.removeprefix(prefix)).absolute())
 
 
 def _command(words: Sequence[str], folder: Path) -> list[str]:
@@ -232,17 +212,3 @@ def _command(words: Sequence[str], folder: Path) -> list[str]:
 
     run_dir = f"hydra.run.dir={quoted(str(folder.absolute()))}"
     return [sys.executable, "-m", "wgan_cli", *words, run_dir, "resume=auto"]
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
-
-
-def _report(folder: SearchFolder, search: Search, facts: StudySummary) -> None:
-    from wgan_cli.search.printing import final_summary
-    from wgan_cli.search.space import as_overrides
-
-    params = facts.best.params if facts.best is not None else {}
-    command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
-    runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
-    print(final_summary(facts, runs, command))

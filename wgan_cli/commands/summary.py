@@ -42,10 +42,9 @@ def summary(folder: RunFolder) -> str:
     """The summary of a finished run."""
     status = read_status(folder.path)
     points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
+    # Not `status.final`, which may hold metrics that only an earlier start measured.
     first, last = points[0], points[-1]
     peak = max(points, key=lambda p: p["critic/wasserstein"])
-    # Not `status.final`, which may hold metrics that only an earlier start measured.
-    final = points[-1]
     pictures = sorted(folder.samples.glob("step_*.png"))
     lines = [
         f"Finished {status.steps} steps in {status.seconds or 0:.0f} s.",
@@ -53,15 +52,15 @@ def summary(folder: RunFolder) -> str:
         f" {last['critic/wasserstein']:.4g} at step {last['step']}"
         f" (peak {peak['critic/wasserstein']:.4g} at {peak['step']})",
     ]
-    if "wasserstein/exact" in final:
+    if "wasserstein/exact" in last:
         lines.append(
-            f"  exact W1 to held-out  {final['wasserstein/exact']:.4g}"
-            f" (real against real {final['wasserstein/exact_real_real']:.4g},"
-            f" n = {final['wasserstein/exact_n']:.0f})"
+            f"  exact W1 to held-out  {last['wasserstein/exact']:.4g}"
+            f" (real against real {last['wasserstein/exact_real_real']:.4g},"
+            f" n = {last['wasserstein/exact_n']:.0f})"
         )
-    if "wasserstein/normalized" in final:
+    if "wasserstein/normalized" in last:
         lines.append(
-            f"  the critic's own W1   {final['wasserstein/normalized']:.4g}"
+            f"  the critic's own W1   {last['wasserstein/normalized']:.4g}"
             " (its estimate on the same samples over K)"
         )
     if pictures:

@@ -54,7 +54,7 @@ def run_jobs(
         raise type(asked)(
             "The sweep was asked to stop; what runs is saved. Go on with it by the same command and"
             f" {typeable('hydra.sweep.dir', folder)}; wgan-report {shlex.quote(str(folder))} shows"
-            f" what there is.{goes_on}"
+            f" the results so far.{goes_on}"
         )
     return _report(folder, jobs)
 
@@ -73,9 +73,9 @@ def _launch(launch: Callable[[], int]) -> Exception | None:
 def _run_in_workers(
     folder: Path, jobs: Sequence[Sequence[str]], launch: Callable[[], int]
 ) -> WganError | None:
-    """Run the jobs by joblib; return the error of a stop signal.
+    """Run the jobs by joblib; return the error of a stop signal, if one came.
 
-    If a worker is lost, joblib ends the others too. Then they start again.
+    If a worker is lost, joblib ends the others too, so all unfinished jobs are started again.
     """
     with asking_workers_to_end(folder) as asked:
         for _ in range(_STARTS):
@@ -102,7 +102,7 @@ def _refuse_setting(folder: Path, error: Exception) -> None:
 
 
 def _wait_for_others(folder: Path) -> None:
-    """Wait for the jobs that go on where the launcher gave up at the first that was lost."""
+    """Wait for the running jobs: the launcher stops waiting at the first lost one."""
     while any(
         read_status(path).running and not record_killed(RunFolder(path))
         for path in _job_folders(folder)
@@ -143,7 +143,6 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
 
     Runs of earlier starts with other values are shown but do not count.
     """
-    # Imported late: they take time, and are not needed before.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.writers.terminal import screen_width
 
@@ -175,11 +174,11 @@ def _jobs_without_run(folder: Path, jobs: Sequence[Sequence[str]]) -> list[list[
 
 
 def _key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What identifies a job: its overrides in any order."""
+    """The key of a job: its overrides, in one fixed order."""
     return tuple(sorted(job_overrides(overrides)))
 
 
 def _job_folders(folder: Path) -> list[Path]:
     depths = ("*", "*/*", "*/*/*")
-    found = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    folders = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
+    return sorted(folders, key=lambda path: (len(path.name), path.name))

@@ -18,7 +18,7 @@ from wgan_cli.run_status import now, read_status, write_status
 
 
 class Launcher(enum.Enum):
-    """What runs a sweep's jobs: this process, joblib's workers, submitit or another launcher."""
+    """A Hydra launcher: in this process, in joblib's workers, by submitit, or another."""
 
     BASIC = "BasicLauncher"
     JOBLIB = "JoblibLauncher"
@@ -45,12 +45,12 @@ def job_overrides(overrides: Sequence[str]) -> list[str]:
 def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """Reserve a folder for a job: the one that holds these overrides, else a free one.
 
-    Jobs that start at the same time reserve theirs one after the other. Raises `FolderInUseError`
-    where the folders are named by the user (not by number) and this one holds another job.
+    A lock lets only one job at a time choose. Raises `FolderInUseError` if the user named the
+    folder (it is no number) and it holds another job.
     """
     wanted = sorted(job_overrides(overrides))
     with held(path.parent / ".jobs.lock"):
-        for other in (RunFolder(other) for other in path.parent.iterdir() if other.is_dir()):
+        for other in (RunFolder(inner) for inner in path.parent.iterdir() if inner.is_dir()):
             if other.taken() and sorted(other.read_overrides()) == wanted:
                 if other.path != path:
                     remove_if_empty(path)
@@ -71,7 +71,7 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
 
 
 def release_job_folder(folder: RunFolder) -> None:
-    """Free a job's folder if no run has begun in it, as after Ctrl-C."""
+    """Free a job's folder if no run has begun in it, for example after Ctrl-C."""
     if not folder.holds_run():
         (folder.path / OVERRIDES).unlink(missing_ok=True)
 
@@ -81,9 +81,9 @@ def record_failure(
 ) -> None:
     """Write `status.json` of a failed job, and `train.log` if `early` still holds its messages.
 
-    On stderr instead where they cannot be written.
+    If they cannot be written, log the failure on stderr instead.
     """
-    # Another process writes to a folder in use.
+    # The files belong to the process that uses the folder.
     if isinstance(failure, FolderInUseError):
         jobs.error("wgan-train: %s", failure)
         return
@@ -96,18 +96,15 @@ def record_failure(
                 pass
         folder.write_overrides(job_overrides(overrides))
         before = read_status(folder.path)
-        begun = replace(before, started=before.started or now(), seconds=before.seconds or 0.0)
-        write_status(folder.path, begun.failed(failure))
+        started = replace(before, started=before.started or now(), seconds=before.seconds or 0.0)
+        write_status(folder.path, started.failed(failure))
     except DiskError:
         jobs.error("wgan-train: %s", failure)
 
 
 def record_killed(folder: RunFolder) -> bool:
-    """Whether a job's process was killed; if so, write it into `status.json`."""
-    if not read_status(folder.path).running:
-        return False
-    lock = locked(folder.path / LOCK)
-    if lock is None:
+    """Record in `status.json` that a job's process was killed; return whether it was."""
+    if not read_status(folder.path).running or (lock := locked(folder.path / LOCK)) is None:
         return False
     with lock:
         error = WganError("Its process was killed, as happens where memory runs out.")

@@ -18,7 +18,7 @@ from wgan_cli.locking import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
-# Set once this worker was asked to end: it then starts no other job.
+# Set when this worker is asked to end. It then starts no other job.
 _over = False
 _prepared = False
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,8 +30,8 @@ _BUSY = ".workers"
 def in_worker(folder: Path, job: Callable[[], int]) -> int:
     """Run a job in this worker; return its exit code. `folder` is the sweep's.
 
-    A signal ends the job but raises nothing: joblib would kill the other workers. Between jobs it
-    is only noted: a worker that died while it takes the next job would block the others.
+    A signal ends the job but raises nothing, or joblib would kill the other workers. Between jobs a
+    signal only sets a flag: a worker that died while it takes the next job would block the others.
     """
     global _over
     _prepare()
@@ -82,7 +82,8 @@ def _watch_parent(parent: int) -> None:
 def own_gpu(device: str) -> Iterator[str]:
     """Choose a job's device: of several GPUs, the one with the fewest jobs of this user's sweeps.
 
-    `device` is the root setting; one that names its GPU is kept.
+    `device` is the root setting; cpu and cuda:N are kept. Each job holds a lock file of its GPU:
+    the first free one of slot 0, else of slot 1, and so on.
     """
     import torch
 
@@ -92,22 +93,12 @@ def own_gpu(device: str) -> Iterator[str]:
         return
     locks = Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}"
     make_folder(locks)
-    with _least_used(locks, count) as index:
-        yield f"cuda:{index}"
-
-
-@contextmanager
-def _least_used(locks: Path, count: int) -> Iterator[int]:
-    """The index of the GPU with the fewest jobs, of `count`.
-
-    Each job holds a lock file of its GPU: the first free one of slot 0, else of slot 1, and so on.
-    """
     for slot in itertools.count():
         for index in range(count):
             lock = locked(locks / f"cuda-{index}-{slot}.lock")
             if lock is not None:
                 with lock:
-                    yield index
+                    yield f"cuda:{index}"
                 return
 
 

@@ -1,4 +1,4 @@
-"""A command under torchrun: rank 0 runs the command, the other ranks train as it tells them."""
+"""A command under torchrun: rank 0 runs it and sends its settings, with which the others train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.logs import log
 from wgan_cli.config import fill, validate
-from wgan_cli.distributed.process import Process
 from wgan_cli.errors import RankError, WganError
 from wgan_cli.stop_signals import StopSignals
 
@@ -32,8 +31,7 @@ def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: 
         log.info("%d processes, each with %d samples of every batch", world, rows)
         if config.graphs:
             log.info("graphs=true: an update that other processes share runs kernel by kernel.")
-    before = 1 if state is None else state.get("world", 1)
-    if state is not None and before != world:
+    if state is not None and (before := state.get("world", 1)) != world:
         log.info(
             "Trained in %d process%s so far, the run goes on in %d: sums are added in another"
             " order, so the last bits are not those of a run that kept their number.",
@@ -41,15 +39,6 @@ def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: 
             "es" if before > 1 else "",
             world,
         )
-
-
-def join_group(process: Process) -> ProcessGroup:
-    """Join the processes of this run, which torchrun has started. This imports torch."""
-    from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
-
-    group = join_process_group(process)
-    assert isinstance(group, ProcessGroup)
-    return group
 
 
 def run_leader(
@@ -80,7 +69,7 @@ def run_leader(
 
 
 def run_follower(group: ProcessGroup) -> int:
-    """Train as rank 0 tells; return the exit code. All that a user reads comes from rank 0."""
+    """Train with the settings of rank 0; return the exit code. Only rank 0 prints."""
     log.addHandler(logging.NullHandler())
     log.propagate = False
     signals, settings = StopSignals(), None

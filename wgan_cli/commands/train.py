@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# The first exit code of a `task` that is not 0: Hydra calls `task` and drops what it returns.
+# The first nonzero exit code of a `task`: Hydra calls `task` and drops what it returns.
 _exit_code = 0
 
 
@@ -48,9 +48,11 @@ def run(arguments: Sequence[str]) -> int:
         return _run_command(arguments, lambda: None)
     with StopSignals() as signals:
         # An interrupted import of torch cannot be repeated, and the other ranks need the reason.
-        from wgan_cli.commands.torchrun import join_group, run_follower, run_leader
+        from wgan_cli.commands.torchrun import run_follower, run_leader
+        from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
 
-        group = join_group(process)
+        group = join_process_group(process)
+        assert isinstance(group, ProcessGroup)
     if group.leads:
         return run_leader(group, signals, partial(_run_command, arguments))
     return run_follower(group)
@@ -79,7 +81,11 @@ def _dispatch(arguments: list[str]) -> int:
     refuse_in_several(Process.current(), sweep=parsed.multirun)
     composer, overrides, resume = _compose(parsed, trusted)
     if parsed.cfg:
-        return _show_config(composer, overrides, parsed)
+        # Refuse mistakes first, in this package's words.
+        composer.compose(composer.jobs(overrides)[0] if parsed.multirun else overrides)
+        flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
+        package = ["--package", parsed.package] if parsed.package else []
+        return _hand_over([*overrides, *composer.flags, *flags, *package])
     if parsed.multirun:
         return _sweep(composer, overrides)
     return _single_run(composer, overrides, resume)
@@ -128,22 +134,13 @@ def _composer(
     config_dir = Path(parsed.config_dir).absolute() if parsed.config_dir else None
     name = (parsed.config_name or PRIMARY).removesuffix(".yaml")
     if resume is not None and resume != "auto":
-        saved = saved_config(run_of(Path(resume)) / CONFIG, trusted)
-        return Composer(register_saved(saved, overrides), config_dir)
-    if config_dir is None or not (config_dir / f"{name}.yaml").is_file():
-        return Composer(name, config_dir)
-    primary = config_dir / f"{name}.yaml"
-    if parsed.config_name is None and "defaults" in read_config(primary):
-        return Composer(name, config_dir)
-    return Composer(register_saved(saved_config(primary, trusted), overrides), config_dir)
-
-
-def _show_config(composer: Composer, overrides: list[str], parsed: Namespace) -> int:
-    """Show the config and stop, for --cfg."""
-    composer.compose(composer.jobs(overrides)[0] if parsed.multirun else overrides)
-    flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
-    package = ["--package", parsed.package] if parsed.package else []
-    return _hand_over([*overrides, *composer.flags, *flags, *package])
+        saved = run_of(Path(resume)) / CONFIG
+    else:
+        saved = (config_dir or configs_folder()) / f"{name}.yaml"
+        shipped = config_dir is None or not saved.is_file()
+        if shipped or (parsed.config_name is None and "defaults" in read_config(saved)):
+            return Composer(name, config_dir)
+    return Composer(register_saved(saved_config(saved, trusted), overrides), config_dir)
 
 
 def _sweep(composer: Composer, overrides: list[str]) -> int:
@@ -179,15 +176,14 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
     from wgan_cli.commands.folders import run_folder
     from wgan_cli.commands.resume import refuse_changes, run_of
 
-    resumed = None if resume in (None, "auto") else Path(str(resume))
+    resumed = None if resume is None or resume == "auto" else run_of(Path(resume))
     composed = composer.compose(overrides)
     config = validate(without_hydra(composed))
     refuse_uneven(Process.current(), config.batch_size, going_on=resumed is not None)
     refuse_missing_packages(config)
     filled, _ = fill(config)
     if resumed is not None:
-        run_to_resume = run_of(resumed)
-        refuse_changes(read_config(run_to_resume / CONFIG), as_dict(filled), run_to_resume)
+        refuse_changes(read_config(resumed / CONFIG), as_dict(filled), resumed)
     folder = run_folder(composed, overrides, resume)
     try:
         return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *composer.flags])
@@ -234,7 +230,7 @@ def task(config: DictConfig) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; wgan-train --help shows what there is.")
+    raise ConfigError(f"{message}; wgan-train --help lists all flags.")
 
 
 def _take_flag(arguments: list[str], *names: str) -> list[str]:

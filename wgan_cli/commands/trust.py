@@ -1,4 +1,4 @@
-"""Check which classes a folder's config names before they are imported and built."""
+"""Check which classes a folder's config names, before anything imports and builds them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from hydra.utils import get_object
-from torch import nn
-
 from wgan_cli.errors import CheckpointError
 from wgan_cli.schema import SCHEMAS
 
-# Hydra also logs the errors that it raises; they are handled here.
+# Hydra also logs the errors that it raises. The commands report them.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
-# A folder may name networks and optimizers that these packages define.
+# Packages whose networks and optimizers a folder may name.
 _PACKAGES = ("wgan_cli", "torch.nn", "torch.optim")
 
 
@@ -46,13 +42,17 @@ def _under(target: str, prefix: str) -> bool:
 def _is_defined_in_packages(target: str) -> bool:
     if not any(_under(target, package) for package in _PACKAGES):
         return False
+    # Imported only here: torch takes seconds, and configs without classes of others do not need it.
+    import torch
+    from hydra.utils import get_object
+
     try:
         component = get_object(target)
     except Exception:
         return False
     return (
         inspect.isclass(component)
-        and issubclass(component, nn.Module | torch.optim.Optimizer)
+        and issubclass(component, torch.nn.Module | torch.optim.Optimizer)
         and any(_under(component.__module__, package) for package in _PACKAGES)
     )
 

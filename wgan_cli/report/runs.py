@@ -172,7 +172,7 @@ def _run_folders(path: Path) -> Iterator[Path]:
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
     status = read_status(path)
-    gone = status.running and folder.left()
+    gone = status.running and folder.lock_is_stale()
     if gone:
         # The run may have ended since the first read.
         status = read_status(path)

@@ -1,7 +1,6 @@
 """The types and ranges of every setting: a dataclass for each component, and those of the root.
 
-Default values are in `configs/`, once. A setting that has a default here too is one that the saved
-configs of earlier versions lack.
+Default values are in `configs/`, once.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omegaconf import MISSING
 
@@ -40,18 +40,14 @@ class OrthogonalConfig(NamedConfig):
     weight: float = setting(above=0, at_most=1_000_000)
 
 
+_UNCONSTRAINED = ConstraintTraits(weights_in_place=True, differentiates_twice=False)
+_ON_WEIGHTS = replace(_UNCONSTRAINED, acts_on_weights=True)
+
 CONSTRAINTS: dict[str, Component] = {
-    "wgan_cli.constraints.Unconstrained": Component(
-        NamedConfig, ConstraintTraits(weights_in_place=True, differentiates_twice=False)
-    ),
+    "wgan_cli.constraints.Unconstrained": Component(NamedConfig, _UNCONSTRAINED),
     "wgan_cli.constraints.WeightClipping": Component(
         ClippingConfig,
-        ConstraintTraits(
-            takes_clip=True,
-            weights_in_place=True,
-            acts_on_weights=True,
-            differentiates_twice=False,
-        ),
+        replace(_ON_WEIGHTS, takes_clip=True),
         from_settings={"exempts_normalization": "exempt_normalization"},
     ),
     "wgan_cli.constraints.GradientPenalty": Component(
@@ -60,21 +56,9 @@ CONSTRAINTS: dict[str, Component] = {
     ),
     "wgan_cli.constraints.SpectralNorm": Component(
         SpectralNormConfig,
-        ConstraintTraits(
-            weights_in_place=True,
-            acts_on_weights=True,
-            differentiates_twice=False,
-            undone_by_normalization=True,
-            needs_linear_layers=True,
-        ),
+        replace(_ON_WEIGHTS, undone_by_normalization=True, needs_linear_layers=True),
     ),
     "wgan_cli.constraints.OrthogonalRegularization": Component(
-        OrthogonalConfig,
-        ConstraintTraits(
-            weights_in_place=True,
-            acts_on_weights=True,
-            differentiates_twice=False,
-            needs_linear_layers=True,
-        ),
+        OrthogonalConfig, replace(_ON_WEIGHTS, needs_linear_layers=True)
     ),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
@@ -18,7 +17,8 @@ class Recommended:
 
     steps: int | None = setting(default=None, at_least=1, at_most=1_000_000_000)
     clip: float | None = setting(default=None, above=0, at_most=1_000_000)
-    lr: dict[str, float] = setting(default={}, above=0, at_most=MOST_LR)  # by the optimizer's name
+    # By the optimizer's name.
+    lr: dict[str, float] = field(default_factory=dict, metadata={"above": 0, "at_most": MOST_LR})
     latent_dim: int | None = setting(default=None, at_least=1, at_most=1_000_000)
     n_critic: int | None = setting(default=None, at_least=1, at_most=1_000_000)
     decay: str | None = setting(default=None, choices=("none", "linear", "cosine"))
@@ -31,7 +31,7 @@ class DatasetConfig:
 
     _target_: str = MISSING
     name: str = MISSING
-    recommended: Recommended = dataclasses.field(default_factory=Recommended)
+    recommended: Recommended = field(default_factory=Recommended)
 
 
 @dataclass
@@ -147,6 +147,7 @@ _IMAGES = ["samples", "images"]
 _POINTS = DatasetTraits(["samples"], held_out_size=4096, side=0)
 _GAUSSIANS = replace(_POINTS, kinds=["samples", "modes"])
 _MNIST = DatasetTraits(_LABELLED, 60_000, 10_000, side=28)
+_SIDE = {"side": "size"}
 _CIFAR = DatasetTraits(_LABELLED, 50_000, 10_000, side=32)
 
 DATASETS: dict[str, Component] = {
@@ -165,20 +166,16 @@ DATASETS: dict[str, Component] = {
     ),
     "wgan_cli.data.images.emnist": Component(EmnistConfig, DatasetTraits(_LABELLED, side=28)),
     "wgan_cli.data.images.svhn": Component(SvhnConfig, DatasetTraits(_LABELLED, side=32)),
-    "wgan_cli.data.images.stl10": Component(Stl10Config, from_settings={"side": "size"}),
+    "wgan_cli.data.images.stl10": Component(Stl10Config, from_settings=_SIDE),
     "wgan_cli.data.stacked.stacked_mnist": Component(
         TorchvisionDatasetConfig, DatasetTraits(_LABELLED, 128_000, 26_000, side=28)
     ),
     "wgan_cli.data.arrays.array": Component(ArrayConfig),
-    "wgan_cli.data.folders.image_folder": Component(
-        ImageFolderConfig, from_settings={"side": "size"}
-    ),
+    "wgan_cli.data.folders.image_folder": Component(ImageFolderConfig, from_settings=_SIDE),
     "wgan_cli.data.celeba.celeba": Component(
-        CelebAConfig, DatasetTraits(_IMAGES, 162_770, 10_000), from_settings={"side": "size"}
+        CelebAConfig, DatasetTraits(_IMAGES, 162_770, 10_000), _SIDE
     ),
-    "wgan_cli.data.lsun.lsun": Component(
-        LsunConfig, DatasetTraits(_IMAGES), from_settings={"side": "size"}
-    ),
+    "wgan_cli.data.lsun.lsun": Component(LsunConfig, DatasetTraits(_IMAGES), _SIDE),
     "wgan_cli.data.synthetic.swiss_roll": Component(SwissRollConfig, _POINTS),
     "wgan_cli.data.synthetic.gaussians_ring": Component(GaussiansRingConfig, _GAUSSIANS),
     "wgan_cli.data.synthetic.gaussians_grid": Component(GaussiansGridConfig, _GAUSSIANS),

@@ -8,8 +8,6 @@ from omegaconf import MISSING
 
 from wgan_cli.schema.traits import Component
 
-_TENSORBOARD = "wgan_cli.loggers.tensorboard.TensorBoard"
-
 
 @dataclass
 class LoggerConfig:
@@ -18,6 +16,4 @@ class LoggerConfig:
     _target_: str = MISSING
 
 
-LOGGERS = {_TENSORBOARD: Component(LoggerConfig)}
-# The loggers of a run whose saved config is older than the group.
-SAVED_WITHOUT = {"tensorboard": {"_target_": _TENSORBOARD}}
+LOGGERS = {"wgan_cli.loggers.tensorboard.TensorBoard": Component(LoggerConfig)}

@@ -1,4 +1,4 @@
-"""Metrics: the traits of each, and which direction of the other curves is better."""
+"""Metrics and their traits, and which direction is better for the other curves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from wgan_cli.schema.traits import MetricTraits
 
 
 def _distance(needs: str = "samples") -> MetricTraits:
-    """Of a distance from real samples."""
+    """Traits of a distance from real samples."""
     return MetricTraits(needs, has_floor=True, higher_is_better=False)
 
 
 def _score(needs: str) -> MetricTraits:
-    """Of a share, a count or a score of good samples."""
+    """Traits of a share, a count or a score of good samples."""
     return MetricTraits(needs, has_floor=True, higher_is_better=True)
 
 
@@ -42,7 +42,7 @@ METRICS: dict[str, MetricTraits] = {
     "metrics/share_within_3sigma": _score("modes"),
 }
 
-# Whether more is better, for the other curves of a run of which it is known.
+# Whether higher is better, for those of a run's other curves where it is known.
 CURVES = {
     "critic/wasserstein": False,
     "critic/orthogonality": False,

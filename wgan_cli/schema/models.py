@@ -65,16 +65,10 @@ _OURS = NetworkTraits(
     classes=True,
     normalization="none",
 )
-_DCGAN = Component(
-    DcganConfig,
-    replace(_OURS, images=True, side_multiple=4),
-    from_settings={"normalization": "norm"},
-)
-_RESNET = Component(
-    ResnetConfig,
-    replace(_OURS, images=True, sides=[28, 32, 40, 48, 56, 64, 80, 96, 112, 128]),
-    from_settings={"normalization": "norm"},
-)
+_NORM = {"normalization": "norm"}
+_DCGAN = Component(DcganConfig, replace(_OURS, images=True, side_multiple=4), _NORM)
+_SIDES = [28, 32, 40, 48, 56, 64, 80, 96, 112, 128]
+_RESNET = Component(ResnetConfig, replace(_OURS, images=True, sides=_SIDES), _NORM)
 
 MODELS: dict[str, Component] = {
     "wgan_cli.models.mlp.Generator": Component(PerceptronConfig, _OURS),

@@ -18,7 +18,7 @@ LEAST_EPS = 1e-30
 
 @dataclass
 class RMSpropSettings:
-    """One network's RMSprop; null inherits."""
+    """RMSprop."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     alpha: float | None = setting(at_least=0, below=1)
@@ -28,18 +28,8 @@ class RMSpropSettings:
 
 
 @dataclass
-class RMSpropConfig(RMSpropSettings):
-    """RMSprop for both networks, each overridable for either."""
-
-    _target_: str = MISSING
-    name: str = MISSING
-    critic: RMSpropSettings = dataclasses.field(default_factory=RMSpropSettings)
-    generator: RMSpropSettings = dataclasses.field(default_factory=RMSpropSettings)
-
-
-@dataclass
 class AdamSettings:
-    """One network's Adam; null inherits."""
+    """Adam."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     betas: list[float] | None = setting(at_least=0, below=1)
@@ -48,37 +38,31 @@ class AdamSettings:
 
 
 @dataclass
-class AdamConfig(AdamSettings):
-    """Adam for both networks, each overridable for either."""
-
-    _target_: str = MISSING
-    name: str = MISSING
-    critic: AdamSettings = dataclasses.field(default_factory=AdamSettings)
-    generator: AdamSettings = dataclasses.field(default_factory=AdamSettings)
-
-
-@dataclass
 class SGDSettings:
-    """One network's stochastic gradient descent; null inherits."""
+    """Stochastic gradient descent."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     momentum: float | None = setting(at_least=0, below=1)
     weight_decay: float | None = setting(at_least=0, at_most=1_000_000)
 
 
-@dataclass
-class SGDConfig(SGDSettings):
-    """Stochastic gradient descent for both networks, each overridable for either."""
-
-    _target_: str = MISSING
-    name: str = MISSING
-    critic: SGDSettings = dataclasses.field(default_factory=SGDSettings)
-    generator: SGDSettings = dataclasses.field(default_factory=SGDSettings)
+def for_both_networks(settings: type) -> type:
+    """Add `critic` and `generator`: one network's settings, where null inherits."""
+    return dataclasses.make_dataclass(
+        settings.__name__.replace("Settings", "Config"),
+        [
+            ("_target_", "str", MISSING),
+            ("name", "str", MISSING),
+            ("critic", settings, dataclasses.field(default_factory=settings)),
+            ("generator", settings, dataclasses.field(default_factory=settings)),
+        ],
+        bases=(settings,),
+    )
 
 
 OPTIMIZERS: dict[str, Component] = {
     "wgan_cli.optimizers.RMSprop": Component(
-        RMSpropConfig,
+        for_both_networks(RMSpropSettings),
         OptimizerTraits(
             elementwise=True,
             keeps_finite=True,
@@ -88,12 +72,12 @@ OPTIMIZERS: dict[str, Component] = {
         ),
     ),
     "torch.optim.Adam": Component(
-        AdamConfig,
+        for_both_networks(AdamSettings),
         # The rate of arXiv 1704.00028, Algorithm 1.
         OptimizerTraits(elementwise=True, keeps_finite=True, fused=True, default_lr=1e-4),
     ),
     "torch.optim.SGD": Component(
-        SGDConfig,
+        for_both_networks(SGDSettings),
         OptimizerTraits(
             elementwise=True,
             keeps_finite=True,

@@ -33,8 +33,8 @@ class CriticWarmup:
 class GradientClipping:
     """The largest norm of each network's gradient, over all its weights; null: no limit."""
 
-    critic: float | None = setting(default=None, above=0, at_most=1e30)
-    generator: float | None = setting(default=None, above=0, at_most=1e30)
+    critic: float | None = setting(above=0, at_most=1e30)
+    generator: float | None = setting(above=0, at_most=1e30)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class TrainConfig:
     device: str = MISSING
     threads: int | None = setting(at_least=1, at_most=4096)
     precision: str = setting(choices=("auto", "fp32", "bf16"))
-    deterministic: bool = False
-    graphs: bool = False
+    deterministic: bool = MISSING
+    graphs: bool = MISSING
     compile: bool | None = MISSING
 
     steps: int | None = setting(at_least=1, at_most=1_000_000_000)
@@ -89,7 +89,7 @@ class TrainConfig:
     ema: float | None = setting(at_least=0, below=1)
     decay: Decay = dataclasses.field(default_factory=Decay)
     grad_clip: GradientClipping = dataclasses.field(default_factory=GradientClipping)
-    conditional: bool = False
+    conditional: bool = MISSING
     on_divergence: str = setting(choices=("stop", "rollback"))
     rollback: RollbackConfig = dataclasses.field(default_factory=RollbackConfig)
 
@@ -97,11 +97,11 @@ class TrainConfig:
     log_every: int = setting(at_least=1)
     sample_every: int = setting(at_least=1)
     checkpoint_every: int = setting(at_least=1)
-    keep_every: int | None = setting(default=None, at_least=1)
+    keep_every: int | None = setting(at_least=1)
     eval_every: int = setting(at_least=1)
     eval_samples: int | None = setting(at_least=4)
-    feature_samples: int | None = setting(default=None, at_least=2)
-    profile: bool = False
+    feature_samples: int | None = setting(at_least=2)
+    profile: bool = MISSING
 
     resume: str | None = MISSING
 

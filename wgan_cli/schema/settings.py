@@ -29,8 +29,6 @@ def setting(
         "choices": choices,
     }
     metadata = {k: v for k, v in limits.items() if v is not None}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -1,4 +1,4 @@
-"""What the rest of the program needs to know of a component: one frozen dataclass a group.
+"""What the rest of the program needs to know of a component: one frozen dataclass for each group.
 
 A component of this package states its traits beside its settings, in its group's file of
 `schema/`. Your own component states them under the key `traits` of its YAML. A trait that is not
@@ -20,14 +20,14 @@ KINDS = ("samples", "images", "labels", "modes")
 
 @dataclass(frozen=True)
 class OptimizerTraits:
-    """Of an optimizer."""
+    """Traits of an optimizer."""
 
     # Each weight's step depends on this weight, its gradient and its state alone. All weights of a
     # network may then lie in one vector, which the optimizer sees as one parameter: one kernel
     # instead of one a layer. False for Adafactor, LARS, LAMB, Muon, whose steps depend on a layer's
     # shape or norm.
     elementwise: bool = False
-    # From finite weights and gradients it makes finite weights, under the ranges of its settings.
+    # Its step from finite weights and gradients gives finite weights, for all allowed settings.
     # The NaN guard then looks at gradients and not at every weight.
     keeps_finite: bool = False
     # Its constructor takes `fused=True` on every device.
@@ -41,14 +41,14 @@ class OptimizerTraits:
 
 @dataclass(frozen=True)
 class ConstraintTraits:
-    """Of a constraint."""
+    """Traits of a constraint."""
 
     # Its bound is the root setting `clip`, a parameter of its constructor.
     takes_clip: bool = False
     # It changes weights in their own memory, so that they may be views of one vector. False for
     # one that replaces parameters after `wrap`.
     weights_in_place: bool = False
-    # It holds the score of each sample by itself, so the critic may not have BatchNorm.
+    # It constrains the score of each sample by itself, so the critic may not have BatchNorm.
     needs_independent_samples: bool = False
     # It differentiates gradients, which torch.compile cannot. State false for a constraint that
     # does not, or `compile=true` is refused.
@@ -58,8 +58,7 @@ class ConstraintTraits:
     acts_on_weights: bool = False
     # Its bound on the weights bounds the critic only without normalisation layers.
     undone_by_normalization: bool = False
-    # It leaves normalisation layers out, as a setting asks: without such layers the setting has no
-    # effect.
+    # A setting makes it leave normalisation layers out, which has no effect without such layers.
     exempts_normalization: bool = False
     # It acts on linear and convolution layers alone, and needs one.
     needs_linear_layers: bool = False
@@ -67,7 +66,7 @@ class ConstraintTraits:
 
 @dataclass(frozen=True)
 class NetworkTraits:
-    """Of a generator or a critic."""
+    """Traits of a generator or a critic."""
 
     # Its parameters stay where they are in memory, so that they may be views of one vector.
     weights_in_place: bool = False
@@ -99,20 +98,20 @@ class NetworkTraits:
 
 @dataclass(frozen=True)
 class LossTraits:
-    """Of a loss."""
+    """Traits of a loss."""
 
-    # The generator's term depends on the scores of real samples. A relativistic loss needs them;
-    # for any other they would be computed in vain, and `real_scores` is None.
+    # The generator's term depends on the scores of real samples, as in a relativistic loss. For
+    # other losses they are not computed, and `real_scores` is None.
     needs_real_scores: bool = False
 
 
 @dataclass(frozen=True)
 class MetricTraits:
-    """Of a metric, whose tag is its name."""
+    """Traits of a metric, whose tag is its name."""
 
     # What the data must have: samples, images, labels or modes.
     needs: str = setting(default="samples", choices=KINDS)
-    # Real samples against other real samples have a value too, which generated ones cannot beat.
+    # Real samples against other real samples have a value too, the best that generated ones reach.
     has_floor: bool = False
     # None: unknown. Reports then list runs by it without ranking them.
     higher_is_better: bool | None = None
@@ -120,7 +119,7 @@ class MetricTraits:
 
 @dataclass(frozen=True)
 class DatasetTraits:
-    """Of a data set; None where only its files tell."""
+    """Traits of a data set; None where only its files tell."""
 
     # What its samples have, for the metrics that need it.
     kinds: list[str] | None = setting(default=None, choices=KINDS)
