@@ -66,7 +66,7 @@ def command_of(recipe: str, *more: str) -> list[str]:
 
 def test_the_page_has_recipes_for_every_kind_of_component() -> None:
     assert {"Lion", "Adafactor", "Least squares", "R1", "Density"} <= set(RECIPES)
-    assert {"A linear generator", "Two moons"} <= set(RECIPES)
+    assert {"A linear generator", "Two moons", "Comma-separated values"} <= set(RECIPES)
     assert len(COMMAND.findall(PAGE)) == len(RECIPES)
 
 
