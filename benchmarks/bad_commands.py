@@ -150,7 +150,7 @@ BAD_COMMANDS: dict[str, BadCommand] = {
         _ARRAY, 3, ["a, b", "dataset.key"], {"mine.npz": _npz(a=_POINTS, b=_POINTS)}
     ),
     "array, unknown key": BadCommand(
-        [*_ARRAY, "dataset.key=y"], 3, ["dataset.key", "but x"], {"mine.npz": _npz(x=_POINTS)}
+        [*_ARRAY, "dataset.key=y"], 3, ["dataset.key", "only x"], {"mine.npz": _npz(x=_POINTS)}
     ),
     "array, NaN": BadCommand(_ARRAY, 3, ["NaN"], {"mine.npz": _npz(x=_POINTS * np.nan)}),
     "array, all equal": BadCommand(_ARRAY, 3, ["equal"], {"mine.npz": _npz(x=_POINTS * 0)}),

@@ -63,7 +63,7 @@ BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a Lipschitz critic with clipping": (
         ["model=lipschitz_mlp"],
-        ["model=lipschitz_mlp", "clipping", "constraint=none"],
+        ["model=lipschitz_mlp", "constraint=clip", "constraint=none"],
     ),
     "an odd Lipschitz critic": (
         ["model=lipschitz_mlp", "constraint=none", "model.critic.width=7"],

@@ -27,7 +27,7 @@ LEVELS = (
         "losses",
         "optimizers",
     ),
-    ("locking", "pictures", "models", "data", "metrics", "constraints"),
+    ("log_file", "locking", "pictures", "models", "data", "metrics", "constraints"),
     ("charts", "schema"),
     ("validation", "run_status", "environment", "compatibility"),
     ("rules", "run_folder", "acceleration"),

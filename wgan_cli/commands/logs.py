@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.errors import WganError
-from wgan_cli.training.callbacks.log import LogFile
+from wgan_cli.log_file import LogFile
 
 log = logging.getLogger("wgan_cli")
 # Errors of a sweep's jobs. A job's other messages go only to its train.log.

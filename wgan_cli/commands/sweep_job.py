@@ -90,7 +90,7 @@ def record_failure(
     try:
         make_folder(folder.path)
         if early.buffer:
-            from wgan_cli.training.callbacks.log import LogFile
+            from wgan_cli.log_file import LogFile
 
             with file_log(LogFile(folder.path / LOG), early):
                 pass
