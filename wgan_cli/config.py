@@ -203,7 +203,9 @@ def _checked_component(path: str, node: dict[str, Any]) -> dict[str, Any]:
     if stated is not None:
         if not isinstance(stated, dict):
             raise ConfigError(f"{path}.traits must hold traits, as name: value, not {stated}.")
-        known = TRAITS["network" if group == "model" else group]
+        known = TRAITS.get("network" if group == "model" else group)
+        if known is None:
+            raise ConfigError(f"{path}.traits: a {group} has no traits; leave it out.")
         checked = dataclasses.asdict(typed(known, stated, f"{path}.traits"))
         own["traits"] = {trait: checked[trait] for trait in stated}
     if path == "dataset":

@@ -206,9 +206,13 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
         for entry in train["defaults"]
         if isinstance(entry, dict) and next(iter(entry)).startswith("override ")
     ]
+    options: dict[str, Any] = dict.fromkeys(groups)
+    if "logger" not in config:
+        # The file is older than the group.
+        options["logger"] = "tensorboard"
     node = {
         **train,
-        "defaults": [*({group: None} for group in groups), "_self_", *hydra_choices],
+        "defaults": [*({group: options[group]} for group in groups), "_self_", *hydra_choices],
         **{key: value for key, value in config.items() if not (key in chosen and key in groups)},
     }
     ConfigStore.instance().store(name=_SAVED, node=node)
