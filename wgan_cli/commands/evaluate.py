@@ -155,7 +155,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                     state = load_checkpoint(path)
                     check_whole(state, path)
                 except CheckpointError as error:
-                    log.warning("%s It is passed over.", error)
+                    log.warning("%s It is skipped.", error)
                     continue
                 load_weights(generator, state[generator_key(state, raw=arguments.raw)])
             load_weights(critic, state["critic"])
