@@ -339,11 +339,11 @@ def test_a_sweep_answers_for_its_own_jobs_and_for_each_once(
     assert sweep("seed=0,0") == 0
     answer = capsys.readouterr()
     assert "no digits today" in answer.out
-    assert "no run could be" not in answer.out
+    assert "no run was begun" not in answer.out
     # Two jobs in one folder: one is refused, and named.
     assert run(["-m", *TINY, "hydra.sweep.dir=one", "hydra.sweep.subdir=same", "seed=3,4"]) == 1
     answer = capsys.readouterr()
-    assert "no run could be begun or written of" in answer.out
+    assert "no run was begun or written for" in answer.out
     assert "seed=4" in answer.out.splitlines()[-3]
 
 

@@ -148,7 +148,7 @@ def test_an_evaluation_compares_samples_of_the_held_out_samples_classes():
     assert comparison.estimate == pytest.approx(float(expected.mean()), abs=1e-5)
     # The slope of label * mean over 64 pixels.
     assert comparison.steepest_slope == pytest.approx(6 / 8, rel=1e-5)
-    many = torch.cat(list(shown._many()))
+    many = torch.cat(list(shown.feature_batches()))
     assert reference.feature_labels is not None
     torch.testing.assert_close(many[:, 0, 0, 0], reference.feature_labels / 10)
 
@@ -246,7 +246,7 @@ def test_data_with_another_number_of_classes_are_not_evaluated(
     assert run([*WORDS, *words, "hydra.run.dir=out"]) == 0
     np.savez(here / "points.npz", x=points, y=np.arange(200) % 3)
     assert evaluate(["out", "--metrics", "exact"]) == 4
-    assert "know 2 classes, its data set has 3" in capsys.readouterr().err
+    assert "have 2 classes, its data set has 3" in capsys.readouterr().err
 
 
 def test_many_samples_are_of_all_classes_where_the_held_out_part_is_sorted():
@@ -258,7 +258,7 @@ def test_many_samples_are_of_all_classes_where_the_held_out_part_is_sorted():
     reference = Reference(dataset, CPU, Path(), feature_samples=200, conditional=True)
     assert reference.feature_labels is not None
     assert len(reference.feature_labels.unique()) == 10
-    real = torch.cat(list(reference.real._many()))
+    real = torch.cat(list(reference.real.feature_batches()))
     expected = dataset.held_out.float() / 127.5 - 1
     for image, label in zip(real[::20], reference.feature_labels[::20], strict=True):
         same = (expected == image).flatten(1).all(dim=1)

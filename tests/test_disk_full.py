@@ -226,8 +226,8 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_tell_of_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object) -> None:
-        monkeypatch.setattr("wgan_cli.run_folder.write_atomically", full)
-        monkeypatch.setattr("wgan_cli.run_folder.overwrite_in_place", lambda path, data: False)
+        monkeypatch.setattr("wgan_cli.run_status.write_atomically", full)
+        monkeypatch.setattr("wgan_cli.run_status.overwrite_in_place", lambda path, data: False)
         (here / "run" / "train.log").unlink()
         raise ZeroDivisionError("the first error")
 

@@ -138,11 +138,10 @@ def test_the_command_says_the_same_and_leaves_the_run_alone(
     ("old", "new", "said"),
     [
         ("seed: 0", "seed: 0\nn_critics: 3", ["n_critics is no setting", "Did you mean n_critic?"]),
-        ("seed: 0", "seed: 0\nbatch_norm: true", ["batch_norm is no setting", "norm=batch"]),
         (
             "  width: 8",
-            "  batch_norm: true\n    width: 8",
-            ["batch_norm is no setting", "norm=batch"],
+            "  widht: 8\n    width: 8",
+            ["model.generator.widht is no setting", "Did you mean model.generator.width?"],
         ),
     ],
 )

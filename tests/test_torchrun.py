@@ -242,7 +242,7 @@ def test_all_ranks_go_back_together(here: Path) -> None:
 
 
 def fail(error: Exception) -> Callable[..., None]:
-    def act(*arguments: Any) -> None:
+    def act(*arguments: Any, **settings: Any) -> None:
         raise error
 
     return act
