@@ -27,6 +27,7 @@ from wgan_cli.errors import (
     PreemptedError,
     WganError,
 )
+from wgan_cli.locking import is_stale
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.loop import SearchLoop
 from wgan_cli.search.printing import final_summary, trial_line
@@ -362,6 +363,8 @@ def test_a_killed_search_continues_to_the_same_total(
     # Kill it during the third trial, after its first log line.
     until(lambda: logged(folder, 2))
     os.killpg(killed.pid, signal.SIGKILL)
+    # The kernel drops a lock only when it has taken the process down, which can take a moment.
+    until(lambda: is_stale(folder.trial(2) / ".search.lock"))
     left = read_study(folder.path)
     assert left is not None
     assert states(left) == ["finished", "finished", "running"]
