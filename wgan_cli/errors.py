@@ -11,7 +11,7 @@ class WganError(Exception):
     state = "failed"
 
     def __str__(self) -> str:
-        """The message in one line, also where a file's name in it has several."""
+        """The message as one line, even if it contains a file name with line breaks."""
         return " ".join(super().__str__().splitlines())
 
 
@@ -28,7 +28,7 @@ class DataError(WganError):
 
 
 class CheckpointError(WganError):
-    """A checkpoint is missing, damaged, of another run or names classes that are not trusted."""
+    """A checkpoint is missing, is damaged, is from another run or names untrusted classes."""
 
     exit_code = 4
 

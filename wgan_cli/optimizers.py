@@ -51,7 +51,7 @@ class RMSprop(torch.optim.RMSprop):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether `step` changes nothing if `found_inf` is 1, like torch's fused optimizers."""
+        """Whether `step` obeys `found_inf` as torch's fused optimizers do: with 1, no change."""
         return all(self._fusible(group) for group in self.param_groups)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

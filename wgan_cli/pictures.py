@@ -48,7 +48,8 @@ def scatter(
 ) -> np.ndarray:
     """Draw real and generated points of the plane, (n, 2) each, as an RGB picture (H, W, 3).
 
-    With `scores` (xs, ys, values of shape (len(ys), len(xs))), over filled contours of the values.
+    `scores` are xs, ys and values of shape (len(ys), len(xs)). With them, filled contours of the
+    values are drawn behind the points.
     """
     figure, axes = _axes(real)
     if scores is not None:

@@ -28,7 +28,10 @@ class JointFakes:
         self._batches: Sequence[Tensor] = ()
 
     def batch(self, inner: int, numbers: int) -> Tensor:
-        """The fakes of update `inner`, counted from 0; `numbers` is the size of a batch."""
+        """The fakes of the phase's critic update `inner`, counted from 0.
+
+        `numbers` is how many numbers a batch holds; it limits the size of a group.
+        """
         group = max(1, min(GROUP, MAX_NUMBERS // numbers))
         start = inner - inner % group
         if start != self._start:

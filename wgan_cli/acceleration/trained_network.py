@@ -184,7 +184,10 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def take_gradients(self, message: Tensor) -> None:
-        """Copy the gradients of an averaged message to where the optimizer reads them."""
+        """Take the gradients from a `gradient_message` that was averaged over the ranks.
+
+        They replace the gradients that the optimizer reads. A flat network needs no copy.
+        """
         if self._flat is not None:
             return
         like = FlatBuffer(self.optimizer_parameters)

@@ -222,7 +222,7 @@ def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
 
 
 def _path_setting(dataset: Mapping[str, Any]) -> str | None:
-    """The setting that holds the path of a data set's files."""
+    """The name of the setting with the path of a data set's files; None without one."""
     return next((key for key in ("root", "path") if key in dataset), None)
 
 

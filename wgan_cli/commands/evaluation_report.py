@@ -38,18 +38,18 @@ class Bar(tqdm):  # type: ignore[type-arg]
         self._started = time.perf_counter()
 
     def start(self, step: int) -> None:
-        """Begin a checkpoint."""
+        """Show which step's checkpoint is evaluated now, and start its timer."""
         self._started = time.perf_counter()
         self.set_description_str(f"step {step}")
 
     def show(self, metric: str, slow: bool) -> None:
-        """Begin a metric."""
+        """Show which metric is measured now; without a bar, log it if it is slow."""
         self.set_postfix_str(metric)
         if slow and self.disable:
             log.info("measuring %s ...", metric)
 
     def done(self, path: Path) -> None:
-        """End a checkpoint."""
+        """Advance the bar by one checkpoint; without a bar, log the time that it took."""
         self.update()
         if self.disable:
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
@@ -114,7 +114,8 @@ class Report:
     def correlations(self) -> dict[str, dict[str, float]]:
         """Each metric's Spearman and Pearson correlation with the critic's estimate.
 
-        They are over the checkpoints; a metric of fewer than four, or that never changes, has none.
+        They are computed over the checkpoints. A metric with values at fewer than four checkpoints,
+        or with a constant value, has none.
         """
         coefficients = {}
         for tag in self._tags():

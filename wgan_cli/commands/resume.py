@@ -44,7 +44,10 @@ _SHOWN = 5
 
 
 def run_of(resume: Path) -> Path:
-    """The run folder of `resume`: itself, or that of a checkpoint. Raises `CheckpointError`."""
+    """The run folder `resume`, or the one that holds the checkpoint `resume`.
+
+    Raises `CheckpointError`.
+    """
     if not resume.exists():
         raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
     run = resume if resume.is_dir() else resume.absolute().parent.parent
@@ -138,7 +141,8 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
 def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
     """Raise `DataError` where a data set has changed since the run's checkpoint.
 
-    `saved` and `now` are `build.data_facts`; `saved` is None in a checkpoint without them.
+    `saved` is the result of `build.data_facts` in the checkpoint, None if it has none. `now` is
+    the result for the present data.
     """
     if saved is not None and saved != now:
         before, after = (

@@ -35,9 +35,9 @@ from wgan_cli.stop_signals import StopSignals
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
     """Train one run in the folder `path`; return its exit code.
 
-    An error is one line on stderr. It is also recorded in the folder: of a single run only if
-    training had begun, of a job of a sweep always. A signal to a job ends the sweep too, by
-    KeyboardInterrupt or SystemExit.
+    An error is printed as one line on stderr. It is also recorded in the folder: for a single run
+    only if training had begun, for a job of a sweep always. A signal to a job ends the sweep too,
+    by KeyboardInterrupt or SystemExit.
     """
     folder, signals, reserved = RunFolder(path), StopSignals(), False
     # Of a sweep, the terminal shows only the states of the jobs.
@@ -161,7 +161,7 @@ def _train(
 
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
-    """End the sweep if a signal came, also one after the end of this job."""
+    """End the sweep if a stop signal came, during this job or since its end."""
     signals.raise_again()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):

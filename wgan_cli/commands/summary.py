@@ -22,7 +22,7 @@ from wgan_cli.run_status import read_status
 
 
 def resume_hint(error: WganError, path: Path, composed: DictConfig) -> str:
-    """The command that resumes the run in `path` after this error, in a sentence, or nothing."""
+    """A sentence with the command that resumes the run in `path`; empty if it cannot resume."""
     command = f"{Process.current().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: {command}"

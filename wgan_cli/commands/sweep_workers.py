@@ -69,7 +69,7 @@ def _note_end(number: int, frame: FrameType | None) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Save the run and end this process once the command that started it is gone."""
+    """When the process `parent` is gone, let the job save its run, then end this worker."""
     while os.getppid() == parent:
         time.sleep(_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -25,7 +25,10 @@ _LINGER = 3.0
 
 
 def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
-    """Log how many processes train, and that another number than before changes the last bits."""
+    """Log the number of processes, and a note if it has changed since the checkpoint in `state`.
+
+    Another number adds the sums in another order, which changes the last bits of the results.
+    """
     if world > 1:
         rows = config.batch_size // world
         log.info("%d processes, each with %d samples of every batch", world, rows)
@@ -48,8 +51,8 @@ def run_leader(
 ) -> int:
     """Run the command as rank 0, unless a stop signal came already; return its exit code.
 
-    The other ranks end with it. `command` gets a function that returns another rank's failure, if
-    there is one: torchrun then stops all processes.
+    The other ranks end when rank 0 ends. `command` is called with a function that returns the
+    failure of another rank, or None. After such a failure torchrun stops all processes.
     """
     code = 1
     try:

@@ -79,8 +79,8 @@ class ReadResult(NamedTuple):
 class Faults:
     """The unreadable images of a data set, each counted once.
 
-    At most `fraction` of the `total` images may be unreadable. One always may, unless `fraction`
-    is 0.
+    At most `fraction` of the `total` images may be unreadable, but at least one is allowed. With
+    `fraction` 0, none is.
     """
 
     name: str

@@ -45,10 +45,10 @@ def default_workers() -> int:
 
 
 class ParallelReader(Iterator[Tensor]):
-    """Reads a part's images uint8 (n, c, size, size) for each list of positions, in order.
+    """Iterates over lists of positions; yields the images of each, uint8 (n, c, size, size).
 
-    With `workers` 0 they are read in this process. Raises `DataError` if a process fails and if
-    there are more unreadable images than allowed.
+    The batches come in the order of the lists. With `workers` 0 they are read in this process.
+    Raises `DataError` if a process fails or there are more unreadable images than allowed.
     """
 
     def __init__(

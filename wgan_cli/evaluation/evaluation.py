@@ -1,4 +1,7 @@
-"""An evaluation: the chosen metrics of a generator and a critic, with their floors."""
+"""An evaluation: the chosen metrics of a generator and a critic.
+
+A metric that needs no critic also has a floor: the score of other real samples.
+"""
 
 from __future__ import annotations
 

@@ -32,8 +32,9 @@ from wgan_cli.randomness import Draws, Stream
 class Metric:
     """How a number, a picture or both are computed from a comparison.
 
-    `count` gives the sample count that ends the number's tag. `network` names the feature network
-    that must be ready. `picture_tag` is the picture's tag where it differs from the number's.
+    With `count`, the number's tag ends with the sample count that it returns. `network` names
+    the feature network that must be ready. `picture_tag` is the picture's tag
+    where it differs from the number's.
     """
 
     number: Callable[[Comparison], float] | None = None

@@ -58,7 +58,7 @@ class Samples:
 
     @cached_property
     def points(self) -> Tensor:
-        """All feature samples (m, d), flattened, on the CPU: for points, which are small."""
+        """All feature samples, flattened (m, d), on the CPU. Only for data sets of points."""
         return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def trained_channel_classifier(
 
     The digits of a label to the base `classes` are the classes of the channels. The accuracy is
     that on single channels. The other arguments are those of `trained_classifier`. Raises DataError
-    as that does, and if no channel has the last class.
+    where `trained_classifier` does, and if no channel has the last class.
     """
     single_train = _singles(*train, classes, TRAINING_SIZE)
     if int(single_train[1].max()) + 1 != classes:
@@ -65,7 +65,10 @@ def trained_channel_classifier(
 
 
 def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> Labelled:
-    """Return about `most` single channels as images (m, 1, h, w), and their labels (m,)."""
+    """Return single channels as images (m, 1, h, w), and their labels (m,).
+
+    They are all channels of the first images: as many images as give `most` channels, rounded up.
+    """
     channels = images.shape[1]
     count = -(-most // channels)
     place_values = classes ** torch.arange(channels - 1, -1, -1)

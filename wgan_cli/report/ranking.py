@@ -64,12 +64,12 @@ class Margin:
 
     @property
     def significant(self) -> bool:
-        """Whether it exceeds the spread over seeds: the interval does not include 0."""
+        """Whether the margin exceeds the spread over seeds: the interval does not include 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 def higher_is_better(tag: str) -> bool | None:
-    """Return whether more of it is better; None where its traits do not state that.
+    """Return whether a higher value of the tag is better; None where that is not known.
 
     The tag may end with a sample count, as in `metrics/fid_classifier_10k`.
     """

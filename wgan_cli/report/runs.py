@@ -38,8 +38,8 @@ class Run:
 
     `state`, `message`, `step`, `steps`, `seconds`, `ended` and `final` (tag to finite number) come
     from `status.json`; but a run that is recorded as running and whose process is gone has the
-    state "cut off". `config` is `config.yaml`, empty where it cannot be read. `overrides` are the
-    typed ones, `argv` is the command line of the process.
+    state "cut off". `config` is `config.yaml`, empty where it cannot be read. `overrides` are those
+    that the user typed, and `argv` is the command line of the process.
     """
 
     folder: Path

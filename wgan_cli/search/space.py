@@ -30,7 +30,7 @@ class SamplerConfig:
 
 @dataclass
 class PrunerConfig:
-    """The pruner: `median` ends trials early that are worse than half of the finished ones.
+    """The pruner: `median` stops a trial that is worse than half of the finished ones.
 
     It prunes no trial before generator update `first_step`, and none before `warmup_trials` have
     finished.
@@ -87,7 +87,10 @@ class Range:
         return [int(end) if self.integer else end for end in (self.low, self.high)]
 
     def rounded(self, value: float) -> float:
-        """Round a value to six digits: a trial trains with exactly what is shown and typed."""
+        """Return the value rounded to six digits, within the range.
+
+        So a trial trains with exactly the number that reports show and that a user can type.
+        """
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
 

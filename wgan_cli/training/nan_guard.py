@@ -14,8 +14,8 @@ class NanGuard:
     """Once a loss or gradient is not finite, blocks that optimizer step and all later ones.
 
     Whether it has tripped is a tensor on the device that fused optimizer kernels read, so updates
-    do not wait for the device; `tripped()` does. The guard keeps the terms of the update that
-    tripped it, by network, and how many generator updates it let pass before.
+    do not wait for the device; only `tripped()` waits. The guard keeps, by network, the terms of
+    the update that tripped it. It also counts the generator updates that it let pass before.
 
     `terms` is the number of terms an update reports, by network. `keeps_finite` says by network
     whether a step by a finite gradient leaves finite weights finite, so that checking the terms is
@@ -36,10 +36,11 @@ class NanGuard:
     def protect(
         self, network: str, optimizer: torch.optim.Optimizer, terms: Tensor
     ) -> Iterator[bool]:
-        """Check an update's terms; yield whether to call `optimizer.step()` in the block.
+        """Check an update's terms; yield True if the block should call `optimizer.step()`.
 
-        On CUDA that is always True: a blocked step has no effect there. `terms` are the losses and
-        the gradient's norm.
+        `terms` are the losses and the gradient's norm. On the CPU, False is yielded once the guard
+        has tripped. On CUDA the value is always True, and a step that must be blocked leaves the
+        weights as they were.
         """
         self._check(network, terms)
         keeps_finite = self._keeps_finite.get(network, False)

@@ -96,7 +96,10 @@ class Trainer(RunState):
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """One step and its housekeeping; only the latter if the run was stopped during it."""
+        """Train one step and do its housekeeping.
+
+        If the run was stopped during the housekeeping, only that is left to do.
+        """
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
@@ -175,7 +178,10 @@ class Trainer(RunState):
             self.stop(request)
 
     def measure(self, point: Point) -> None:
-        """Fill in the point's values. Raises `DivergedError` if one is NaN or infinite."""
+        """Add the values due at this step to `point`.
+
+        Raises `DivergedError` if one is NaN or infinite.
+        """
         regular = self.step % self.cadence.log == 0
         with self.phase("log"):
             means = self.means.means()
