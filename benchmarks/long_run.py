@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from wgan_cli.run_status import read_status
+
 TINY = (
     "batch_size=16",
     "n_critic=1",
@@ -93,10 +95,7 @@ def verdict(looks: Sequence[Look]) -> dict[str, float]:
 
 
 def _step(run: Path) -> int:
-    try:
-        return int(json.loads((run / "status.json").read_text())["step"])
-    except (OSError, ValueError, KeyError):
-        return 0
+    return read_status(run).step
 
 
 def _look(pid: int, run: Path, step: int, seconds: float) -> Look:

@@ -1,4 +1,4 @@
-"""A twin's own ways to compute convolutions, against torch's in float64 and bfloat16."""
+"""A bf16 copy's own ways to compute convolutions, against torch's in float64 and bfloat16."""
 
 from __future__ import annotations
 
@@ -166,13 +166,13 @@ def test_frozen_weights_and_maps_get_no_gradients() -> None:
     assert other.weight.grad is not None
 
 
-def test_a_dcgans_twin_has_them_and_its_network_does_not() -> None:
+def test_a_dcgans_bf16_copy_has_them_and_its_network_does_not() -> None:
     generator, critic = dcgan.Generator(6, (3, 32, 32), 8), dcgan.Critic((3, 32, 32), 8)
     latent, images = torch.randn(4, 6), torch.randn(4, 3, 32, 32)
     for network, inputs in ((generator, latent), (critic, images)):
-        twin = bf16_copy_of(network)
-        assert twin is not None
+        bf16_copy = bf16_copy_of(network)
+        assert bf16_copy is not None
         quickened = {Convolution, TransposedConvolution}
         assert not {type(module) for module in network.modules()} & quickened
-        assert {type(module) for module in twin.modules()} & quickened
-        assert torch.allclose(twin(inputs.bfloat16()).float(), network(inputs), atol=0.02)
+        assert {type(module) for module in bf16_copy.modules()} & quickened
+        assert torch.allclose(bf16_copy(inputs.bfloat16()).float(), network(inputs), atol=0.02)

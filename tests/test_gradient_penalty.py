@@ -127,12 +127,12 @@ def test_its_gradient_is_that_of_finite_differences():
             sides = []
             for sign in (1, -1):
                 moved = copy.deepcopy(critic)
-                twin = next(
+                bf16_copy = next(
                     q
                     for p, q in zip(critic.parameters(), moved.parameters(), strict=True)
                     if p is parameter
                 )
-                twin.data.view(-1)[index] += sign * step
+                bf16_copy.data.view(-1)[index] += sign * step
                 sides.append(float(constraint.penalty(moved, real, fake, DRAWS).detach()))
             slope = (sides[0] - sides[1]) / (2 * step)
             assert float(gradient.view(-1)[index]) == pytest.approx(slope, rel=1e-5, abs=1e-7)

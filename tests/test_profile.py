@@ -19,7 +19,7 @@ from wgan_cli.errors import DiskError
 from wgan_cli.training.callbacks import profile
 from wgan_cli.training.callbacks.progress import Progress
 
-# On a twin, where one pass of the generator serves both critic updates.
+# On a bf16 copy, where one pass of the generator serves both critic updates.
 WORDS = [
     *TINY,
     "precision=bf16",

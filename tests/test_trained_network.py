@@ -1,4 +1,4 @@
-"""Weights side by side, twins in bfloat16 and the average: the same training as without them."""
+"""Flat weights, bf16 copies and the average: the same training as without them."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_layer_without_gradient_does_not_move() -> None:
 
 @pytest.mark.parametrize("classes", [None, CLASSES])
 @pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
-def test_a_twin_computes_what_its_network_does_in_fewer_digits(
+def test_a_bf16_copy_computes_what_its_network_does_in_fewer_digits(
     model: str, classes: int | None
 ) -> None:
     labels = None if classes is None else torch.arange(BATCH) % classes
@@ -262,39 +262,39 @@ def test_a_twin_computes_what_its_network_does_in_fewer_digits(
 
 
 @pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
-def test_a_twin_is_trained_as_autocast_trains(model: str) -> None:
+def test_a_bf16_copy_is_trained_as_autocast_trains(model: str) -> None:
     made = networks(model)
-    twins = updates_of(made, flat=True, bf16=True, constraint=GradientPenalty())
-    assert twins.trained_critic.forward_network is not twins.critic
+    bf16_copies = updates_of(made, flat=True, bf16=True, constraint=GradientPenalty())
+    assert bf16_copies.trained_critic.forward_network is not bf16_copies.critic
     cast = updates_of(made, flat=False, bf16=True, constraint=GradientPenalty())
     assert cast.trained_critic.forward_network is cast.critic
-    one, other = trained(twins, 4), trained(cast, 4)
+    one, other = trained(bf16_copies, 4), trained(cast, 4)
     torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)
     for network in ("generator", "critic"):
-        states = (twins.state_dict()[network], cast.state_dict()[network])
+        states = (bf16_copies.state_dict()[network], cast.state_dict()[network])
         for name, value in states[0].items():
             assert value.dtype == states[1][name].dtype
             torch.testing.assert_close(value.float(), states[1][name].float(), rtol=0.1, atol=0.02)
 
 
-def test_a_twin_shares_what_is_not_rounded_and_follows_the_rest() -> None:
+def test_a_bf16_copy_shares_what_is_not_rounded_and_follows_the_rest() -> None:
     generator, _ = networks("dcgan")
     weights = TrainedNetwork(generator, flat=True, bf16=True)
-    twin = dict(weights.forward_network.named_parameters())
+    bf16_copy = dict(weights.forward_network.named_parameters())
     for name, own in generator.named_parameters():
         shared = isinstance(generator.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d)
-        assert (twin[name] is own) == shared, name
+        assert (bf16_copy[name] is own) == shared, name
     with torch.no_grad():
         weights.optimizer_parameters[0].add_(1)
     weights.refresh_bf16_copy()
     for name, own in generator.named_parameters():
-        assert torch.equal(twin[name].float(), own.to(twin[name].dtype).float()), name
+        assert torch.equal(bf16_copy[name].float(), own.to(bf16_copy[name].dtype).float()), name
     weights(torch.randn(BATCH, LATENT))
     counts = [m.num_batches_tracked for m in generator.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [int(count) for count in counts] == [1] * len(counts)
 
 
-def test_the_gradient_of_a_penalty_reaches_the_weights_beside_a_twins() -> None:
+def test_the_gradient_of_a_penalty_reaches_the_weights_beside_a_bf16_copys() -> None:
     made = networks("dcgan")
     plain = updates_of(made, flat=True)
     penalised = updates_of(made, flat=True, bf16=True, constraint=GradientPenalty(1000.0))
@@ -320,7 +320,7 @@ def test_a_network_whose_code_may_not_go_with_bfloat16_has_no_copy() -> None:
     ],
     ids=["parametrized", "lipschitz", "layer norm", "own parameter"],
 )
-def test_networks_that_may_not_go_with_it_have_no_twin_and_the_log_says_so(
+def test_networks_that_may_not_go_with_it_have_no_bf16_copy_and_the_log_says_so(
     network: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -350,7 +350,7 @@ def test_scores_closer_than_bfloat16_can_tell_stay_apart() -> None:
         assert scores.std().item() == pytest.approx(exact.item(), rel=0.05)
 
 
-def test_a_twin_follows_what_is_loaded() -> None:
+def test_a_bf16_copy_follows_what_is_loaded() -> None:
     made = networks("mlp")
     first = updates_of(made, flat=True, bf16=True, make=RMSprop)
     trained(first, 2)
@@ -362,7 +362,7 @@ def test_a_twin_follows_what_is_loaded() -> None:
     assert torch.equal(trained(first, 2), trained(later, 2))
 
 
-def test_bfloat16_goes_into_a_network_without_a_twin() -> None:
+def test_bfloat16_goes_into_a_network_without_a_bf16_copy() -> None:
     samples = torch.randn(BATCH, *IMAGE).bfloat16()
     assert TrainedNetwork(mlp.Critic(IMAGE, 8, 1))(samples).dtype == torch.float32
 

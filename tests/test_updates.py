@@ -307,11 +307,11 @@ def test_gradients_do_not_add_up_over_updates():
 
 def test_penalty_is_part_of_the_one_loss_and_backward(monkeypatch: pytest.MonkeyPatch):
     generator, critic = networks("mlp")
-    twin = copy.deepcopy(critic)
+    bf16_copy = copy.deepcopy(critic)
     real, latent = batch()
     fake = generator(latent).detach()
-    squares = sum((p**2).sum() for p in twin.parameters())
-    expected = -twin(real).mean() + twin(fake).mean() + 0.5 * squares
+    squares = sum((p**2).sum() for p in bf16_copy.parameters())
+    expected = -bf16_copy(real).mean() + bf16_copy(fake).mean() + 0.5 * squares
     expected.backward()
     constraint = Quadratic()
     updates = updates_of(generator, critic, constraint=constraint, lr=0.1)
@@ -322,8 +322,8 @@ def test_penalty_is_part_of_the_one_loss_and_backward(monkeypatch: pytest.Monkey
     assert passes == [1]
     assert terms["critic/penalty"] == pytest.approx(0.5 * squares.item(), rel=1e-5)
     assert terms["critic/loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert terms["critic/grad_norm"] == pytest.approx(global_norm(twin), rel=1e-4)
-    for mine, theirs in zip(critic.parameters(), twin.parameters(), strict=True):
+    assert terms["critic/grad_norm"] == pytest.approx(global_norm(bf16_copy), rel=1e-4)
+    for mine, theirs in zip(critic.parameters(), bf16_copy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, rtol=1e-4, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""`python -m wgan_cli` is `wgan-train`."""
+"""Run `wgan-train` as `python -m wgan_cli`."""
 
 from wgan_cli.commands.train import main
 

@@ -1,4 +1,4 @@
-"""Charts of a critic and of a run's numbers, as RGB pictures (H, W, 3), uint8."""
+"""Draw charts of a critic and of a run's metrics as RGB pictures (H, W, 3), uint8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from wgan_cli.pictures import FAKE, REAL, rendered
 
-# Matplotlib is imported where something is drawn: most commands do not need it.
+# Functions that draw import Matplotlib themselves: most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,14 +22,14 @@ _BARS = 64
 def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
     """Draw gradient norms against depth (arXiv 1704.00028, figure 1b).
 
-    There is one curve for real and one for generated samples, a list of (layer, norm) from the
-    input on. A level curve means that gradients neither vanish nor explode in the critic.
+    `curves` maps "real" and "generated" to their (layer, norm) pairs, from input to output. A flat
+    curve means that gradients neither vanish nor explode in the critic. Return the picture.
     """
     figure, axes = _figure()
     for (kind, norms), colour, marker in zip(curves.items(), (REAL, FAKE), "os", strict=True):
         depths, values = range(1, len(norms) + 1), [norm for _, norm in norms]
         axes.plot(depths, values, color=colour, marker=marker, label=f"{kind} samples")
-    # A logarithmic scale needs a positive value: some layers may get no gradient.
+    # A logarithmic scale needs a positive value, and a norm is 0 if a layer gets no gradient.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
         _logarithmic(axes)
     _whole_numbers(axes)
@@ -40,7 +40,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
 
 
 def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
-    """Draw a histogram of all of a critic's weights (n,), with the clip bounds, if any."""
+    """Return a histogram of all weights (n,) of a critic, with lines at ±`clip` if it is given."""
     figure, axes = _figure()
     reach = clip or float(np.abs(weights).max()) or 1.0
     counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
@@ -59,11 +59,11 @@ def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
 
 
 def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Draw each class's share of held-out data and of generated samples; counts (classes,) each.
+    """Return a chart of each class's share of the held-out and of the generated samples.
 
-    Up to 64 classes are drawn as bars. More are drawn as two curves, each sorted by its own shares:
-    a generated curve that is steeper than the other prefers some classes, and one that ends earlier
-    misses some.
+    `real` and `fake` are counts (classes,). Up to 64 classes are drawn as bars. For more classes,
+    each side's shares are sorted and drawn as a curve: if the generated curve is steeper, the
+    generator prefers some classes; if it ends earlier, the generator misses some.
     """
     figure, axes = _figure()
     shares = (real / real.sum(), REAL, "held-out data"), (fake / fake.sum(), FAKE, "generated")
@@ -71,7 +71,7 @@ def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
         for share, colour, label in shares:
             present = np.sort(share[share > 0])[::-1]
             rank = np.arange(1, len(present) + 1)
-            # The marker shows a single class, which has no line.
+            # A single class has no line, so mark the first point.
             axes.plot(rank, present, color=colour, label=label, marker="o", markevery=[0])
         axes.set_xlim(-0.02 * len(real), 1.02 * len(real))
         _logarithmic(axes)
@@ -90,9 +90,10 @@ def curves(
     estimate: tuple[Sequence[float], Sequence[float]],
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
 ) -> np.ndarray:
-    """Draw the critic's estimate (steps, values) over training, and a panel for each metric.
+    """Return a chart of the critic's estimate (steps, values), and of each metric in a panel.
 
-    A panel holds steps, values and, if known, the values of real samples.
+    `panels` maps a metric to its steps, its values and its values for real samples (None if
+    unknown).
     """
     from matplotlib.figure import Figure
 
@@ -116,16 +117,16 @@ def curves(
 
 
 def _whole_numbers(axes: Axes) -> None:
-    """Put ticks of the x axis at whole numbers only."""
+    """Put the ticks of the x axis at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Make the y axis logarithmic, with plain labels: typesetting 10^k takes most of the time.
+    """Make the y axis logarithmic, with plain labels because typesetting 10^k is slow.
 
-    Minor ticks are at 2, 3 and 5 times a power only, because each tick costs a third of a
+    Minor ticks are only at 2, 3 and 5 times a power of ten, because each tick takes a third of a
     millisecond.
     """
     from matplotlib.ticker import LogFormatter, LogLocator
@@ -137,7 +138,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """Return a small figure with fixed margins: computing them costs as much as drawing."""
+    """Return a small figure with fixed margins: computing margins takes as long as drawing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), dpi=90)

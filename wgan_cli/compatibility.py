@@ -1,6 +1,6 @@
-"""Whether a constraint goes with a critic, judged by traits alone.
+"""Check by traits alone whether a constraint can be used with a critic.
 
-It is checked by the config before anything is built, and by the layers of the built critic.
+The check runs twice: on the config before anything is built, and on the layers of the built critic.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from wgan_cli.schema import TrainConfig, traits
 
 @dataclass(frozen=True)
 class CriticFacts:
-    """What a constraint needs to know of a critic.
+    """The facts about a critic that decide which constraints it allows.
 
-    None means unknown and is never refused. The texts say where the layers are, by a setting or by
-    names of modules; they are empty if there are none or nothing is known.
+    None means unknown, and an unknown fact is never refused. `batch_norm` and `normalization` name
+    the layers, by a setting or by module names; they are empty if there are none or if unknown.
     """
 
     lipschitz: bool = False  # by construction
     batch_norm: str = ""
-    normalization: str = ""  # of any kind, BatchNorm too
+    normalization: str = ""  # any kind, including BatchNorm
     has_normalization: bool | None = None
     has_linear_layers: bool | None = None
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> CriticFacts:
-        """What is known before the critic is built."""
+        """Return the facts that the config gives before the critic is built."""
         stated = traits("network", config.model["critic"])
         norm = stated.normalization
         where = f"model.critic.norm={norm}" if norm not in (None, "none") else ""
@@ -40,7 +40,7 @@ class CriticFacts:
 
 
 def refuse_pair(config: TrainConfig, critic: CriticFacts) -> None:
-    """Raise `ConfigError` where a config's constraint does not go with its critic."""
+    """Raise `ConfigError` if the config's constraint cannot be used with the critic."""
     held = traits("constraint", config.constraint)
     name = config.constraint.get("name") or config.constraint["_target_"]
     if held.acts_on_weights and critic.lipschitz:

@@ -1,8 +1,8 @@
-"""From a composed config to typed settings: checked, and filled with recommendations.
+"""Turn a composed config into typed settings: check them, and fill in recommended values.
 
-`validate` turns a composed config into frozen dataclasses or raises `ConfigError`; `fill` replaces
+`validate` turns a composed config into frozen dataclasses or raises `ConfigError`. `fill` replaces
 nulls by the data set's recommendations or the paper's choices. Neither needs data, a device or
-torch; `build.complete` fills in the settings that do.
+torch. `build.complete` fills in the settings that depend on them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
 from wgan_cli.validation import typed
 
-# The groups that decide what is trained, one option each. `logger` takes any number of options.
+# The groups that define the training; each takes one option. `logger` takes any number.
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
-# arXiv 1701.07875, Algorithm 1, which gives no number of steps.
+# From arXiv 1701.07875, Algorithm 1, which specifies no number of steps.
 PAPER_CLIP = 0.01
 PAPER_N_CRITIC = 5
 DEFAULT_STEPS = 10_000
@@ -38,8 +38,8 @@ T = TypeVar("T")
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
     """Check the types, keys and ranges of a composed config.
 
-    Groups come back as plain dicts. Raises `ConfigError` with the key, its value and the allowed
-    values. `rules.check_rules` checks which settings go together.
+    Return the typed config, whose groups are plain dicts. Raises `ConfigError` with the key, its
+    value and the allowed values. `rules.check_rules` checks combinations of settings.
     """
     plain = _plain(composed)
     nodes = {group: plain.pop(group, None) for group in GROUPS}
@@ -55,11 +55,11 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
 
 
 def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
-    """Replace every null that stands for a recommendation by its value.
+    """Fill in the settings left at null; return the filled config and a note for each value.
 
-    The data set's recommendation comes first, then the paper's choice; a note for each says which
-    value was taken and why. Raises `ConfigError` where filled and typed values do not go together.
-    Settings that depend on the machine or on the data are chosen later, by `machine` and `build`.
+    The data set's recommendation is used if there is one, else the paper's choice. A note gives
+    the value and its source. Raises `ConfigError` if the resulting settings do not work together.
+    `machine` and `build` later choose the settings that depend on the machine or the data.
     """
     notes: list[str] = []
     advice = config.dataset.get("recommended") or {}
@@ -106,14 +106,14 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
 
 
 def settings_below(config: TrainConfig, stage: type[TrainConfig]) -> dict[str, Any]:
-    """The settings of `config` that the next `stage` takes over as they are."""
+    """Return the settings of `config` that the class `stage` does not redefine."""
     return {key: value for key, value in vars(config).items() if key not in stage.__annotations__}
 
 
 def refuse_missing_packages(config: TrainConfig) -> None:
     """Raise `ConfigError` for a `_target_` whose package is not installed.
 
-    Nothing is imported here: other mistakes in a `_target_` are found when it is built.
+    Nothing is imported here. Other mistakes in a `_target_` raise when it is built.
     """
     nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
     nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
@@ -128,12 +128,12 @@ def refuse_missing_packages(config: TrainConfig) -> None:
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
-    """The config as plain dicts, lists and numbers, as `config.yaml` and checkpoints hold it."""
+    """Return the config as plain dicts, lists and numbers, as `config.yaml` stores it."""
     return dataclasses.asdict(config)
 
 
 def configs_folder() -> Path:
-    """The folder of the shipped YAML: in the package when installed, next to it in a checkout."""
+    """Return the folder of the shipped YAML: in an installed package, beside it in a checkout."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 

@@ -17,7 +17,7 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tenso
 
 
 def write_environment(folder: Path, **more: Any) -> None:
-    """Write the environment of this process, and `more`. Raises `DiskError`."""
+    """Write this process's environment and the fields `more` as JSON. Raises `DiskError`."""
     environment = {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -30,7 +30,7 @@ def write_environment(folder: Path, **more: Any) -> None:
 
 
 def read_command(folder: Path) -> list[str]:
-    """The command line of the process that trained here last."""
+    """Return the command line of the last process that trained in `folder`."""
     return [str(word) for word in json.loads((folder / ENVIRONMENT).read_text())["command"]]
 
 

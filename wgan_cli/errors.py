@@ -1,6 +1,6 @@
-"""The errors that users see, each with its exit code and the state of a run that it ends.
+"""Errors shown to users, each with an exit code and the state of the run that it ends.
 
-A message is one or two plain sentences: what is wrong, what is allowed, what to type instead.
+A message is one or two plain sentences: the mistake, the allowed values, and what to type instead.
 """
 
 
@@ -11,7 +11,7 @@ class WganError(Exception):
     state = "failed"
 
     def __str__(self) -> str:
-        """The message as one line, even if it contains a file name with line breaks."""
+        """Return the message as one line, even if it contains a file name with line breaks."""
         return " ".join(super().__str__().splitlines())
 
 
@@ -28,17 +28,17 @@ class DataError(WganError):
 
 
 class CheckpointError(WganError):
-    """A checkpoint is missing, is damaged, is from another run or names untrusted classes."""
+    """A checkpoint is missing or damaged, is from another run, or names untrusted classes."""
 
     exit_code = 4
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is truncated or changed; an older one can replace it."""
+    """A checkpoint is truncated or altered; an older one can be used instead."""
 
 
 class DivergedError(WganError):
-    """A loss, gradient or weight became NaN or infinite. `what` says which."""
+    """A loss, gradient or weight became NaN or infinite. `what` is the message."""
 
     exit_code = 5
     state = "diverged"
@@ -62,17 +62,17 @@ class DiskError(WganError):
 
 
 class LoggerError(WganError):
-    """A logger, most likely a user's own, raised an exception."""
+    """A logger, usually one that a user wrote, raised an exception."""
 
 
 class FolderInUseError(WganError):
-    """The run folder holds a run already, or another process is writing to it."""
+    """The run folder already holds a run, or another process is writing to it."""
 
     exit_code = 8
 
 
 class RankError(WganError):
-    """Another process of a run in several processes failed or was lost."""
+    """In a run with several processes, another process failed or was lost."""
 
     def __init__(self, message: str, exit_code: int = 1, state: str = "failed") -> None:
         super().__init__(message)

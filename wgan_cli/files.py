@@ -1,4 +1,4 @@
-"""Atomic writes, a file of whole records, and error messages for a full disk."""
+"""Write files atomically, append records, and explain errors such as a full disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wgan_cli.errors import CheckpointError, DiskError
 
-# Error number: what is full, and the remedy.
+# Error number to the reason and the remedy.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
     errno.EDQUOT: ("The disk quota is used up", "Free some space."),
@@ -18,17 +18,17 @@ _FULL = {
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
-    """Replace the file by `data` in one step: on an error the old file stays, without leftovers.
+    """Replace the content of `path` by `data` atomically. On an error the old file stays.
 
-    `durable` waits until the data are on the disk, so that the file survives a power failure.
+    With `durable`, wait until the data are on the disk, so that the file survives a power failure.
     Raises `DiskError`.
     """
-    # Write to a link's target, so that the link stays. The process id keeps two writers apart.
+    # Write to a link's target, to keep the link. The process id separates concurrent writers.
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
-            # Never write through a link that somebody put at the temporary path.
+            # Remove any link at the temporary path, so that nothing is written through it.
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
@@ -45,7 +45,7 @@ def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = Tr
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's data or a folder's entries are on the disk."""
+    """Wait until the data of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,8 +56,8 @@ def sync(path: Path) -> None:
 def overwrite_in_place(path: Path, data: bytes) -> bool:
     """Overwrite `path` within the disk blocks it already has; return whether that succeeded.
 
-    This is the last resort on a full disk, where an atomic write has no room for a second file.
-    It is not atomic: a process killed during the write leaves a damaged file.
+    This is the last resort on a full disk, which has no room for the second file of an atomic
+    write. It is not atomic: a process killed during the write leaves a damaged file.
     """
     try:
         with path.open("r+b", buffering=0) as file:
@@ -77,9 +77,9 @@ def overwrite_in_place(path: Path, data: bytes) -> bool:
 
 
 class RecordFile:
-    """A file to which whole records are appended: a record that does not fit is removed again.
+    """A file to which records are appended. A record that cannot be completed is removed again.
 
-    A record is in the file when `write` returns, but not necessarily on the disk.
+    When `write` returns, other processes can read the record, but it may not be on the disk yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,7 +113,7 @@ class RecordFile:
         """Do nothing: `write` does not buffer."""
 
     def close(self) -> None:
-        """Close the file. Raises `DiskError`: some network disks report a full disk only here."""
+        """Close the file. Raises `DiskError`: some network disks report errors only on close."""
         try:
             self._file.close()
         except OSError as error:
@@ -123,9 +123,9 @@ class RecordFile:
 def disk_error(
     error: OSError, path: Path | None = None, needed: int | None = None, *, done: str = "written"
 ) -> DiskError:
-    """Turn `error` into a `DiskError` whose message says that `path` could not be `done`.
+    """Return a `DiskError` for `error`, with a message such as "PATH cannot be written".
 
-    `needed` is the number of bytes that were to be written, where it is known.
+    `done` is the verb of that message. `needed` is the size of the write in bytes, None if unknown.
     """
     if not is_full(error):
         return DiskError(f"{path or 'A file'} cannot be {done}: {error.strerror or error}.")
@@ -137,18 +137,18 @@ def disk_error(
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk was full, or a quota or file size limit was reached."""
+    """Return whether the error means a full disk, a used-up quota or the file size limit."""
     return error.errno in _FULL
 
 
 def refuse_link(path: Path) -> None:
     """Raise `CheckpointError` for a link that points outside its own folder.
 
-    A run folder may come from somebody else; writing to it must not change files elsewhere.
+    Another user may have made the run folder; writing to it must not change files elsewhere.
     """
     if not path.is_symlink() or path.is_char_device():
         return
-    # Path.resolve would raise for links that form a loop.
+    # Not Path.resolve, which raises if links form a loop.
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(path.parent.resolve()):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Tensors adjacent in memory, so that one kernel serves all of them."""
+"""Store tensors next to each other in memory, so that one kernel can process all of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class FlatBuffer:
-    """Memory for tensors with the shapes and strides of `like`, filled with zeros.
+    """One block of zeros that holds tensors with the shapes and strides of `like`, without gaps.
 
-    `flat` (n,) holds all of them, and `parts` are views of it in the order of `like`, without gaps.
-    `whole` (n + room,) is `flat` with `room` more numbers at the end.
+    `flat` (n,) contains the elements of all tensors. `parts` are views of `flat`, one for each
+    tensor of `like`. `whole` (n + room,) is `flat` followed by `room` extra elements.
     """
 
     def __init__(self, like: Sequence[Tensor], room: int = 0) -> None:
@@ -23,7 +23,7 @@ class FlatBuffer:
         self.parts = self.split(self.flat)
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Views of another tensor (n,), as `parts` are views of `flat`."""
+        """Return views of another tensor (n,) with the shapes and offsets of `parts`."""
         parts, start = [], flat.storage_offset()
         for shape, stride in self._shapes:
             parts.append(flat.as_strided(shape, stride, start))
@@ -32,7 +32,7 @@ class FlatBuffer:
 
 
 def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
-    """Move tensors of one dtype and device, such as parameters, into a new buffer."""
+    """Move tensors of one dtype and device into a new buffer; return it. They become views."""
     buffer = FlatBuffer(tensors)
     for tensor, part in zip(tensors, buffer.parts, strict=True):
         part.copy_(tensor.detach())
@@ -41,9 +41,10 @@ def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
 
 
 def merge_adjacent(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Join adjacent tensors into one (n,) that covers the same memory, for elementwise operations.
+    """Join tensors that are adjacent in memory, so that elementwise operations need fewer calls.
 
-    Tensors with no neighbour keep their shape.
+    Return views of the same memory, in order of address: a view (n,) for each group of adjacent
+    tensors. A tensor that is adjacent to no other keeps its shape.
     """
     merged: list[Tensor] = []
     for tensor in sorted(tensors, key=_address):
@@ -69,6 +70,6 @@ def _follows(tensor: Tensor, last: Tensor) -> bool:
 
 
 def _without_gaps(tensor: Tensor) -> bool:
-    """Whether the tensor's numbers fill the memory from its first to its last."""
+    """Return whether the tensor's elements are contiguous in memory, in any order of dimensions."""
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return reach + 1 == tensor.numel()

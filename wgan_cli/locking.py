@@ -1,4 +1,4 @@
-"""File locks, which the kernel drops with the process that holds them."""
+"""Lock files. The kernel releases a lock when the process that holds it ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wgan_cli.files import disk_error
 
 
 def locked(path: Path) -> TextIO | None:
-    """Make the file at `path` and lock it until it is closed; None if another process holds it.
+    """Create and lock the file `path`; return the open file, or None if another process has it.
 
-    Raises `DiskError`.
+    Closing the file releases the lock. Raises `DiskError`.
     """
     while True:
         try:
@@ -34,14 +34,14 @@ def locked(path: Path) -> TextIO | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        # Its last holder has removed it meanwhile: others would lock a new file at this path.
+        # The last holder removed this file, so another process could lock a new one: retry.
         file.close()
 
 
 def is_stale(path: Path) -> bool:
-    """Whether the lock file at `path` exists and no process holds it.
+    """Return whether the lock file `path` exists and no process holds it.
 
-    False if that is unknown, as on a network disk without `flock`. The file is not changed.
+    False if this is unknown, as on a network disk without `flock`. The file is not changed.
     """
     try:
         with path.open() as file:
@@ -53,9 +53,9 @@ def is_stale(path: Path) -> bool:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path` within the context; wait while another process holds it.
+    """Hold the lock file `path` within the context; wait while another process holds it.
 
-    The file is removed afterwards. Raises `DiskError`.
+    The file is removed at the end. Raises `DiskError`.
     """
     while (file := locked(path)) is None:
         time.sleep(0.02)

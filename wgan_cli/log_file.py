@@ -1,4 +1,4 @@
-"""`train.log`: the messages of a run, in whole lines."""
+"""Write a run's messages to `train.log`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from wgan_cli.files import RecordFile
 
 
 class LogFile(logging.Handler):
-    """Write messages with their times, in whole lines.
+    """A logging handler that writes each message with its time, and never half a line.
 
-    A message may report another error, which a full disk must not hide. So `emit` keeps a failure
+    The message may report an error, which a full disk must not hide. So `emit` stores a disk error
     in `failure`, and `LogWatch` raises it later.
     """
 
@@ -28,7 +28,7 @@ class LogFile(logging.Handler):
         self._file = RecordFile(self.path)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or keep the error."""
+        """Write a message; store a disk error in `failure`."""
         try:
             assert self._file is not None
             self._file.write(self.format(record).encode() + b"\n")
@@ -36,7 +36,7 @@ class LogFile(logging.Handler):
             self.failure = self.failure or error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; store a disk error in `failure`."""
         try:
             if self._file is not None:
                 self._file.close()

@@ -1,4 +1,4 @@
-"""The device, threads, precision and compiling of a run, chosen by a fixed table."""
+"""Choose a run's device, threads, precision and compilation by fixed rules; set up torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
-# Two settings of glibc's mallopt, and the largest block that glibc can be told to keep.
+# Two options of glibc's mallopt, and the largest block size that it can keep when freed.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run computes: the values of the settings of these names."""
+    """The values chosen for the settings `device`, `threads`, `precision` and `compile`."""
 
     device: str
     threads: int
@@ -34,10 +34,10 @@ class Machine:
 
 
 def find_device(name: str, process: Process = ALONE) -> torch.device:
-    """The device of this process for `device=NAME`.
+    """Return this process's device for the setting `device=NAME`.
 
-    Where several processes train one run, each gets the GPU of its index on its machine. Raises
-    `ConfigError` where there is no such device.
+    If several processes train one run, each gets the GPU with the process's local rank. Raises
+    `ConfigError` if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,11 +64,12 @@ def find_device(name: str, process: Process = ALONE) -> torch.device:
 def choose_machine(
     config: TrainConfig, device: torch.device, saved: Mapping[str, Any] | None = None
 ) -> Machine:
-    """Choose the settings of the machine that the config leaves open.
+    """Return the machine settings; choose those that the config leaves open.
 
-    A resumed run, whose config is `saved`, keeps its precision and its threads, because its bits
-    depend on them. Otherwise a fixed table decides (docs/performance.md): bf16 for this package's
-    networks on a CPU that multiplies bfloat16, else fp32; no compiling on any device.
+    A resumed run, whose old config is `saved`, keeps its precision and number of threads, because
+    its exact results depend on them. Otherwise fixed rules apply (docs/performance.md): bf16 if
+    the CPU multiplies bfloat16 and both networks have the trait `bf16_copy`, as this package's
+    have; else fp32. Compilation is off unless the config turns it on.
     """
     saved = saved or {}
     precision, threads = config.precision, config.threads
@@ -95,16 +96,16 @@ def set_up_torch(
     *,
     deterministic: bool = False,
 ) -> None:
-    """Set this process's torch up for a run: threads, CUDA device, kernels and memory.
+    """Set up torch in this process for a run: threads, CUDA device, kernels and memory.
 
-    fp32 never uses TF32. `deterministic` concerns CUDA alone.
+    fp32 never uses TF32. `deterministic` has an effect only on CUDA.
     """
     torch.set_num_threads(machine.threads)
     if device.type == "cuda":
         if process.world > 1:
             torch.cuda.set_device(device)
         if deterministic:
-            # As torch's notes on reproducibility ask for; read when cuBLAS is first used.
+            # Required by torch's notes on reproducibility. cuBLAS reads it at its first use.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
     else:
@@ -114,7 +115,7 @@ def set_up_torch(
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16 matrices."""
+    """Return whether the CPU has instructions that multiply bfloat16 matrices."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
@@ -122,7 +123,7 @@ def multiplies_bfloat16() -> bool:
 def _keep_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel.
 
-    Every step needs the same blocks again, and the kernel fills every new page with zeros: about
+    Every step allocates the same blocks again. The kernel would have to zero every new page: about
     ten thousand pages in each step of a DCGAN.
     """
     try:
@@ -130,5 +131,5 @@ def _keep_memory() -> None:
         allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError, TypeError):
-        # Another C library.
+        # This C library is not glibc.
         return

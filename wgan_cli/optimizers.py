@@ -1,4 +1,4 @@
-"""RMSprop as one fused kernel."""
+"""RMSprop, computed by one fused kernel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 class RMSprop(torch.optim.RMSprop):
     """torch's RMSprop, computed by one fused kernel if there is no momentum.
 
-    RMSprop is Adam with a first beta of 0 and without bias correction. Adam's fused kernel has no
-    bias correction at a step count so large that alpha ** step is 0; so it is called with such a
-    count. torch's RMSprop makes six passes over the weights, which on a CPU takes as long as the
-    matrix products of a small critic. The results are equal up to rounding, and the state dict is
-    torch's. The kernel uses the gradient's memory for Adam's first moment: after a step, `.grad`
-    is not the gradient any more. With momentum, or on a device without the kernel, torch's step
-    runs.
+    RMSprop is Adam with beta1 = 0 and without bias correction. The bias correction of Adam's fused
+    kernel vanishes at a step count so large that alpha ** step is 0, so the kernel is called with
+    such a count. torch's RMSprop makes six passes over the weights, which on a CPU take as long as
+    the matrix products of a small critic. The results equal torch's up to rounding, and the state
+    dict has the same format. The kernel stores Adam's first moment in the gradient's memory, so
+    `.grad` is not the gradient after a step. With momentum, or on a device without the kernel,
+    torch's own step runs.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RMSprop(torch.optim.RMSprop):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update all parameters with a gradient; return the closure's loss, if any."""
         groups = self.param_groups
         if closure is not None or not all(self._fusible(group) for group in groups):
             return super().step(closure)
@@ -45,17 +45,17 @@ class RMSprop(torch.optim.RMSprop):
             self._fused_step(group)
         return None
 
-    # This keeps torch from wrapping `step` for hooks and profiler names. Nobody registers hooks
-    # here, and the wrapper takes 5% of a small network's update.
+    # This stops torch from wrapping `step` for hooks and profiler names. The package registers no
+    # hooks, and the wrapper takes 5% of a small network's update.
     step.hooked = True  # type: ignore[attr-defined]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether `step` obeys `found_inf` as torch's fused optimizers do: with 1, no change."""
+        """True if `step` skips the update when `found_inf` is 1, as torch's fused optimizers do."""
         return all(self._fusible(group) for group in self.param_groups)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of this class or of torch's RMSprop."""
+        """Load a state dict of this class or of torch's RMSprop."""
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             state["step"] = state["step"].to(parameter.device)
@@ -78,7 +78,7 @@ class RMSprop(torch.optim.RMSprop):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                # On the device, so that a CUDA graph can increment it.
+                # The count is on the device, so that a CUDA graph can increment it.
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["square_avg"] = torch.zeros_like(parameter)
             state["step"] += 1

@@ -1,4 +1,4 @@
-"""Recognise errors for lack of memory, on the CPU or on a GPU, and report how much was in use."""
+"""Recognise out-of-memory errors, on the CPU or a GPU, and report how much was in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-# The messages of torch's CPU allocator, CUDA's libraries, oneDNN, C++ and the dynamic linker.
+# Messages of torch's CPU allocator, CUDA's libraries, oneDNN, C++ and the dynamic linker.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|alloc_failed"
     r"|bad_alloc|could not create a memory object|could not (create|execute) a primitive$"
@@ -21,7 +21,7 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "P
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch, numpy or Python could not allocate memory."""
+    """Return whether the error means that torch, numpy or Python could not allocate memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
@@ -31,7 +31,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def memory_used(error: Exception) -> str:
-    """The peak memory in use, and the size of the allocation that failed if known."""
+    """Return a text with the peak memory use and, if known, the size of the failed allocation."""
     requested = _REQUESTED.search(str(error))
     more = ""
     if requested is not None:
@@ -40,7 +40,7 @@ def memory_used(error: Exception) -> str:
 
 
 def _peak(error: Exception) -> str:
-    """The peak of the fullest GPU if a GPU ran out of memory, else that of the process."""
+    """Return the peak of the fullest GPU if a GPU ran out of memory, else the process's peak."""
     if "CUDA" in str(error) and torch.cuda.is_available():
         gpu = max(range(torch.cuda.device_count()), key=torch.cuda.max_memory_allocated)
         total = torch.cuda.get_device_properties(gpu).total_memory
@@ -50,5 +50,5 @@ def _peak(error: Exception) -> str:
 
 
 def _size(count: float) -> str:
-    """Bytes in MiB or GiB."""
+    """Return a number of bytes as text in MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

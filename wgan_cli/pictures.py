@@ -1,4 +1,4 @@
-"""Pictures of samples: grids of images, and points of the plane."""
+"""Draw samples: grids of images, and scatter plots of 2D points."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wgan_cli.files import write_atomically
 
-# Matplotlib is imported where something is drawn: most commands do not need it.
+# Functions that draw import Matplotlib themselves: most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ REAL, FAKE = "#e8a33d", "#d0322d"
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
     """Arrange uint8 images (n, 1 or 3, h, w) as an RGB picture (H, W, 3), row by row on white.
 
-    Images of up to 16 pixels are enlarged by a whole factor, to at most 32.
+    Images with sides of at most 16 pixels are enlarged by an integer factor, to at most 32 pixels.
     """
     count, _, height, width = images.shape
     columns = min(columns, count)
@@ -46,10 +46,10 @@ def scatter(
     fake: np.ndarray,
     scores: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Draw real and generated points of the plane, (n, 2) each, as an RGB picture (H, W, 3).
+    """Draw real and generated 2D points, (n, 2) each, as an RGB picture (H, W, 3).
 
-    `scores` are xs, ys and values of shape (len(ys), len(xs)). With them, filled contours of the
-    values are drawn behind the points.
+    `scores` holds x values, y values and the critic's scores (len(ys), len(xs)). If it is given,
+    filled contours of the scores are drawn behind the points.
     """
     figure, axes = _axes(real)
     if scores is not None:
@@ -62,14 +62,14 @@ def scatter(
 
 
 def points(samples: np.ndarray) -> np.ndarray:
-    """Draw generated points of the plane only, (n, 2), as an RGB picture (H, W, 3)."""
+    """Draw generated 2D points (n, 2), without real ones, as an RGB picture (H, W, 3)."""
     figure, axes = _axes(samples)
     axes.scatter(samples[:, 0], samples[:, 1], s=6, color=FAKE, linewidths=0)
     return rendered(figure)
 
 
 def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """Return a square grid around the data: its x values, y values and points, (size², 2)."""
+    """Return the x values, y values and points (size², 2) of a square grid around `real`."""
     low, high = _limits(real)
     xs, ys = np.linspace(low[0], high[0], size), np.linspace(low[1], high[1], size)
     points = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)
@@ -77,12 +77,12 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3), whole or not at all. Raises `DiskError`."""
+    """Write an RGB picture (H, W, 3) atomically as PNG. Raises `DiskError`."""
     write_atomically(path, as_png(picture), durable=False)
 
 
 def as_png(picture: np.ndarray) -> bytes:
-    """Return the PNG file of an RGB picture (H, W, 3)."""
+    """Return an RGB picture (H, W, 3) encoded as PNG."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
@@ -107,7 +107,7 @@ def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
 
 
 def rendered(figure: Figure) -> np.ndarray:
-    """Render a figure as an RGB picture (H, W, 3), uint8."""
+    """Return the figure rendered as an RGB picture (H, W, 3), uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,9 +1,9 @@
-"""Every random number of a run as a function of (seed, stream, step, inner update).
+"""Compute each random number of a run from (seed, stream, step, inner update).
 
-There is no random state to keep: a run resumed at step k draws the same numbers as an uninterrupted
-run, and sampling, evaluating or logging cannot change what is trained. On the CPU the numbers come
-from numpy's Philox, whose 256-bit counter is set to the position. On CUDA they come from the
-device's generator, seeded with 64 bits from Philox, so that nothing is copied to the device.
+No random state has to be saved: a run resumed at step k draws the same numbers as an uninterrupted
+run, and sampling, evaluating or logging cannot change the training. On the CPU, the numbers come
+from numpy's Philox, whose counter is set to the step and the inner update. On CUDA, they come from
+the device's generator, seeded with 64 bits from Philox, so that nothing is copied to the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class Stream(enum.IntEnum):
-    """What a random number is used for. Results depend on the values: never change or reuse one."""
+    """The purpose of a random number. Results depend on these values: never change or reuse one."""
 
     DATA_ORDER = 0
     POINTS = 1
@@ -44,7 +44,7 @@ Rows = TypeVar("Rows", Tensor, np.ndarray)
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of each batch that process `rank` of `world` processes trains on.
+    """The rows of each batch that one process trains on: process `rank` of `world` processes.
 
     Every process draws the full batch and keeps its own rows, so that the training data do not
     depend on the number of processes.
@@ -66,9 +66,9 @@ FULL_BATCH = Shard()
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers at one position in a run; drawing twice gives the same numbers twice.
+    """The random numbers at one position in a run. Repeated draws return the same numbers.
 
-    With a `shard`, `normal` and `uniform` draw for the full batch and return the shard's rows.
+    `normal` and `uniform` draw numbers for the full batch and return the rows of `shard`.
     """
 
     seed: int
@@ -82,16 +82,16 @@ class Draws:
         return np.random.Generator(self._philox())
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return standard normal float32 numbers of this shape, on the device."""
+        """Return standard normal float32 numbers of the given shape, on the device."""
         return self._draw(np.random.Generator.standard_normal, torch.randn, shape, device)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return uniform float32 numbers in [0, 1) of this shape, on the device."""
+        """Return uniform float32 numbers in [0, 1) of the given shape, on the device."""
         return self._draw(np.random.Generator.random, torch.rand, shape, device)
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:
-        """Seed torch's global CPU generator inside the block, for initialisers, and restore it."""
+        """Seed torch's CPU generator within the context, for initialisers, then restore it."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed_64())
             yield
@@ -113,10 +113,10 @@ class Draws:
         return self.shard.take(drawn)
 
     def _thread_generator(self) -> np.random.Generator:
-        """Return the thread's generator, set to this position; valid until the next call.
+        """Return the thread's generator, set to this position. The next call changes its state.
 
-        It is reused because creating a Philox asks the system for entropy, which takes longer than
-        drawing the noise.
+        The generator is reused, because a new Philox reads entropy from the system, which takes
+        longer than drawing the noise.
         """
         if not hasattr(_thread_local, "generator"):
             _thread_local.generator = self.numpy()

@@ -1,7 +1,6 @@
-"""Rules between settings: which cannot work together, and which would have no effect.
+"""Refuse settings that cannot work together, or that would have no effect.
 
-They need only the config and the components' traits, so mistakes are refused before anything is
-built.
+The rules need only the config and the components' traits, so they run before anything is built.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def check_rules(config: TrainConfig) -> None:
 
 
 def own_rates(config: TrainConfig) -> bool:
-    """Whether `optimizer.critic.lr` and `optimizer.generator.lr` are both given."""
+    """Return whether `optimizer.critic.lr` and `optimizer.generator.lr` are both given."""
     overrides = (config.optimizer.get(network) or {} for network in ("critic", "generator"))
     return all(settings.get("lr") is not None for settings in overrides)
 
@@ -86,7 +85,7 @@ def _refuse_more_than_there_is(config: TrainConfig) -> None:
 
 
 def _refuse_images_for_points(config: TrainConfig) -> None:
-    """Refuse images for a network of points, with everything that the network needs."""
+    """Refuse images for a network that takes 2D points; the message lists the settings it needs."""
     for network in ("generator", "critic"):
         needs, needed = traits("network", config.model[network]), []
         if needs.images is False and traits("dataset", config.dataset).side not in (0, None):
@@ -105,7 +104,7 @@ def _refuse_images_for_points(config: TrainConfig) -> None:
 
 
 def _refuse_unfit_images(config: TrainConfig) -> None:
-    """Refuse images that a network cannot serve, where the config tells their size."""
+    """Refuse points or an image size that a network cannot handle, if the config fixes the size."""
     side, name = traits("dataset", config.dataset).side, _dataset_name(config)
     for network in ("generator", "critic"):
         takes, model = traits("network", config.model[network]), config.model["name"]
@@ -128,7 +127,7 @@ def _refuse_unfit_images(config: TrainConfig) -> None:
 
 
 def _refuse_overshooting_decay(config: TrainConfig) -> None:
-    """Refuse a weight decay that takes weights beyond 0, where it is a factor of the weights."""
+    """Refuse lr * weight_decay >= 1 if the optimizer scales weights by 1 - lr * weight_decay."""
     if not traits("optimizer", config.optimizer).decay_is_a_factor:
         return
     for network in ("critic", "generator"):
@@ -146,21 +145,26 @@ def _refuse_overshooting_decay(config: TrainConfig) -> None:
 
 
 def _refuse_classes_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Refuse a conditional run on data without labels, or of a network that takes no classes."""
+    """Refuse a conditional run if the data have no labels or a network takes no classes."""
     if not config.conditional:
         return
     if "labels" not in kinds:
         raise classless(config)
     for network in ("generator", "critic"):
         if traits("network", config.model[network]).classes is False:
-            raise ConfigError(
-                f"conditional=true: the {network} of model={config.model['name']} takes no classes."
-                " Leave it out, or type model=mlp, model=dcgan or model=resnet."
-            )
+            raise takes_no_classes(config.model["name"], network)
+
+
+def takes_no_classes(model: str, network: str) -> ConfigError:
+    """Return the error for a conditional run with a network that takes no classes."""
+    return ConfigError(
+        f"conditional=true: the {network} of model={model} takes no classes. Leave it out, or type"
+        " model=mlp, model=dcgan or model=resnet."
+    )
 
 
 def classless(config: TrainConfig) -> ConfigError:
-    """The error of a conditional run on data without labels."""
+    """Return the error for a conditional run on data without labels."""
     return ConfigError(
         f"conditional=true needs samples with labels, and {_dataset_name(config)} has none: leave"
         " it out, or choose another dataset."
@@ -168,7 +172,7 @@ def classless(config: TrainConfig) -> ConfigError:
 
 
 def refuse_metrics_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Raise `ConfigError` for a metric that needs what the data do not have."""
+    """Raise `ConfigError` if a metric needs something, such as labels, that `kinds` lacks."""
     for tag in config.metrics or ():
         if METRICS[tag].needs not in kinds:
             raise ConfigError(

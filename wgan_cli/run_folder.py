@@ -1,4 +1,4 @@
-"""A run's folder: claim it, lock it, read and write its small files."""
+"""Claim and lock a run's folder; read and write the small files in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 
 
 class RunFolder:
-    """The folder of one run. `claim` makes and locks it, until `release` or the process's end."""
+    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,20 +46,19 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def holds_run(self) -> bool:
-        """Whether a run has been written here."""
+        """Return whether the folder holds a run."""
         return (self.path / CONFIG).exists() or (self.path / STATUS).exists()
 
     def taken(self) -> bool:
-        """Whether a run is here, or a sweep's job that has not begun has reserved the folder."""
+        """Return whether the folder holds a run or is reserved for a sweep's job."""
         return self.holds_run() or (self.path / OVERRIDES).exists()
 
     def claim(self, *, resuming: bool) -> None:
-        """Make the folder and lock it.
+        """Create and lock the folder, and remove half-written files of a killed process.
 
-        The half-written files of a killed process are removed. Raises `FolderInUseError` where
-        another process is writing here, or where a run is here and this is not a resume;
-        `DiskError` where the folder cannot be made; `CheckpointError` where a link would lead a
-        file elsewhere.
+        Raises `FolderInUseError` if another process is using the folder, or if it holds a run and
+        `resuming` is false; `DiskError` if it cannot be created; `CheckpointError` if it contains
+        a link that points out of it.
         """
         make_folder(self.path)
         self._refuse_links()
@@ -75,18 +74,18 @@ class RunFolder:
         self._lock = lock
         for folder in (self.checkpoints, self.samples):
             make_folder(folder)
-        # The trainer's temporary files only: wgan-eval has no lock, so its own may be in use.
+        # Only the trainer's temporary files: wgan-eval takes no lock, so its files may be in use.
         for name in _SMALL:
             _remove(self.path.glob(f".{name}.*tmp"))
         _remove(self.samples.glob(".step_*.tmp"))
         _remove(self.checkpoints.glob("*step_*.tmp"))
 
     def lock_is_stale(self) -> bool:
-        """Whether the lock file exists and no process holds it; False where that is unknown."""
+        """Return whether the lock file exists and no process holds it; False if this is unknown."""
         return is_stale(self.path / LOCK)
 
     def abandon(self) -> None:
-        """Remove what was written for a run that has not begun: the folder is free again."""
+        """Remove the files of a run that has not begun, so that the folder can be used again."""
         run_began = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
         if self._lock is None or run_began:
             return
@@ -95,7 +94,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             with suppress(OSError):
                 folder.rmdir()
-        # The lock comes last: the next process that makes it owns the folder.
+        # Remove the lock last: the next process that creates it owns the folder.
         _remove([self.path / LOCK])
 
     def release(self) -> None:
@@ -105,52 +104,52 @@ class RunFolder:
             self._lock = None
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write `config.yaml`: every setting; the same run starts from it."""
+        """Write every setting to `config.yaml`, from which the run can be repeated."""
         command = f"wgan-train --config-dir {self.path} --config-name config"
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
 
     def read_config(self) -> dict[str, Any]:
-        """`config.yaml` as plain dicts; raises as the function `read_config` does."""
+        """Return `config.yaml` as plain dicts. Raises `CheckpointError` or `ConfigError`."""
         return read_config(self.path / CONFIG)
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
-        """Write `overrides.yaml`: the overrides of the first start, then those of each resume."""
+        """Write `overrides` to `overrides.yaml`: those of the first start, then of each resume."""
         self._replace(OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def read_overrides(self) -> list[str]:
-        """The overrides in `overrides.yaml`; none where it is missing or broken."""
+        """Return the overrides in `overrides.yaml`, or [] if the file is missing or broken."""
         try:
             overrides = OmegaConf.to_container(OmegaConf.load(self.path / OVERRIDES))
         except Exception:
-            # An editor may have broken it. No run depends on it.
+            # A user may have edited the file and broken it. No run depends on it.
             return []
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
     def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
-        """Replace a file of `wgan-eval`'s atomically."""
+        """Write `content` as JSON to the file `name`, an output of `wgan-eval`, atomically."""
         refuse_link(self.path / name)
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         self._replace(name, text, durable=False)
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to `metrics.jsonl`."""
+        """Append a line with the step and its values to `metrics.jsonl`."""
         with RecordFile(self.path / METRICS) as file:
             file.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The lines of `metrics.jsonl`, in order, without those that a kill or an editor broke."""
+        """Return the lines of `metrics.jsonl` as dicts, in order; skip broken lines."""
         path = self.path / METRICS
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return [point for point in map(_point, lines) if point is not None]
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines after `step`, which a run that goes on from there writes again."""
+        """Drop the lines after `step`: a run resumed at that step writes them again."""
         kept = [json.dumps(point) + "\n" for point in self.read_metrics() if point["step"] <= step]
         self._replace(METRICS, "".join(kept))
 
     def sync(self) -> None:
-        """Flush the metrics and curves to the disk, as a checkpoint is. Raises `DiskError`."""
+        """Wait until the metrics and the event files are on the disk. Raises `DiskError`."""
         try:
             for path in (self.path / METRICS, *self.tensorboard.glob("events.*")):
                 if path.is_file():
@@ -171,7 +170,7 @@ class RunFolder:
 
 
 def _point(line: str) -> dict[str, float] | None:
-    """A line of `metrics.jsonl`, or None where it is broken."""
+    """Parse a line of `metrics.jsonl`; return None if it is broken."""
     try:
         point = json.loads(line)
     except ValueError:
@@ -183,7 +182,7 @@ def _point(line: str) -> dict[str, float] | None:
 
 
 def taken_message(path: Path) -> str:
-    """The message for a new run in a folder that already holds one."""
+    """Return the message that refuses a new run in a folder that already holds one."""
     return (
         f"{path} holds a run already. Go on with it by resume={path}, or choose another"
         " hydra.run.dir."
@@ -191,9 +190,9 @@ def taken_message(path: Path) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A saved config as plain dicts.
+    """Return a saved config as plain dicts.
 
-    Raises `CheckpointError` where there is no file, `ConfigError` where it cannot be read.
+    Raises `CheckpointError` if there is no file, `ConfigError` if it cannot be read.
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
@@ -207,7 +206,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises `DiskError`."""
+    """Create a folder and its missing parents. Raises `DiskError`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -220,7 +219,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove a folder that is empty, and its parents within the current folder once they are."""
+    """Remove a folder if it is empty, then each empty parent below the current folder."""
     path, current = path.absolute(), Path.cwd()
     try:
         path.rmdir()

@@ -1,4 +1,4 @@
-"""`status.json`: how far a run is, or how it ended."""
+"""Read and write `status.json`: the progress of a run, or how it ended."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The fields of `status.json`, in its order.
+    """The fields of `status.json`, in the same order.
 
-    `state` is empty where no run has begun; `final` holds the newest value of every tag;
-    `evaluation_seconds` the time that each metric took, over all evaluations; `seconds` the run's,
-    over all its starts.
+    `state` is empty if no run has begun. `final` holds the newest value of every tag.
+    `evaluation_seconds` holds the total time of each metric over all evaluations. `seconds` is the
+    total time of the run, resumes included.
     """
 
     state: str = ""
@@ -42,16 +42,16 @@ class RunStatus:
 
     @property
     def running(self) -> bool:
-        """Whether the run has begun and has not recorded its end: it may have been killed."""
+        """True if the run has begun and recorded no end. It may have been killed since."""
         return self.state == "running"
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """True if all steps are done."""
         return self.state == "finished"
 
     def failed(self, error: BaseException) -> RunStatus:
-        """The status once the run has ended by `error`."""
+        """Return the status of this run after `error` has ended it."""
         if isinstance(error, WganError):
             state, exit_code, message = error.state, error.exit_code, str(error)
         else:
@@ -62,7 +62,7 @@ class RunStatus:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """The status of the run in `folder`. A file or a field that cannot be read has the default."""
+    """Return the status of the run in `folder`, with defaults for fields that cannot be read."""
     try:
         fields = json.loads((folder / STATUS).read_text())
     except (OSError, ValueError, RecursionError):
@@ -88,7 +88,7 @@ def read_status(folder: Path) -> RunStatus:
 def write_status(folder: Path, status: RunStatus) -> None:
     """Replace `status.json` atomically. Raises `DiskError`.
 
-    The end of a run is also recorded on a full disk, by overwriting the file in place.
+    On a full disk, the status of an ended run is written by overwriting the file in place.
     """
     path, ended = folder / STATUS, status.exit_code is not None
     fields = dataclasses.asdict(status)
@@ -100,12 +100,12 @@ def write_status(folder: Path, status: RunStatus) -> None:
 
 
 def now() -> str:
-    """The current time in UTC, as `status.json` has it."""
+    """Return the current UTC time as ISO 8601 text, the format of `status.json`."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _text(value: Any) -> str:
-    # JSON can hold half of a surrogate pair, which neither a terminal nor a file accepts.
+    # JSON allows half of a surrogate pair, which cannot be written to a terminal or a file.
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
@@ -117,10 +117,10 @@ def _numbers(values: Any) -> dict[str, float]:
 
 
 def _number(value: Any, kind: type[T]) -> T | None:
-    """A finite number of this kind, or None."""
+    """Return `value` converted to the type `kind`, or None if it is no finite number."""
     try:
         valid = type(value) in (int, float) and math.isfinite(value)
         return kind(value) if valid else None  # type: ignore[call-arg]
     except OverflowError:
-        # An integer that is too large for a float.
+        # The integer is too large for a float.
         return None

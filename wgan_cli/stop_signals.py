@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to end: finish the step unless it takes too long, then save and stop."""
+"""Handle Ctrl-C and other stop signals: finish the step if it is short, then save and stop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 
-# Seconds that a signal may wait for the end of a step. Schedulers kill after 30, some after 20.
+# Seconds that a signal may wait for the end of a step. Schedulers kill after 20 or 30 seconds.
 PATIENCE = 5.0
 
 
 class StopNow(BaseException):
-    """A signal interrupted work that can be repeated. The run ends with `error`."""
+    """Raised by a signal during work that can be repeated. The run ends with `error`."""
 
     def __init__(self, error: WganError) -> None:
         super().__init__(str(error))
@@ -25,15 +25,15 @@ class StopNow(BaseException):
 
 
 class Terminated(BaseException):
-    """The command was asked to end while it was not training."""
+    """Raised by a stop signal while the command is not training."""
 
 
 class StopSignals:
-    """Inside the context the first signal is only recorded; a second Ctrl-C ends the process.
+    """A context that records stop signals. A second Ctrl-C ends the process at once.
 
-    SIGTERM asks a run to end. So does SIGHUP (a closed terminal), unless nohup ignores it, and
-    SIGUSR2 if it has a handler, such as submitit's, which gets it before a job's time is over.
-    Python allows handlers only in the main thread; in other threads no signal is recorded.
+    Stop signals are Ctrl-C, SIGTERM, SIGHUP (a closed terminal; not under nohup), and SIGUSR2 if it
+    has a handler: Slurm sends it shortly before a job's time limit, and submitit handles it.
+    Python allows handlers only in the main thread, so other threads record no signal.
     """
 
     def __init__(self) -> None:
@@ -51,15 +51,15 @@ class StopSignals:
         self._handlers.close()
 
     def raise_again(self) -> None:
-        """Pass SIGUSR2 on to the scheduler's own handler, now that the run is saved.
+        """Raise a recorded SIGUSR2 again, for the previous handler. Call it after saving the run.
 
-        Submitit's handler puts the job into the queue again and ends the process.
+        Submitit's handler requeues the job and ends the process.
         """
         if self._seen == signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)
 
     def requested(self) -> WganError | None:
-        """The error to end the run with, or None if no signal came."""
+        """Return the error that ends the run, or None if no signal came."""
         if self._seen is None:
             return None
         if self._seen == signal.SIGINT:
@@ -67,12 +67,12 @@ class StopSignals:
         return PreemptedError("The run was asked to stop.")
 
     def overdue(self) -> WganError | None:
-        """The same, once the signal has waited for `PATIENCE` seconds."""
+        """Return that error if the signal came more than `PATIENCE` seconds ago, else None."""
         return self.requested() if time.monotonic() - self._since > PATIENCE else None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Context in which a signal raises `StopNow` at once."""
+        """Raise `StopNow` within the context as soon as a signal comes, or came before."""
         try:
             self._at_once = True
             self._raise_if_requested()
@@ -91,16 +91,16 @@ class StopSignals:
     def _raise_if_requested(self) -> None:
         error = self.requested()
         if error is not None:
-            # While the run is being saved, a second signal must not raise.
+            # A second signal must not raise while the run is being saved.
             self._at_once = False
             raise StopNow(error)
 
 
 @contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """Context in which a request to end raises `Terminated`.
+    """Raise `Terminated` within the context if a stop signal other than Ctrl-C comes.
 
-    A run's `StopSignals` replace its handlers while that context is active.
+    An inner `StopSignals` context replaces these handlers while it is active.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -121,7 +121,7 @@ def _requests_to_end() -> tuple[int, ...]:
 
 @contextmanager
 def _handling(numbers: tuple[int, ...], handler: Any) -> Iterator[None]:
-    """Set the handler inside the block. Outside the main thread do nothing."""
+    """Install the handler within the context; do nothing outside the main thread."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = [(n, signal.signal(n, handler)) for n in numbers if in_main_thread]
     try:

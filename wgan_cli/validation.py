@@ -1,4 +1,4 @@
-"""Check a plain node against a dataclass of `schema`: types, unknown keys and ranges."""
+"""Check a plain config node against a dataclass: types, unknown keys and ranges."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from wgan_cli.errors import ConfigError
 
-# Longer lists of choices, and longer values, are shortened in messages.
+# The most choices, and the most characters of a value, that a message shows in full.
 _MOST_CHOICES = 8
 _LONGEST = 80
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
-    """Return `node` as an instance of `schema`. Raises `ConfigError`, naming the key."""
+    """Return `node` as an instance of `schema`. Raises `ConfigError` with the key below `path`."""
 
     def at(key: str) -> str:
         return ".".join(filter(None, (path, key)))
@@ -37,7 +37,7 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     empty = OmegaConf.structured(schema)
     for field in dataclasses.fields(schema):
         if _settings_within(field) is not None:
-            # OmegaConf merges into a frozen root, but not into frozen settings within it.
+            # OmegaConf merges into a frozen dataclass, but not into those nested in it.
             OmegaConf.set_readonly(empty[field.name], False)
     try:
         checked = OmegaConf.to_object(OmegaConf.merge(empty, node))
@@ -50,7 +50,7 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
         key = str(error.full_key or "") or str(error).rsplit(" ", 1)[-1]
         raise ConfigError(f"{at(key)}: a value is needed.") from None
     except OmegaConfBaseException as error:
-        # For an item of a list, as betas[0], name the list.
+        # Name the list instead of its item: betas, not betas[0].
         key = str(error.full_key or "").partition("[")[0]
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(_type_message(schema, node, at(key), key, reason)) from None
@@ -59,7 +59,7 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
 
 
 def _settings_within(field: dataclasses.Field[Any]) -> Any:
-    """The dataclass of a setting that holds settings, or None."""
+    """Return the dataclass of a field that holds nested settings, or None for other fields."""
     factory: Any = field.default_factory
     return factory if dataclasses.is_dataclass(factory) else None
 
@@ -95,7 +95,7 @@ def _type_message(schema: type, node: Any, path: str, key: str, reason: str) -> 
 
 
 def _shown(value: Any) -> str:
-    """A value as it is typed, shortened to fit a message."""
+    """Return a value as a user would type it, shortened for a message."""
     text = "null" if value is None else str(value)
     text = text.lower() if isinstance(value, bool) else text
     return textwrap.shorten(text, _LONGEST, placeholder=" ...") or "blank"
@@ -127,7 +127,7 @@ def _check_ranges(checked: Any, path: str, raw: Any) -> None:
             continue
         if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
             raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
-        # OmegaConf converts every number except 0 to true.
+        # OmegaConf converts numbers to booleans without an error, so refuse them here.
         if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
             raise ConfigError(f"{key} must be true or false, not {given}.")
         items = value.values() if isinstance(value, dict) else value
@@ -170,7 +170,7 @@ def _within(value: Any, limits: Any) -> bool:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to leaf values: {"optimizer": {"lr": 1}} gives {"optimizer.lr": 1}."""
+    """Return leaf values by dotted key: {"optimizer": {"lr": 1}} gives {"optimizer.lr": 1}."""
     if isinstance(node, dict) and node:
         flat: dict[str, Any] = {}
         for key, value in node.items():
@@ -180,12 +180,12 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def no_setting(key: str, known: list[str]) -> str:
-    """The message that there is no setting `key`, with the nearest known one."""
+    """Return the message for an unknown setting `key`, with the most similar key in `known`."""
     return f"{key} is no setting.{nearest(key, known)}"
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """`" Did you mean x?"` for the nearest known word, or an empty string."""
+    """Return `" Did you mean x?"` for the most similar known word, or "" if none is similar."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
         by_last_part = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}

@@ -1,7 +1,7 @@
-"""A network's copy for forward passes in bfloat16.
+"""A copy of a network for forward passes in bfloat16.
 
-Autocast converts every weight in every pass and every gradient back. The weights of a bfloat16 copy
-are rounded once per update, and nothing is converted between its layers.
+Autocast converts every weight to bfloat16 in every pass, and every gradient back to float32. The
+weights of a bfloat16 copy are rounded once per update, and its layers need no conversions.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from wgan_cli.models.normalization import ClassNorm2d
 from wgan_cli.models.precision import is_marked_float32
 
 _IN_BFLOAT16 = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, ClassNorm2d)
-# Their kernels take float32 scales and statistics with bfloat16 inputs.
+# The kernels of these layers take float32 scales and statistics with bfloat16 inputs.
 _IN_FLOAT32 = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def bf16_copy_of(network: nn.Module) -> nn.Module | None:
-    """A copy with bfloat16 weights that shares the network's BatchNorm weights and all buffers.
+    """Return a copy of the network with bfloat16 weights, or None if it cannot have one.
 
-    None for a network with parametrized weights or with layers that are not listed above. The
-    network's code must support bfloat16, as `NetworkTraits.bf16_copy` states. Call the copy with
-    bfloat16 inputs; it may return bfloat16 or float32.
+    The copy shares the network's BatchNorm weights and all buffers. A network with parametrized
+    weights, or with weights in layers that are not listed above, has no copy. The network's code
+    must support bfloat16, which `NetworkTraits.bf16_copy` states. Call the copy with bfloat16
+    inputs; its output may be bfloat16 or float32.
     """
     if not all(map(_known, network.modules())):
         return None
@@ -43,6 +44,6 @@ def bf16_copy_of(network: nn.Module) -> nn.Module | None:
 
 def _known(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
-    # Compare the exact type: parametrizing a layer derives a new class from the layer's.
+    # Compare the exact type, because parametrizing a layer gives it a subclass of its type.
     known = not parameters or type(module) in (*_IN_BFLOAT16, *_IN_FLOAT32)
     return known and all(parameter.requires_grad for parameter in parameters)

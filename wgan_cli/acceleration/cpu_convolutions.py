@@ -1,9 +1,9 @@
 """Faster convolutions on the CPU, for bfloat16 copies of networks.
 
 oneDNN is slow at convolutions with few output channels or small maps. The classes here compute
-those as matrix products or other convolutions. Each has the weights of its base class and gives
-the same result up to rounding; second derivatives are not supported everywhere. On other devices,
-and for shapes that gain nothing, it calls its base class. docs/performance.md has measurements.
+these convolutions as matrix products or as other convolutions. Each class has the weights of its
+base class and gives the same result up to rounding, but some shapes have no second derivatives. On
+other devices and for other shapes it calls its base class. docs/performance.md has measurements.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Use `_ByPatches` if the smaller side of a convolution has maps of at most _SMALL x _SMALL pixels
+# Use `_ByPatches` if the input or output with the smaller maps has at most _SMALL x _SMALL pixels
 # and at least _MANY channels. With fewer channels, copying the patches costs more than it saves.
 _SMALL, _MANY = 8, 256
-# The most channels of a last layer, whose output is an image.
+# The largest number of output channels that is treated as an image, the output of a last layer.
 _FEW = 4
 # A transposed convolution of a row x with a kernel k of size 4, stride 2 and padding 1 is
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
-# two convolutions with kernels of size 3. Index 4 is a zero that is appended to k.
+# which are two convolutions with kernels of size 3. Index 4 is a zero that is appended to k.
 _EVEN_AND_ODD = torch.tensor(((3, 1, 4), (4, 2, 0)))
 
 
 def use_fast_convolutions(layer: nn.Module) -> None:
-    """Turn a plain torch convolution into one of these classes; leave any other layer as it is."""
+    """Turn a torch convolution into a class of this module; do not change any other layer."""
     if type(layer) is nn.Conv2d and _is_plain(layer):
         layer.__class__ = Convolution
     elif type(layer) is nn.ConvTranspose2d and _is_plain(layer) and layer.output_padding == (0, 0):
@@ -45,10 +45,13 @@ def _is_plain(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
 
 
 class Convolution(nn.Conv2d):
-    """A matrix product if the kernel covers the whole map; `_ByPatches` for small outputs."""
+    """A convolution that uses a matrix product if the kernel has the size of the map.
+
+    For small outputs it uses `_ByPatches`.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, channels, height, width), or one image without the batch, as `nn.Conv2d`."""
+        """Return the output maps. As in `nn.Conv2d`, the batch dimension may be missing."""
         if input.is_cpu and input.dim() == 4:
             if self.padding == (0, 0) and self.kernel_size == input.shape[2:]:
                 flat = input.permute(0, 2, 3, 1).flatten(1)
@@ -60,20 +63,20 @@ class Convolution(nn.Conv2d):
         return super().forward(input)
 
     def _sizes(self, maps: Tensor) -> list[int]:
-        """Height and width of the output."""
+        """Return the height and width of the output."""
         padding = cast("tuple[int, int]", self.padding)
         edges = zip(maps.shape[2:], padding, self.kernel_size, self.stride, strict=True)
         return [(size + 2 * pad - kernel) // step + 1 for size, pad, kernel, step in edges]
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """A matrix product for single pixels, a plain convolution for few output channels.
+    """A transposed convolution that uses a matrix product for maps of one pixel.
 
-    Other small inputs use `_ByPatches`.
+    For few output channels it uses a plain convolution, and for other small inputs `_ByPatches`.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(batch, channels, height, width), or one image without the batch, as torch's."""
+        """Return the output maps. As in torch's class, the batch dimension may be missing."""
         shape = self.kernel_size, self.stride, self.padding
         if input.is_cpu and input.dim() == 4 and output_size is None:
             if input.shape[2:] == (1, 1) and self.padding == (0, 0):
@@ -88,7 +91,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
         return super().forward(input, output_size)
 
     def _interleaved(self, maps: Tensor) -> Tensor:
-        """One convolution that computes the four output pixels of every input pixel."""
+        """Return the output maps; one convolution computes 2 x 2 pixels per input pixel."""
         padded = F.pad(self.weight, (0, 1, 0, 1))
         kernel = padded[:, :, _EVEN_AND_ODD][..., _EVEN_AND_ODD]
         kernel = kernel.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
@@ -100,14 +103,18 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Sequence[int]) -> bool:
-    """Whether `_ByPatches` is faster, by the channels and map sizes of the small side."""
+    """Return True if `_ByPatches` is faster.
+
+    `channels` and `sizes` belong to the input or output with the smaller maps.
+    """
     return max(layer.stride) > 1 and max(sizes) <= _SMALL and channels >= _MANY
 
 
 class _ByPatches(torch.autograd.Function):
-    """A convolution whose weight gradient is one matrix product, without second derivatives.
+    """A convolution that computes its weight gradient as one matrix product.
 
-    The factors are the pixels of the smaller side and the patches of the larger side.
+    The factors are the pixels of the smaller maps and the patches of the larger maps. Second
+    derivatives are not supported.
     """
 
     @staticmethod
@@ -147,7 +154,7 @@ class _ByPatches(torch.autograd.Function):
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """The pixels as rows (batch * height * width, channels)."""
+    """Return the pixels as rows (batch * height * width, channels)."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -158,7 +165,7 @@ def _patches(
     padding: tuple[int, int],
     positions: torch.Size,
 ) -> Tensor:
-    """The patch under the kernel at each position: (batch * positions, kernel * channels)."""
+    """Return the patches under the kernel, (batch * positions, kernel size * channels)."""
     (vertical, horizontal), (down, right) = padding, stride
     edges = (0, 0, horizontal, horizontal, vertical, vertical)
     padded = F.pad(maps.permute(0, 2, 3, 1), edges).contiguous()

@@ -1,7 +1,7 @@
-"""Record a whole update as a CUDA graph and replay it.
+"""Record an update as a CUDA graph and replay it.
 
-An update of these networks is some hundred kernels of a few microseconds, and launching them from
-Python takes longer than running them. A graph launches all of them at once. Critic and generator
+An update launches several hundred kernels of a few microseconds each. To launch them from Python
+takes longer than to run them. A graph launches all of them at once. Critic and generator
 updates have separate graphs, so n_critic may change from step to step.
 """
 
@@ -19,20 +19,23 @@ from wgan_cli.randomness import Draws
 
 log = logging.getLogger(__name__)
 
-# The first calls run kernel by kernel, while libraries choose kernels and optimizers make state.
+# The first calls run without a graph, while libraries choose kernels and optimizers create state.
 WARM_UP = 3
 
 Update = Callable[..., Tensor]
 
 
 class CudaGraph:
-    """Records the kernels that an update launches, and launches them again."""
+    """Records the kernels that an update launches, and replays them."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
 
     def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run an update. Raise `RuntimeError` if it waits for the device: no graph can do that."""
+        """Run an update and return its result. Raise `RuntimeError` if it waits for the device.
+
+        Such an update cannot be recorded.
+        """
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -41,8 +44,8 @@ class CudaGraph:
             torch.cuda.set_sync_debug_mode(before)
 
     def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record an update without running it; return the tensor that replays will fill."""
-        # Other threads, such as one that pins batches, may call CUDA meanwhile.
+        """Record an update without running it; return the tensor into which replays write."""
+        # Other threads, such as the one that pins batches, may call CUDA during the recording.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             return update()
 
@@ -55,10 +58,10 @@ class GraphedUpdate:
     """An update that is recorded once and replayed from then on.
 
     `update` is called as `update(*inputs, draws=draws)`, or without draws. Inputs and random
-    numbers are copied to where the graph reads them; weights, optimizer state and learning rate
-    must stay in the same memory. The first replay is compared with the same update run kernel by
-    kernel, by its result and by `state()`, the tensors that it changes. If they differ, or if the
-    update cannot be recorded, a warning is logged and updates run kernel by kernel.
+    numbers are copied into the graph's buffers; weights, optimizer state and learning rate must
+    stay in the same memory. `state()` returns the tensors that the update changes. The first replay
+    is compared with the same update without a graph, by its result and by these tensors. If they
+    differ, or if the update cannot be recorded, log a warning and never use a graph.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class GraphedUpdate:
         self.reset()
 
     def reset(self) -> None:
-        """Record again in later calls, because tensors that the update reads have moved."""
+        """Drop the graph, and record again in later calls. Call this if tensors have moved."""
         self._calls = 0
         self._graph: CudaGraph | None = None
         self._inputs: list[Tensor | None] = []
@@ -84,7 +87,7 @@ class GraphedUpdate:
         self._result = torch.empty(0)
 
     def __call__(self, *inputs: Tensor | None, draws: Draws | None = None) -> Tensor:
-        """Run the update on these inputs, whose shapes are the same in every call."""
+        """Run the update and return its result. The inputs have the same shapes in every call."""
         self._calls += 1
         if not self._possible or self._calls <= WARM_UP:
             return self._run(inputs, draws)
@@ -98,7 +101,7 @@ class GraphedUpdate:
         return self._update(*inputs) if draws is None else self._update(*inputs, draws=draws)
 
     def _record(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> Tensor:
-        """Run the update kernel by kernel, record it, and check that a replay does the same."""
+        """Run the update without a graph, record it, check a replay, and return the result."""
         state = self._state()
         before = _copies(state)
         recorder = None if draws is None else _RecordingDraws(draws)
@@ -124,7 +127,7 @@ class GraphedUpdate:
                 self._graph = graph
                 return self._result
             self._give_up("its replay computes something else")
-        # Memory that is too small for a graph may still be enough without one.
+        # Catch out-of-memory errors too: without a graph the memory may be enough.
         except RuntimeError as error:
             self._give_up(error.__context__ or error)
         _restore(state, after)
@@ -149,7 +152,7 @@ class GraphedUpdate:
 
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's learning rate and step count to the device, where a graph reads them."""
+    """Move an optimizer's learning rate and step count to the device, so that graphs read them."""
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
@@ -159,12 +162,12 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
                 count = optimizer.state.get(parameter, {}).get("step")
                 if isinstance(count, Tensor):
                     optimizer.state[parameter]["step"] = count.to(device, torch.float32)
-    # The first updates run without a graph; torch would warn about that.
+    # Do not let torch warn that the first updates run without a graph.
     optimizer._warned_capturable_if_run_uncaptured = True
 
 
 def portable_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Undo `make_capturable` in an optimizer's state dict: its learning rate is a number again."""
+    """Return an optimizer's state dict without the changes of `make_capturable`."""
     groups = []
     for group in state["param_groups"]:
         if isinstance(group["lr"], Tensor):
@@ -175,7 +178,7 @@ def portable_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class _RandomNumbers(NamedTuple):
-    """Random numbers that an update asked for, and the tensor in which a graph reads them."""
+    """A request for random numbers, and the buffer from which the graph reads them."""
 
     kind: str
     shape: tuple[int, ...]
@@ -183,7 +186,7 @@ class _RandomNumbers(NamedTuple):
 
 
 class _RecordingDraws:
-    """Gives the random numbers of `draws` and records each request."""
+    """Returns random numbers from `draws` and records each request."""
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
@@ -202,7 +205,7 @@ class _RecordingDraws:
 
 
 class _GivenDraws:
-    """Gives the buffers of recorded random numbers, in their order."""
+    """Returns the buffers of recorded random numbers in the order of the requests."""
 
     def __init__(self, recorded: Sequence[_RandomNumbers]) -> None:
         self._buffers = iter([numbers.buffer for numbers in recorded])
@@ -230,7 +233,7 @@ def _restore(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
 
 
 def _close(result: Tensor, expected: Tensor) -> bool:
-    """Whether two results are equal up to the order in which kernels add."""
+    """Return True if two results differ only by rounding."""
     tolerance = 1e-3 * float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
     return torch.allclose(result, expected, rtol=1e-2, atol=tolerance, equal_nan=True)
 
@@ -238,14 +241,14 @@ def _close(result: Tensor, expected: Tensor) -> bool:
 def _moved_alike(
     state: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
 ) -> bool:
-    """Whether the state moved from `before` about as far, and in the same direction, as to `after`.
+    """Return True if `state` - `before` is about the same as `after` - `before`.
 
-    The tolerance is wide: RMSprop and Adam make full steps also for gradients that are rounding
-    errors, in which two runs of the same update may differ.
+    The tolerance is wide, because two runs of an update differ by rounding, and RMSprop and Adam
+    make a full step even if a gradient is only a rounding error.
     """
     for now, start, expected in zip(state, before, after, strict=True):
         step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
-        # A norm that is NaN does not pass either.
+        # Written with `not`, so that a NaN norm fails too.
         if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
             return False
     return True

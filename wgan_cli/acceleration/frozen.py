@@ -1,4 +1,4 @@
-"""Run a network without changing it."""
+"""A context for running a network without changing it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Frozen:
-    """Context in which a network gets no gradients and keeps its BatchNorm statistics.
+    """A context in which a network gets no gradients and keeps its BatchNorm running statistics.
 
-    In train mode BatchNorm still normalises by the batch. Reuse the context in every update:
-    iterating over a network's modules takes as long as a small layer.
+    In train mode BatchNorm still normalises by the batch. Create the context once and reuse it,
+    because listing a network's modules takes as long as a small layer.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A network together with its flat weights and its bfloat16 copy."""
+"""A network with its flat weights and its bfloat16 copy."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# The only tensor in the state of torch's optimizers that does not have the shape of the weights.
+# The only tensor in torch's optimizer states that does not have the shape of the weights.
 _COUNT = "step"
-# The most numbers that follow the gradients in a message to other processes.
+# The largest number of values that can follow the gradients in a message to other processes.
 ROOM = 16
 
 
 class TrainedNetwork:
     """A float32 network, the module that runs its forward passes, and its optimizer's parameters.
 
-    With `flat`, `optimizer_parameters` is one parameter (n,), and the network's parameters are
+    With `flat`, `optimizer_parameters` holds one parameter (n,), and the network's parameters are
     views of its memory, so that an elementwise optimizer needs one kernel instead of one per layer.
-    A network that is not all float32 on one device is not flattened; `optimizer_parameters` are
-    then its own parameters.
+    A network is flattened only if all its parameters are float32 on one device. Otherwise
+    `optimizer_parameters` holds the network's parameters.
 
-    With `bf16`, forward passes run in bfloat16: on a bfloat16 copy if the network is flat,
-    `bf16_copy` allows one and its layers can have one, otherwise under autocast. `forward_network`
-    is the copy or the network itself. Inside `frozen` a forward pass changes nothing and gives the
-    weights no gradients.
+    With `bf16`, forward passes run in bfloat16. They use a bfloat16 copy if the network is flat,
+    `bf16_copy` is true and its layers support a copy; otherwise they use autocast.
+    `forward_network` is the copy or the network itself. In the context `frozen`, forward passes
+    change no statistics and the weights get no gradients.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class TrainedNetwork:
             self.optimizer_parameters[0].grad = self._gradients.flat
         if self._copies:
             self._flat_copies = flatten_in_place(self._copies)
-        # Of the layers that a bfloat16 copy may have, only BatchNorm mixes the rows of a batch.
+        # BatchNorm is the only layer of a bfloat16 copy that mixes the rows of a batch.
         batch_norm = any(isinstance(m, _BatchNorm) for m in network.modules())
         self.rows_independent = copy is not None and not batch_norm
 
     @classmethod
     def of(cls, network: TrainedNetwork | nn.Module) -> TrainedNetwork:
-        """Wrap a plain module; return a `TrainedNetwork` as it is."""
+        """Return a `TrainedNetwork` unchanged, or a plain module wrapped as one."""
         return network if isinstance(network, cls) else cls(network)  # type: ignore[arg-type]
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """A forward pass in the chosen precision. The result may be bfloat16."""
+        """Run a forward pass in the chosen precision; return its output, which may be bfloat16."""
         arguments = () if labels is None else (labels,)
         has_copy = self.forward_network is not self.network
         if has_copy:
@@ -95,41 +95,43 @@ class TrainedNetwork:
         return outputs
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """A critic's scores (batch,), at least in float32."""
+        """Return a critic's scores (batch,), converted to float32 if they have less precision."""
         return to_float32(self(samples, labels))
 
     def score_both(
         self, real: Tensor, fake: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A critic's scores of real and fake samples: in one pass if it has a bfloat16 copy.
+        """Return a critic's scores of the real and of the fake samples, each (batch,).
 
-        In float32 it takes two passes even without BatchNorm, so that terms of real and fake cancel
-        exactly as in any other loop: RMSprop and Adam make full steps of the rounding that remains.
+        A bfloat16 copy without BatchNorm computes them in one pass. Float32 needs two passes, so
+        that rounding errors are those of a plain training loop: if the terms of real and fake
+        samples cancel, RMSprop and Adam make full steps of the rounding error that remains.
         """
         if not self.rows_independent:
             return self.score(real, labels), self.score(fake, labels)
         labels = None if labels is None else torch.cat([labels, labels])
-        # Use the fakes' memory layout, which is that of the layers.
+        # Use the memory layout of the fakes, because the layers use it too.
         both = torch.cat([torch.empty_like(fake).copy_(real.view_as(fake)), fake])
         real_scores, fake_scores = self.score(both, labels).chunk(2)
         return real_scores, fake_scores
 
     def log_autocast(self, name: str) -> None:
-        """Log if the network runs under autocast, which is slower than bfloat16 weights."""
+        """Log a line if the network uses autocast, which is slower than a bfloat16 copy."""
         if self.bf16 and self.forward_network is self.network:
             log.info(
-                "The %s runs under autocast, which gains less than bf16 weights do: only this"
-                " package's plain networks get those, under its own optimizers and constraints.",
+                "The %s runs under autocast, which gains less than bf16 weights do: those need a"
+                " network with the traits bf16_copy and weights_in_place, a constraint with"
+                " weights_in_place, and an elementwise optimizer.",
                 name,
             )
 
     def compile(self, name: str, inputs: Tensor, labels: Tensor | None = None) -> None:
-        """Compile the forward network and try it on these inputs; if that fails, log why."""
+        """Compile the forward network and test it on these inputs. On failure, log the reason."""
         buffers = [(buffer, buffer.clone()) for buffer in self.forward_network.buffers()]
         self.forward_network.compile()
         try:
             self(inputs, labels).sum().backward()
-        # A compiler can fail with any error, for example for lack of a header file.
+        # A compiler can raise any error, for example if a header file is missing.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -143,17 +145,17 @@ class TrainedNetwork:
 
     @property
     def compiled(self) -> bool:
-        """Whether the forward network is compiled."""
+        """True if the forward network is compiled."""
         return self.forward_network._compiled_call_impl is not None
 
     def zero_grad(self) -> None:
-        """Drop the gradients. Call it before every backward pass."""
+        """Delete the gradients. Call this before every backward pass."""
         for parameter in (*self._forward, *self._copied):
             parameter.grad = None
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
-        """Copy the gradients of a backward pass to where the optimizer reads them."""
+        """Copy the gradients of a backward pass to the optimizer's parameters."""
         if self._flat is None:
             return
         parts = self._gradients.parts
@@ -161,17 +163,18 @@ class TrainedNetwork:
         if any(gradient is None for gradient in gradients):
             self._gradients.flat.zero_()
         _foreach(torch._foreach_copy_, parts, gradients)
-        # A constraint's penalty runs on the float32 network and leaves its gradients there.
+        # The gradients of a constraint's penalty are those of the float32 network; add them.
         copied = parts[: len(self._copied)]
         _foreach(torch._foreach_add_, copied, [p.grad for p in self._copied])
 
     @torch.no_grad()
     def gradient_message(self, numbers: int) -> Tensor:
-        """The gathered gradients, followed by room for `numbers` (at most `ROOM`): (n,).
+        """Return a tensor (n,) of the gradients, with space for `numbers` values at its end.
 
-        For a flat network this is the memory of the gradients themselves. Otherwise it is a copy
-        with zeros for missing gradients, followed by a flag per parameter, 1 if its gradient
-        exists: an optimizer moves a weight by a zero gradient but not by a missing one.
+        `numbers` is at most `ROOM`. For a flat network the tensor is the gradients' own memory.
+        Otherwise it is a copy with zeros for missing gradients, followed by a flag per parameter:
+        1 if its gradient exists. An optimizer may change a weight whose gradient is zero, but not
+        one without a gradient.
         """
         if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
@@ -184,9 +187,9 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def take_gradients(self, message: Tensor) -> None:
-        """Take the gradients from a `gradient_message` that was averaged over the ranks.
+        """Copy the gradients of a `gradient_message`, averaged over the ranks, to the parameters.
 
-        They replace the gradients that the optimizer reads. A flat network needs no copy.
+        A flat network needs no copy, because the message is the memory of its gradients.
         """
         if self._flat is not None:
             return
@@ -196,22 +199,22 @@ class TrainedNetwork:
             if parameter.grad is not None:
                 parameter.grad.copy_(part)
             elif exists > 0:
-                # Another process's batch reached weights that this one's did not.
+                # Another process has a gradient for a parameter that has none in this process.
                 parameter.grad = part.clone()
 
     @torch.no_grad()
     def refresh_bf16_copy(self) -> None:
-        """Round the weights into the bfloat16 copy. Call it after every change of the weights."""
+        """Copy the rounded weights into the bfloat16 copy. Call this after every change."""
         if self._copies and self._flat is not None:
             flat = self._flat_copies.flat
             flat.copy_(self._flat.flat[: len(flat)])
 
     def updated_tensors(self) -> list[Tensor]:
-        """The tensors that an update of the network changes, without its optimizer's state."""
+        """Return the tensors that an update changes, without the optimizer's state."""
         return [*self.optimizer_parameters, *self.network.buffers(), *self._copies]
 
     def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Turn the state of a flat network's optimizer into one with an entry per parameter."""
+        """Return the state of a flat network's optimizer with one entry per network parameter."""
         if self._flat is None:
             return state
         entries: dict[int, dict[str, Any]] = {index: {} for index in range(len(self._own))}
@@ -226,9 +229,9 @@ class TrainedNetwork:
         }
 
     def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Undo `split_optimizer_state`.
+        """Return the state from which `split_optimizer_state` made this one.
 
-        Raise KeyError, ValueError or RuntimeError for another network's state.
+        Raise KeyError, ValueError or RuntimeError if the state belongs to another network.
         """
         if self._flat is None:
             return state
@@ -250,7 +253,7 @@ class TrainedNetwork:
 
 
 def _is_shared(key: str, value: Any) -> bool:
-    """Whether all parameters have the same value in an optimizer's state, like its step count."""
+    """Return True if all parameters share this entry of an optimizer's state, as the step count."""
     return key == _COUNT or not isinstance(value, Tensor)
 
 
@@ -259,7 +262,7 @@ def _foreach(
     targets: Sequence[Tensor],
     sources: Sequence[Tensor | None],
 ) -> None:
-    """Apply the kernel to all pairs whose source exists."""
+    """Apply the kernel to all pairs of target and source, except where the source is None."""
     pairs = [(t, s) for t, s in zip(targets, sources, strict=True) if s is not None]
     if pairs:
         kernel(*map(list, zip(*pairs, strict=True)))

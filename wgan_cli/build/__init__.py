@@ -1,4 +1,4 @@
-"""Build objects from config. Nothing else in the package does."""
+"""Build objects from the config. No other package does this."""
 
 from wgan_cli.build.callbacks import build_callbacks, build_loggers, build_rollback
 from wgan_cli.build.data import build_dataset, classes_of, data_facts

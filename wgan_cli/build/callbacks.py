@@ -1,4 +1,4 @@
-"""Loggers, callbacks and the rollback of a run."""
+"""Build the loggers, callbacks and rollback of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wgan_cli.training.rollback import Rollback
 
 
 def build_loggers(config: TrainConfig) -> dict[str, Logger]:
-    """The config's loggers, by name. Raises `ConfigError` for a class that is not a logger."""
+    """Return the loggers by name. Raise `ConfigError` if a class is not a `Logger`."""
     loggers = {name: built(f"logger.{name}", node) for name, node in config.logger.items()}
     for name, logger in loggers.items():
         if not isinstance(logger, Logger):
@@ -43,7 +43,7 @@ def build_callbacks(
     *,
     first: bool,
 ) -> list[Callback]:
-    """The callbacks of a run; `first` if this is its first start."""
+    """Return the callbacks of a run. `first` is true in a new run, false in a resumed one."""
     settings = as_dict(config)
     facts = {
         "config": settings,
@@ -53,7 +53,7 @@ def build_callbacks(
     }
     record = Record(folder)
     labels = None if dataset.labels is None else dataset.labels.held_out
-    # Loggers come after callbacks that measure, and checkpoints after all that log their step.
+    # Loggers come after the callbacks that add measurements; checkpoints come after the loggers.
     return [
         record,
         SamplePictures(folder, dataset.held_out, labels, first=first),
@@ -66,7 +66,7 @@ def build_callbacks(
 
 
 def build_rollback(config: TrainConfig, folder: RunFolder) -> Rollback | None:
-    """The rollback of a run that diverges; None if it stops instead."""
+    """Return the rollback for divergence; None if `on_divergence` is "stop"."""
     if config.on_divergence == "stop":
         return None
     return Rollback(folder.checkpoints, config.rollback.times, config.rollback.lr_factor)

@@ -1,4 +1,4 @@
-"""The data set of a config."""
+"""Build the data set of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wgan_cli.schema import TrainConfig
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
-    """Read or draw the data set. Raises `DataError`."""
+    """Return the data set, read or generated. Raise `DataError` if it cannot be read."""
     node = {key: value for key, value in config.dataset.items() if key != "recommended"}
     try:
         dataset: Dataset = built("dataset", node, optional={"name"})
@@ -21,7 +21,7 @@ def build_dataset(config: TrainConfig) -> Dataset:
 
 
 def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
-    """The number of classes of a conditional run's networks; None for any other run.
+    """Return the number of classes of a conditional run; None if the run is not conditional.
 
     Raises `ConfigError` if the data have no labels.
     """
@@ -34,7 +34,7 @@ def classes_of(config: TrainConfig, dataset: Dataset) -> int | None:
 
 
 def data_facts(config: TrainConfig, dataset: Dataset) -> dict[str, int | None]:
-    """Facts about the data for each checkpoint, by which a resume notices other data."""
+    """Return the sizes that checkpoints store, so that a resume can detect changed data."""
     return {
         "training": dataset.training_size,
         "held_out": len(dataset.held_out),

@@ -1,4 +1,4 @@
-"""What a run measures: its metrics, sample counts and evaluation."""
+"""Choose the metrics and sample counts of a run, and build its evaluation."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from wgan_cli.schema import FilledConfig, RunConfig
 def complete(
     config: FilledConfig, machine: Machine, dataset: Dataset, *, training: bool = True
 ) -> RunConfig:
-    """Every setting of a run: those of `config` and `machine`, the metrics and the sample counts.
+    """Return the complete config of a run: add the machine, the metrics and the sample counts.
 
-    If no metrics are chosen, they are the usual ones of the data set. In training, the default
-    number of images for features is lower. Raises `ConfigError` for metrics that do not apply to
-    the data and for more samples than there are.
+    The default metrics depend on the data set. In training, the default number of images for
+    feature metrics is lower. Raises `ConfigError` if a metric does not apply to the data, or if
+    the data set has fewer samples than the config requires.
     """
     of_images = training and len(dataset.sample_shape) == 3
     most = MAX_FEATURE_SAMPLES_IN_TRAINING if of_images else MAX_FEATURE_SAMPLES
@@ -52,7 +52,7 @@ def complete(
 def build_evaluation(
     config: RunConfig, dataset: Dataset, constraint: Constraint, device: torch.device
 ) -> Evaluation:
-    """The evaluation of a run, with its feature networks ready.
+    """Return the evaluation of a run, with its feature networks loaded.
 
     Raises `DataError` if a feature network is not available.
     """
@@ -64,6 +64,6 @@ def build_evaluation(
 
 
 def cache_folder() -> Path:
-    """The folder of trained classifiers, in the user's cache."""
+    """Return the folder in the user's cache that holds trained classifiers."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "wgan-train"

@@ -1,4 +1,7 @@
-"""Build the object of a config node with a `_target_`. Only this file calls `instantiate`."""
+"""Build the object that a config node's `_target_` names.
+
+This is the only module that calls Hydra's `instantiate`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from hydra.utils import get_object, instantiate
 
 from wgan_cli.errors import ConfigError, WganError
 
-# Hydra also logs the errors that it raises; `called` translates them.
+# Hydra also logs the errors that it raises. Do not print them: `called` translates the errors.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
@@ -23,9 +26,10 @@ def built(
     optional: Collection[str] = (),
     **facts: Any,
 ) -> Any:
-    """Build the object that the `_target_` of a config node names, from its settings and `facts`.
+    """Return the object of a config node: call its `_target_` with its settings and `facts`.
 
-    The settings in `optional` are passed only if the target's signature has them.
+    `path` is the node's path in the config, for messages. Settings in `optional` are passed only if
+    the target accepts them. Raises `ConfigError` as `maker` and `called` do.
     """
     target, accepts = maker(path, node)
     settings = {key: value for key, value in node.items() if key not in optional or accepts(key)}
@@ -33,9 +37,9 @@ def built(
 
 
 def maker(path: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[str], bool]]:
-    """The class or function that `_target_` names, and a test for the keywords that it accepts.
+    """Return the class or function that `_target_` names, and a test if it accepts a keyword.
 
-    Raises `ConfigError` if there is none.
+    Raises `ConfigError` if the class or function does not exist.
     """
     name = node["_target_"]
     try:
@@ -57,9 +61,10 @@ def called(
     *arguments: Any,
     **facts: Any,
 ) -> Any:
-    """Call `target` with the arguments, the facts and a node's settings without its traits.
+    """Call `target` with `arguments`, `facts` and the node's settings; return its result.
 
-    Raises `ConfigError` if the target does not accept them; a `WganError` is passed on.
+    The node's `traits` are left out. Raises `ConfigError` if the target does not accept the
+    arguments or fails; a `WganError` of the target is raised unchanged.
     """
     name = settings["_target_"]
     keywords = {key: value for key, value in settings.items() if key not in ("_target_", "traits")}

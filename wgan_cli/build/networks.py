@@ -1,4 +1,4 @@
-"""Networks, their constraint and their optimizers."""
+"""Build the networks, the constraint and the optimizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
-from wgan_cli.errors import ConfigError
+from wgan_cli.rules import takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
@@ -23,19 +23,19 @@ log = logging.getLogger(__name__)
 def build_generator(
     model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
-    """The generator of a model's config for samples of this shape and classes, on the CPU."""
+    """Return the generator, on the CPU, for samples of this shape and number of classes."""
     return _build_network(model, "generator", shape, classes, latent_dim=latent_dim)
 
 
 def build_critic(
     config: TrainConfig, constraint: Constraint, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
-    """The critic of a config for samples of this shape and classes, constrained, on the CPU."""
+    """Return the constrained critic, on the CPU, for this sample shape and number of classes."""
     return constraint.wrap(_build_network(config.model, "critic", shape, classes))
 
 
 def build_constraint(config: TrainConfig) -> Constraint:
-    """The constraint of a config."""
+    """Return the constraint on the critic."""
     takes_clip = traits("constraint", config.constraint).takes_clip
     facts = {"clip": config.clip} if takes_clip else {}
     constraint: Constraint = built("constraint", config.constraint, optional={"name"}, **facts)
@@ -43,9 +43,12 @@ def build_constraint(config: TrainConfig) -> Constraint:
 
 
 def trained_network(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
-    """Wrap a network for training, with flat weights and bfloat16 passes as its traits allow."""
+    """Return a network wrapped for training, with flat weights and a bfloat16 copy if possible.
+
+    The traits of the network, the optimizer and the constraint decide this.
+    """
     bf16, stated = config.precision == "bf16", traits("network", config.model[name])
-    # In float32, channels_last would change the order of additions and make BatchNorm on a CPU
+    # In float32, channels_last would change the order of additions, which makes BatchNorm on a CPU
     # thirty times less exact.
     if bf16 and stated.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -60,7 +63,10 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Build one network's optimizer; settings under `critic` or `generator` take precedence."""
+    """Return the optimizer of a network.
+
+    Settings under the network's name, `critic` or `generator`, take precedence.
+    """
     settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
@@ -72,7 +78,7 @@ def build_optimizer(
 
 
 def facts_of(critic: nn.Module) -> CriticFacts:
-    """The properties of a built critic's layers."""
+    """Return the properties of a critic's layers that compatibility rules need."""
     normalization = normalization_layers(critic)
     return CriticFacts(
         lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
@@ -84,7 +90,7 @@ def facts_of(critic: nn.Module) -> CriticFacts:
 
 
 def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
-    """Log that the scales of the critic's BatchNorm are clipped too."""
+    """Log a line if weight clipping also clips the scales of the critic's BatchNorm."""
     layers, clipping = batch_norm_layers(critic), traits("constraint", config.constraint)
     if clipping.takes_clip and layers and not clipping.exempts_normalization:
         log.info(
@@ -102,10 +108,7 @@ def _build_network(
     if classes is not None:
         _, accepted = maker(path, node)
         if not accepted("classes"):
-            raise ConfigError(
-                f"conditional=true: the {kind} of model={model.get('name') or node['_target_']}"
-                " knows no classes. Leave it out, or type model=mlp, model=dcgan or model=resnet."
-            )
+            raise takes_no_classes(model.get("name") or node["_target_"], kind)
         facts["classes"] = classes
     network: nn.Module = built(path, node, sample_shape=tuple(shape), **facts)
     return network

@@ -1,4 +1,4 @@
-"""The trainer of a config, with everything that it trains."""
+"""Build the trainer, with its networks, optimizers and data."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def build_trainer(
     rollback: Rollback | None = None,
     signals: StopSignals | None = None,
 ) -> Trainer:
-    """Build everything that trains, ready to `fit` or to load a checkpoint.
+    """Return the trainer of a run. It can `fit` at once or load a checkpoint first.
 
-    Raises a `WganError` if parts do not fit together. Only rank 0 evaluates.
+    Raises a `WganError` if parts of the config do not fit together. Only rank 0 has an evaluation.
     """
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)

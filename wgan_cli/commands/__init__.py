@@ -1,1 +1,1 @@
-"""The console scripts: parse, call, print."""
+"""The console scripts: parse the command line, call the package, print the result."""

@@ -1,4 +1,4 @@
-"""Read a run's checkpoint, and build networks from it, for `wgan-sample` and `wgan-eval`."""
+"""Load checkpoints and build networks from them, for `wgan-sample` and `wgan-eval`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newe
 
 
 def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
-    """Load a checkpoint, or a run's newest; return its state, its path and the run's folder.
+    """Load the checkpoint `path`, or the newest one if `path` is a run folder.
 
-    Raises `CheckpointError`.
+    Return its state, its path and the run folder. Raises `CheckpointError`.
     """
     if path.is_file():
         state = load_checkpoint(path)
@@ -39,9 +39,10 @@ def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
 def trusted_generator(
     state: dict[str, Any], path: Path, trusted: Sequence[str], *, raw: bool
 ) -> nn.Module:
-    """Build the generator of a checkpoint's state: the averaged one, unless `raw` or there is none.
+    """Return the generator of a checkpoint's state: the EMA one if there is one, unless `raw`.
 
-    Raises `CheckpointError` for classes that are not trusted and for weights that do not fit.
+    `path` is for messages. Raises `CheckpointError` if the config names a class that is not
+    trusted, or if the weights do not fit.
     """
     config: dict[str, Any] = state["config"]
     refuse_references(config, path)
@@ -55,12 +56,12 @@ def trusted_generator(
 
 
 def generator_key(state: dict[str, Any], *, raw: bool) -> str:
-    """The key of the generator in a checkpoint's state."""
+    """Return the key of the generator's weights in a checkpoint's state; EMA unless `raw`."""
     return "generator_ema" if "generator_ema" in state and not raw else "generator"
 
 
 def load_weights(network: nn.Module, weights: dict[str, Any]) -> None:
-    """Load weights. Raises `CheckpointError` if they belong to another network."""
+    """Load weights into the network. Raises `CheckpointError` if they do not fit."""
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

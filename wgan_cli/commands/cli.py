@@ -1,4 +1,4 @@
-"""Shared by the commands: arguments, and exit codes with messages instead of tracebacks."""
+"""Code that all commands share: arguments, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RUN, --raw and --trust."""
+    """Add the arguments RUN, --raw and --trust to the parser."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
     parser.add_argument(
         "--raw",
@@ -33,9 +33,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
-    """Do `work` and return its exit code; print an expected failure as one sentence on stderr.
+    """Call `work` and return the exit code; print expected errors as one sentence on stderr.
 
-    `smaller` ends the message for too little memory, `interrupted` the one for Ctrl-C.
+    `smaller` ends the out-of-memory message, and `interrupted` ends the message after Ctrl-C.
     """
     try:
         return work()
@@ -61,9 +61,9 @@ def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interru
 def exit_code_of_training(
     command: str, work: Callable[[], int], stopped: Callable[[], WganError]
 ) -> int:
-    """As `exit_code_of`, for a command that trains.
+    """Call `work` and return the exit code, as `exit_code_of` does, for a command that trains.
 
-    `stopped` gives the error for a stop signal that comes while no run is training.
+    `stopped` returns the error to report if a stop signal comes while no run is training.
     """
     try:
         with leaving_when_asked():
@@ -85,7 +85,7 @@ def exit_code_of_training(
 
 
 def shown(path: Path) -> Path:
-    """The path relative to the current folder if it lies in it, else absolute."""
+    """Return the path relative to the current folder if it is inside, else the absolute path."""
     try:
         return path.absolute().relative_to(Path.cwd())
     except ValueError:
@@ -99,15 +99,15 @@ def print_error(message: str) -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit with this code, also where stdout or stderr is a file on a full disk."""
+    """Exit with `code`, even if stdout or stderr cannot be flushed. A full disk changes 0 to 7."""
     for stream in (sys.stdout, sys.stderr):
-        # None where the shell has closed it.
+        # The stream is None if the shell has closed it.
         if stream is None:
             continue
         try:
             stream.flush()
         except OSError as error:
-            # Python would flush again at its end, and exit with 120.
+            # At exit Python would flush again, and exit with 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if is_full(error):
                 code = code or DiskError.exit_code

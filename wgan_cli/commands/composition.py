@@ -1,4 +1,4 @@
-"""Compose configs from overrides as Hydra does, with its errors in plain words."""
+"""Compose configs with Hydra, and explain its errors in plain words."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from wgan_cli.validation import flatten, nearest, no_setting
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
-# Launcher to the extra that installs it.
+# The extra of this package that installs each launcher.
 _LAUNCHERS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
 class Composer:
-    """Compose configs as Hydra does, and report mistakes in one or two sentences.
+    """Compose configs with Hydra, and report mistakes in one or two sentences.
 
-    `config_name` is the primary config, `config_dir` a user's own folder of options.
+    `config_name` is the primary config. `config_dir` is a user's own folder of options, or None.
     """
 
     def __init__(self, config_name: str = PRIMARY, config_dir: Path | None = None) -> None:
@@ -48,12 +48,12 @@ class Composer:
 
     @property
     def flags(self) -> list[str]:
-        """The arguments by which Hydra composes the same config."""
+        """The command-line flags that make Hydra compose the same config."""
         flags = ["--config-name", self.config_name]
         return flags if self.config_dir is None else [*flags, "--config-dir", str(self.config_dir)]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The composed config, with Hydra's own node. Raises `ConfigError`."""
+        """Return the composed config, including the `hydra` node. Raises `ConfigError`."""
         self._refuse_lists(overrides)
         overrides = list(overrides)
         if self.config_dir is not None:
@@ -65,16 +65,18 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
-        """The overrides of every job of a sweep: all combinations, with those of the experiment.
+        """Return the overrides of every job of a sweep: one list for each combination of values.
 
-        A later override of a key replaces an earlier one, and any replaces the experiment's.
+        Values come from `overrides` and from an experiment's sweep. If a key is typed twice, the
+        last override counts. Typed overrides replace those of the experiment.
         """
         return [list(job) for job in itertools.product(*self._choices(overrides))]
 
     def samples(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Jobs that together have every value of a sweep; all other keys have their first value.
+        """Return the overrides of a few jobs that together contain every value of a sweep.
 
-        Types and keys depend on one value at a time, so these suffice to check all combinations.
+        At most one key differs from its first value in each job. Types and keys depend on one value
+        at a time, so checking these jobs checks all combinations.
         """
         choices = self._choices(overrides)
         base = [values[0] for values in choices]
@@ -86,7 +88,7 @@ class Composer:
         return [base, *changed]
 
     def _choices(self, overrides: Sequence[str]) -> list[list[str]]:
-        """For each key, one override for every value of it, as in Hydra's basic sweeper."""
+        """Return, for each key, one override per value, as Hydra's basic sweeper does."""
         typed = _values(self._parsed(overrides))
         composed = self.compose([values[0] for values in typed.values()])
         params = composed.hydra.sweeper.get("params") or {}
@@ -100,7 +102,7 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def _refuse_lists(self, overrides: Sequence[str]) -> None:
-        """Refuse a list of options: Hydra would merge them, and the last one would win silently."""
+        """Refuse several options, or none, for a group that takes one; Hydra would accept them."""
         for override in self._parsed(overrides):
             group = override.key_or_group
             if not group:
@@ -170,7 +172,7 @@ class Composer:
 
 
 def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Key to one override for each of its values."""
+    """Return, for each key, one override per value. Raises `ConfigError` for other sweeps."""
     single: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -186,10 +188,10 @@ def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
-    """Make a run's saved config a primary config; return its name.
+    """Register a run's saved config with Hydra as a primary config; return its name.
 
-    Its nodes replace the groups' options, unless an override chooses an option of the group. A root
-    setting that the file lacks has the shipped value.
+    The saved node of a group is used unless an override chooses an option of that group. A root
+    setting that is missing in `config` gets the shipped value.
     """
     chosen = {override_key(override): override for override in overrides}
     for key in ("experiment", "debug"):
@@ -208,7 +210,7 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
     ]
     options: dict[str, Any] = dict.fromkeys(groups)
     if "logger" not in config:
-        # The file is older than the group.
+        # The config was saved before this group existed.
         options["logger"] = "tensorboard"
     node = {
         **train,
@@ -220,7 +222,7 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
-    """A copy of a composed config without Hydra's own node."""
+    """Return a copy of a composed config without the `hydra` node."""
     plain = composed.copy()
     with open_dict(plain):
         del plain["hydra"]
@@ -228,24 +230,24 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def override_key(override: str) -> str:
-    """The key of an override: `+a.b=1` has `a.b`."""
+    """Return the key of an override: `a.b` for `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def quoted(value: str) -> str:
-    """The text, quoted as one value in Hydra's override grammar."""
+    """Return the text quoted as one value in Hydra's override grammar."""
     return QuotedString(value, Quote.single).with_quotes()
 
 
 def typeable(key: str, path: Path) -> str:
-    """`key=path` quoted for a shell and for Hydra, whatever characters the path has."""
+    """Return `key=path`, quoted for the shell and for Hydra if the path needs it."""
     text = str(path)
     plain = re.fullmatch(r"[\w./:+@-]+", text, re.ASCII)
     return f"{key}={text}" if plain else shlex.quote(f"{key}={quoted(text)}")
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:
-    """The last value typed for a key; None where it is not typed or null."""
+    """Return the last value that the overrides give `key`; None if there is none or it is null."""
     value = None
     for override in overrides:
         name, _, text = override.partition("=")

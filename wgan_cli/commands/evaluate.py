@@ -20,12 +20,12 @@ log = logging.getLogger("wgan_cli")
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run `wgan-eval` and exit with its code."""
     exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
-    """Evaluate; return the exit code."""
+    """Run `wgan-eval` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
     return exit_code_of(
         "wgan-eval",
@@ -116,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     log.setLevel(logging.INFO)
     state, path, folder = chosen_checkpoint(_asked_path(arguments))
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
-    # No logger is built here.
+    # Loggers need not be trusted, because none is built here.
     without_loggers = {key: node for key, node in state["config"].items() if key != "logger"}
     check_trusted(without_loggers, arguments.trust)
     config, _ = fill(validate(_adapted(state["config"], arguments)))
@@ -146,7 +146,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             evaluation,
             series=arguments.all_checkpoints,
         )
-        # A run that is training meanwhile may remove some of them.
+        # A run that is still training may remove some of these checkpoints.
         paths = find_checkpoints(path.parent) if arguments.all_checkpoints else [path]
         bar.reset(len(paths))
         for path in paths:
@@ -171,7 +171,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _asked_path(arguments: argparse.Namespace) -> Path:
-    """The path of the checkpoint that --checkpoint names in RUN; RUN itself without it."""
+    """Return the path of the checkpoint that --checkpoint names, or RUN without that option."""
     run: Path = arguments.run
     named: str | None = arguments.checkpoint
     if named is None:
@@ -191,7 +191,7 @@ def _asked_path(arguments: argparse.Namespace) -> Path:
 
 
 def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
-    """Raise `CheckpointError` where the data set has changed since the checkpoint."""
+    """Raise `CheckpointError` if sample shape or classes differ from the checkpoint's."""
     if shape != list(state["sample_shape"]):
         raise CheckpointError(
             f"The run's samples have shape {state['sample_shape']}, its data set's now {shape}."
@@ -204,7 +204,7 @@ def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int 
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The run's settings, with this command's device, sample counts, seed and data folder."""
+    """Return the run's settings with the device, counts, seed and data path of the arguments."""
     asked = {
         "eval_samples": arguments.n,
         "feature_samples": arguments.n_features,
@@ -222,12 +222,12 @@ def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
 
 
 def _path_setting(dataset: Mapping[str, Any]) -> str | None:
-    """The name of the setting with the path of a data set's files; None without one."""
+    """Return the data set's setting that holds the path of its files, or None if it has none."""
     return next((key for key in ("root", "path") if key in dataset), None)
 
 
 def _tags(text: str) -> list[str]:
-    """The metrics in a comma-separated list, each with or without the part before the slash."""
+    """Return the full tags in a comma-separated list; the part before a slash may be left out."""
     if not text.strip():
         raise ConfigError("--metrics names none; --help lists them.")
     short = {tag.rpartition("/")[2]: tag for tag in METRICS}

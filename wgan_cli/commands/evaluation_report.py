@@ -26,30 +26,30 @@ from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
 _ESTIMATE = "critic/wasserstein"
-# Fewer points may lie on a line or in order by chance.
+# With fewer checkpoints, a high correlation may be chance.
 _POINTS = 4
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """Progress: a bar on a terminal, else a line for each checkpoint and each slow metric."""
+    """A progress bar on a terminal; elsewhere a line for each checkpoint and each slow metric."""
 
     def __init__(self) -> None:
         super().__init__(unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1)
         self._started = time.perf_counter()
 
     def start(self, step: int) -> None:
-        """Show which step's checkpoint is evaluated now, and start its timer."""
+        """Show the step of the checkpoint that is evaluated now, and start its timer."""
         self._started = time.perf_counter()
         self.set_description_str(f"step {step}")
 
     def show(self, metric: str, slow: bool) -> None:
-        """Show which metric is measured now; without a bar, log it if it is slow."""
+        """Show the metric that is computed now; if there is no bar, log a slow metric."""
         self.set_postfix_str(metric)
         if slow and self.disable:
             log.info("measuring %s ...", metric)
 
     def done(self, path: Path) -> None:
-        """Advance the bar by one checkpoint; without a bar, log the time that it took."""
+        """Advance the bar by one checkpoint; if there is no bar, log the checkpoint's time."""
         self.update()
         if self.disable:
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
@@ -57,7 +57,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
 
 @contextmanager
 def progress() -> Iterator[Bar]:
-    """Show a bar on stderr, and the package's messages above it."""
+    """Show a bar on stderr within the context, with the package's messages above it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
@@ -70,7 +70,7 @@ def progress() -> Iterator[Bar]:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A checkpoint, its evaluation, and the critic's estimate that was logged at its step."""
+    """A checkpoint's step, file name and evaluation, and the estimate logged at that step."""
 
     step: int
     name: str
@@ -79,7 +79,7 @@ class Evaluated:
 
 
 class Report:
-    """The evaluations of one checkpoint, or of a `series`; all files are written at each `add`."""
+    """The evaluations of one checkpoint or, with `series`, of several; `add` writes the files."""
 
     def __init__(
         self, folder: RunFolder, generator: str, evaluation: Evaluation, *, series: bool
@@ -90,21 +90,21 @@ class Report:
         self.generator = "ema" if generator == "generator_ema" else "raw"
         self.evaluation = evaluation
         self.rows: list[Evaluated] = []
-        # Two names, so that one checkpoint's results do not replace the curves.
+        # Two file names, so that the results of one checkpoint do not replace those of a series.
         self._name = "evaluation_curves.json" if series else "evaluation.json"
         recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
         self._recorded = {step: value for step, value in recorded.items() if math.isfinite(value)}
 
     @property
     def exit_code(self) -> int:
-        """7 if the files could not be written, 3 if a metric could not be computed, else 0."""
+        """The exit code: 7 if a file could not be written, 3 if a metric failed, else 0."""
         if self.unwritten:
             return DiskError.exit_code
         return DataError.exit_code if any(row.result.failures for row in self.rows) else 0
 
     def add(self, step: int, path: Path, result: EvaluationResult) -> None:
         """Add the result of one checkpoint and write the files."""
-        # Only the estimate of this very step: another log point would be of another critic.
+        # Use the estimate only if it was logged at this step: at other steps the critic differs.
         self.rows.append(Evaluated(step, path.name, self._recorded.get(step), result))
         try:
             self._write()
@@ -112,10 +112,10 @@ class Report:
             self.unwritten = str(error)
 
     def correlations(self) -> dict[str, dict[str, float]]:
-        """Each metric's Spearman and Pearson correlation with the critic's estimate.
+        """Return each metric's Spearman and Pearson correlation with the critic's estimate.
 
-        They are computed over the checkpoints. A metric with values at fewer than four checkpoints,
-        or with a constant value, has none.
+        They are computed over the checkpoints. A metric is left out if fewer than four checkpoints
+        have both numbers, or if one of the two is constant.
         """
         coefficients = {}
         for tag in self._tags():
@@ -134,7 +134,7 @@ class Report:
         return coefficients
 
     def table(self) -> str:
-        """The text for the terminal."""
+        """Return the text for the terminal."""
         reference = self.evaluation.reference
         counts, accuracy = reference.counts, reference.classifier_accuracy
         features = (
@@ -174,7 +174,7 @@ class Report:
         for name in ("spearman", "pearson"):
             coefficients = (related.get(tag, {}).get(name) for tag in tags)
             columns.append([name, "", *map(number, coefficients)])
-        # One line for each metric: there are many, with long names; steps are few short numbers.
+        # One line for each metric: there are many, with long names. Steps are few and short.
         widths = [max(map(len, column)) for column in columns]
         lines = [
             "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
@@ -200,7 +200,7 @@ class Report:
         return [folder / self._name, *(folder / "evaluation" / name for name in pictures)]
 
     def _pictures(self) -> dict[str, Any]:
-        """The newest checkpoint's pictures by file name."""
+        """Return the pictures of the last checkpoint by file name."""
         pictures = self.rows[-1].result.pictures
         return {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
 
@@ -254,5 +254,5 @@ class Report:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
+    """Return the value with four significant digits, or a dash for None and NaN."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep: named by the config, made before anything runs in it."""
+"""Create the folder of a run or a sweep before it starts. The config gives the name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wgan_cli.run_folder import RunFolder, make_folder, taken_message
 
 
 def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
-    """Make the folder of a run: a new one, or that of the run to resume."""
+    """Create and return the folder of a run: a new one, or that of the run to resume."""
     if resume == "auto":
         folder = named_folder(composed, "run")
     elif resume is not None and Path(resume).is_dir():
@@ -28,9 +28,10 @@ def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | Non
 
 
 def new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Path:
-    """Make a new folder for a run or a sweep; a default name gets a number where it is taken.
+    """Create and return a new folder for a run or a sweep; `mode` is "run" or "sweep".
 
-    Raises `FolderInUseError` where the user named a folder that holds a run.
+    If the default name exists, a number is appended. Raises `FolderInUseError` if the user chose a
+    folder that already holds a run.
     """
     folder = named_folder(composed, mode)
     pattern = OmegaConf.to_container(composed.hydra[mode])
@@ -44,7 +45,7 @@ def new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Pat
 
 
 def named_folder(composed: DictConfig, mode: str) -> Path:
-    """The folder of `hydra.run.dir` or `hydra.sweep.dir`; `mode` is run or sweep."""
+    """Return the path in `hydra.run.dir` or `hydra.sweep.dir`; `mode` is "run" or "sweep"."""
     try:
         name = composed.hydra[mode].dir
     except OmegaConfBaseException as error:
@@ -55,16 +56,17 @@ def named_folder(composed: DictConfig, mode: str) -> Path:
 
 
 def reserved(path: Path) -> Path:
-    """Make a new folder: `path`, or path-1, path-2, ... if that exists. Raises `DiskError`.
+    """Create and return a new folder: `path`, or path-1, path-2, ... if that exists.
 
-    Runs that start at the same instant have the same name; only one of them can make the folder.
+    Runs that start at the same instant have the same default name, and only one of them can create
+    that folder. Raises `DiskError`.
     """
     for number in itertools.count():
         candidate = path.with_name(f"{path.name}-{number}") if number else path
         make_folder(candidate.parent)
         try:
             candidate.mkdir()
-        # A refused run may remove the parent folder as soon as it is empty.
+        # Another run that failed may have removed the parent folder because it was empty.
         except (FileExistsError, FileNotFoundError):
             continue
         except OSError as error:

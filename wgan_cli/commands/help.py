@@ -1,4 +1,4 @@
-"""`wgan-train --help`, made from the YAML files; imports neither torch nor Hydra."""
+"""Build the text of `wgan-train --help` from the YAML files, without torch or Hydra."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 def help_text(configs: Path, config_dir: Path | None = None) -> str:
-    """The page: usage, every group's options, also those in `config_dir`, settings and examples."""
+    """Return the help text. Options in the user's `config_dir` are listed with the shipped ones."""
     lines = [
         "wgan-train trains a Wasserstein GAN; TensorBoard shows its curves and samples.",
         "",
@@ -61,7 +61,7 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
 
 
 def options_in(folder: Path) -> dict[str, str]:
-    """The options of a group, each with the first comment line of its file."""
+    """Return the options in a group's folder by name, each with its file's first comment line."""
     options = {}
     for path in sorted(folder.glob("*.yaml")):
         comments = (
@@ -74,14 +74,14 @@ def options_in(folder: Path) -> dict[str, str]:
 
 
 def _defaults(train: Path) -> dict[str, str]:
-    """Group to its option in the defaults list."""
+    """Return the default option of each group."""
     block, _ = _parts(train)
     pairs = [line.strip(" -").split(": ") for line in block]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def _settings(train: Path) -> list[str]:
-    """The root settings with their defaults and the comments above them."""
+    """Return a line of help for each root setting: its name, its default and its comment."""
     _, lines = _parts(train)
     shown: list[str] = []
     comment: list[str] = []
@@ -101,7 +101,7 @@ def _settings(train: Path) -> list[str]:
 
 
 def _parts(train: Path) -> tuple[list[str], list[str]]:
-    """The lines of the defaults list, and those of the root settings."""
+    """Return the lines of the defaults list and the lines of the root settings."""
     lines = train.read_text().splitlines()
     first = lines.index("defaults:") + 1
     end = next(n for n, line in enumerate(lines[first:], first) if not line.startswith("  "))

@@ -1,4 +1,4 @@
-"""Log a run's messages on stderr, and with times in `train.log`."""
+"""Log a run's messages to stderr and, with times, to `train.log`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from wgan_cli.errors import WganError
 from wgan_cli.log_file import LogFile
 
 log = logging.getLogger("wgan_cli")
-# Errors of a sweep's jobs. A job's other messages go only to its train.log.
+# For errors of a sweep's jobs. Other messages of a job go only to its train.log.
 jobs = logging.getLogger("wgan_cli.jobs")
 
 
 @contextmanager
 def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHandler]:
-    """Show the run's messages from `level` on, on stderr, above the progress bar if there is one.
+    """Within the context, show messages of `level` or higher on stderr, above any progress bar.
 
-    Messages of `jobs` are always shown. The handler that the context gives keeps all messages until
-    `file_log` takes them.
+    Messages of the logger `jobs` are always shown. The context yields a handler that stores all
+    messages until `file_log` writes them.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -36,7 +36,7 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
 
 @contextmanager
 def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterator[None]:
-    """Write the messages to `train.log`: the early ones, those within, and the error at the end."""
+    """Write to `handler` the early messages, those of the context, and the error that ends it."""
     handler.open()
     early.setTarget(handler)
     early.flush()
@@ -49,7 +49,7 @@ def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterato
             expected = isinstance(error, WganError)
             trace = traceback.format_exc().rstrip()
             text = str(error) if expected else f"unexpected error:\n{trace}"
-            # To the file only: the caller writes the error to stderr.
+            # Write to the file only, because the caller prints the error on stderr.
             handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, text, (), None))
             raise
 

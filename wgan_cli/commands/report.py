@@ -1,4 +1,4 @@
-"""`wgan-report`: compare runs in a ranked table and on a page with curves and samples."""
+"""`wgan-report`: compare runs in a ranked table and an HTML page with curves and samples."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from wgan_cli.errors import CheckpointError
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run `wgan-report` and exit with its code."""
     exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
-    """Compare the runs; return the exit code."""
+    """Run `wgan-report` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
     return exit_code_of("wgan-report", lambda: _report(arguments), smaller=".", interrupted=".")
 
@@ -51,7 +51,7 @@ def _report(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder.")
 
-    # Imported late, so that mistakes are answered at once.
+    # Slow imports come late, so that mistakes are reported at once.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.search_trials import apply_trial_states
     from wgan_cli.report.writers.terminal import screen_width
@@ -78,7 +78,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Print the text with `?` for what the terminal's encoding lacks; ignore a closed pipe."""
+    """Print the text; write `?` for characters that stdout cannot encode; ignore a closed pipe."""
     encoding = sys.stdout.encoding or "utf-8"
     with suppress(BrokenPipeError):
         print(text.encode(encoding, "replace").decode(encoding), flush=True)

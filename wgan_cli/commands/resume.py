@@ -1,4 +1,4 @@
-"""Resume a run: find its folder and checkpoint, and refuse what would train something else."""
+"""Resume a run: find its folder and checkpoint; refuse changes that would alter the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wgan_cli.validation import flatten, no_setting
 
 log = logging.getLogger("wgan_cli")
 
-# Settings that change neither the weights at a step nor how they are computed.
+# Settings that may change on resume, because the weights at a step do not depend on them.
 MAY_DIFFER = {
     "steps",
     "log_every",
@@ -32,10 +32,10 @@ MAY_DIFFER = {
     "logger",
     "device",
     "resume",
-    # They take effect only where training cannot go on as it is.
+    # These take effect only after divergence.
     "on_divergence",
     "rollback",
-    # How images are read, not which.
+    # These affect how images are read, not the images themselves.
     "dataset.in_memory",
     "dataset.workers",
     "dataset.corrupt_limit",
@@ -44,7 +44,7 @@ _SHOWN = 5
 
 
 def run_of(resume: Path) -> Path:
-    """The run folder `resume`, or the one that holds the checkpoint `resume`.
+    """Return the run folder for `resume`, which is that folder or a checkpoint in it.
 
     Raises `CheckpointError`.
     """
@@ -61,7 +61,7 @@ def run_of(resume: Path) -> Path:
 
 
 def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
-    """Read a run's saved config and check that it names only trusted classes.
+    """Return a run's saved config, after checking that it names only trusted classes.
 
     Raises `CheckpointError` or `ConfigError`.
     """
@@ -82,7 +82,7 @@ def saved_config(path: Path, trusted: Sequence[str]) -> dict[str, Any]:
 
 
 def refuse_references(node: Any, path: Path) -> None:
-    """Refuse OmegaConf references, which could hide a class name from `check_trusted`."""
+    """Raise `CheckpointError` for OmegaConf references: they could hide untrusted class names."""
     if isinstance(node, dict | list):
         for value in node.values() if isinstance(node, dict) else node:
             refuse_references(value, path)
@@ -94,10 +94,10 @@ def refuse_references(node: Any, path: Path) -> None:
 
 
 def state_to_resume(folder: RunFolder, resume: str | None) -> dict[str, Any] | None:
-    """The state of the checkpoint that `resume` means; None for a fresh start.
+    """Return the state of the checkpoint to resume from, or None to start from scratch.
 
-    `resume` is a run folder, a checkpoint, or `auto`: the newest one in `folder` if there is one.
-    Raises `CheckpointError`.
+    If `resume` is a file, it is the checkpoint. If it is a run folder or "auto", the newest
+    checkpoint in `folder` is used; only "auto" allows that there is none. Raises `CheckpointError`.
     """
     if resume is None:
         return None
@@ -122,7 +122,7 @@ def state_to_resume(folder: RunFolder, resume: str | None) -> dict[str, Any] | N
 
 
 def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    """Raise `ConfigError` with a short diff where the run would go on with other settings."""
+    """Raise `ConfigError` with a short diff if a setting outside `MAY_DIFFER` has changed."""
     old, new = flatten(saved), flatten(now)
     changed = [
         f"{key} {old.get(key, 'absent')} → {new.get(key, 'absent')}"
@@ -139,10 +139,10 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
 
 
 def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    """Raise `DataError` where a data set has changed since the run's checkpoint.
+    """Raise `DataError` if the data set has changed since the run's checkpoint.
 
-    `saved` is the result of `build.data_facts` in the checkpoint, None if it has none. `now` is
-    the result for the present data.
+    Both arguments are results of `build.data_facts`: `saved` from the checkpoint, None if it
+    contains none, and `now` from the current data.
     """
     if saved is not None and saved != now:
         before, after = (

@@ -1,4 +1,4 @@
-"""Train one run: from its composed config to its exit code, whatever happens."""
+"""Train one run from its composed config; report errors and return the exit code."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from wgan_cli.stop_signals import StopSignals
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
     """Train one run in the folder `path`; return its exit code.
 
-    An error is printed as one line on stderr. It is also recorded in the folder: for a single run
-    only if training had begun, for a job of a sweep always. A signal to a job ends the sweep too,
-    by KeyboardInterrupt or SystemExit.
+    An error is printed on stderr. It is also recorded in the folder: for a single run only if
+    training had begun, for a job of a sweep always. If a stop signal ends a job, raise
+    KeyboardInterrupt or SystemExit to end the sweep too.
     """
     folder, signals, reserved = RunFolder(path), StopSignals(), False
-    # Of a sweep, the terminal shows only the states of the jobs.
+    # During a sweep, the terminal shows only the states of the jobs.
     with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
@@ -53,7 +53,7 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                 _end_sweep_if_asked(signals)
             return code
         except Exception as error:
-            # A stop signal must not hide why the run ends.
+            # A stop signal must not interrupt the report of this error.
             with signals:
                 failure: Exception = error
                 if not isinstance(error, WganError):
@@ -111,7 +111,7 @@ def _train(
     device = find_device(config.device, process)
     new = not folder.holds_run()
     if not new:
-        # Without a resume this raises: another start has taken the folder in the meantime.
+        # If this is no resume, this raises, because another process has started a run here.
         folder.claim(resuming=resume is not None)
     state = state_to_resume(folder, resume)
     machine = choose_machine(config, device, None if state is None else state["config"])
@@ -161,7 +161,7 @@ def _train(
 
 
 def _end_sweep_if_asked(signals: StopSignals) -> None:
-    """End the sweep if a stop signal came, during this job or since its end."""
+    """Raise KeyboardInterrupt or SystemExit, which end the sweep, if a stop signal came."""
     signals.raise_again()
     asked = signals.requested()
     if isinstance(asked, InterruptedRunError):

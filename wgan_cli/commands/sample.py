@@ -1,4 +1,4 @@
-"""`wgan-sample`: draw samples from a run's generator. The data set is not needed."""
+"""`wgan-sample`: draw samples from a run's generator, without its data set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DEFAULT_COUNT = 8 * _COLUMNS
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run `wgan-sample` and exit with its code."""
     exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
-    """Draw samples; return the exit code."""
+    """Run `wgan-sample` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
     return exit_code_of(
         "wgan-sample",
@@ -97,7 +97,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _labels(classes: int, chosen: int | None, count: int) -> Any:
-    """The classes (count,) to draw; None where the run is not conditional. Raises `ConfigError`."""
+    """Return a class for each sample (count,), or None if the run is not conditional."""
     import torch
 
     if chosen is None:
@@ -110,7 +110,7 @@ def _labels(classes: int, chosen: int | None, count: int) -> Any:
 
 
 def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Draw samples (count, *shape) in eval mode. Sample i does not depend on the count."""
+    """Return samples (count, *shape) in eval mode. Sample i does not depend on `count`."""
     import torch
 
     from wgan_cli.evaluation.sampling import generate

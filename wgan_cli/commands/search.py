@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from wgan_cli.schema import FilledConfig
     from wgan_cli.search.space import Search, Value
 
-# Settings that wgan-search chooses for every trial.
+# Settings that wgan-search sets for every trial.
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run `wgan-search` and exit with its code."""
     exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
-    """Search; return the exit code."""
+    """Run `wgan-search` with these arguments; return the exit code."""
     arguments = _parser().parse_intermixed_args(command_line)
     return exit_code_of_training(
         "wgan-search",
@@ -85,7 +85,7 @@ def _search(arguments: argparse.Namespace) -> int:
     first = _check(search)
     storage: str | None = arguments.storage
     if storage is not None:
-        # A search may go on from another folder, so a SQLite file needs an absolute path.
+        # A search may be continued from another folder, so make the path of a SQLite file absolute.
         scheme, sqlite, file = storage.partition("sqlite:///")
         if sqlite and not scheme:
             storage = sqlite + str(Path(file).absolute())
@@ -111,7 +111,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
-    """The name of the search, and its definition, as the arguments ask for."""
+    """Return the name and the definition of the search that the arguments describe."""
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.space import read_search, with_overrides
 
@@ -153,9 +153,9 @@ def _space_file(space: str) -> Path:
 
 
 def _check(search: Search) -> dict[str, Value]:
-    """Check that both ends of every range can be trained. Raises `ConfigError`.
+    """Raise `ConfigError` if settings at an end of a searched range are not valid.
 
-    Return the defaults of the searched settings, as far as the space contains them.
+    Return the default values of the searched settings that lie in the space.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
     from wgan_cli.search.default_trial import default_values
@@ -186,7 +186,7 @@ def _check(search: Search) -> dict[str, Value]:
         composed = without_hydra(composer.compose(search.words))
         return default_values(search, as_dict(fill(validate(composed))[0]))
     except ConfigError:
-        # The overrides are only valid with a setting of the space.
+        # The overrides are not valid without a value from the space.
         return {}
 
 
@@ -207,7 +207,7 @@ def _check_metric(search: Search, config: FilledConfig) -> None:
 
 
 def _command(words: Sequence[str], folder: Path) -> list[str]:
-    """The command line of a trial, which resumes where the folder holds a checkpoint."""
+    """Return the command of a trial. It resumes if `folder` already holds a checkpoint."""
     from wgan_cli.commands.composition import quoted
 
     run_dir = f"hydra.run.dir={quoted(str(folder.absolute()))}"

@@ -1,4 +1,4 @@
-"""Run the jobs of a sweep: show their states, and report on them at the end."""
+"""Run the jobs of a sweep, show their states, and print a report at the end."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated
 
 _SECONDS = 0.5
-# How many times joblib's jobs are started if a worker is lost each time.
+# The number of times that joblib starts the jobs if it loses a worker each time.
 _STARTS = 3
 
 
 def run_jobs(
     folder: Path, jobs: Sequence[Sequence[str]], launcher: Launcher, launch: Callable[[], int]
 ) -> int:
-    """Let `launch` run the jobs of a sweep in its folder; return the exit code.
+    """Run a sweep by calling `launch`, and report on it; return the exit code.
 
-    `jobs` are the overrides of each. A job whose process is lost has failed; the others go on.
-    Raises `InterruptedRunError` or `PreemptedError` where a signal ended the sweep, `ConfigError`
-    where the launcher's settings are wrong.
+    `jobs` holds the overrides of each job. If the process of a job is killed, that job has failed
+    and the others continue. Raises `InterruptedRunError` or `PreemptedError` if a signal ended the
+    sweep, `ConfigError` if the launcher's settings are wrong.
     """
     asked: WganError | None = None
     with _watched(folder):
@@ -60,7 +60,7 @@ def run_jobs(
 
 
 def _launch(launch: Callable[[], int]) -> Exception | None:
-    """Launch the jobs; return the launcher's own error. Errors of jobs are in their folders."""
+    """Call `launch`; return the launcher's error, if any. Jobs record errors in their folders."""
     try:
         launch()
     except (WganError, OSError):
@@ -73,9 +73,9 @@ def _launch(launch: Callable[[], int]) -> Exception | None:
 def _run_in_workers(
     folder: Path, jobs: Sequence[Sequence[str]], launch: Callable[[], int]
 ) -> WganError | None:
-    """Run the jobs by joblib; return the error of a stop signal, if one came.
+    """Run the jobs by joblib; return the error for a stop signal, or None if none came.
 
-    If a worker is lost, joblib ends the others too, so all unfinished jobs are started again.
+    If a worker is killed, joblib ends the others too, so all unfinished jobs are started again.
     """
     with asking_workers_to_end(folder) as asked:
         for _ in range(_STARTS):
@@ -95,14 +95,14 @@ def _run_in_workers(
 
 
 def _refuse_setting(folder: Path, error: Exception) -> None:
-    """Raise `ConfigError` where no job has begun: then the launcher's settings are wrong."""
+    """Raise `ConfigError` if no job has begun, because then the launcher's settings are wrong."""
     if not _job_folders(folder):
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(f"hydra.launcher: {reason}.") from None
 
 
 def _wait_for_others(folder: Path) -> None:
-    """Wait for the running jobs: the launcher stops waiting at the first lost one."""
+    """Wait for the running jobs, because the launcher stops waiting if one of them is killed."""
     while any(
         read_status(path).running and not record_killed(RunFolder(path))
         for path in _job_folders(folder)
@@ -139,9 +139,10 @@ def _watched(folder: Path) -> Iterator[None]:
 
 
 def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
-    """Print the ranked table and write the page; return 1 if a job did not finish, else 0.
+    """Print the ranked table and write the page; return the exit code.
 
-    Runs of earlier starts with other values are shown but do not count.
+    The exit code is 1 if a job did not finish or the page cannot be written, else 0. The table
+    also shows runs of earlier sweeps in this folder, but they do not affect the exit code.
     """
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.writers.terminal import screen_width
@@ -167,14 +168,14 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
 
 
 def _jobs_without_run(folder: Path, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The overrides of those jobs that have no run in the folder, each once."""
+    """Return the overrides of the jobs that have no run in the folder, without duplicates."""
     present = {_key(RunFolder(path).read_overrides()) for path in _job_folders(folder)}
     wanted = {_key(overrides): job_overrides(overrides) for overrides in jobs}
     return [overrides for key, overrides in wanted.items() if key not in present]
 
 
 def _key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The key of a job: its overrides, in one fixed order."""
+    """Return the sorted overrides of a job, to compare jobs by."""
     return tuple(sorted(job_overrides(overrides)))
 
 

@@ -1,4 +1,4 @@
-"""One job of a sweep: its launcher, its folder, its status and its line on the terminal."""
+"""The launcher, folder and status of one job of a sweep, and its line on the terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from wgan_cli.run_status import now, read_status, write_status
 
 
 class Launcher(enum.Enum):
-    """A Hydra launcher: in this process, in joblib's workers, by submitit, or another."""
+    """A Hydra launcher, by the name of its class. `OTHER` stands for all unlisted launchers."""
 
-    BASIC = "BasicLauncher"
     JOBLIB = "JoblibLauncher"
     LOCAL = "LocalLauncher"
     SLURM = "SlurmLauncher"
@@ -28,13 +27,13 @@ class Launcher(enum.Enum):
 
     @classmethod
     def of(cls, hydra: Any) -> Launcher:
-        """The launcher of Hydra's config node, by the class that it names."""
+        """Return the launcher that Hydra's config node `hydra` names."""
         name = str(hydra.launcher._target_).rpartition(".")[2]
         return next((launcher for launcher in cls if launcher.value == name), cls.OTHER)
 
 
 def job_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides that define the job: all but `resume` and `hydra.*`."""
+    """Return the overrides that define the job: all except `resume` and `hydra.*`."""
     return [
         override
         for override in overrides
@@ -43,10 +42,10 @@ def job_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
-    """Reserve a folder for a job: the one that holds these overrides, else a free one.
+    """Reserve and return a job's folder: the one with the same overrides, else a free one.
 
-    A lock lets only one job at a time choose. Raises `FolderInUseError` if the user named the
-    folder (it is no number) and it holds another job.
+    A lock ensures that only one job at a time chooses. Raises `FolderInUseError` if the folder
+    holds another job and its name is not a number, which means that the user chose the name.
     """
     wanted = sorted(job_overrides(overrides))
     with held(path.parent / ".jobs.lock"):
@@ -71,7 +70,7 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
 
 
 def release_job_folder(folder: RunFolder) -> None:
-    """Free a job's folder if no run has begun in it, for example after Ctrl-C."""
+    """Remove the reservation of a job's folder if it holds no run, for example after Ctrl-C."""
     if not folder.holds_run():
         (folder.path / OVERRIDES).unlink(missing_ok=True)
 
@@ -79,11 +78,11 @@ def release_job_folder(folder: RunFolder) -> None:
 def record_failure(
     folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
 ) -> None:
-    """Write `status.json` of a failed job, and `train.log` if `early` still holds its messages.
+    """Write a failed job's `status.json`; also `train.log` if `early` still holds messages.
 
-    If they cannot be written, log the failure on stderr instead.
+    If the files cannot be written, log the failure on stderr instead.
     """
-    # The files belong to the process that uses the folder.
+    # Another process uses the folder, so do not change its files.
     if isinstance(failure, FolderInUseError):
         jobs.error("wgan-train: %s", failure)
         return
@@ -103,7 +102,7 @@ def record_failure(
 
 
 def record_killed(folder: RunFolder) -> bool:
-    """Record in `status.json` that a job's process was killed; return whether it was."""
+    """If a job's process was killed, record this in `status.json`; return whether it was."""
     if not read_status(folder.path).running or (lock := locked(folder.path / LOCK)) is None:
         return False
     with lock:
@@ -113,7 +112,7 @@ def record_killed(folder: RunFolder) -> bool:
 
 
 def status_line(folder: RunFolder, name: str) -> str:
-    """A job's line on the terminal: name, state, overrides, result, time and message."""
+    """Return a job's line on the terminal: name, state, overrides, result, time and message."""
     status = read_status(folder.path)
     state = status.state or "waiting"
     overrides = " ".join(folder.read_overrides()) or "(defaults)"

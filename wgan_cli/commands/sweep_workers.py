@@ -1,4 +1,4 @@
-"""A sweep's jobs in parallel: in the worker processes that joblib's launcher starts."""
+"""Run jobs of a sweep in parallel, in the worker processes that joblib's launcher starts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from wgan_cli.locking import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
-# Set when this worker is asked to end. It then starts no other job.
+# Whether a signal has asked this worker to end. Then it starts no other job.
 _over = False
 _prepared = False
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = 1.0
-# In the sweep's folder: a file for each process that runs a job, named by its process id.
+# A subfolder of the sweep with a file for each process that runs a job, named by process id.
 _BUSY = ".workers"
 
 
 def in_worker(folder: Path, job: Callable[[], int]) -> int:
-    """Run a job in this worker; return its exit code. `folder` is the sweep's.
+    """Run a job in this worker; return the exit code. `folder` is the sweep's folder.
 
-    A signal ends the job but raises nothing, or joblib would kill the other workers. Between jobs a
-    signal only sets a flag: a worker that died while it takes the next job would block the others.
+    A signal ends the job but raises no error, because joblib would then kill the other workers.
+    Between jobs, a signal only sets a flag: a worker that dies while it takes the next job would
+    block the others.
     """
     global _over
     _prepare()
@@ -52,7 +53,7 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
 
 
 def _prepare() -> None:
-    """Before a worker's first job, unblock the signals that it inherited as blocked."""
+    """Before a worker's first job, handle stop signals, unblock them, and watch the parent."""
     global _prepared
     if _prepared:
         return
@@ -69,7 +70,7 @@ def _note_end(number: int, frame: FrameType | None) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """When the process `parent` is gone, let the job save its run, then end this worker."""
+    """Wait until the process `parent` has ended, let the job save its run, end this worker."""
     while os.getppid() == parent:
         time.sleep(_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -80,10 +81,10 @@ def _watch_parent(parent: int) -> None:
 
 @contextmanager
 def own_gpu(device: str) -> Iterator[str]:
-    """Choose a job's device: of several GPUs, the one with the fewest jobs of this user's sweeps.
+    """Yield a job's device: the GPU with the fewest jobs of this user, if there are several GPUs.
 
-    `device` is the root setting; cpu and cuda:N are kept. Each job holds a lock file of its GPU:
-    the first free one of slot 0, else of slot 1, and so on.
+    `device` is the root setting; cpu and cuda:N are kept. To count the jobs, each job locks one
+    file of its GPU: slot 0 of the first GPU where it is free, else slot 1, and so on.
     """
     import torch
 
@@ -104,11 +105,12 @@ def own_gpu(device: str) -> Iterator[str]:
 
 @contextmanager
 def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | None]]:
-    """Within the context, pass stop signals on to the workers, which save their runs.
+    """Within the context, pass stop signals on to the workers, which then save their runs.
 
-    The context gives a function that returns the error of the signal, or None. A second Ctrl-C ends
-    this process at once. Workers inherit this thread's signal mask, so the signals are blocked in
-    it; another thread receives them, and Python runs their handler in this one.
+    The context yields a function that returns the error for the signal, or None if none came. A
+    second Ctrl-C ends this process at once. New workers inherit the signal mask of this thread and
+    must not get signals too early, so this thread blocks them. Another thread receives them, and
+    Python still runs the handler in this thread.
     """
     seen: list[int] = []
 
@@ -117,8 +119,8 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for busy in (folder / _BUSY).glob("*"):
-            # Not SIGINT: the terminal may have sent one to the workers too, and a second one would
-            # end them unsaved.
+            # Do not send SIGINT: the workers may have got one from the terminal, and a second one
+            # would end them before they save.
             with suppress(ProcessLookupError):
                 os.kill(int(busy.name), signal.SIGTERM)
 
@@ -133,8 +135,8 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
     listener.start()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
-        # Keep nohup's setting, which ignores SIGHUP. A shell starts background jobs with SIGINT
-        # ignored, but a run obeys one that is sent to it.
+        # Under nohup, keep ignoring SIGHUP. Handle SIGINT even if it is ignored, as it is for
+        # background jobs of a shell.
         if number != signal.SIGHUP or handler != signal.SIG_IGN:
             signal.signal(number, note)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -149,7 +151,7 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
 
 
 def _forget_workers(folder: Path) -> None:
-    """Remove the files of killed workers: other processes may have their ids by now."""
+    """Remove the files of workers: the id of a killed worker may now belong to another process."""
     for busy in (folder / _BUSY).glob("*"):
         busy.unlink(missing_ok=True)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A command under torchrun: rank 0 runs it and sends its settings, with which the others train."""
+"""Run a command under torchrun: rank 0 runs it and sends its settings to the other ranks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from wgan_cli.distributed.process_group import ProcessGroup
     from wgan_cli.schema import TrainConfig
 
-# Seconds that a rank waits for rank 0 to end once the run has ended.
+# Seconds that other ranks wait for the exit code of rank 0 after training.
 _PATIENCE = 15.0
-# Seconds that rank 0 waits for the others to read how it ended.
+# Seconds that rank 0 waits for the other ranks to read its exit code.
 _LINGER = 3.0
 
 
 def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
-    """Log the number of processes, and a note if it has changed since the checkpoint in `state`.
+    """Log the number of processes, and a note if it has changed since the checkpoint `state`.
 
-    Another number adds the sums in another order, which changes the last bits of the results.
+    With another number, sums are added in another order, which changes the last bits of results.
     """
     if world > 1:
         rows = config.batch_size // world
@@ -49,10 +49,10 @@ def run_leader(
     signals: StopSignals,
     command: Callable[[Callable[[], WganError | None]], int],
 ) -> int:
-    """Run the command as rank 0, unless a stop signal came already; return its exit code.
+    """Run `command` as rank 0, unless a stop signal came already; return the exit code.
 
-    The other ranks end when rank 0 ends. `command` is called with a function that returns the
-    failure of another rank, or None. After such a failure torchrun stops all processes.
+    The other ranks end when rank 0 ends. `command` takes a function that returns the failure of
+    another rank, or None: after such a failure torchrun stops all processes.
     """
     code = 1
     try:
@@ -66,13 +66,13 @@ def run_leader(
         _ignore_signals()
         group.report_end(code)
         group.close(failed=code != 0)
-        # Without torchrun's own store, the store is lost with this process.
+        # If torchrun does not host the store, the store ends with this process.
         group.wait_for_others(_LINGER)
     return code
 
 
 def run_follower(group: ProcessGroup) -> int:
-    """Train with the settings of rank 0; return the exit code. Only rank 0 prints."""
+    """Train as another rank, with the settings of rank 0; return the exit code. Print nothing."""
     log.addHandler(logging.NullHandler())
     log.propagate = False
     signals, settings = StopSignals(), None
@@ -81,7 +81,7 @@ def run_follower(group: ProcessGroup) -> int:
         if settings is not None:
             _train(group, settings, signals)
     except (RankError, KeyboardInterrupt):
-        # Rank 0 writes the message. Ctrl-C goes to all ranks.
+        # Rank 0 prints the message. The terminal sends Ctrl-C to all ranks.
         pass
     except Exception as error:
         _ignore_signals()
@@ -124,7 +124,7 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
 
 
 def _report_failure(group: ProcessGroup, error: Exception, batch_size: int) -> int:
-    """Store this process's failure for rank 0; return the exit code."""
+    """Report this process's failure to rank 0; return the exit code."""
     from wgan_cli.training.failures import in_plain_words
 
     failure = in_plain_words(error, batch_size)

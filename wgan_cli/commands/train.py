@@ -1,6 +1,6 @@
-"""`wgan-train`: parse, compose, check, then let Hydra call `task` for each run.
+"""`wgan-train`: parse the arguments, check the config, then let Hydra call `task` for each run.
 
-Nothing here imports Hydra or torch before it is needed: --help and mistakes are answered at once.
+Hydra and torch are imported only where needed, so that --help and mistakes are answered at once.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# The first nonzero exit code of a `task`: Hydra calls `task` and drops what it returns.
+# The first nonzero exit code of a `task`. Hydra discards the return value of `task`.
 _exit_code = 0
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run `wgan-train` and exit with its code."""
     exit_process(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line; return the exit code. A user's mistake is one sentence on stderr.
+    """Run `wgan-train` with these arguments; return the exit code.
 
-    Where torchrun started several processes, only rank 0 reads the arguments.
+    A user's mistake is reported as one sentence on stderr. If torchrun started several processes,
+    only rank 0 reads the arguments.
     """
     process = Process.current()
     if process.world == 1:
         return _run_command(arguments, lambda: None)
     with StopSignals() as signals:
-        # An interrupted import of torch cannot be repeated, and the other ranks need the reason.
+        # Record signals during these imports: an interrupted import of torch cannot be repeated.
         from wgan_cli.commands.torchrun import run_follower, run_leader
         from wgan_cli.distributed.process_group import ProcessGroup, join_process_group
 
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run_command(arguments: Sequence[str], reason: Callable[[], WganError | None]) -> int:
-    """Run the command in this process; `reason` gives why torchrun may ask it to stop."""
+    """Run the command; return the exit code. `reason` returns the failure of another rank."""
     idle = PreemptedError("asked to stop while nothing was training.")
     return exit_code_of_training(
         "wgan-train", lambda: _dispatch(list(arguments)), lambda: reason() or idle
@@ -81,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
     refuse_in_several(Process.current(), sweep=parsed.multirun)
     composer, overrides, resume = _compose(parsed, trusted)
     if parsed.cfg:
-        # Refuse mistakes first, in this package's words.
+        # Compose first, so that mistakes get this package's messages instead of Hydra's.
         composer.compose(composer.jobs(overrides)[0] if parsed.multirun else overrides)
         flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
         package = ["--package", parsed.package] if parsed.package else []
@@ -103,7 +104,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
 
 
 def _compose(parsed: Namespace, trusted: Sequence[str]) -> tuple[Composer, list[str], str | None]:
-    """The composer, the overrides and what to resume: a folder, a checkpoint, auto or None."""
+    """Return the composer, the overrides, and the run to resume: a path, "auto" or None."""
     from wgan_cli.commands.composition import quoted, typed_value
     from wgan_cli.commands.folders import named_folder
 
@@ -127,7 +128,7 @@ def _compose(parsed: Namespace, trusted: Sequence[str]) -> tuple[Composer, list[
 def _composer(
     parsed: Namespace, overrides: Sequence[str], resume: str | None, trusted: Sequence[str]
 ) -> Composer:
-    """A composer of the shipped configs, of a user's own, or of a run's saved config."""
+    """Return a composer for the shipped configs, a user's configs or a run's saved config."""
     from wgan_cli.commands.composition import PRIMARY, Composer, register_saved
     from wgan_cli.commands.resume import run_of, saved_config
 
@@ -144,7 +145,7 @@ def _composer(
 
 
 def _sweep(composer: Composer, overrides: list[str]) -> int:
-    """Check every value of a sweep, then run its jobs."""
+    """Check every value of a sweep, then run its jobs; return the exit code."""
     from wgan_cli.commands.composition import quoted, without_hydra
     from wgan_cli.commands.folders import new_folder
     from wgan_cli.commands.sweep import run_jobs
@@ -157,10 +158,10 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
     jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
     if launcher is Launcher.LOCAL:
-        # It starts all jobs at once, and each would take as many threads as there are cores.
+        # This launcher starts all jobs at once, and each would use as many threads as cores.
         share = max(1, (os.cpu_count() or 1) // len(jobs))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
-    # Without it, Hydra shows a traceback where it cannot write its own multirun.yaml.
+    # Otherwise Hydra prints a traceback if it cannot write multirun.yaml.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
@@ -171,7 +172,7 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
 
 
 def _single_run(composer: Composer, overrides: list[str], resume: str | None) -> int:
-    """Check all settings of one run, make its folder, and run it."""
+    """Check the settings of one run, create its folder and run it; return the exit code."""
     from wgan_cli.commands.composition import quoted, without_hydra
     from wgan_cli.commands.folders import run_folder
     from wgan_cli.commands.resume import refuse_changes, run_of
@@ -192,7 +193,7 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
 
 
 def _hand_over(arguments: list[str]) -> int:
-    """Let Hydra parse these arguments and call `task`; return the exit code that `task` left."""
+    """Let Hydra parse the arguments and call `task`; return the exit code that `task` sets."""
     import hydra
 
     global _exit_code
@@ -203,7 +204,7 @@ def _hand_over(arguments: list[str]) -> int:
 
 
 def task(config: DictConfig) -> None:
-    """One run, or one job of a sweep, as Hydra calls it."""
+    """Train one run or one job of a sweep. Hydra calls this function."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 

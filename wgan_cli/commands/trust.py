@@ -1,4 +1,4 @@
-"""Check which classes a folder's config names, before anything imports and builds them."""
+"""Check the classes that a saved config names, before anything imports or builds them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from wgan_cli.errors import CheckpointError
 from wgan_cli.schema import SCHEMAS
 
-# Hydra also logs the errors that it raises. The commands report them.
+# Hydra also logs the errors that it raises. Silence it, because the commands print them.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
-# Packages whose networks and optimizers a folder may name.
+# Packages whose networks and optimizers a saved config may name.
 _PACKAGES = ("wgan_cli", "torch.nn", "torch.optim")
 
 
 def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
-    """Raise `CheckpointError` for a target that a folder's config may not name.
+    """Raise `CheckpointError` if a saved config names a class that is not trusted.
 
-    It may name what the shipped configs name, networks and optimizers that wgan_cli, torch.nn or
-    torch.optim define, and anything under a prefix in `trusted`.
+    Trusted are the targets of the shipped configs, networks and optimizers defined in wgan_cli,
+    torch.nn or torch.optim, and all names under a prefix in `trusted`.
     """
     for target in _targets(config):
         if not isinstance(target, str):
@@ -42,7 +42,7 @@ def _under(target: str, prefix: str) -> bool:
 def _is_defined_in_packages(target: str) -> bool:
     if not any(_under(target, package) for package in _PACKAGES):
         return False
-    # Imported only here: torch takes seconds, and configs without classes of others do not need it.
+    # Import torch only here: it takes seconds, and other targets do not need it.
     import torch
     from hydra.utils import get_object
 

@@ -1,4 +1,4 @@
-"""Constraints that hold the critic Lipschitz, one a file. `docs/constraints.md` compares them."""
+"""Constraints that keep the critic Lipschitz; `docs/constraints.md` compares them."""
 
 from wgan_cli.constraints.base import Constraint, Unconstrained
 from wgan_cli.constraints.clipping import WeightClipping

@@ -10,12 +10,20 @@ from wgan_cli.randomness import Draws
 class Constraint:
     """Base of all constraints.
 
-    `wrap` runs once at build, `penalty` in every critic update before the one backward, and
-    `after_step` after every optimizer step of the critic.
+    `wrap` runs once, when the networks are built. `penalty` runs in every critic update, before
+    the backward pass. `after_step` runs after every optimizer step of the critic.
     """
 
+    # False for the class that does not constrain the critic.
+    constrains = True
+
+    @property
+    def has_penalty(self) -> bool:
+        """True if the constraint adds a penalty to the critic's loss."""
+        return type(self).penalty is not Constraint.penalty
+
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the critic. Runs once, before its optimizer is made."""
+        """Reparametrise the critic and return it. Runs once, before its optimizer is created."""
         return critic
 
     def penalty(
@@ -26,11 +34,10 @@ class Constraint:
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor | None:
-        """A scalar added to the critic's loss, or None.
+        """Return a scalar to add to the critic's loss, or None for no penalty.
 
-        `real`, `fake`: (batch, *sample shape), float32. `labels`: (batch,), the class of row i in
-        both, for a critic that is called with labels; None for one that is not. Draw random points
-        from `draws` alone.
+        `real` and `fake` are (batch, *sample_shape), float32. `labels` (batch,) are the classes of
+        their rows; None for an unconditional critic. All random numbers must come from `draws`.
         """
         return None
 
@@ -38,13 +45,15 @@ class Constraint:
         """Change the critic's weights in place after its optimizer's step."""
 
     def report(self, critic: nn.Module) -> dict[str, float]:
-        """Numbers about the constraint for a log point, by tag."""
+        """Return scalars about the constraint to log, by tag."""
         return {}
 
     def bounded_weights(self, critic: nn.Module) -> tuple[float, list[Tensor]] | None:
-        """The largest absolute value that weights may have, and those weights; None: no bound."""
+        """Return the bound on absolute weights and the bounded weights; None if there is none."""
         return None
 
 
 class Unconstrained(Constraint):
     """No constraint: the critic's estimate grows without bound and is not a distance."""
+
+    constrains = False

@@ -11,10 +11,10 @@ from wgan_cli.flat_tensors import merge_adjacent
 
 
 class WeightClipping(Constraint):
-    """Clips every parameter to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
+    """Clips all parameters to [-clip, clip] (arXiv 1701.07875, Algorithm 1, line 7).
 
     The bound on the weights makes f Lipschitz, with an unknown constant K. The paper also clips the
-    scales and shifts of normalisation layers; `exempt_normalization` leaves them out.
+    scales and shifts of normalisation layers; with `exempt_normalization` they are not clipped.
     """
 
     def __init__(self, clip: float, exempt_normalization: bool = False) -> None:
@@ -39,7 +39,7 @@ class WeightClipping(Constraint):
 
     @torch.no_grad()
     def after_step(self, critic: nn.Module) -> None:
-        """Clip the weights; those adjacent in memory in one call."""
+        """Clip the weights, with one call for parameters that are adjacent in memory."""
         parameters = self.clipped_parameters(critic)
         addresses = [parameter.data_ptr() for parameter in parameters]
         if self._merged is None or self._merged[0] != addresses:
@@ -48,7 +48,7 @@ class WeightClipping(Constraint):
             weights.clamp_(-self.clip, self.clip)
 
     def bounded_weights(self, critic: nn.Module) -> tuple[float, list[Tensor]]:
-        """`clip`, and the parameters that are clipped."""
+        """Return `clip` and the parameters that are clipped."""
         return self.clip, self.clipped_parameters(critic)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The gradient penalty (WGAN-GP), which constrains the critic's gradient between the data."""
+"""The gradient penalty of WGAN-GP, on the critic's gradient between real and fake samples."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from wgan_cli.randomness import Draws
 
 
 class GradientPenalty(Constraint):
-    """weight * E (|grad f(x)| - target)^2 (arXiv 1704.00028, Algorithm 1).
+    """Adds weight * E (|grad f(x)| - target)^2 to the loss (arXiv 1704.00028, Algorithm 1).
 
     x = e real + (1 - e) fake, with e uniform on [0, 1) for each pair. The norm is Euclidean, over
-    all dimensions of a sample. `one_sided` does not penalise slopes below the target:
-    E max(0, |grad f(x)| - target)^2 (the paper's appendix, "one-sided penalty").
+    all dimensions of a sample. With `one_sided`, slopes below the target are not penalised: the
+    penalty is weight * E max(0, |grad f(x)| - target)^2 (the paper's appendix).
 
-    The penalty pulls slopes on these lines towards the target. It is not a bound, and it has no
-    effect elsewhere. The critic must treat samples independently, so it cannot have BatchNorm.
+    The penalty pulls the slopes at the points x towards the target. It does not bound slopes, and
+    does not act at other points. The critic must treat samples independently, so it cannot have
+    BatchNorm.
     """
 
     def __init__(self, weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> None:
@@ -37,15 +38,15 @@ class GradientPenalty(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """Return the penalty at one random point per pair, a scalar with a graph."""
-        # Squared second-order gradients exceed bfloat16's precision and float16's range.
+        """Return the penalty, a differentiable scalar, from one random point per pair."""
+        # The squares of second-order gradients exceed bfloat16's precision and float16's range.
         with torch.autocast(real.device.type, enabled=False):
             epsilon = draws.uniform((len(real),), real.device).to(real.dtype)
             points = torch.lerp(fake, real, epsilon.reshape(-1, *[1] * (real.ndim - 1)))
             points.requires_grad_()
             scores = critic(points) if labels is None else critic(points, labels)
             (slopes,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
-            # At 0, the gradient of vector_norm is 0; that of a square root would be NaN.
+            # Use vector_norm: its gradient at 0 is 0, and that of a square root is NaN.
             excess = torch.linalg.vector_norm(slopes.flatten(1), dim=1) - self.target
             if self.one_sided:
                 excess = excess.relu()

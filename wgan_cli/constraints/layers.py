@@ -12,15 +12,15 @@ LINEAR = (nn.Linear, _ConvNd)
 
 
 def batch_norm_layers(critic: nn.Module) -> list[str]:
-    """Return the names of layers whose output for a sample depends on the rest of the batch."""
+    """Return the names of the BatchNorm layers, which make samples of a batch interdependent."""
     return [name for name, module in critic.named_modules() if isinstance(module, _BatchNorm)]
 
 
 def normalization_layers(critic: nn.Module) -> list[str]:
-    """Names of the normalisation layers, BatchNorm among them."""
+    """Return the names of all normalisation layers, including BatchNorm."""
     return [name for name, module in critic.named_modules() if isinstance(module, NORMALIZATION)]
 
 
 def has_linear_layers(critic: nn.Module) -> bool:
-    """Whether there is a linear or a convolution layer."""
+    """Return whether the critic has a linear or convolution layer."""
     return any(isinstance(module, LINEAR) for module in critic.modules())

@@ -1,4 +1,4 @@
-"""Orthogonal regularisation, which pulls the singular values of the critic's weights to 1."""
+"""Orthogonal regularisation: pulls the singular values of the critic's weights towards 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wgan_cli.randomness import Draws
 
 
 class OrthogonalRegularization(Constraint):
-    """Adds weight * the sum over layers of |W W^T - I|^2, in the Frobenius norm.
+    """Adds weight * (sum over layers of |W W^T - I|^2) to the loss, in the Frobenius norm.
 
     W is the weight of a linear or convolution layer as a matrix (outputs, all other dimensions). If
     W has more rows than columns, its rows cannot be orthonormal, and W^T W is used instead. The
@@ -32,7 +32,7 @@ class OrthogonalRegularization(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """Return the penalty of the current weights, a scalar; samples and labels are not used."""
+        """Return the penalty for the current weights, a scalar; samples and labels are unused."""
         with torch.autocast(real.device.type, enabled=False):
             parts = [deviation.square().sum() for deviation in _deviations(critic)]
             return self.weight * torch.stack(parts).sum()
@@ -48,7 +48,7 @@ class OrthogonalRegularization(Constraint):
 
 
 def _deviations(critic: nn.Module) -> list[Tensor]:
-    """Return W W^T - I of each layer, or W^T W - I if that is smaller."""
+    """Return the matrix W W^T - I of each layer, or W^T W - I if that matrix is smaller."""
     deviations = []
     for layer in critic.modules():
         if isinstance(layer, LINEAR):

@@ -19,11 +19,11 @@ from wgan_cli.errors import ConfigError
 class SpectralDivision(nn.Module):
     """Maps a weight W, as a matrix (outputs, all other dimensions), to W / |W^T u|.
 
-    The buffer `u` is W's leading left singular vector, so that |W^T u| is its largest singular
-    value. The gradient treats `u` as a constant; it is that of arXiv 1802.05957, equation 11, u v^T
-    with v = W^T u / |W^T u|. A forward pass does not change `u`; `update_vector` does, after each
-    optimizer step. `torch.nn.utils.parametrizations.spectral_norm` iterates in every forward pass
-    in train mode, so that generator updates and evaluations would change the critic.
+    The buffer `u` is the leading left singular vector of W, so |W^T u| is the largest singular
+    value of W. The gradient treats `u` as a constant, as in arXiv 1802.05957, equation 11: the
+    derivative of |W^T u| is u v^T with v = W^T u / |W^T u|. Only `update_vector`, which runs after
+    each optimizer step, changes `u`. `torch.nn.utils.parametrizations.spectral_norm` is not used:
+    it also updates `u` in forward passes in train mode, so generator updates change the critic.
     """
 
     u: Tensor
@@ -35,7 +35,7 @@ class SpectralDivision(nn.Module):
         self.register_buffer("u", vectors[:, 0].clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the normalised weight, in float32 also under autocast; a weight of 0 stays 0."""
+        """Return the normalised weight, in float32 even under autocast; a weight of 0 stays 0."""
         with torch.autocast(weight.device.type, enabled=False):
             largest = torch.linalg.vector_norm(self.u @ self._matrix(weight))
             return weight / torch.where(largest > 0, largest, 1)
@@ -45,16 +45,16 @@ class SpectralDivision(nn.Module):
         """Update `u` for a changed weight, by Lanczos iterations on W W^T from the old `u`.
 
         `u` becomes the best vector in the span of u, (W W^T) u, ..., (W W^T)^iterations u. The same
-        number of power iterations would give only the last of these.
+        number of power iterations gives only the last of these vectors.
         """
         matrix = self._matrix(weight)
         outputs = len(matrix)
         basis = matrix.new_zeros(min(iterations + 1, outputs), outputs)
         images = matrix.new_zeros(len(basis), matrix.shape[1])
-        # Add a small constant: otherwise a direction orthogonal to u would never be found.
+        # Add a small constant: iterations from u alone never reach a direction orthogonal to u.
         vector = self.u + 0.001 * outputs**-0.5
         for index in range(len(basis)):
-            # A vector this short is only rounding error, not a new direction: replace it by 0.
+            # A vector shorter than `least` is rounding error, not a new direction: use 0 instead.
             least = 100 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
             for _ in range(2):
                 vector = vector - (basis[:index] @ vector) @ basis[:index]
@@ -70,7 +70,7 @@ class SpectralDivision(nn.Module):
 
 
 def _unit(vector: Tensor, least: Tensor | float = 0.0) -> Tensor:
-    """Return the vector scaled to length 1, or 0 if it is not longer than `least`."""
+    """Return the vector scaled to length 1, or 0 if its length is at most `least`."""
     length = torch.linalg.vector_norm(vector)
     return torch.where(length > least, vector / length, 0)
 
@@ -78,11 +78,13 @@ def _unit(vector: Tensor, least: Tensor | float = 0.0) -> Tensor:
 class SpectralNorm(Constraint):
     """Divides every weight by its largest singular value (arXiv 1802.05957).
 
-    This applies to linear, convolution and embedding layers, whose weights are taken as matrices
-    (outputs, all other dimensions). A ReLU perceptron of such layers is 1-Lipschitz, up to the
-    error of the singular values: with 24 `iterations` after every step, 1% per layer at usual
-    learning rates. For a convolution, the kernel is normalised, not the map between images: with
-    k x k kernels and stride s, the map can increase distances by a factor of ceil(k / s).
+    The layers are linear, convolution and embedding layers, and their weights are reshaped to
+    matrices (outputs, all other dimensions). A ReLU perceptron of such layers is 1-Lipschitz, up to
+    the error of the singular values. With `iterations` = 24 Lanczos iterations after every step,
+    this error is 1% per layer at usual learning rates.
+
+    For a convolution, this normalises the kernel and not the map between images: with k x k kernels
+    and stride s, the map can increase distances by a factor of ceil(k / s).
     """
 
     def __init__(self, iterations: int = 24) -> None:
@@ -92,7 +94,7 @@ class SpectralNorm(Constraint):
         self._divisions: tuple[nn.Module, list[tuple[SpectralDivision, Tensor]]] | None = None
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the layers, starting from exact singular values.
+        """Reparametrise the layers, starting from exact singular values, and return the critic.
 
         Raises `ConfigError` if a weight is already parametrised.
         """

@@ -14,8 +14,8 @@ from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes
 from wgan_cli.errors import DataError
 
-# Names of arrays in .npz files. PARTS: the training part and its test part. UNSPLIT: all samples in
-# one array. LABELS and LABELS_OF: the labels of an unsplit array and of each part.
+# Names of arrays in .npz files. PARTS maps the training part to its test part. UNSPLIT names an
+# array of all samples, and LABELS its labels. LABELS_OF maps each part to its labels.
 PARTS = {"x_train": "x_test", "train": "test"}
 UNSPLIT = ("x", "images", "data", "samples")
 LABELS = ("y", "labels")
@@ -37,8 +37,8 @@ def array(
     1 or 3 channels. They are uint8, or floats that are converted to uint8: from [0, 1], or from
     [-1, 1] if any value is negative. An .npz file holds the training and the test part under the
     names in `PARTS`, or all samples in one array: the one named `key`, or a name in `UNSPLIT`.
-    Without a test part, a fixed 20% of the samples is held out. Pickled objects are not loaded.
-    Raises `DataError`.
+    Without a test part, a fixed 20% of the samples is held out. Raises `DataError` if the file is
+    missing, malformed or holds pickled objects.
     """
     try:
         with _open(Path(path).expanduser()) as arrays:
@@ -65,7 +65,7 @@ def array(
 
 @contextmanager
 def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Give the file's arrays by name, each read on access; an .npy file has one, named ''."""
+    """Yield the file's arrays by name, read on access; that of an .npy file is named ''."""
     try:
         loaded = np.load(file, allow_pickle=False)
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
 def _read(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     try:
         return arrays[name]
-    # Only on access does numpy check the zip's checksums and notice pickled objects.
+    # numpy checks the zip's checksums and detects pickled objects only on access.
     except Exception as error:
         raise ValueError(f"array {name}: {_unreadable(error)}") from error
 
@@ -99,7 +99,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _choose_parts(arrays: Mapping[str, np.ndarray], key: str | None) -> tuple[str, str | None]:
-    """Return the names of the training part and of the test part, if there is one."""
+    """Return the array names of the training part and the test part; None without a test part."""
     available = ", ".join(arrays)
     if key is not None:
         if "" in arrays:
@@ -121,7 +121,7 @@ def _choose_parts(arrays: Mapping[str, np.ndarray], key: str | None) -> tuple[st
 
 
 def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int, total: int) -> Tensor | None:
-    """Return the labels (count,) of a part, if any; `total` counts the samples of all parts."""
+    """Return a part's labels (count,), or None; `total` is the number of samples of all parts."""
     names = (LABELS_OF[part],) if part in LABELS_OF else LABELS
     for name in names:
         if name in arrays and name != part:
@@ -133,7 +133,7 @@ def _labels(arrays: Mapping[str, np.ndarray], part: str, count: int, total: int)
                     f"labels of {count} samples must be integers of shape ({count},), but {name} is"
                     f" {labels.dtype} of shape {labels.shape}"
                 )
-            # Other integers are not classes, but for example the identity of a person.
+            # Larger integers are probably not classes but, for example, identities of persons.
             classes = min(total, MAX_CLASSES)
             if labels.size and not 0 <= labels.min() <= labels.max() < classes:
                 raise ValueError(
@@ -149,7 +149,7 @@ def _is_float(values: np.ndarray) -> bool:
 
 
 def _to_samples(values: np.ndarray, signed: bool) -> Tensor:
-    """Convert points or images to the form of a `TensorDataset`; `signed` floats lie in [-1, 1]."""
+    """Return samples for a `TensorDataset`. If `signed`, float images are from [-1, 1]."""
     if values.size == 0:
         raise ValueError(f"it holds no samples: an array has shape {values.shape}")
     if _is_float(values):

@@ -24,12 +24,13 @@ def celeba(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """Load the aligned faces in colour, cropped to the middle square and resized; no classes.
+    """Return the aligned faces in colour, cropped to a centred square and resized, without classes.
 
-    10,000 of the 19,962 images of the test part are held out. Raises `DataError`.
+    The held-out part has 10,000 of the 19,962 test images. Raises `DataError` if files are missing
+    or damaged.
     """
     with torchvision_files(name, root, download) as (datasets, base):
-        # torchvision only fetches and checks the files; its targets are not needed.
+        # Use torchvision only to fetch and check the files; its targets are not needed.
         datasets.CelebA(str(base), split="all", target_type=[], download=download)
         folder = base / datasets.CelebA.base_folder
         columns = (folder / "list_eval_partition.txt").read_text().split()

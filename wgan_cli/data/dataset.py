@@ -1,4 +1,4 @@
-"""The interface of a data set, data sets in memory and endless ones, and held-out splits.
+"""The interface of data sets, classes for data in memory and for endless data, and splits.
 
 Images are uint8 (count, channels, height, width) until they are on the device, where `to_floats`
 maps them to [-1, 1]. Points are float32 (count, coordinates).
@@ -26,8 +26,9 @@ FIXED_SEED = 0
 class Labels:
     """The class of every sample, int64 from 0, in the order of the samples.
 
-    With `channel_classes`, each channel of an image has its own class, below that number. A label
-    combines them as digits to the base `channel_classes`, the first channel most significant.
+    If `channel_classes` is set, each channel of an image has its own class, a number below
+    `channel_classes`. A label combines these numbers as digits to the base `channel_classes`, with
+    the first channel as the most significant digit.
     """
 
     train: Tensor
@@ -44,15 +45,15 @@ class Dataset(Protocol):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) for images, (coordinates,) for points."""
+        """The shape of a sample: (channels, height, width) or (coordinates,)."""
 
     @property
     def held_out(self) -> Tensor:
-        """Samples that are never trained on: uint8 images or float32 points, (n, *sample_shape)."""
+        """Samples not used in training: uint8 images or float32 points, (n, *sample_shape)."""
 
     @property
     def labels(self) -> Labels | None:
-        """The classes of the samples; None if they have none."""
+        """The classes of the samples; None for data without classes."""
 
     @property
     def modes(self) -> Modes | None:
@@ -61,7 +62,7 @@ class Dataset(Protocol):
     def feed(
         self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
     ) -> Feed:
-        """Return the training batches, as floats on the device, of the rows in `shard`.
+        """Return a feed of training batches as floats on the device; `shard` selects the rows.
 
         Raises `DataError` if a batch is larger than the training part.
         """
@@ -81,8 +82,8 @@ class Dataset(Protocol):
 class TensorDataset:
     """A data set in memory: images uint8 (n, c, h, w), or points float32 (n, coordinates).
 
-    `flip` mirrors a random half of the training images. Raises `DataError` if a part is too small
-    or malformed.
+    With `flip`, each training image is mirrored with probability 1/2. Raises `DataError` if a part
+    is too small or malformed.
     """
 
     name: str
@@ -114,7 +115,7 @@ class TensorDataset:
     def feed(
         self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
     ) -> Feed:
-        """Return batches in an order that depends only on (seed, epoch)."""
+        """Return a feed whose order of samples depends only on (seed, epoch)."""
         check_batch_size(self.name, batch_size, len(self.train))
         labels = None if self.labels is None else self.labels.train
         return ResidentFeed(
@@ -123,7 +124,7 @@ class TensorDataset:
 
     @property
     def training_size(self) -> int:
-        """The size of the training part."""
+        """The number of training samples."""
         return len(self.train)
 
     def training_sample(self, chosen: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class TensorDataset:
 
 @dataclass(frozen=True, eq=False)
 class Modes:
-    """A mixture of equally weighted isotropic Gaussians: `centres` (k, coordinates), one `std`."""
+    """A mixture of k equally weighted Gaussians: `centres` (k, coordinates) and a common `std`."""
 
     centres: np.ndarray
     std: float
@@ -141,9 +142,10 @@ class Modes:
 
 @dataclass(frozen=True)
 class EndlessDataset:
-    """A distribution to draw from: `draw(rng, count)` gives float32 points (count, coordinates).
+    """A data set of new points from a distribution in every update.
 
-    `modes` describes a mixture of Gaussians; None for other distributions.
+    `draw(rng, count)` returns float32 points (count, coordinates). `modes` describes a mixture of
+    Gaussians; it is None for other distributions.
     """
 
     name: str
@@ -174,7 +176,7 @@ class EndlessDataset:
 def split(
     samples: Tensor, name: str, fraction: float = 0.2, labels: Tensor | None = None
 ) -> TensorDataset:
-    """Hold out a fraction of the samples by a fixed permutation, for data without a test part."""
+    """Return a data set that holds out a fraction of the samples, chosen by a fixed permutation."""
     order = torch.from_numpy(Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(len(samples)))
     count = int(fraction * len(samples))
     held_out, train = order[:count], order[count:]
@@ -185,8 +187,9 @@ def split(
 def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
     """Return the indices of two disjoint random sets of `count` held-out samples, (count,) each.
 
-    They are the same in every run. Without `count` they have 1024 samples, or half the held-out
-    part if that is less. Raises `ConfigError` if there are fewer than 2 * count held-out samples.
+    They are the same in every run. If `count` is None, each set has 1024 samples, or half of the
+    held-out part if that is less. Raises `ConfigError` if there are fewer than 2 * count held-out
+    samples.
     """
     available = len(dataset.held_out)
     if count is None:
@@ -203,18 +206,18 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
 
 
 def check_count(name: str, part: str, count: int) -> None:
-    """Raise `DataError` for a part of fewer than 8 samples."""
+    """Raise `DataError` if a part has fewer than 8 samples."""
     if count < 8:
         raise DataError(f"{name}: the {part} part has {count} samples; it needs 8 or more.")
 
 
 def check_samples(name: str, part: str, samples: Tensor) -> None:
-    """Raise `DataError` for NaN, for images that are not uint8, and if all samples are equal."""
+    """Raise `DataError` if samples are NaN or infinite, or all equal, or images are not uint8."""
     if samples.is_floating_point() and not samples.isfinite().all():
         raise DataError(f"{name}: the {part} part holds NaN or infinite values.")
     if samples.ndim == 4 and samples.dtype != torch.uint8:
         raise DataError(f"{name}: images must be uint8, not {samples.dtype}.")
-    # Compare a few samples first: almost always they differ.
+    # Compare a few samples first: they almost always differ.
     if all(bool((some == samples[0]).all()) for some in (samples[:64], samples[64:])):
         raise DataError(
             f"{name}: all {len(samples)} samples of the {part} part are equal, so there is nothing"

@@ -1,4 +1,4 @@
-"""Converts any image that PIL opens to a square of 8-bit pixels."""
+"""Converts images of any kind to 8-bit squares."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SIXTEEN_BIT = ("PNG", "PPM")
 def to_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     """Return the middle square of an image, uint8 (channels, size, size).
 
-    In order: rotate as the EXIF data say, scale to 8 bits, crop to a centred square, put
-    transparent pixels on white, convert to RGB or, for `GREY`, on to luma (ITU-R 601-2), and resize
-    with antialiased Lanczos. An image that already has the size keeps its pixels. An animation
-    gives its first frame. 16 bits are scaled by 255/65535. The 32-bit integers of a TIFF are too,
-    unless none is above 255: then they are used as 8 bits. Raises ValueError for pixels of unknown
-    range (floats, and integers beyond 16 bits), and whatever PIL raises for a damaged image.
+    The steps are: rotate by the EXIF orientation, scale to 8 bits, crop to a centred square, blend
+    transparent pixels with white, convert to RGB (`COLOUR`) or to luma by ITU-R 601-2 (`GREY`), and
+    resize with antialiased Lanczos. Images of the right size are not resized. For an animation, the
+    first frame is used. 16-bit pixels are scaled by 255/65535, and so are the 32-bit integers of a
+    TIFF if any is above 255. Raises ValueError for pixels of unknown range (floats, and integers
+    beyond 16 bits). Errors of PIL for damaged images are passed on.
     """
     ImageOps.exif_transpose(image, in_place=True)
     image = _eight_bit(image)

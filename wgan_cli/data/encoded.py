@@ -21,9 +21,9 @@ from wgan_cli.errors import DataError, WganError
 
 log = logging.getLogger(__name__)
 
-# The log names this many unreadable images, by path and reason; it only counts later ones.
+# Log the path and reason of this many unreadable images; after that, log only their number.
 NAMED = 5
-# Errors of the machine, not of the file.
+# Errors that come from the machine, not from the file.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -33,10 +33,10 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Return the image's name for messages."""
+        """Return the name of the image, for messages."""
 
     def open(self, index: int) -> Image.Image:
-        """Open the image; PIL decodes it on use. Raises whatever PIL raises."""
+        """Return the opened image, which PIL decodes on use. Errors of PIL are passed on."""
 
 
 class FileSource:
@@ -44,7 +44,7 @@ class FileSource:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
-        # An array: forked reader processes would copy the memory of a list of strings.
+        # Use an array: forked reader processes would copy the memory of a list of strings.
         self._names = np.array([os.fsencode(name) for name in names])
 
     def __len__(self) -> int:
@@ -52,11 +52,11 @@ class FileSource:
 
     def name(self, index: int) -> str:
         """Return the file's path."""
-        # A file name in another encoding could not be printed.
+        # Replace undecodable bytes: a file name with them could not be printed.
         return os.fsencode(self._path(index)).decode(errors="replace")
 
     def open(self, index: int) -> Image.Image:
-        """Open the image file."""
+        """Return the opened image file."""
         return Image.open(self._path(index), formats=FORMATS)
 
     def _path(self, index: int) -> Path:
@@ -64,10 +64,10 @@ class FileSource:
 
 
 class ReadResult(NamedTuple):
-    """Images uint8 (n, channels, size, size), and the name and reason of each unreadable one.
+    """The images read, uint8 (n, channels, size, size), and the unreadable images.
 
-    `complete` is false if reading stopped early: at an image without a substitute, or at too many
-    unreadable ones.
+    `faults` holds the name and the reason for each unreadable image. `complete` is False if reading
+    stopped early, because an image had no substitute or too many images were unreadable.
     """
 
     images: Tensor
@@ -79,8 +79,7 @@ class ReadResult(NamedTuple):
 class Faults:
     """The unreadable images of a data set, each counted once.
 
-    At most `fraction` of the `total` images may be unreadable, but at least one is allowed. With
-    `fraction` 0, none is.
+    Allows max(1, fraction * total) unreadable images, or none if `fraction` is 0.
     """
 
     name: str
@@ -90,11 +89,11 @@ class Faults:
 
     @property
     def limit(self) -> int:
-        """The largest number of unreadable images that is allowed."""
+        """The allowed number of unreadable images."""
         return max(1, int(self.fraction * self.total)) if self.fraction else 0
 
     def record(self, faults: Iterable[tuple[str, str]]) -> None:
-        """Log and count unreadable images. Raises `DataError` if there are more than allowed."""
+        """Log and count unreadable images (name, reason). Raises `DataError` above `limit`."""
         for image, reason in faults:
             if image in self.seen:
                 continue
@@ -123,11 +122,11 @@ class Faults:
 
 @dataclass(frozen=True, eq=False)
 class ImagePart:
-    """A subset of a source's images as squares, each read on access.
+    """A subset of a source's images, cropped to squares and read on access.
 
-    Both `indices` (n,) into the source and the classes `labels` (n,) are ascending. An unreadable
-    image is replaced by the next readable one of its class, wrapping around. The substitute depends
-    only on the files, not on the order of reading.
+    `indices` (n,) are the images' indices in the source, and `labels` (n,) their classes; both are
+    ascending. An unreadable image is replaced by the next readable image of its class, wrapping
+    around. The substitute depends only on the files, not on the order of reading.
     """
 
     source: ImageSource
@@ -146,9 +145,10 @@ class ImagePart:
         return (self.channels, self.size, self.size)
 
     def __getitem__(self, positions: Sequence[int]) -> ReadResult:
-        """Read the images at these positions of the part; stop early at too many unreadable ones.
+        """Return the images at these positions; stop early if too many images are unreadable.
 
-        Reader processes run this on a copy: they return unreadable images and do not record them.
+        Reader processes run this on a copy of the part, so unreadable images are returned and not
+        recorded in `faults`.
         """
         images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
         faults: dict[str, str] = {}
@@ -163,7 +163,7 @@ class ImagePart:
         return ReadResult(images, list(faults.items()), complete=True)
 
     def _read(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
-        """Read an image or its substitute, and add unreadable ones to `faults`; None on failure."""
+        """Return an image or its substitute, or None; add unreadable images to `faults`."""
         for candidate in self._candidates(position):
             index = int(self.indices[candidate])
             try:

@@ -1,8 +1,8 @@
-"""Feeds: the real batch of every critic update, as floats on the device.
+"""Feeds return the batch of real samples for each critic update, as floats on the device.
 
 A feed has no position to save: the batch of critic update u is a function of (seed, u), so a run
-can resume at any step, also within an epoch. With a `shard`, a feed gives that process's rows of
-each batch.
+can resume at any step, even within an epoch. With a `shard`, a feed returns only the rows of this
+process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
 
 class Batch(NamedTuple):
-    """Float samples (batch, *sample_shape), images in [-1, 1], and their classes int64 (batch,).
+    """Float samples (batch, *sample_shape), images in [-1, 1], and int64 classes (batch,).
 
     `labels` is None if the data have no classes. Both tensors are on the device.
     """
@@ -29,30 +29,30 @@ class Batch(NamedTuple):
 
 
 class Feed(Protocol):
-    """Training batches, indexed by the critic update that uses them."""
+    """The interface of feeds: returns the training batch of each critic update."""
 
     def batch(self, update: int) -> Batch:
         """Return the batch of critic update `update`, counted from 0 over the whole run."""
 
     def close(self) -> None:
-        """End reader processes, if there are any; call it after the last batch."""
+        """End the reader processes, if any. Call this after the last batch."""
         return
 
 
 def to_floats(samples: Tensor) -> Tensor:
-    """Map uint8 images to float32 in [-1, 1], as the networks take them; keep points unscaled."""
+    """Return uint8 images as float32 in [-1, 1], and points as float32 without scaling."""
     if samples.dtype == torch.uint8:
         return samples.float().div_(127.5).sub_(1)
     return samples.float()
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Map images from [-1, 1] to uint8, rounded to the nearest: the inverse of `to_floats`."""
+    """Return images in [-1, 1] as uint8, rounded to nearest: the inverse of `to_floats`."""
     return images.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def random_flip(images: Tensor, seed: int, update: int, shard: Shard) -> Tensor:
-    """Mirror each image (n, c, h, w) of an update left to right with probability 1/2."""
+    """Return images (n, c, h, w), each mirrored left to right with probability 1/2."""
     draws = Draws(seed, Stream.FLIPS, update, shard=shard)
     mirrored = draws.uniform((len(images),), images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -60,9 +60,9 @@ def random_flip(images: Tensor, seed: int, update: int, shard: Shard) -> Tensor:
 
 @dataclass(eq=False)
 class EpochOrder:
-    """The samples of each critic update: a new permutation for each epoch, from (seed, epoch).
+    """Chooses the samples of each critic update, from one permutation per (seed, epoch).
 
-    No sample is dropped: a batch that reaches the end of an epoch is filled up from the next one.
+    No sample is dropped: the last batch of an epoch is filled with samples of the next epoch.
     """
 
     size: int
@@ -73,7 +73,7 @@ class EpochOrder:
     _orders: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def indices(self, update: int) -> Tensor:
-        """Return the sample indices (batch,) of critic update `update` of the whole run."""
+        """Return the sample indices (batch,) of critic update `update`, counted from 0."""
         epoch, start = divmod(update * self.batch_size, self.size)
         chosen = self._order(epoch)[start : start + self.batch_size]
         missing = self.batch_size - len(chosen)
@@ -92,7 +92,7 @@ class EpochOrder:
 
 @dataclass(eq=False)
 class ResidentFeed(Feed):
-    """Batches of a data set that is kept on the device, in an `EpochOrder`."""
+    """A feed from samples that are kept on the device, in the order of an `EpochOrder`."""
 
     samples: Tensor
     batch_size: int
@@ -120,7 +120,7 @@ class ResidentFeed(Feed):
 
 @dataclass(frozen=True, eq=False)
 class EndlessFeed(Feed):
-    """New points of a distribution for every update, a function of (seed, update)."""
+    """A feed that draws new points for every update, as a function of (seed, update)."""
 
     draw: Callable[[np.random.Generator, int], np.ndarray]
     batch_size: int

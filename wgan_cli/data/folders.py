@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 TRAINING = "train"
-# The held-out part is the first of these folders that exists beside TRAINING.
+# Folder names of the held-out part, in the order of preference.
 HELD_OUT = ("test", "val", "valid", "validation")
 _HELD_OUT_FRACTION = 0.2
 
@@ -38,12 +38,12 @@ def image_folder(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """Load all images at any depth below `root`, `size` x `size`, with 1 (grey) or 3 channels.
+    """Return all images at any depth below `root`, `size` x `size`, with 1 (grey) or 3 channels.
 
-    If `root` has a folder named `TRAINING` and one named as in `HELD_OUT`, these are the two parts
-    and nothing else is read. Otherwise a fixed 20% of the images, at most 10,000, is held out. If
-    all images of a part lie in two or more subfolders, the subfolders are the classes (as in
-    torchvision's ImageFolder). Raises `DataError`.
+    If `root` has a folder `TRAINING` and a folder with a name in `HELD_OUT`, these are the two
+    parts, and other folders are ignored. Otherwise a fixed 20% of the images, at most 10,000, is
+    held out. If all images of a part lie in two or more subfolders, the subfolders are the classes,
+    as in torchvision's ImageFolder. Raises `DataError` if there are no images or too few.
     """
     if channels not in (GREY, COLOUR):
         raise ConfigError(f"dataset.channels must be 1 (grey) or 3 (colour), not {channels}.")
@@ -110,7 +110,7 @@ def image_folder(
 
 
 def _parts(root: Path) -> list[str]:
-    """Return the folders of the training and the held-out part; [""] if there are no such two."""
+    """Return the folders of the training and held-out parts, or [""] if one is missing."""
     folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
     held_out = [name for name in HELD_OUT if name in folders]
     return [TRAINING, held_out[0]] if TRAINING in folders and held_out else [""]
@@ -119,9 +119,9 @@ def _parts(root: Path) -> list[str]:
 def _walk(
     folder: Path, path: tuple[str, ...] = (), ancestors: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the files below a folder as relative paths, split into components."""
+    """Yield the relative path of each file below a folder, as a tuple of components."""
     real = os.path.realpath(folder)
-    # A link to a parent folder would never end.
+    # Following a link to a parent folder would never end.
     if real in ancestors:
         return
     with os.scandir(folder) as entries:
@@ -131,13 +131,13 @@ def _walk(
             child, is_link = folder / entry.name, entry.is_symlink()
             if child.is_dir() if is_link else entry.is_dir():
                 yield from _walk(child, (*path, entry.name), (*ancestors, real))
-            # A broken link is listed, to count as unreadable. A pipe is not: reading it may block.
+            # List broken links: they count as unreadable. Skip pipes: reading one may block.
             elif child.is_file() or not child.exists() if is_link else entry.is_file():
                 yield (*path, entry.name)
 
 
 def _split(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the training and of the held-out images among all, each ascending."""
+    """Return the indices of the training images and of the held-out images, each ascending."""
     if len(counts) == 2:
         return np.arange(counts[0]), counts[0] + np.arange(counts[1])
     order = Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(counts[0])

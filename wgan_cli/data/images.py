@@ -25,7 +25,7 @@ TORCHVISION_CLASSES = {
 
 
 def digits(name: str = "digits") -> TensorDataset:
-    """Load scikit-learn's 1,797 handwritten digits, 8x8 grey; 359 are held out."""
+    """Return scikit-learn's 1,797 grey 8x8 images of handwritten digits; 359 are held out."""
     table = digits_table()
     images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
@@ -33,7 +33,7 @@ def digits(name: str = "digits") -> TensorDataset:
 
 
 def digits_table() -> np.ndarray:
-    """Return 1,797 rows (1797, 65): the 64 grey values of an 8x8 image, 0 to 16, then the digit.
+    """Return an array (1797, 65). Each row has the 64 grey values (0 to 16) and the digit.
 
     The file is read without importing `sklearn.datasets`, which takes a second.
     """
@@ -52,7 +52,10 @@ def digits_table() -> np.ndarray:
 def torchvision_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
-    """Load one of `TORCHVISION_CLASSES`; its test split is held out. Raises `DataError`."""
+    """Return a data set named in `TORCHVISION_CLASSES`, with its test part held out.
+
+    Raises `DataError` if it cannot be read.
+    """
     if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is none of these data sets: {known}.")
@@ -67,22 +70,23 @@ def torchvision_images(
 def flippable_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
-    """Load `torchvision_images` whose content may be mirrored, unlike letters and digits."""
+    """Return `torchvision_images` for data that may be mirrored, unlike letters and digits."""
     return torchvision_images(name, root, download, flip)
 
 
 def emnist(
     name: str = "emnist", root: str = "data", download: bool = True, split: str = "balanced"
 ) -> TensorDataset:
-    """Load handwritten letters and digits, one of EMNIST's six splits (arXiv 1702.05373, table II).
+    """Return one of EMNIST's six splits of handwritten letters and digits (arXiv 1702.05373).
 
-    Labels count from 0 in every split. The split's test part is held out. Raises `DataError`.
+    Labels start at 0 in every split. The test part of the split is held out. Raises `DataError` if
+    the files cannot be read.
     """
     (train, train_labels), (test, test_labels) = (
         read_part(name, "EMNIST", root, download, split=split, train=train)
         for train in (True, False)
     )
-    # In the files, the letters' labels count from 1, and all images are transposed.
+    # In the files, the labels of letters start at 1, and all images are transposed.
     lowest = 1 if split == "letters" else 0
     return TensorDataset(
         name,
@@ -95,9 +99,10 @@ def emnist(
 def svhn(
     name: str = "svhn", root: str = "data", download: bool = True, extra: bool = False
 ) -> TensorDataset:
-    """Load house numbers cropped to one digit; `extra` adds the easier part `extra` to training.
+    """Return photographs of house numbers, cropped to one digit, with the test part held out.
 
-    The test part is held out. Raises `DataError`.
+    With `extra`, SVHN's easier part `extra` is added to the training part. Raises `DataError` if
+    the files cannot be read.
     """
     parts = [
         read_part(name, "SVHN", root, download, split=part)
@@ -116,7 +121,7 @@ def stl10(
     unlabeled: bool = True,
     flip: bool = False,
 ) -> TensorDataset:
-    """Load photographs of ten classes, resized from 96x96 to `size` x `size`.
+    """Return photographs of ten classes, resized from 96x96 to `size` x `size`.
 
     With `unlabeled`, the 100,000 images without a class are added to the training part, and the
     data set has no labels. The test part is held out. Raises `DataError`.
@@ -134,11 +139,11 @@ def stl10(
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images uint8 (n, c, h, w) to `size` x `size`, bilinear and antialiased."""
+    """Return uint8 images (n, c, h, w) resized to `size` x `size`, bilinear and antialiased."""
     if images.shape[2:] == (size, size):
         return images.contiguous()
     result = images.new_empty((*images.shape[:2], size, size))
-    # In chunks: as floats, a large data set would need more than four times its memory.
+    # Resize in chunks: as floats, all images would need over four times the memory.
     for chunk, target in zip(images.split(1024), result.split(1024), strict=True):
         resized = functional.interpolate(
             to_floats(chunk), (size, size), mode="bilinear", antialias=True

@@ -29,10 +29,11 @@ def lsun(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """Load one category's scenes in colour, cropped to the middle square and resized; no classes.
+    """Return one category in colour, cropped to a centred square and resized, without classes.
 
     `root` holds the folders `<category>_train_lmdb` and `<category>_val_lmdb`, as for torchvision.
-    The 300 images of the latter are held out. Raises `DataError`.
+    The 300 images of the `val` folder are held out. Raises `DataError` if files are missing or
+    damaged.
     """
     folder = Path(root).expanduser()
     databases = [_open(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")]
@@ -48,7 +49,7 @@ class Database:
     """Encoded images in an LMDB folder, in the order of their keys.
 
     torchvision's reader is not used: it caches the keys as a pickle in the current folder, and
-    loads any such pickle that it finds there.
+    would load a pickle that someone else left there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,18 +57,18 @@ class Database:
         self._environment: Any = None
         self._process: int | None = None
         with self._transaction() as transaction, _as_data_errors(folder):
-            # An array: forked reader processes would copy the memory of a list of keys.
+            # Use an array: forked reader processes would copy the memory of a list of keys.
             self._keys = np.array(list(transaction.cursor().iternext(values=False)))
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def name(self, index: int) -> str:
-        """Return the folder and the key."""
+        """Return the folder and key of an image, for messages."""
         return f"{self.folder}: {self._keys[index].decode(errors='replace')}"
 
     def open(self, index: int) -> Image.Image:
-        """Open the image stored under a key."""
+        """Return the opened image with the given index."""
         with self._transaction() as transaction:
             return Image.open(io.BytesIO(transaction.get(self._keys[index])), formats=FORMATS)
 
@@ -78,7 +79,7 @@ class Database:
         if self._process != os.getpid():
             import lmdb
 
-            # LMDB forbids using a database that was opened before a fork: open it again.
+            # LMDB forbids using a database that was opened before a fork, so open it again.
             if self._environment is not None:
                 self._environment.close()
             with _as_data_errors(self.folder):

@@ -1,4 +1,4 @@
-"""Reads encoded images in parallel processes, and makes sure that these end."""
+"""Reads encoded images in parallel processes, and ends these processes reliably."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PREFETCH = 4
 _CHUNK = 64
 # Below this number of images, starting processes takes longer than reading.
 _MIN_FOR_PROCESSES = 1000
-# From this number of images, log that they are being read if there is no progress bar.
+# With at least this many images and no progress bar, log that images are being read.
 _MIN_FOR_LOG = 5000
 
 
 def default_workers() -> int:
     """Return the number of CPU cores that this process may use, at most 8.
 
-    Under torchrun, the machine's cores are divided by its number of ranks.
+    Under torchrun, the cores are divided by the number of ranks on the machine.
     """
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -45,10 +45,10 @@ def default_workers() -> int:
 
 
 class ParallelReader(Iterator[Tensor]):
-    """Iterates over lists of positions; yields the images of each, uint8 (n, c, size, size).
+    """Yields the images at each list of positions, uint8 (n, c, size, size), in order.
 
-    The batches come in the order of the lists. With `workers` 0 they are read in this process.
-    Raises `DataError` if a process fails or there are more unreadable images than allowed.
+    With `workers` = 0, this process reads the images. Raises `DataError` if a process fails or more
+    images are unreadable than allowed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ParallelReader(Iterator[Tensor]):
             collate_fn=_identity,
             pin_memory=pin,
             prefetch_factor=PREFETCH if workers else None,
-            # The loader draws a seed for its processes; without this, from the global generator.
+            # The loader draws a seed for its processes. Keep it from the global generator.
             generator=torch.Generator(),
         )
         before = active_children()
@@ -76,11 +76,11 @@ class ParallelReader(Iterator[Tensor]):
             self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
         processes = [process for process in active_children() if process not in before]
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        # Close at exit before Python ends child processes by SIGTERM, which these block.
+        # At exit, close before Python sends child processes SIGTERM, which these block.
         atexit.register(self.close)
 
     def __next__(self) -> Tensor:
-        """Return the next list's images."""
+        """Return the images at the next list of positions."""
         name = self._faults.name
         try:
             result = next(self._iterators[0])
@@ -105,8 +105,8 @@ class ParallelReader(Iterator[Tensor]):
 
 def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
     """End the processes, when a `ParallelReader` is closed or garbage-collected."""
-    # The loader's iterator ends its processes when it is freed. But a traceback may still hold it,
-    # or a process may be stuck; it then sends SIGTERM, which these processes block. So kill them.
+    # The loader's iterator ends its processes when it is freed, but a traceback may keep it alive.
+    # It sends SIGTERM to stuck processes, which block that signal. So kill the processes.
     iterators.clear()
     for process in processes:
         if process.is_alive():
@@ -115,7 +115,7 @@ def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) ->
 
 
 def read_images(part: ImagePart, positions: Sequence[int], workers: int, part_name: str) -> Tensor:
-    """Read the images at these positions, uint8 (n, c, size, size), with a progress bar."""
+    """Return the images at these positions, uint8 (n, c, size, size); show a progress bar."""
     count, name = len(positions), part.faults.name
     images = torch.empty((count, *part.shape), dtype=torch.uint8)
     chunks = [positions[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
@@ -139,10 +139,11 @@ def _identity(result: Any) -> Any:
 
 @contextmanager
 def _signals_blocked_in_children() -> Iterator[None]:
-    """Block Ctrl-C, SIGTERM and SIGHUP in processes started inside: the run handles them.
+    """Block SIGINT, SIGTERM and SIGHUP in child processes started in this context.
 
-    Also restore the SIGCHLD handler that torch replaces: its exception for a dead process could
-    interrupt any code, whereas `ParallelReader` notices the death when it waits for the images.
+    Only the run's process handles these signals. Also restore the SIGCHLD handler, which torch
+    replaces: if a child process dies, torch's handler raises an exception that could interrupt any
+    code. `ParallelReader` detects the death when it waits for images.
     """
     blocked = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -151,7 +152,7 @@ def _signals_blocked_in_children() -> Iterator[None]:
     try:
         yield
     finally:
-        # Only the main thread can set handlers; in other threads torch sets none.
+        # Only the main thread can set signal handlers, so torch sets none in other threads.
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

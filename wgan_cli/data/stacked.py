@@ -1,4 +1,4 @@
-"""Stacked MNIST: triples of digits as colour channels, 1,000 modes that can be counted."""
+"""Stacked MNIST: three digits as colour channels, which gives 1,000 countable modes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HELD_OUT_SIZE = 26_000
 def stacked_mnist(
     name: str = "stacked_mnist", root: str = "data", download: bool = True
 ) -> TensorDataset:
-    """Build images uint8 (n, 3, 28, 28) of three random MNIST digits each (arXiv 1611.02163).
+    """Return images uint8 (n, 3, 28, 28) of three random MNIST digits each (arXiv 1611.02163).
 
-    An image's label is 100 red + 10 green + blue. The triples are the same in every run. The
-    training part uses MNIST's training digits, the held-out part its test digits. Raises
-    `DataError`.
+    The label of an image is 100 * red + 10 * green + blue, from the digits of its channels. The
+    images are the same in every run. The training part is made of MNIST's training images, and the
+    held-out part of its test images. Raises `DataError` if MNIST cannot be read.
     """
     train, train_labels = _stacked(name, root, download, train=True)
     held_out, held_out_labels = _stacked(name, root, download, train=False)
@@ -32,7 +32,7 @@ def stacked_mnist(
 
 def _stacked(name: str, root: str, download: bool, *, train: bool) -> tuple[Tensor, Tensor]:
     images, labels = read_part(name, "MNIST", root, download, train=train)
-    # Step 0 of the stream is used for splits of data sets without a test part.
+    # Step 0 of the stream is used by `dataset.split`.
     rng = Draws(FIXED_SEED, Stream.HELD_OUT, step=1, inner=int(train)).numpy()
     count = TRAINING_SIZE if train else HELD_OUT_SIZE
     chosen = torch.from_numpy(rng.integers(len(images), size=(count, 3)))

@@ -26,17 +26,17 @@ from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
 log = logging.getLogger(__name__)
 
-# By default, a decoded training part of up to this size is held in memory.
+# By default, a training part of up to this size, decoded, is held in memory.
 IN_MEMORY_GIB = 2
 MAX_HELD_OUT = 10_000
 
 
 @dataclass(eq=False)
 class StreamingFeed:
-    """Serves the same batches as a `ResidentFeed` of these images, read ahead by processes.
+    """Returns the same batches as a `ResidentFeed`, but reader processes read the images ahead.
 
-    Updates are expected in order; any other update restarts the reading there. The processes end
-    on `close`, and when the feed is garbage-collected.
+    Request updates in order: any other update ends the processes and starts new ones. The processes
+    also end on `close` and when the feed is garbage-collected.
     """
 
     part: ImagePart
@@ -55,10 +55,10 @@ class StreamingFeed:
         self._next = 0
 
     def batch(self, update: int) -> Batch:
-        """Return the batch of critic update `update`. Raises `DataError` if it cannot be read."""
+        """Return the batch of critic update `update`. Raises `DataError` if reading fails."""
         if self._reader is None or update != self._next:
             self.close()
-            # The reader must not refer to `self`: a cycle would delay the end of its processes.
+            # The reader must not refer to `self`: a reference cycle would keep its processes alive.
             order = self.order
             positions = (order.indices(later).tolist() for later in itertools.count(update))
             pin = self.device.type == "cuda"
@@ -108,7 +108,7 @@ class StreamedDataset:
     def feed(
         self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
     ) -> Feed:
-        """Return batches in an order that depends only on (seed, epoch)."""
+        """Return a feed whose order of samples depends only on (seed, epoch)."""
         check_batch_size(self.name, batch_size, len(self.training))
         return StreamingFeed(
             self.training, batch_size, seed, device, shard, self.workers, self.flip
@@ -116,11 +116,11 @@ class StreamedDataset:
 
     @property
     def training_size(self) -> int:
-        """The size of the training part."""
+        """The number of training images."""
         return len(self.training)
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """Read the training images at the indices `chosen` (n,)."""
+        """Return the training images at the indices `chosen` (n,)."""
         return read_images(self.training, chosen.tolist(), self.workers, "training")
 
 
@@ -132,10 +132,10 @@ def encoded_images(
     in_memory: bool | None,
     workers: int | None,
 ) -> Dataset:
-    """Make a data set of training and held-out images; the training part in memory or streamed.
+    """Return a data set whose training part is either in memory or streamed.
 
-    With `in_memory` null, a training part of up to `IN_MEMORY_GIB` is held in memory. With
-    `workers` null, there are `default_workers()` reader processes. Neither changes the training.
+    If `in_memory` is None, a training part of up to `IN_MEMORY_GIB` is held in memory. If `workers`
+    is None, there are `default_workers()` reader processes. Neither option changes the batches.
     At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
     Raises `DataError`.
     """

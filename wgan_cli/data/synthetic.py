@@ -10,7 +10,7 @@ from wgan_cli.data.dataset import EndlessDataset, Modes
 def gaussians_ring(
     name: str = "gaussians_ring", modes: int = 8, radius: float = 1.0, std: float = 0.05
 ) -> EndlessDataset:
-    """`modes` equal Gaussians, evenly spaced on a circle (arXiv 1704.00028, figure 1)."""
+    """Return `modes` equal Gaussians, evenly spaced on a circle (arXiv 1704.00028, figure 1)."""
     angles = 2 * np.pi * np.arange(modes) / modes
     centres = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return _mixture(name, Modes(centres, std))
@@ -19,11 +19,11 @@ def gaussians_ring(
 def gaussians_grid(
     name: str = "gaussians_grid", side: int = 5, spacing: float = 1.0, std: float = 0.05
 ) -> EndlessDataset:
-    """`side` times `side` equal Gaussians on a square grid (arXiv 1704.00028, figure 1).
+    """Return side * side equal Gaussians on a square grid (arXiv 1704.00028, figure 1).
 
-    The grid is centred on 0 and neighbours lie `spacing` apart: with side 5 and spacing 1.0 the
-    means are {-2, -1, 0, 1, 2} squared. The paper's code divides spacing 2 and std 0.05 by 2.828;
-    relative to the spacing, the std here is twice as large.
+    The grid is centred on 0, and neighbours are `spacing` apart: with side 5 and spacing 1.0, each
+    coordinate of a mean is -2, -1, 0, 1 or 2. The paper's code divides spacing 2 and std 0.05 by
+    2.828; relative to the spacing, the std here is twice as large.
     """
     line = spacing * (np.arange(side) - (side - 1) / 2)
     centres = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -31,7 +31,7 @@ def gaussians_grid(
 
 
 def parallel_lines(name: str = "parallel_lines") -> EndlessDataset:
-    """Points (0, z) with z uniform on [0, 1] (arXiv 1701.07875, Example 1).
+    """Return points (0, z) with z uniform on [0, 1] (arXiv 1701.07875, Example 1).
 
     `model=parallel_lines` generates the same line, shifted by theta.
     """
@@ -43,7 +43,7 @@ def parallel_lines(name: str = "parallel_lines") -> EndlessDataset:
 
 
 def swiss_roll(name: str = "swiss_roll", noise: float = 0.25) -> EndlessDataset:
-    """A spiral of one and a half turns (arXiv 1704.00028, figures 1 and 2).
+    """Return points on a spiral of one and a half turns (arXiv 1704.00028, figures 1 and 2).
 
     Points are (t cos t, t sin t) with t uniform on [1.5 pi, 4.5 pi], plus normal noise of standard
     deviation `noise` in both coordinates. As in the paper's code, the sum is divided by 7.5, about

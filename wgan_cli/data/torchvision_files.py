@@ -1,4 +1,4 @@
-"""Reads or downloads torchvision's data sets, with readable errors."""
+"""Reads or downloads torchvision's data sets; errors say what to do."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from wgan_cli.errors import DataError
 def read_part(
     name: str, kind: str, root: str, download: bool, **which: Any
 ) -> tuple[Tensor, Tensor]:
-    """Read images uint8 (n, c, h, w) and labels int64 (n,) of a part of a torchvision data set.
+    """Return uint8 images (n, c, h, w) and int64 labels (n,) of a part of a torchvision data set.
 
     `kind` is the name of a class in torchvision.datasets, and `which` holds its arguments that
-    select the part. `name` is for messages. The images may be a view. Raises `DataError`.
+    select the part. `name` is for messages. The images may be a view. Raises `DataError` if
+    reading fails.
     """
     with torchvision_files(name, root, download) as (datasets, folder):
         part: Any = getattr(datasets, kind)(str(folder), download=download, **which)
@@ -28,7 +29,7 @@ def read_part(
         images = torch.as_tensor(part.data)
         if images.dtype != torch.uint8 or images.ndim not in (3, 4):
             raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")
-        # torchvision has (n, h, w), (n, h, w, 3) or (n, c, h, w).
+        # The shape is (n, h, w), (n, h, w, 3) or (n, c, h, w), depending on the data set.
         if images.ndim == 3:
             images = images[:, None]
         elif images.shape[3] == 3:
@@ -38,9 +39,9 @@ def read_part(
 
 @contextmanager
 def torchvision_files(name: str, root: str, download: bool) -> Iterator[tuple[Any, Path]]:
-    """Give the module torchvision.datasets and the folder `root`, for reading a data set inside.
+    """Yield the module torchvision.datasets and the path of the folder `root`.
 
-    An exception inside becomes a `DataError` that says what to do.
+    An exception in the block becomes a `DataError` that says what to do.
     """
     folder = Path(root).expanduser()
     existed = folder.exists()
@@ -62,7 +63,7 @@ def torchvision_files(name: str, root: str, download: bool) -> Iterator[tuple[An
             for path in (*sorted(folders, reverse=True), folder):
                 with suppress(OSError):
                     path.rmdir()
-        # Lines after the first say what was tried and why it failed, so keep them all.
+        # Later lines of the message explain the failure, so keep all lines.
         reason = textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__
         if download:
             advice = (

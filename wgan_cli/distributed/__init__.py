@@ -1,1 +1,1 @@
-"""Several processes that train one run together."""
+"""Training with several processes."""

@@ -1,4 +1,4 @@
-"""The rank of a process among those that train one run together."""
+"""The rank of this process, and the number of processes of the run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from wgan_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Process:
-    """One of the `world` processes of a run; `local_world` of them run on its machine.
+    """One of the `world` processes of a run, `local_world` of which run on the same machine.
 
-    Ranks and the machine's number count from 0.
+    `rank`, `local_rank` and `machine`, the number of the machine, count from 0.
     """
 
     rank: int = 0
@@ -23,7 +23,7 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """Read torchrun's environment variables; without them it is a single process."""
+        """Return this process, read from torchrun's variables; a single process without them."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return cls()
         rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
@@ -37,7 +37,7 @@ class Process:
 
     @property
     def command(self) -> str:
-        """The command that starts a run in this many processes, without its arguments."""
+        """The command that starts a run with this number of processes, without its arguments."""
         if self.world == 1:
             return "wgan-train"
         machines = self.world // self.local_world
@@ -49,7 +49,7 @@ ALONE = Process()
 
 
 def refuse_in_several(process: Process, *, sweep: bool) -> None:
-    """Raise `ConfigError` for a sweep in several processes."""
+    """Raise `ConfigError` if `sweep` is true and there are several processes."""
     if process.world > 1 and sweep:
         raise ConfigError(
             "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
@@ -60,7 +60,8 @@ def refuse_in_several(process: Process, *, sweep: bool) -> None:
 def refuse_uneven(process: Process, batch_size: int, *, going_on: bool = False) -> None:
     """Raise `ConfigError` if the batch cannot be divided evenly among the processes.
 
-    A resumed run keeps its batch size; the message then names other numbers of processes.
+    If `going_on`, the run is resumed and cannot change its batch size, so that the message suggests
+    numbers of processes instead of batch sizes.
     """
     world = process.world
     if batch_size % world and going_on:

@@ -1,8 +1,8 @@
-"""Communication between the processes that train one run together.
+"""Communication between the processes of a run.
 
-Every update sums one message over the ranks: the gradients, the update's terms and whether a signal
-came. Rank 0 measures, writes and decides; meanwhile the others wait for its instruction. Each
-process writes why it ended into torchrun's store, which outlives it.
+Every update sums one message over the ranks. It contains the gradients, the update's terms and
+flags for stop signals. While rank 0 measures and writes files, the other ranks wait for its
+instruction. Each process writes the reason for its end into torchrun's store, which outlives it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from wgan_cli.errors import RankError
 from wgan_cli.randomness import FULL_BATCH, Shard
 from wgan_cli.stop_signals import StopSignals
 
-# How long a process waits for the others to start.
+# The longest wait for the other processes to start.
 _START_TIMEOUT = timedelta(minutes=30)
-# How long it then waits for rank 0. Its connection reports a lost process earlier.
+# The longest wait for a message. The connection reports a lost process earlier.
 _TIMEOUT = timedelta(days=1)
-# Seconds in which the remaining ranks write why they end.
+# Seconds for the remaining ranks to write the reason for their end.
 _REASON_TIMEOUT = 5.0
 _POLL_SECONDS = 0.05
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class Instruction(enum.IntEnum):
-    """What the other ranks do once rank 0 has measured and written."""
+    """An instruction from rank 0 to the other ranks."""
 
     CONTINUE = 0
     ROLL_BACK = 1
@@ -51,7 +51,7 @@ class Instruction(enum.IntEnum):
 
 
 class SingleProcess:
-    """The group of a run with one process; `ProcessGroup` is for several."""
+    """The group of a run with one process. See `ProcessGroup` for several."""
 
     shard: Shard = FULL_BATCH
     leads = True
@@ -62,17 +62,17 @@ class SingleProcess:
         return self.shard.world
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Connect to the other processes and send them these settings."""
+        """Connect to the other processes and send `settings` to them."""
 
     def arrive(self, point: str) -> None:
-        """Wait for the other processes at a named point. Raises `RankError` if one has failed."""
+        """Wait until all processes reach this point. Raise `RankError` if one has failed."""
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`. One process of each machine runs it first; the others use its files."""
+        """Return `work()`. One process per machine runs it first; the others reuse its files."""
         return work()
 
     def share_signals(self, signals: StopSignals) -> StopSignals:
-        """Share stop signals, so that all ranks stop at the same step."""
+        """Return signals that are shared by all ranks, so that all stop at the same step."""
         return signals
 
     def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
@@ -84,7 +84,7 @@ ALONE = SingleProcess()
 
 
 class ProcessGroup(SingleProcess):
-    """One process's connection to the others. All of them read and write the `store`."""
+    """A process's connection to the other processes. All of them read and write `store`."""
 
     def __init__(self, process: Process, store: Store) -> None:
         self.process = process
@@ -97,7 +97,7 @@ class ProcessGroup(SingleProcess):
         self._on_gpu = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Connect to the other processes; rank 0 publishes `settings` for them."""
+        """Connect to the other processes. Rank 0 writes `settings` into the store for them."""
         self._on_gpu = device.type == "cuda"
         if self.leads:
             self.store.set("settings", json.dumps(settings))
@@ -115,11 +115,12 @@ class ProcessGroup(SingleProcess):
         )
 
     def arrive(self, point: str) -> None:
-        """Only rank 0 waits. It polls the store, because it would miss a failure inside torch."""
+        """On rank 0, wait until all ranks reach this point. Raise `RankError` if one failed."""
         if not self.leads:
             self._set(f"{point}/{self.process.rank}", "")
             return
         for rank in range(1, self.world):
+            # Poll the store, because a wait inside torch would not notice a failure.
             while not self._has(f"{point}/{rank}"):
                 failure = self.failure_of_other_rank()
                 if failure is not None or self._unreachable:
@@ -127,11 +128,11 @@ class ProcessGroup(SingleProcess):
                 time.sleep(_POLL_SECONDS)
 
     def settings(self) -> dict[str, Any] | None:
-        """Wait for rank 0's settings; None if it ends without training."""
+        """Wait for rank 0's settings and return them; None if rank 0 ends without training."""
         return self._read("settings") if self._wait_for_key("settings") else None
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`. Local rank 0 of each machine runs it before the others there do."""
+        """Return `work()`. Local rank 0 runs it before the other ranks of its machine."""
         done = f"done/{self.process.machine}"
         if self.process.local_rank > 0:
             if not self._wait_for_key(done):
@@ -142,7 +143,10 @@ class ProcessGroup(SingleProcess):
         return result
 
     def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
-        """Average gradients and terms by one sum over the ranks, which also shares signals."""
+        """Average the gradients over all ranks; return the averages of the terms.
+
+        The same message shares the stop signals.
+        """
         count = len(terms) + len(SharedStopSignals.NONE)
         message = network.gradient_message(count)
         tail = message[-count:].zero_()
@@ -157,19 +161,19 @@ class ProcessGroup(SingleProcess):
             self.raise_lost_rank()
         message.div_(self.world)
         network.take_gradients(message)
-        # The next message may use this memory again.
+        # Copy the values, because the next message may use the same memory.
         means = tail.clone()
         if self.signals is not None:
             self.signals.counts = means[len(terms) :]
         return list(means[: len(terms)].unbind())
 
     def share_signals(self, signals: StopSignals) -> StopSignals:
-        """The signals of all ranks as of the newest update."""
+        """Return the stop signals of all ranks, which every update shares."""
         self.signals = SharedStopSignals(signals)
         return self.signals
 
     def send(self, state: dict[str, Any]) -> None:
-        """Send a state to all ranks, as the bytes of `torch.save`: they may have no common disk."""
+        """Send a state to all ranks as bytes, because they may have no common disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
@@ -177,7 +181,7 @@ class ProcessGroup(SingleProcess):
         self._broadcast(data)
 
     def receive(self) -> dict[str, Any]:
-        """Receive the state that rank 0 sends, on the CPU."""
+        """Receive and return the state that rank 0 sends, with its tensors on the CPU."""
         size = self._broadcast(torch.zeros(1, dtype=torch.int64))
         data = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
         sent = io.BytesIO(data.numpy().tobytes())
@@ -189,36 +193,36 @@ class ProcessGroup(SingleProcess):
         self._broadcast(torch.tensor([int(instruction)]))
 
     def wait_for_instruction(self) -> Instruction:
-        """Receive rank 0's instruction."""
+        """Wait for rank 0's instruction and return it."""
         return Instruction(int(self._broadcast(torch.zeros(1, dtype=torch.int64))))
 
     def report_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
-        """Write into the store how this process ends; a `message` says why the run fails."""
+        """Write the end of this process into the store; `message` is the reason for a failure."""
         end = {"exit_code": exit_code, "message": message, "state": state}
         self._set(f"end/{self.process.rank}", json.dumps(end))
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
-        """What a rank has reported about its end, if anything."""
+        """Return the report of a rank about its end; None if there is no report."""
         return self._read(f"end/{rank}") if self._has(f"end/{rank}") else None
 
     def leader_exit_code(self, seconds: float) -> int:
-        """Wait for rank 0's exit code; 1 if it was lost."""
+        """Wait for rank 0's exit code and return it; 1 if rank 0 was lost."""
         self._wait_for([0], seconds)
         end = self.end_of(0)
         return 1 if end is None else int(end["exit_code"])
 
     def wait_for_others(self, seconds: float) -> None:
-        """Wait until the ranks that are not lost have ended."""
+        """Wait at most `seconds` until all ranks that are not lost have ended."""
         self._wait_for(sorted({*range(1, self.world)} - {*self._lost_ranks}), seconds)
 
     def close(self, *, failed: bool) -> None:
-        """Close the connections, whose threads would otherwise abort the process at its exit."""
-        # After a failure nccl would wait forever.
+        """Close the connections; otherwise their threads would abort the process at its exit."""
+        # After a failure, NCCL would wait forever for the lost process.
         if dist.is_initialized() and not (failed and self._on_gpu):
             dist.destroy_process_group()
 
     def failure_of_other_rank(self) -> RankError | None:
-        """The failure of another rank, if one has reported it."""
+        """Return the failure that another rank has reported; None if there is none."""
         for rank in range(1, self.world):
             end = self.end_of(rank)
             if end is not None and end["message"]:
@@ -226,7 +230,7 @@ class ProcessGroup(SingleProcess):
         return None
 
     def raise_lost_rank(self) -> NoReturn:
-        """Raise `RankError` after a message failed, with the reason if a rank has reported one."""
+        """Raise `RankError` after a failed message, with the reason if a rank has reported it."""
         if not self.leads:
             self._set(f"alive/{self.process.rank}", "")
             raise RankError("Another process of the run ended.")
@@ -251,7 +255,7 @@ class ProcessGroup(SingleProcess):
         return json.loads(self.store.get(key))
 
     def _has(self, key: str) -> bool:
-        """Whether the store has a key. A store in rank 0's process ends with that process."""
+        """Return True if the store has the key; False also if the store has ended."""
         try:
             return not self._unreachable and self.store.check([key])
         except RuntimeError:
@@ -259,7 +263,7 @@ class ProcessGroup(SingleProcess):
             return False
 
     def _wait_for_key(self, key: str) -> bool:
-        """Wait until the store has a key; False if rank 0 ends before."""
+        """Wait until the store has the key and return True; False if rank 0 ends before."""
         while not self._has(key):
             if self._unreachable or self.end_of(0) is not None:
                 return False
@@ -267,7 +271,7 @@ class ProcessGroup(SingleProcess):
         return True
 
     def _wait_for(self, ranks: Sequence[int], seconds: float, also: str = "end") -> list[int]:
-        """Wait until these ranks have ended or set the key `also`; return those that did not."""
+        """Wait until these ranks have ended or set the key `also`; return those that have not."""
         until = time.monotonic() + seconds
         while True:
             ranks = [r for r in ranks if not any(self._has(f"{key}/{r}") for key in ("end", also))]
@@ -286,10 +290,10 @@ class ProcessGroup(SingleProcess):
 
 @cache
 def join_process_group(process: Process) -> SingleProcess:
-    """The group of this run's processes, which meet in torchrun's store."""
+    """Return the group of the run's processes, which connect through torchrun's store."""
     if process.world == 1:
         return ALONE
     store, _, _ = next(rendezvous("env://", timeout=_START_TIMEOUT))
-    # With --max-restarts torchrun keeps one store for all attempts.
+    # torchrun --max-restarts uses the same store for all attempts, so prefix the keys.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return ProcessGroup(process, PrefixStore(f"attempt_{attempt}", store))

@@ -9,14 +9,14 @@ from wgan_cli.stop_signals import StopSignals
 
 
 class SharedStopSignals(StopSignals):
-    """The signals of all ranks as of the newest update.
+    """The stop signals of all ranks, as shared by the last update.
 
-    `signals` are those of this process. `counts` (3,) is proportional to the numbers of ranks that
-    were asked to end, that were interrupted, and whose signal is overdue.
+    `signals` holds those of this process. `counts` (3,) is proportional to the number of ranks with
+    a request to end, with an interrupt, and with an overdue signal.
     """
 
     NONE = (False, False, False)
-    # Reading `counts` on a GPU waits for the device, so all ranks read it every 8th step.
+    # Reading `counts` on a GPU waits for the device, so all ranks read it only every 8th step.
     READ_EVERY = 8
 
     def __init__(self, signals: StopSignals) -> None:
@@ -27,7 +27,7 @@ class SharedStopSignals(StopSignals):
         self.at_once = signals.at_once  # type: ignore[method-assign]
 
     def local(self) -> tuple[bool, bool, bool]:
-        """What this process adds to `counts`."""
+        """Return this process's flags: a request to end, an interrupt, an overdue signal."""
         error = self.signals.requested()
         if error is None:
             return self.NONE
@@ -35,16 +35,19 @@ class SharedStopSignals(StopSignals):
         return not interrupted, interrupted, self.signals.overdue() is not None
 
     def requested(self) -> WganError | None:
-        """The error to end the run with, the same on all ranks. Call it once a step on each."""
+        """Return the error that must end the run, the same on all ranks; None without a signal.
+
+        Call this once per step on every rank.
+        """
         self._steps += 1
         if not self._on_cpu() and self._steps % self.READ_EVERY:
             return None
         return self._error()
 
     def overdue(self) -> WganError | None:
-        """The same, once a signal has waited for `PATIENCE` seconds.
+        """Return the error if a signal has waited for `PATIENCE` seconds, otherwise None.
 
-        Always None on a GPU: reading would wait for it in every update, and steps are short.
+        On a GPU, always return None: every update would wait for the device, and steps are short.
         """
         return self._error() if self._on_cpu() and self._read()[2] else None
 

@@ -1,4 +1,4 @@
-"""Compares one set of samples with the reference, and caches what several metrics need."""
+"""Compares samples with the reference, and caches results that several metrics share."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from wgan_cli.randomness import Draws, Stream
 
 @dataclass(eq=False)
 class Comparison:
-    """Compares the samples `candidate` with the reference, also through the `critic`.
+    """Compares the samples `candidate` with the reference, directly and by the critic's scores.
 
-    `constraint` is the critic's constraint. `seed` determines the random points and directions.
+    `constraint` is the critic's constraint. `seed` determines random points and directions.
     """
 
     reference: Reference
@@ -51,7 +51,7 @@ class Comparison:
 
     @cached_property
     def steepest_slope(self) -> float:
-        """The largest norm of the critic's gradient at random points between real and fake pairs.
+        """The largest norm of the critic's gradient at random points between real-fake pairs.
 
         It is a lower bound of the Lipschitz constant K. For a conditional critic, both samples of a
         pair have the same class. Raises ValueError if it is not finite.
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def normalized(self) -> float:
-        """The estimate divided by K: the critic's known constant, or else the steepest slope.
+        """The estimate divided by the critic's known Lipschitz constant, or by the steepest slope.
 
         Raises ValueError if all gradients are 0.
         """
@@ -83,7 +83,7 @@ class Comparison:
         return self.estimate / constant
 
     def features(self, space: str) -> tuple[Tensor, Tensor]:
-        """Return the features (m, d) of the reference's and of the candidate's feature samples."""
+        """Return features (m, d) of the reference's feature samples, and of the candidate's."""
         network = self.reference.network(space)
         real, _ = self.reference.real.features(space, network)
         fake, _ = self.candidate.features(space, network)
@@ -95,15 +95,15 @@ class Comparison:
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """How many of the candidate's feature samples the classifier assigns to each class."""
+        """The number of the candidate's feature samples in each class, by the classifier."""
         classes = len(self.reference.class_counts)
         return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
 
     def neighbours(self, space: str) -> tuple[float, float]:
-        """Return precision and recall in a `space`, computed once.
+        """Return precision and recall in a space, computed once.
 
-        In `pixel` space they compare the evaluation samples, in a feature network's space the
-        feature samples.
+        `space` is `pixel`, which uses the evaluation samples, or the name of a feature network,
+        which uses the feature samples.
         """
         if space not in self._neighbours:
             pair = (self.real, self.fake) if space == "pixel" else self.features(space)
@@ -112,7 +112,7 @@ class Comparison:
         return self._neighbours[space]
 
     def draws(self, inner: int) -> Draws:
-        """Return random numbers for batch `inner`; steps 0 and 2 of the stream are latent noise."""
+        """Return random numbers for batch `inner`. `generated` uses steps 0 and 2 of the stream."""
         return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
 
     @torch.no_grad()

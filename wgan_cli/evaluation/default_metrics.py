@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.evaluation.registry import TABLE
 from wgan_cli.metrics.classifier import SIDE
 from wgan_cli.metrics.inception import available
 from wgan_cli.schema import METRICS
 
-# With fewer held-out samples, statistics of features depend more on the count than on the images.
+# With fewer held-out samples, feature statistics depend more on their number than on the images.
 _FEATURES_FROM = 2000
-_USUAL_WITH_LABELS = ("metrics/fid_classifier", "metrics/class_kl", "metrics/classes_found")
 
 
 def data_kinds(dataset: Dataset) -> set[str]:
-    """Which of samples, images, labels (that a classifier can learn) and modes a data set has."""
+    """Return the kinds of data that a data set offers: samples, images, labels, modes.
+
+    Labels count only if a classifier can learn them.
+    """
     kinds = {"samples"}
     if len(dataset.sample_shape) == 3:
         kinds.add("images")
@@ -26,31 +29,30 @@ def data_kinds(dataset: Dataset) -> set[str]:
 
 
 def usual_metrics(dataset: Dataset) -> list[str]:
-    """The metrics while training: all that apply and are fast.
+    """Return the tags of the metrics during training: all that apply and are fast.
 
-    With enough held-out images they include `_USUAL_WITH_LABELS`, which need the classifier.
+    Metrics that need labels are included only with enough held-out images, because they use a
+    classifier's features.
     """
     kinds = data_kinds(dataset)
-    chosen = [tag for tag in _without_inception() if METRICS[tag].needs in kinds - {"labels"}]
-    if "labels" in kinds and len(dataset.held_out) >= _FEATURES_FROM:
-        chosen += _USUAL_WITH_LABELS
-    return chosen
+    if len(dataset.held_out) < _FEATURES_FROM:
+        kinds.discard("labels")
+    return [tag for tag, its in METRICS.items() if its.while_training and its.needs in kinds]
 
 
 def all_metrics(dataset: Dataset) -> list[str]:
-    """The metrics of a finished run: all that apply, Inception's if its weights are on disk."""
-    kinds = data_kinds(dataset)
-    tags = list(METRICS) if available() else _without_inception()
-    return [tag for tag in tags if METRICS[tag].needs in kinds]
+    """Return the tags of all metrics that apply; Inception's only if its weights are on disk."""
+    kinds, inception = data_kinds(dataset), available()
+    return [
+        tag
+        for tag, its in METRICS.items()
+        if its.needs in kinds and (inception or TABLE[tag].network != "inception")
+    ]
 
 
 def curve_metrics(dataset: Dataset) -> list[str]:
-    """The metrics over all checkpoints: the usual ones, and the FID where there are labels."""
+    """Return the tags for all checkpoints: the usual metrics, and the FID if there are labels."""
     chosen = usual_metrics(dataset)
     if "labels" in data_kinds(dataset):
         chosen.append("metrics/fid_classifier")
     return list(dict.fromkeys(chosen))
-
-
-def _without_inception() -> list[str]:
-    return [tag for tag in METRICS if not tag.endswith("_inception")]

@@ -1,6 +1,6 @@
-"""An evaluation: the chosen metrics of a generator and a critic.
+"""Evaluates a generator and a critic by the chosen metrics.
 
-A metric that needs no critic also has a floor: the score of other real samples.
+A metric that needs no critic also has a floor, which is the score of other real samples.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.schema import METRICS
 
 log = logging.getLogger(__name__)
-# A metric that took longer than this many seconds is announced before it starts.
+# A metric that took longer than this is logged before it starts again.
 _SLOW_SECONDS = 5.0
-# Above this number of samples, the assignment of exact W1 takes over a second.
+# With more samples than this, exact W1 takes over a second.
 _SLOW_ASSIGNMENT = 1500
 
 
@@ -36,11 +36,11 @@ def _log_if_slow(metric: str, slow: bool) -> None:
 class EvaluationResult:
     """The results of one evaluation, each by metric tag.
 
-    `values` are the scores of the evaluated generator. If that is the moving average, `raw` holds
-    the scores of the generator itself, for cheap metrics. `floors` are the scores of other real
-    samples, `pictures` are RGB arrays, and `failures` say why a metric has no value. `seconds` is
-    the time of each metric, and under `samples` that of generating. `n` is the number of evaluation
-    samples.
+    `values` are the scores of the evaluated generator. If this is a moving average of the weights,
+    `raw` holds the scores with the current weights, for cheap metrics. `floors` are the scores of
+    other real samples, `pictures` are RGB arrays, and `failures` are the reasons of missing values.
+    `seconds` is the time of each metric; its key `samples` is the time to generate the samples. `n`
+    is the number of evaluation samples.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class EvaluationResult:
     n: int = 0
 
     def scalars(self) -> dict[str, float]:
-        """Return the scalars to log, by tag: values, floors, sample number and total time."""
+        """Return the scalars to log, by tag: values, floors, sample count and total time."""
         curves = dict(self.values)
         curves.update({f"{tag}_raw": value for tag, value in self.raw.items()})
         curves.update({f"{tag}_real_real": floor for tag, floor in self.floors.items()})
@@ -66,8 +66,8 @@ class EvaluationResult:
 class Evaluation:
     """Computes the chosen metrics, with the same held-out samples and the same noise each time.
 
-    `constraint` is the critic's constraint. `on_metric(tag, slow)` is called before each metric,
-    with whether it is expected to take long.
+    `constraint` is the critic's constraint. `on_metric(tag, slow)` is called before each metric;
+    `slow` is True if the metric is expected to take long.
     """
 
     metrics: Sequence[str]
@@ -80,7 +80,7 @@ class Evaluation:
     _last_seconds: dict[str, float] = field(default_factory=dict, init=False)
 
     def prepare(self) -> None:
-        """Load or train the feature networks, which can take minutes. Raises `DataError`."""
+        """Load or train the feature networks (up to minutes). Raises `DataError` on failure."""
         for space in dict.fromkeys(TABLE[tag].network for tag in self.metrics):
             if space is not None:
                 self.reference.network(space)
@@ -88,7 +88,7 @@ class Evaluation:
     def __call__(
         self, generator: nn.Module, critic: nn.Module, raw: nn.Module | None = None
     ) -> EvaluationResult:
-        """Measure `generator`; measure `raw` too, by metrics without a critic or feature network.
+        """Return the metrics of `generator`, and those of `raw` that need only samples.
 
         Raises `DivergedError` if the samples are NaN or infinite.
         """
@@ -137,7 +137,7 @@ class Evaluation:
         )
 
     def _slow(self, tag: str) -> bool:
-        """Guess whether a metric takes long: from its last time, or at first from what it needs."""
+        """Predict whether a metric takes long: by its last time if any, otherwise by its inputs."""
         if tag in self._last_seconds:
             return self._last_seconds[tag] > _SLOW_SECONDS
         return TABLE[tag].network is not None or (
@@ -146,7 +146,7 @@ class Evaluation:
 
 
 def _needs_only_samples(tag: str) -> bool:
-    """Return whether a metric needs neither the critic (it has a floor) nor a feature network."""
+    """Return whether a metric needs neither a critic (it has a floor) nor a feature network."""
     metric = TABLE[tag]
     return metric.number is not None and METRICS[tag].has_floor and metric.network is None
 

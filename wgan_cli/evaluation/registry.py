@@ -1,4 +1,4 @@
-"""How each metric of `schema.METRICS` is computed, and the sample count in its tag."""
+"""The functions that compute the metrics of `schema.METRICS`, and their tags."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from wgan_cli.randomness import Draws, Stream
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number, a picture or both are computed from a comparison.
+    """Functions that compute a number, a picture or both from a comparison.
 
-    With `count`, the number's tag ends with the sample count that it returns. `network` names
-    the feature network that must be ready. `picture_tag` is the picture's tag
-    where it differs from the number's.
+    If `count` is given, the tag of the number ends with the sample count that `count` returns.
+    `network` is the name of the feature network that the metric needs. `picture_tag` is the tag of
+    the picture if it differs from that of the number.
     """
 
     number: Callable[[Comparison], float] | None = None
@@ -49,7 +49,7 @@ _feature_samples = attrgetter("feature_samples")
 
 
 def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
-    """The tag with its sample count: `_10k` for 10,000, `_359` for 359."""
+    """Return the tag with its sample count, if it has one: `_10k` for 10,000, `_359` for 359."""
     if metric.count is None:
         return tag
     count = metric.count(counts)
@@ -99,7 +99,7 @@ def _modes(comparison: Comparison) -> tuple[Tensor, Tensor, float]:
 
 
 def _of_features(space: str) -> dict[str, Metric]:
-    """The metrics of one feature network, by tag."""
+    """Return the metrics of the feature network `space`, by tag."""
     numbers: dict[str, Callable[[Comparison], float]] = {
         "fid": lambda comparison: frechet_distance(*comparison.features(space)),
         "kid": lambda comparison: kernel_distance(*comparison.features(space)),

@@ -1,4 +1,4 @@
-"""The sets of samples that an evaluation compares, and the feature networks it needs."""
+"""The sets of samples that evaluations compare, and the feature networks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from wgan_cli.randomness import Draws, Stream
 
 log = logging.getLogger(__name__)
 
-# Default numbers of feature samples. Images in evaluations during training get the smaller one:
-# extracting the features of 10,000 images takes as long as a hundred steps.
+# Default numbers of feature samples. Evaluations of images during training use the smaller number,
+# because extracting the features of 10,000 images takes as long as a hundred steps.
 MAX_FEATURE_SAMPLES = 10_000
 MAX_FEATURE_SAMPLES_IN_TRAINING = 2_000
-# Limits on the classifier's training images, which are decoded into one tensor: a maximum number,
-# a maximum of bytes, and a minimum number that applies even if it needs more bytes.
+# Limits on the classifier's training images, which are decoded into one tensor: the largest number,
+# the largest size in bytes, and a number that is allowed even if it needs more bytes.
 _CLASSIFIER_IMAGES = 60_000
 _CLASSIFIER_BYTES = 2**30
 _MIN_CLASSIFIER_IMAGES = 2_000
@@ -44,8 +44,8 @@ FeatureNetwork = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Samples:
     """Samples from one source: a small set for distances, and a large one for features and modes.
 
-    `eval_set` (n, *shape) holds the evaluation samples, on the device. `feature_batches()` gives
-    the feature samples in batches of floats, the same ones at each call, so that they need not be
+    `eval_set` (n, *shape) holds the evaluation samples, on the device. `feature_batches()` returns
+    the feature samples in batches of floats. Every call returns the same samples, so they are not
     kept in memory. `labels` (n,) are the classes of `eval_set`, for a conditional critic.
     """
 
@@ -58,11 +58,11 @@ class Samples:
 
     @cached_property
     def points(self) -> Tensor:
-        """All feature samples, flattened (m, d), on the CPU. Only for data sets of points."""
+        """All feature samples, flattened to (m, d), on the CPU; only for data sets of points."""
         return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) and logits (m, classes), extracted once, on the CPU."""
+        """Return features (m, d) and logits (m, classes) on the CPU; computed once per space."""
         if space not in self._features:
             batches = [extract(network, batch) for batch in self.feature_batches()]
             features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
@@ -70,13 +70,13 @@ class Samples:
         return self._features[space]
 
     def radii(self, space: str, points: Tensor) -> Tensor:
-        """Return the `ball_radii` of these samples' `points` in a space, computed once."""
+        """Return the `ball_radii` of `points`, these samples in a space, computed once."""
         if space not in self._radii:
             self._radii[space] = ball_radii(points)
         return self._radii[space]
 
     def sorted_projections(self, draws: Draws) -> np.ndarray:
-        """Return the `sorted_projections` of `eval_set` to random lines, computed once."""
+        """Return the `sorted_projections` of `eval_set`, computed once per `draws`."""
         if draws not in self._projections:
             self._projections[draws] = sorted_projections(self.eval_set, draws)
         return self._projections[draws]
@@ -96,9 +96,9 @@ def sample_counts(
     feature_samples: int | None = None,
     max_feature_samples: int = MAX_FEATURE_SAMPLES,
 ) -> SampleCounts:
-    """Return the numbers of samples of an evaluation; a number that is None gets a default.
+    """Return the sample numbers of an evaluation, with defaults for arguments that are None.
 
-    Without `feature_samples` there are as many as possible up to `max_feature_samples`. Raises
+    The default of `feature_samples` is `max_feature_samples`, or less for small data sets. Raises
     `ConfigError` if the data set has fewer samples than requested.
     """
     chosen, _ = held_out_halves(dataset, eval_samples)
@@ -117,14 +117,14 @@ def sample_counts(
 
 
 class Reference:
-    """The real samples that all evaluations use: the same ones each time.
+    """The real samples of evaluations, the same in every evaluation.
 
     `real` are held-out samples. `floor_samples` are other real samples: their score against `real`
-    is the floor of a metric, the best that a generator can expect from as many samples. Their
-    evaluation samples are held out too. Their feature samples are training samples, from a fixed
-    random quarter of the training part (at most 10,000) on which the classifier is not trained:
-    features of images that it was trained on would differ from those of new images.
-    `sample_counts` gives the numbers. With `conditional`, samples come with their classes.
+    is the floor of a metric, the best score that a generator can expect from as many samples. The
+    evaluation samples of `floor_samples` are held out too. The feature samples are training samples
+    from a fixed random quarter of the training part (at most 10,000). The classifier is not trained
+    on this quarter, because its features of training images differ from those of new images.
+    `sample_counts` returns the numbers of samples. With `conditional`, samples have their classes.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Reference:
         chosen, others = held_out_halves(dataset, self.counts.eval_samples)
         labels = dataset.labels.held_out if conditional and dataset.labels is not None else None
         size = dataset.training_size
-        # A fixed random order; an endless data set has none and takes any indices.
+        # A fixed random order. Endless data sets have no order and accept any indices.
         self._training_order = (
             torch.arange(self.counts.feature_samples)
             if size is None
@@ -174,8 +174,8 @@ class Reference:
     def network(self, space: str) -> FeatureNetwork:
         """Return the feature network `classifier` (trained on the labels) or `inception`.
 
-        It is trained or loaded at the first call. Raises `DataError` if Inception's weights are
-        missing and cannot be downloaded.
+        The first call trains or loads it. Raises `DataError` if Inception's weights are missing and
+        cannot be downloaded.
         """
         if space not in self._networks:
             if space == "classifier":
@@ -208,7 +208,8 @@ class Reference:
                 data.name, train, held_out, classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
-        # Twice as fast on the CPU. Images with one channel do not carry the layout to the weights.
+        # Channels-last is twice as fast on the CPU. Set it for the weights explicitly: images with
+        # one channel do not imply it.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
     def _training_batches(self) -> Iterator[Tensor]:
@@ -220,9 +221,9 @@ class Reference:
 
 
 def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:
-    """Generate as many samples as the reference has; the noise depends only on `seed`.
+    """Return generated samples, as many as the reference has; the noise depends only on `seed`.
 
-    A conditional generator draws the classes of the reference's held-out samples. Raises
+    A conditional generator uses the classes of the reference's held-out samples. Raises
     `DivergedError` if samples are NaN or infinite.
     """
     labels, count = reference.real.labels, reference.counts.feature_samples

@@ -15,7 +15,7 @@ BATCH = 256
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put the networks in eval mode inside the block; restore the mode of each module after."""
+    """Put the networks in eval mode inside the block; then restore each module's mode."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
@@ -27,7 +27,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 def label_batches(labels: Tensor | None, count: int) -> list[Tensor | None]:
-    """Split the labels of `count` samples into batches of `BATCH`; without labels, give Nones."""
+    """Return the labels of `count` samples in batches of `BATCH`; None per batch without labels."""
     if labels is None:
         return [None] * -(-count // BATCH)
     return list(labels[:count].split(BATCH))
@@ -35,7 +35,7 @@ def label_batches(labels: Tensor | None, count: int) -> list[Tensor | None]:
 
 @torch.no_grad()
 def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Generate float32 samples (n, *shape) from noise (n, latent_dim), in eval mode and in batches.
+    """Return float32 samples (n, *shape) for noise (n, latent_dim), in eval mode and in batches.
 
     `labels` (n,) are the classes of the samples, for a conditional generator.
     """

@@ -1,4 +1,4 @@
-"""Loggers: where a run's curves, pictures, histograms and text go while it trains."""
+"""Loggers, which write a run's curves, pictures, histograms and text during training."""
 
 from wgan_cli.loggers.base import Logger, Measurements, RunInfo
 

@@ -1,4 +1,4 @@
-"""The base class of loggers, and the data that they receive."""
+"""The base class of loggers, and the types of its arguments."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run of a logger.
+    """The run that a logger writes about.
 
-    `settings` is the content of `config.yaml`. `step` is the last step that was logged, 0 in a new
-    run. `first` is true for the first start in this folder, false for a resume.
+    `settings` is the content of `config.yaml`. `step` is the last logged step, 0 in a new run.
+    `first` is true in a new run and false in a resumed one.
     """
 
     folder: Path
@@ -28,8 +28,8 @@ class RunInfo:
 class Measurements:
     """The measurements after a step, by tag.
 
-    `pictures` are RGB arrays (H, W, 3), uint8; `histograms` are the values to count, float32, of
-    any shape; `text` is Markdown.
+    `pictures` holds RGB arrays (H, W, 3), uint8. `histograms` holds the values to count, float32
+    arrays of any shape. `text` holds Markdown.
     """
 
     step: int
@@ -40,28 +40,28 @@ class Measurements:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was measured."""
+        """True if there are no measurements."""
         return not (self.scalars or self.pictures or self.histograms or self.text)
 
 
 class Logger:
-    """Write a run's measurements somewhere. Override what you need; each method does nothing here.
+    """Base class of loggers. Override the methods that you need; here they do nothing.
 
-    With several processes only rank 0 has loggers. An exception ends the run with a message that
-    names the logger.
+    With several processes, only rank 0 has loggers. If a method raises an exception, the run ends
+    with a message that names the logger.
     """
 
     def start(self, run: RunInfo) -> None:
-        """Open the log. After a resume, drop what was logged after `run.step`: it is repeated."""
+        """Open the log. In a resumed run, delete the entries of steps after `run.step`."""
 
     def log(self, point: Measurements) -> None:
-        """Write the measurements of a step. Do not change or keep them."""
+        """Write the measurements of a step. Do not change `point` or keep a reference to it."""
 
     def rollback(self, step: int) -> None:
-        """Drop what was logged after `step`: the run diverged and repeats the steps after it."""
+        """Delete the entries after `step`, because the run diverged and repeats these steps."""
 
     def finish(self, final: Mapping[str, float]) -> None:
-        """Write the final numbers, by tag. A run that ends early does not get here."""
+        """Write the final values, by tag. Not called if the run ends early."""
 
     def close(self) -> None:
         """Close the log, after `finish` or an error. Called only if `start` succeeded."""

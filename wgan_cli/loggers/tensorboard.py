@@ -1,4 +1,4 @@
-"""TensorBoard: curves, pictures, histograms, text and one HParams entry."""
+"""The logger for TensorBoard: curves, pictures, histograms, text and an HParams entry."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from wgan_cli.pictures import as_png
 from wgan_cli.run_folder import make_folder
 from wgan_cli.validation import flatten
 
-# The bins of torch's SummaryWriter.
+# The histogram bins of torch's SummaryWriter.
 _POSITIVE = list(takewhile(lambda edge: edge < 1e20, accumulate(repeat(1.1), mul, initial=1e-12)))
 _BINS = [*(-edge for edge in reversed(_POSITIVE)), 0.0, *_POSITIVE]
-# Settings that do not affect results.
+# Prefixes of settings that do not affect results.
 _NO_HYPERPARAMETERS = ("dataset.recommended.", "logger", "metrics", "profile")
 
 
 class TensorBoard(Logger):
     """Write an event file into `tensorboard/` of the run's folder, without a writer thread.
 
-    On a full disk the thread of `SummaryWriter` prints a traceback, leaves half a record and
-    reports the error late or, at the end of a run, never. Here each record is in the file when the
-    method returns, or the method raises `DiskError` and the file keeps its earlier records.
+    If the disk is full, the thread of torch's `SummaryWriter` prints a traceback, leaves an
+    incomplete record and reports the error late or never. Here each record is in the file when a
+    method returns. Otherwise the method raises `DiskError`, and earlier records stay intact.
     """
 
     def start(self, run: RunInfo) -> None:
-        """Open an event file that hides the records of earlier files after `run.step`."""
+        """Open an event file that hides earlier records of steps after `run.step`."""
         self._settings = run.settings
         folder = run.folder / "tensorboard"
         make_folder(folder)
@@ -50,7 +50,7 @@ class TensorBoard(Logger):
         # RecordWriter makes one write call for each record.
         self._records = RecordWriter(RecordFile(folder / name))
         self._write(Event(file_version="brain.Event:2"))
-        # TensorBoard obeys a resume's mark only if the first file has one too.
+        # TensorBoard hides records after a resume only if the first file has a start event too.
         self.rollback(-1 if run.first else run.step)
 
     def log(self, point: Measurements) -> None:
@@ -65,12 +65,12 @@ class TensorBoard(Logger):
             self._write(Event(summary=text(tag, markdown)), point.step)
 
     def rollback(self, step: int) -> None:
-        """Make TensorBoard ignore all records of steps after `step` so far."""
+        """Make TensorBoard ignore all earlier records of steps after `step`."""
         self._write(Event(file_version="brain.Event:2"), step + 1)
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), step + 1)
 
     def finish(self, final: Mapping[str, float]) -> None:
-        """Write the HParams entry; `SummaryWriter.add_hparams` would add a second run for it."""
+        """Write the HParams entry. `SummaryWriter.add_hparams` would create a second run for it."""
         for summary in hparams(hyperparameters(self._settings), dict(final)):
             self._write(Event(summary=summary))
 
@@ -86,7 +86,7 @@ class TensorBoard(Logger):
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return the settings that affect results, by dotted key: no cadences, no recommendations."""
+    """Return the settings that affect results, by dotted key."""
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in flatten(dict(settings)).items()
@@ -97,7 +97,7 @@ def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float
 
 
 def _image(tag: str, picture: np.ndarray) -> Summary:
-    """Return a summary of an RGB picture, without the conversions of torch's `image` summary."""
+    """Return a summary of an RGB picture. Torch's `image` would first convert the picture."""
     height, width, channels = picture.shape
     image = Summary.Image(
         height=height, width=width, colorspace=channels, encoded_image_string=as_png(picture)
@@ -106,6 +106,6 @@ def _image(tag: str, picture: np.ndarray) -> Summary:
 
 
 def _start_time(path: Path) -> float:
-    """Return the time in an event file's name; 0 for another file."""
+    """Return the time in an event file's name; 0 for any other file."""
     found = re.match(r"events\.out\.tfevents\.(\d+(?:\.\d+)?)", path.name)
     return float(found[1]) if found else 0.0

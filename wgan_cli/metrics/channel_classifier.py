@@ -1,4 +1,4 @@
-"""A classifier for images whose channels each have their own class: stacked MNIST."""
+"""A classifier for images with one class per channel, such as stacked MNIST."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wgan_cli.errors import DataError
 from wgan_cli.metrics.classifier_training import Labelled, TrainedClassifier, trained_classifier
 
-# The numbers of single channels to train and to test on: those of MNIST's images.
+# The numbers of single channels for training and testing, as many as MNIST has images.
 TRAINING_SIZE = 60_000
 TEST_SIZE = 10_000
 
@@ -21,8 +21,8 @@ class ChannelClassifier(nn.Module):
     """Applies a classifier of single channels to each channel of an image.
 
     Maps images (n, C, H, W) to features (n, C * d), the concatenated features of the channels, and
-    to logits (n, classes^C), the sums of the channels' log-probabilities. The index of a logit has
-    the channels' classes as digits to the base `classes`, the first channel most significant.
+    to logits (n, classes^C), the sums of the channels' log-probabilities. The digits of a logit's
+    index to the base `classes` are the classes of the channels, first channel first.
     """
 
     def __init__(self, single: nn.Module) -> None:
@@ -50,8 +50,8 @@ def trained_channel_classifier(
     """Train a classifier on single channels and return a `ChannelClassifier` that applies it.
 
     The digits of a label to the base `classes` are the classes of the channels. The accuracy is
-    that on single channels. The other arguments are those of `trained_classifier`. Raises DataError
-    where `trained_classifier` does, and if no channel has the last class.
+    measured on single channels. The other arguments are those of `trained_classifier`. Raises
+    DataError as `trained_classifier` does, and if no channel has the last class.
     """
     single_train = _singles(*train, classes, TRAINING_SIZE)
     if int(single_train[1].max()) + 1 != classes:
@@ -67,7 +67,7 @@ def trained_channel_classifier(
 def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> Labelled:
     """Return single channels as images (m, 1, h, w), and their labels (m,).
 
-    They are all channels of the first images: as many images as give `most` channels, rounded up.
+    All channels of the first ceil(most / channels) images are returned.
     """
     channels = images.shape[1]
     count = -(-most // channels)

@@ -1,4 +1,4 @@
-"""A small convolutional image classifier, whose features need no download."""
+"""A small convolutional image classifier for features that need no download."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
             raise ValueError(f"images must be at least {SIDE}x{SIDE}, not {height}x{width}")
         strides = first_strides(height, width)
         self.layers = nn.Sequential(
-            # Standardises the data; no scale and shift.
+            # Standardises the data, without a learned scale and shift.
             nn.BatchNorm2d(channels, affine=False),
             nn.Conv2d(channels, 32, (strides[0] + 2, strides[1] + 2), strides, 1, bias=False),
             nn.BatchNorm2d(32),

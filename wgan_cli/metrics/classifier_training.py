@@ -21,11 +21,10 @@ from wgan_cli.files import write_atomically
 from wgan_cli.metrics.classifier import FEATURES, SIDE, Classifier, extract, first_strides
 from wgan_cli.randomness import Draws, Stream
 
-# Part of the cache key: increase it with every change to the network or to its training.
+# Part of the cache key: increase it whenever the network or its training changes.
 FORMAT = 1
-# The weights depend on the number of threads in their last bits, so the number is fixed: scores
-# must not depend on the machine. It is 1, because on a busy machine several threads wait for
-# each other.
+# The last bits of the weights depend on the number of threads. Fix it, so that scores do not depend
+# on the machine. Use 1, because on a busy machine several threads wait for each other.
 THREADS = 1
 
 SEED = 20171
@@ -33,10 +32,10 @@ BATCH = 128
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
-# Training ends after this number of positions in the first layer's output, times the image
-# channels: half an epoch of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
+# Training ends after BUDGET * image channels positions in the first layer's output: half an epoch
+# of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
 BUDGET = 7_000_000
-# Small data sets need less: they are trained for EPOCHS epochs, but for at least STEPS steps.
+# Small data sets need fewer steps: EPOCHS epochs, but at least STEPS steps.
 EPOCHS = 30
 STEPS = 300
 
@@ -61,13 +60,12 @@ class TrainedClassifier:
 def trained_classifier(
     name: str, train: Labelled, held_out: Labelled, cache: Path, log: Callable[[str], None]
 ) -> TrainedClassifier:
-    """Return the classifier of a data set's labels, from the folder `cache` or newly trained.
+    """Return a classifier of the data set's labels, from the folder `cache` or newly trained.
 
-    The weights depend only on the data,
-    not on the number of threads or the global random state, which are left unchanged. `log` is
-    called with a sentence before and after training, and if a cache file is unusable. Raises
-    DataError for images that are too small or all equal, for fewer than two classes, and for
-    unequal numbers of images and labels.
+    The weights depend only on the data, not on the number of threads or the global random state,
+    and neither is changed. `log` is called with a message before and after training, and if a cache
+    file is unusable. Raises DataError if images are too small or all equal, if there are fewer than
+    two classes, or if the numbers of images and labels differ.
     """
     _check(name, train, held_out)
     images, labels = train
@@ -78,7 +76,7 @@ def trained_classifier(
     cached_accuracy = _read(path, key, network, log)
     if cached_accuracy is not None:
         return TrainedClassifier(network.eval(), cached_accuracy, path, trained_now=False)
-    # Start from a new network: a damaged file may have changed part of the other's weights.
+    # Create the network again: loading a damaged file may have changed part of its weights.
     network = _untrained(images, classes)
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -110,7 +108,7 @@ def _check(name: str, *parts: Labelled) -> None:
         raise DataError(
             f"A classifier cannot be trained on {name}: its labels have fewer than two classes."
         )
-    # In chunks: one comparison would need as much memory as the images.
+    # Compare in chunks: a single comparison would need as much memory as the images.
     if all(bool((chunk == images[0]).all()) for chunk in images.split(512)):
         raise DataError(f"A classifier cannot be trained on {name}: all its images are equal.")
 
@@ -162,7 +160,7 @@ def _train(
 def _steps(images: Tensor) -> int:
     channels, height, width = images.shape[1:]
     down, across = first_strides(height, width)
-    # The positions in the first layer's output; a step's time grows with their number.
+    # The time of a step grows with the number of positions in the first layer's output.
     positions = (height // down) * (width // across)
     most = max(STEPS, EPOCHS * len(images) // BATCH)
     return min(most, max(STEPS, BUDGET * channels // (positions * BATCH)))
@@ -190,7 +188,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _seconds_per_step(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Measure a step on a copy of the network: the fastest of three, as the first is slow."""
+    """Return the time of the fastest of three steps on a copy; the first step is slow."""
     trial, times = copy.deepcopy(network).train(), []
     for _ in range(3):
         start = time.perf_counter()
@@ -236,14 +234,14 @@ def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None])
 
 
 def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
-    """Cache the network; return a clause for the log that says where, or why this failed."""
+    """Cache the network; return a clause for the log: the path, or the reason of the failure."""
     weights = dict(network.state_dict())
     stored = io.BytesIO()
     checksum = _checksum(key, weights, accuracy)
     torch.save({"weights": weights, "accuracy": accuracy, "sha256": checksum}, stored)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Atomically: another process may be writing or reading the same file.
+        # Write atomically: another process may write or read the same file.
         write_atomically(path, stored.getbuffer(), durable=False)
     except (OSError, DiskError) as error:
         return f"it is not cached: {error}"

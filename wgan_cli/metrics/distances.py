@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# For `torch.cdist`: its faster mode uses matrix products, whose rounding separates equal samples.
+# A mode of `torch.cdist`. The faster modes use matrix products, and rounding errors then give
+# equal samples a distance above 0.
 EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def finite_rows(samples: Tensor) -> Tensor:
-    """Flatten samples to float64 (n, d) on the CPU. Raises ValueError for NaN or infinity."""
+    """Return samples as float64 rows (n, d) on the CPU. Raises ValueError for NaN or infinity."""
     rows = samples.detach().flatten(1).double().cpu()
     if not rows.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
@@ -18,10 +19,10 @@ def finite_rows(samples: Tensor) -> Tensor:
 
 
 def squared_distances(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return all squared distances (n, m), and for each a bound on its rounding error.
+    """Return all squared distances (n, m), and a bound on the rounding error of each, (n, m).
 
-    They come from a matrix product, which on wide samples is tens of times faster than exact
-    `cdist`. The bound also covers the rounding of `cdist`.
+    They are computed by a matrix product. For samples with many dimensions, this is tens of times
+    faster than exact `cdist`. The bound also covers the rounding of `cdist`.
     """
     sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
     squared = torch.addmm(sizes, rows, columns.T, alpha=-2)

@@ -1,7 +1,7 @@
 """Distances and scores from a classifier's features, logits and classes.
 
-All but `class_divergence` call torch-fidelity, in float64, after checking the samples: for NaN or
-constant samples torch-fidelity returns meaningless numbers.
+All functions but `class_divergence` call torch-fidelity, in float64. They check the samples first,
+because torch-fidelity returns meaningless numbers for NaN or constant samples.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _SEED = 2020
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """The Frechet distance of Gaussians fitted to two sets of features (arXiv 1706.08500, eq. 6).
+    """Return the Frechet distance of Gaussians fitted to two sets of features (arXiv 1706.08500).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) with unbiased covariances; the FID if the features
-    are Inception's. It is biased upwards for small samples, so compare only values of equal n.
-    Features are (n, d) and (m, d). Raises ValueError for NaN or infinity, for fewer than 2 samples,
-    for unequal d, and if all samples of a set are equal.
+    It is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) with unbiased covariances (equation 6). On
+    Inception's features it is the FID. It is biased upwards for few samples, so compare only values
+    from equal numbers of samples. Features are (n, d) and (m, d). Raises ValueError for NaN or
+    infinity, for fewer than 2 samples, for unequal d, and if all samples of a set are equal.
     """
     real, fake = _pair(real, fake)
     import numpy as np
@@ -34,11 +34,12 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """The squared MMD of two sets of features (arXiv 1801.01401, eq. 4); on Inception's, the KID.
+    """Return the squared MMD of two sets of features (arXiv 1801.01401, equation 4).
 
-    The kernel is (<x, y> / d + 1)^3. The estimate is unbiased: for equal distributions it is near 0
-    and may be negative. It is the mean over 100 random subsets of 1,000 samples, or of the size of
-    the smaller set. Features are (n, d) and (m, d). Raises ValueError as `frechet_distance` does.
+    On Inception's features it is the KID. The kernel is (<x, y> / d + 1)^3. The estimate is
+    unbiased: for equal distributions it is near 0 and may be negative. It is the mean over 100
+    random subsets of 1,000 samples, or of the size of the smaller set. Features are (n, d) and
+    (m, d). Raises ValueError as `frechet_distance` does.
     """
     real, fake = _pair(real, fake)
     from torch_fidelity import metric_kid
@@ -57,11 +58,11 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def inception_score(logits: Tensor) -> float:
-    """exp(E[KL(p(y|x) || p(y))]) of the classes in the logits (arXiv 1606.03498, section 4).
+    """Return exp(E[KL(p(y|x) || p(y))]) with p(y|x) from the logits (arXiv 1606.03498).
 
     It lies between 1 and the number of classes. Like published scores, it is the mean over 10
-    random splits; below n = 1,000 there are n // 100 splits, at least one, so that a split has 100
-    samples. Logits are (n, classes). Raises ValueError for NaN or infinity, for fewer than 2
+    random splits. For n < 1,000 there are max(1, n // 100) splits, so that a split has 100 samples
+    if possible. Logits are (n, classes). Raises ValueError for NaN or infinity, for fewer than 2
     samples, and if all samples are equal.
     """
     logits = _features(logits)
@@ -77,7 +78,7 @@ def inception_score(logits: Tensor) -> float:
 
 
 def class_divergence(counts: Tensor, reference: Tensor) -> float:
-    """KL(p || q) in nats of two class histograms: how unevenly samples fall on the classes.
+    """Return KL(p || q) in nats of two class histograms; 0 if the class frequencies are equal.
 
     p is the normalised `counts`, q the normalised `reference`, both (classes,) and not negative.
     Raises ValueError for unequal lengths, for an empty histogram, and if q is 0 in a class where p

@@ -1,4 +1,4 @@
-"""The Inception network of published FID, KID and Inception scores, with verified weights."""
+"""The Inception network that published FID, KID and Inception scores use, with verified weights."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Inception(nn.Module):
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        # The constructor unpickles its argument, which can execute code. So it gets the verified
-        # tensors from memory, never a file.
+        # The constructor unpickles its argument, which can execute code. So pass the verified
+        # tensors in memory, not a file.
         stored = io.BytesIO()
         torch.save(weights, stored)
         stored.seek(0)
@@ -46,7 +46,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features and logits, float32, on the images' device."""
+        """Return float32 features and logits on the device of the images."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
             raise ValueError(
                 f"images of shape (n, 1 or 3, H, W) are needed, not {list(images.shape)}"
@@ -60,12 +60,12 @@ class Inception(nn.Module):
 
 
 def weights_path() -> Path:
-    """Return the path of the weights file, in torch hub's folder, which torch-fidelity uses too."""
+    """Return the path of the weights file, in the torch hub folder, as in torch-fidelity."""
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
 
 
 def available() -> bool:
-    """Return whether the published weights file is on the disk, so that no download is needed."""
+    """Return whether the published weights file is on disk and undamaged."""
     try:
         stored = weights_path().read_bytes()
     except OSError:
@@ -74,7 +74,7 @@ def available() -> bool:
 
 
 def inception() -> Inception:
-    """Load the network from `weights_path()` to the CPU; download the file if it is missing.
+    """Return the network on the CPU, from `weights_path()`; download the file if it is missing.
 
     Raises DataError if the file cannot be downloaded or is not the published one.
     """

@@ -15,7 +15,7 @@ from wgan_cli.randomness import Draws
 def gradient_norms(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: Draws
 ) -> Tensor:
-    """Return the norm of the critic's gradient at a random point between each real-fake pair, (n,).
+    """Return the critic's gradient norm at a random point between each real-fake pair, (n,).
 
     Samples are (n, ...). The largest norm is a lower bound of the critic's Lipschitz constant. The
     critic must treat samples independently: a critic with BatchNorm must be in eval mode.
@@ -30,10 +30,10 @@ def gradient_norms(
 def layer_gradient_norms(
     critic: nn.Module, samples: Tensor, labels: Tensor | None = None
 ) -> list[tuple[str, float]]:
-    """Return (name, norm) for each layer in forward order: the mean over samples of |df/d output|.
+    """Return (name, norm) of each layer in forward order; norm is the mean of |df/d output|.
 
-    As in arXiv 1704.00028, figure 1b: norms that shrink or grow from layer to layer show vanishing
-    or exploding gradients. Layers are the modules with a weight of two or more dimensions (linear,
+    Norms that shrink or grow from layer to layer show vanishing or exploding gradients, as in arXiv
+    1704.00028, figure 1b. Layers are the modules with a weight of two or more dimensions (linear,
     convolution; parametrised ones too), named by their path in the critic. A layer that runs twice
     is listed twice. A layer that does not affect the score has norm 0. Samples are (n, ...), with
     labels (n,) for a conditional critic. The critic must treat samples independently: with
@@ -44,7 +44,7 @@ def layer_gradient_norms(
     def recorder(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             outputs.append((name, output))
-            # A following in-place ReLU then overwrites the copy, not the recorded output.
+            # Return a copy, so that an in-place ReLU does not overwrite the recorded output.
             return output.clone()
 
         return hook
@@ -56,7 +56,7 @@ def layer_gradient_norms(
     ]
     try:
         with torch.enable_grad():
-            # Require a gradient of the samples, so that a frozen critic has a graph too.
+            # Require gradients for the samples, so that a frozen critic also has a graph.
             leaf = samples.detach().clone().requires_grad_()
             score = (critic(leaf) if labels is None else critic(leaf, labels)).sum()
     finally:
@@ -76,7 +76,7 @@ def _is_layer(module: nn.Module) -> bool:
     if isinstance(module, nn.LayerNorm | nn.Embedding):
         return False
     if is_parametrized(module, "weight"):
-        # Reading the weight itself would run the parametrization.
+        # Reading `module.weight` would run the parametrization.
         parametrization = cast(nn.ModuleDict, module.parametrizations)["weight"]
         return max(p.ndim for p in parametrization.parameters()) >= 2
     weight = getattr(module, "weight", None)

@@ -1,4 +1,4 @@
-"""How well samples cover the modes of a known mixture of Gaussians."""
+"""Metrics of how well samples cover the modes of a known mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _RADIUS_IN_STD = 3.0
 def modes_found(samples: Tensor, centres: Tensor, std: float) -> int:
     """Return the number of modes with at least one sample within 3 std of the centre.
 
-    Samples are (n, k), centres (m, k). Raises ValueError for NaN or infinite values, for no samples
-    or centres, and for unequal k.
+    Samples are (n, k), centres (m, k). Raises ValueError for NaN or infinite values, for unequal k,
+    and if there are no samples or centres.
     """
     distances = _distances(samples, centres, std)
     return int((distances <= _RADIUS_IN_STD * std).any(dim=0).sum())
@@ -25,7 +25,7 @@ def share_within(
 ) -> float:
     """Return the fraction of samples within `radius` std of the nearest centre.
 
-    In the plane, it is 1 - exp(-radius^2 / 2) for samples of the mixture itself: 0.989 at 3 std.
+    For samples of the mixture in the plane, the fraction is 1 - exp(-radius^2 / 2): 0.989 at 3 std.
     Samples are (n, k), centres (m, k). Raises ValueError as `modes_found` does.
     """
     nearest = _distances(samples, centres, std).amin(dim=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
 
-# The size of a temporary array: 64 MB in float64. A few of them exist at the same time.
+# The largest number of elements of a temporary array: 64 MB in float64. A few exist at a time.
 _MAX_NUMBERS = 2**23
 
 
@@ -18,8 +18,8 @@ def precision_recall(
 
     Each sample is the centre of a ball that reaches to its k-th nearest neighbour in its own set.
     Precision is the fraction of fake samples inside a real ball, recall the fraction of real
-    samples inside a fake ball. Samples are (n, ...) and are flattened. Pass `real_radii`, the
-    `ball_radii(real, k)`, if they are known. Memory grows with n times d, not with n squared.
+    samples inside a fake ball. Samples are (n, ...) and are flattened. If `ball_radii(real, k)` is
+    known, pass it as `real_radii`. Memory grows with n times d, not with n squared.
     Raises ValueError for NaN or infinity, and for sets of k or fewer samples.
     """
     if real_radii is None:
@@ -43,7 +43,7 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     count = min(2 * (k + 1), len(samples))
     for rows in samples.split(_rows_at_once(max(len(samples), count * samples.shape[1]))):
         low, high = _squared_bounds(rows, samples)
-        # The nearest sample is the sample itself, at distance 0: hence k + 1 below.
+        # Use k + 1 below, because each sample is its own nearest neighbour, at distance 0.
         nearest = low.topk(count, dim=1, largest=False)
         chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=EXACT)[:, 0]
         radii = chosen.kthvalue(k + 1, dim=1).values
@@ -60,7 +60,7 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
 def _inside_balls(
     real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return whether each fake lies in a real ball (m,), and each real in a fake ball (n,).
+    """Return whether each fake sample is in a real ball (m,), and each real in a fake ball (n,).
 
     Samples are (n, d) and (m, d), their radii (n,) and (m,). A ball includes its surface.
     """

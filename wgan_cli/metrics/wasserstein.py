@@ -9,16 +9,16 @@ from torch import Tensor
 from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
 from wgan_cli.randomness import Draws
 
-# The medians in `exact_wasserstein` are taken of about this many rows or columns.
+# The number of costs in each median of `exact_wasserstein`, approximately.
 _MEDIAN_OF = 64
 
 
 def exact_wasserstein(first: Tensor, second: Tensor) -> float:
-    """Return W1 between two samples of equal size under the Euclidean distance, in their units.
+    """Return W1 between two sets of samples of equal size, with the Euclidean distance as cost.
 
-    It is the mean cost of the cheapest one-to-one assignment, the optimal transport plan between
-    equal weights, in float64. Samples are (n, ...) and are flattened. Raises ValueError for unequal
-    sizes and for NaN or infinite values.
+    W1 is the mean cost of the cheapest one-to-one assignment, which is the optimal transport plan
+    for equal weights. It is computed in float64. Samples are (n, ...) and are flattened. Raises
+    ValueError for unequal sizes and for NaN or infinite values.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -30,8 +30,9 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     first, second = finite_rows(first), finite_rows(second)
     costs = _distances(first, second).numpy()
     # Subtracting a constant from a row or column does not change the best assignment. It makes the
-    # search several times faster if generated samples are similar, and so the costs in a column.
-    # Use medians: with a mean, one very distant sample would make rounding hide the other costs.
+    # search several times faster if generated samples are similar, because costs are then similar
+    # too. Subtract medians: a mean with one very distant sample would lose the other costs to
+    # rounding.
     stride = max(1, len(costs) // _MEDIAN_OF)
     costs -= np.median(costs[:, ::stride], axis=1, keepdims=True)
     costs -= np.median(costs[::stride], axis=0)
@@ -40,7 +41,7 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
-    """Project samples (n, ...) to random lines and sort them along each, (projections, n).
+    """Return samples (n, ...) projected to random lines, sorted along each, (projections, n).
 
     The same `draws` give the same lines. Raises ValueError for NaN or infinite values.
     """
@@ -53,12 +54,12 @@ def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) ->
 
 
 def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return sliced W1 of two sets of samples, given their `sorted_projections`, in their units.
+    """Return sliced W1 between two sets of samples, given their `sorted_projections`.
 
     It estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>) (Bonneel et
-    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1), and never exceeds W1. On a line, pairing
-    sorted points is the cheapest assignment, so it is the mean distance of the pairs. Raises
-    ValueError for unequal shapes and for no samples.
+    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1), and never exceeds W1. On a line, the
+    cheapest assignment pairs sorted points, so sliced W1 is the mean distance within the pairs.
+    Raises ValueError if the shapes differ or there are no samples.
     """
     if first.shape != second.shape or first.size == 0:
         raise ValueError(
@@ -70,10 +71,10 @@ def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
 def _distances(first: Tensor, second: Tensor) -> Tensor:
     """Return the distances between all rows, (n, m), each accurate to nine digits.
 
-    Rows with a neighbour so near that rounding would matter are computed by exact `cdist`.
+    If a row has a distance so small that rounding matters, `cdist` computes the row exactly.
     """
     squared, slack = squared_distances(first, second)
-    # True for a square that overflowed, too.
+    # Also True for rows whose squares overflowed.
     near = ~(slack < 1e-9 * squared).all(dim=1)
     distances = squared.sqrt_()
     if near.any():

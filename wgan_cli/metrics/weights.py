@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 @torch.no_grad()
 def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
-    """Return all weights by name, parametrised ones as the network uses them."""
+    """Return all weights by name; a parametrised weight has the value that the network uses."""
     weights: dict[str, Tensor] = {}
     for path, module in network.named_modules():
         if isinstance(module, ParametrizationList):

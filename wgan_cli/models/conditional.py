@@ -1,6 +1,6 @@
-"""How networks use the class of a sample: in a generator's latent, and in a critic's last layer.
+"""Modules for conditional networks: the class in a generator's latent and in a critic's score.
 
-Unconditional networks contain both modules too; there they have no weights and change nothing.
+Unconditional networks use the same modules, which then have no weights and change nothing.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _MAX_LENGTH = 128
 
 
 def check_labels(classes: int | None, labels: Tensor | None) -> None:
-    """Raise `ValueError` if a network with `classes` gets no labels, or one without gets some."""
+    """Raise `ValueError` unless labels are given exactly if the network has `classes`."""
     if classes is None and labels is not None:
         raise ValueError("a network without classes was given labels")
     if classes is not None and labels is None:
@@ -22,7 +22,7 @@ def check_labels(classes: int | None, labels: Tensor | None) -> None:
 
 
 def with_labels(network: nn.Module, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return a network as a function of its first argument, with the classes `labels` fixed."""
+    """Return a function of one argument that calls the network with the given labels, if any."""
     if labels is None:
         return network
     return lambda inputs: network(inputs, labels)
@@ -31,8 +31,9 @@ def with_labels(network: nn.Module, labels: Tensor | None) -> Callable[[Tensor],
 class ClassLatent(nn.Module):
     """Appends a learned embedding of the class to the latent.
 
-    The embedding is as long as the latent, at most 128, and is initialised from N(0, 1) like the
-    latent. `size` is the length of the result: latent_dim if there are no `classes`.
+    The embedding has min(latent_dim, 128) dimensions and is initialised from N(0, 1), like the
+    latent. The attribute `size` is the length of the result. If `classes` is None, nothing is
+    appended, and `size` is latent_dim.
     """
 
     def __init__(self, latent_dim: int, classes: int | None) -> None:
@@ -44,16 +45,16 @@ class ClassLatent(nn.Module):
             self.size += self.vectors.embedding_dim
 
     def forward(self, latent: Tensor, labels: Tensor | None) -> Tensor:
-        """Map (batch, latent_dim) and labels (batch,) to (batch, size)."""
+        """Map latents (batch, latent_dim) and labels (batch,) to (batch, size)."""
         check_labels(self.classes, labels)
         return latent if labels is None else torch.cat([latent, self.vectors(labels)], dim=1)
 
 
 class Projection(nn.Module):
-    """Adds the class's term to a score: the projection critic (arXiv 1802.05637, equation 3).
+    """Adds a class term to the score, as in the projection critic (arXiv 1802.05637, eq. 3).
 
-    With phi(x) the input of the critic's last layer w, f(x, y) = w phi(x) + e_y phi(x), where e_y
-    is a learned embedding of the class. In effect, each class has its own last layer, w + e_y.
+    The score is f(x, y) = w phi(x) + e_y phi(x). Here w is the critic's last layer, phi(x) is its
+    input, and e_y is a learned embedding of class y. So each class has its own last layer, w + e_y.
     """
 
     def __init__(self, features: int, classes: int | None) -> None:
@@ -61,7 +62,7 @@ class Projection(nn.Module):
         self.classes = classes
         if classes is not None:
             self.vectors = mark_float32(nn.Embedding(classes, features))
-            # Initialise e_y at the scale of w: at N(0, 1) it would dominate the score.
+            # Initialise e_y at the scale of w: values from N(0, 1) would dominate the score.
             nn.init.xavier_uniform_(self.vectors.weight)
 
     def forward(self, scores: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Convolutional networks after DCGAN (arXiv 1511.06434), for square images of sides 4k.
+"""Convolutional networks like DCGAN (arXiv 1511.06434), for square images with sides 4k.
 
-The critic halves the image at least twice, and again while its side is even and above 4: sides 64,
-32 and 16 end at 4x4, 28 at 7x7, 36 at 9x9, 8 at 2x2. The generator does the reverse. Convolutions
-are 4x4 with stride 2, so that every halving is exact.
+The critic halves the image at least twice, and again while its side is even and above 4. The
+smallest map is 4x4 for images of side 64, 32 and 16, 7x7 for side 28, 9x9 for side 36, and 2x2 for
+side 8. The generator does the reverse. Convolutions are 4x4 with stride 2, which halve exactly.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the image channels, the side of the smallest map and the number of halvings to it."""
+    """Return the image channels, the side of the smallest map and the number of halvings."""
     if len(sample_shape) != 3:
         raise ConfigError(
             f"model=dcgan generates images, and these samples have shape {tuple(sample_shape)}:"
@@ -36,7 +36,7 @@ def _plan(sample_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Draw weights from N(0, 0.02), BatchNorm scales from N(1, 0.02) (DCGAN paper, section 4)."""
+    """Initialise weights with N(0, 0.02), BatchNorm scales with N(1, 0.02) (paper, section 4)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -54,9 +54,9 @@ def _normalised(layer: nn.Module, norm: str, channels: int) -> list[nn.Module]:
 class Generator(nn.Module):
     """Maps latents (batch, latent_dim) to images (batch, channels, side, side) in [-1, 1].
 
-    The layer next to the image has `width` channels, and each smaller map twice as many. `norm`
-    (see `normalization.norm2d`) follows every layer but the last. With `classes`, a learned
-    embedding of the class is appended to the latent.
+    The largest hidden map has `width` channels, and each smaller map twice as many as the map
+    before it. Every layer but the last is followed by the normalisation `norm` (see
+    `normalization.norm2d`). With `classes`, a learned embedding of the class extends the latent.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Generator(nn.Module):
         _initialise(self)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, latent_dim) and optional labels (batch,) to (batch, *sample_shape)."""
+        """Map latents (batch, latent_dim), and labels (batch,) if any, to images."""
         images: Tensor = self.layers(self.class_latent(latent, labels)[:, :, None, None])
         return images
 
@@ -91,9 +91,9 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Maps images (batch, channels, side, side) to scores (batch,).
 
-    `norm` (see `normalization.norm2d`) follows every layer but the first and the last, as in DCGAN.
-    With `classes`, the score depends on the class too (see `conditional.Projection`); the features
-    are the last layer's input, flattened.
+    As in DCGAN, every layer but the first and the last is followed by the normalisation `norm`
+    (see `normalization.norm2d`). With `classes`, the score also depends on the class, through a
+    `conditional.Projection` of the last layer's flattened input.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Critic(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, channels, side, side), and optional labels (batch,), to (batch,)."""
+        """Map images, and labels (batch,) if any, to scores (batch,)."""
         *hidden, last = self.layers
         maps = images
         for layer in hidden:

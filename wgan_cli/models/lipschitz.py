@@ -2,8 +2,8 @@
 
 Linear layers with orthonormal rows or columns never increase a distance, MaxMin only reorders
 numbers, and the score is a product with a unit vector. So |f(x) - f(y)| <= |x - y| in the Euclidean
-norm for any values of the parameters. Both kinds of layers also keep the norm of most gradients, so
-that the critic can reach slope 1; ReLU networks with bounded weights cannot.
+norm for any values of the parameters. These layers also preserve the norm of most gradients, so the
+critic can reach slope 1. ReLU networks with bounded weights cannot.
 """
 
 import math
@@ -18,19 +18,18 @@ from wgan_cli.models.precision import mark_float32, run_in_float32
 
 
 class Orthonormal(nn.Module):
-    """Maps any matrix (out, in) to one with orthonormal rows, or columns if out > in.
+    """Maps a matrix (out, in) to one with orthonormal rows, or orthonormal columns if out > in.
 
     This is the Cayley map for rectangular matrices. For a wide W = [U V] with U square, let
     A = U - U^T + V V^T and B = (I + A)^-1; then the rows of [2B - I, 2BV] are orthonormal. A tall W
-    is transposed first. I + A has no singular value below 1, so that B stays accurate during
-    training.
+    is transposed first. No singular value of I + A is below 1, so B stays accurate during training.
 
-    `torch.nn.utils.parametrizations.orthogonal` works on a larger square matrix or column by
-    column; with 784 inputs it takes 10 to 100 times as long.
+    `torch.nn.utils.parametrizations.orthogonal` is not used: with 784 inputs it takes 10 to 100
+    times as long, because it works column by column or on a larger square matrix.
     """
 
     def forward(self, free: Tensor) -> Tensor:
-        """Map (out, in) to (out, in), in float32 also under autocast."""
+        """Return the orthonormal matrix (out, in), in float32 even under autocast."""
         with torch.autocast(free.device.type, enabled=False):
             if free.shape[0] > free.shape[1]:
                 return _orthonormal_rows(free.mT).mT
@@ -41,8 +40,8 @@ def _orthonormal_rows(free: Tensor) -> Tensor:
     rows = len(free)
     square, rest = free[:, :rows], free[:, rows:]
     identity = torch.eye(rows, dtype=free.dtype, device=free.device)
-    # Only rounding of huge weights makes this matrix singular. Return NaN then, for the NaN guard:
-    # `inv` would raise, and would make the CPU wait for the GPU.
+    # The matrix is singular only through rounding of huge weights. The result is then NaN, which
+    # the NaN guard handles. `inv` would raise instead, and would make the CPU wait for the GPU.
     inverse, fault = torch.linalg.inv_ex(identity + square - square.mT + rest @ rest.mT)
     twice = 2 * inverse.where(fault == 0, torch.nan)
     return torch.cat([twice - identity, twice @ rest], dim=1)
@@ -52,7 +51,7 @@ class MaxMin(nn.Module):
     """GroupSort with groups of two: units i and i + width/2 become their maximum and minimum."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map (batch, width) to (batch, width)."""
+        """Return the sorted units, (batch, width)."""
         first, second = hidden.chunk(2, dim=1)
         return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], dim=1)
 
@@ -60,7 +59,8 @@ class MaxMin(nn.Module):
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight)
-    # About the size of an output for inputs of norm 1, so that MaxMin switches within the data.
+    # At this scale, biases are as large as the outputs for inputs of norm 1, so MaxMin swaps units
+    # for some samples and not for others.
     nn.init.uniform_(layer.bias, -1 / math.sqrt(outputs), 1 / math.sqrt(outputs))
     register_parametrization(layer, "weight", Orthonormal())
     return layer
@@ -69,12 +69,12 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 class Critic(nn.Module):
     """Maps samples (batch, *sample_shape) to scores (batch,), 1-Lipschitz in the Euclidean norm.
 
-    It has `depth` hidden layers of `width` units with MaxMin, and a unit vector as last layer.
-    Raises `ConfigError` for an odd width. Every forward pass computes the orthonormal weights; use
-    `torch.nn.utils.parametrize.cached()` to compute them once for several passes.
+    The critic has `depth` hidden layers of `width` units with MaxMin; the weight of its last layer
+    is a unit vector. Raises `ConfigError` for an odd width. Every forward pass computes the
+    orthonormal weights; `torch.nn.utils.parametrize.cached()` computes them once for many passes.
     """
 
-    # Holds for all pairs of samples, so that evaluations need not measure the steepest slope.
+    # Evaluations use this constant instead of measuring the steepest slope.
     lipschitz_constant = 1.0
 
     def __init__(self, sample_shape: Sequence[int], width: int = 128, depth: int = 3) -> None:
@@ -92,7 +92,7 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, mark_float32(_linear(inputs, 1)))
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Map (batch, *sample_shape) to (batch,)."""
+        """Map samples (batch, *sample_shape) to scores (batch,)."""
         *hidden, last = self.layers
         features = samples.flatten(1)
         for layer in hidden:

@@ -20,8 +20,8 @@ def _hidden_layers(inputs: int, width: int, depth: int) -> list[nn.Module]:
 class Generator(nn.Module):
     """Maps latents (batch, latent_dim) to samples (batch, *sample_shape).
 
-    For images (three axes) the last layer is tanh, so that they lie in [-1, 1]; points are
-    unbounded. With `classes`, a learned embedding of the class is appended to the latent.
+    Images (three axes) pass through a final tanh and lie in [-1, 1]; points are unbounded. With
+    `classes`, a learned embedding of the class is appended to the latent.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Generator(nn.Module):
         if len(self.sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
-        # Preserve the latent's variance (arXiv 1502.01852, eq. 10). With PyTorch's default, each
-        # layer keeps a sixth of it, and the first samples are almost equal. A clipped critic then
-        # moves them together, and they never spread out.
+        # Preserve the latent's variance (arXiv 1502.01852, eq. 10). PyTorch's default divides the
+        # variance by six in each layer, so all samples are almost equal at first. A clipped critic
+        # then moves them all in the same direction, and they never spread out.
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         for layer in linear[:-1]:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
@@ -51,15 +51,15 @@ class Generator(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, latent_dim) and optional labels (batch,) to (batch, *sample_shape)."""
+        """Map latents (batch, latent_dim), and labels (batch,) if any, to samples."""
         samples: Tensor = self.layers(self.class_latent(latent, labels))
         return samples.unflatten(1, self.sample_shape)
 
 
 class Critic(nn.Module):
-    """Maps samples (batch, *sample_shape) to scores (batch,): no sigmoid, no mean over the batch.
+    """Maps samples (batch, *sample_shape) to scores (batch,), without a sigmoid.
 
-    With `classes`, the score depends on the class too (see `conditional.Projection`).
+    With `classes`, the score also depends on the class (see `conditional.Projection`).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Critic(nn.Module):
         self.projection = Projection(width, classes)
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, *sample_shape), and optional labels (batch,), to (batch,)."""
+        """Map samples, and labels (batch,) if any, to scores (batch,)."""
         *hidden, last = self.layers
         features = samples.flatten(1)
         for layer in hidden:

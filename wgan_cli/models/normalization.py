@@ -1,4 +1,4 @@
-"""Normalisation of feature maps, by name."""
+"""Normalisation layers for feature maps."""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ def norm2d(kind: str, channels: int, *, affine: bool = True) -> nn.Module:
       of equal size, with at least 8 channels each if possible.
     - `none` changes nothing.
 
-    With `affine`, it has a scale and a shift per channel. Raises `ValueError` for another kind.
+    With `affine`, the layer has a scale and a shift per channel. Raises `ValueError` for other
+    kinds.
     """
     if kind == "none":
         return nn.Identity()
@@ -39,8 +40,8 @@ def _groups(channels: int) -> int:
 class ClassNorm2d(nn.Module):
     """A normalisation with a scale and a shift per class and channel (arXiv 1610.07629).
 
-    Scales start at 1 and shifts at 0, so that all classes start equal. With the kind `none`, they
-    are applied to maps that are not normalised.
+    Scales start at 1 and shifts at 0, so all classes start equal. With the kind `none`, maps are
+    scaled and shifted without being normalised.
     """
 
     def __init__(self, kind: str, channels: int, classes: int) -> None:
@@ -50,7 +51,7 @@ class ClassNorm2d(nn.Module):
         self.shift = nn.Parameter(torch.zeros(classes, channels))
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Map (batch, channels, height, width) and labels (batch,) to the same shape."""
+        """Return the normalised maps (batch, channels, height, width), for labels (batch,)."""
         scale = F.embedding(labels, self.scale)[:, :, None, None]
         shift = F.embedding(labels, self.shift)[:, :, None, None]
         return scale * self.norm(maps) + shift

@@ -1,4 +1,4 @@
-"""The generator of arXiv 1701.07875, Example 1: a vertical line at distance theta."""
+"""The generator of arXiv 1701.07875, Example 1: points on a vertical line at x = theta."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from wgan_cli.errors import ConfigError
 class Generator(nn.Module):
     """Maps latents (batch, 1) to points (theta, z), shape (batch, 2), with z uniform on [0, 1].
 
-    The only parameter is theta; the argument is its initial value. z is the normal distribution
-    function of the latent. To the line (0, z), the W1 distance is abs(theta). Unless theta is 0,
-    the Jensen-Shannon divergence is log 2 and the total variation 1. Raises `ConfigError` for
-    another latent or sample shape.
+    The only parameter is theta; the constructor takes its initial value. z is the standard normal
+    distribution function (CDF) of the latent. The W1 distance to the line (0, z) is abs(theta).
+    Unless theta is 0, the Jensen-Shannon divergence is log 2 and the total variation is 1. Raises
+    `ConfigError` if the latent or sample shape differs.
     """
 
     def __init__(self, latent_dim: int, sample_shape: Sequence[int], theta: float = 1.0) -> None:
@@ -32,10 +32,10 @@ class Generator(nn.Module):
         self.theta = nn.Parameter(torch.tensor(float(theta)))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Map (batch, 1) to (batch, 2)."""
+        """Map latents (batch, 1) to points (batch, 2)."""
         heights = torch.special.ndtr(latent[:, 0])
         return torch.stack([self.theta.expand_as(heights), heights], dim=1)
 
     def report(self) -> dict[str, float]:
-        """Return `generator/theta`, the position of the line, to be logged."""
+        """Return the scalar to log: `generator/theta`, the position of the line."""
         return {"generator/theta": float(self.theta.detach())}

@@ -10,21 +10,21 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def mark_float32(layer: Layer) -> Layer:
-    """Mark a layer to stay in float32, and return it. Call such a layer by `run_in_float32`."""
+    """Mark a layer to stay in float32, and return it. Call it through `run_in_float32`."""
     layer.marked_float32 = True  # type: ignore[assignment]
     return layer
 
 
 def is_marked_float32(layer: nn.Module) -> bool:
-    """Return whether a layer was marked: a bfloat16 copy of its network then shares it."""
+    """Return whether a layer is marked; a bfloat16 copy of a network shares marked layers."""
     return getattr(layer, "marked_float32", False)
 
 
 def run_in_float32(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Apply a layer in float32, also under autocast. The critics' last layers need this.
+    """Return the layer's output in float32, even under autocast, as critics' last layers need.
 
-    The scores of real and generated samples may differ by less than the resolution of bfloat16,
-    which has eight significant bits. They would then be rounded to the same number.
+    The scores of real and generated samples may differ so little that bfloat16, which has eight
+    significant bits, would round them to the same number.
     """
     device = inputs.device.type
     autocast = torch.is_autocast_enabled(device)
@@ -34,5 +34,5 @@ def run_in_float32(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def to_float32(values: Tensor) -> Tensor:
-    """Convert bfloat16 and float16 to float32; keep float32 and float64."""
+    """Return bfloat16 and float16 values as float32; float32 and float64 stay as they are."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

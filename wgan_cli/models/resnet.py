@@ -1,10 +1,10 @@
-"""Residual networks after arXiv 1704.00028 (appendix), for square images of 28 to 128 pixels.
+"""Residual networks like those of arXiv 1704.00028 (appendix), for sides 28 to 128.
 
-At 32x32 these are the paper's CIFAR-10 networks. The generator starts from a map with a side of 4
-to 7 and doubles it until it has the image's size. The critic halves the image until its side is at
-most 8, then has two blocks that keep the size. Weights are initialised as in the authors' code:
-uniform, with He's variance (by the mean of fan-in and fan-out) for the 3x3 convolutions of the
-blocks, and with Xavier's for the other layers. Biases start at 0.
+At 32x32 pixels these are the paper's CIFAR-10 networks. The generator starts from a map of side 4
+to 7 and doubles it up to the image's size. The critic halves the image until its side is at most 8;
+then come two blocks that keep the size. Weights are initialised as in the authors' code. The 3x3
+convolutions of the blocks use He's uniform distribution with the mean of fan-in and fan-out, and
+the other layers use Xavier's. Biases start at 0.
 """
 
 import math
@@ -21,7 +21,7 @@ from wgan_cli.models.conditional import Projection, check_labels
 from wgan_cli.models.normalization import ClassNorm2d, norm2d
 from wgan_cli.models.precision import mark_float32, run_in_float32, to_float32
 
-# All sides from 28 to 128 that are 4 to 7, doubled several times.
+# The sides from 28 to 128 that result from doubling 4, 5, 6 or 7 several times.
 _SIDES = sorted(
     start * 2**k for start in range(4, 8) for k in range(6) if 28 <= start * 2**k <= 128
 )
@@ -29,12 +29,12 @@ _HE_GAIN = math.sqrt(2)
 
 
 def _plan(sample_shape: Sequence[int], width: int) -> tuple[int, int, list[int]]:
-    """Return image channels, side of the smallest map, and channels of each map from the largest.
+    """Return the image channels, the smallest map's side, and each map's channels, largest first.
 
     For images up to 32x32, all maps have `width` channels, as in the paper's CIFAR-10 networks. For
-    larger images the largest map has half of `width`, and each smaller one twice as many, up to
-    four times `width`. At 64x64 and width 128 these are the 64, 128, 256, 512 and 512 of the
-    authors' networks for that size.
+    larger images, the largest map has width / 2 channels, and each smaller map has twice as many as
+    the one before, up to 4 * width. At 64x64 and width 128, this gives 64, 128, 256, 512 and 512
+    channels, as in the authors' networks for that size.
     """
     if len(sample_shape) != 3:
         raise ConfigError(
@@ -76,11 +76,11 @@ def _apply_norm(norm: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class Block(nn.Module):
-    """A residual block: maps (batch, inner, side, side) to (batch, outer, ...), up, down or same.
+    """A residual block from `inner` to `outer` channels, which may double or halve the side.
 
     The residual branch is normalisation, ReLU and a 3x3 convolution, twice. The normalisation is
-    `normalization.norm2d`, or with `classes` `normalization.ClassNorm2d`. A block that keeps the
-    size also keeps the channels, and its shortcut is the identity.
+    `normalization.ClassNorm2d` with `classes`, and `normalization.norm2d` without. If the block
+    keeps the size, it also keeps the channels, and its shortcut is the identity.
     """
 
     def __init__(
@@ -101,13 +101,14 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if resample == "keep" else _convolution(inner, outer, 1)
 
     def forward(self, maps: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, inner, side, side), and optional labels (batch,), to the new size."""
+        """Map (batch, inner, side, side), and labels (batch,) if any, to (batch, outer, ...)."""
         residual = torch.relu(_apply_norm(self.norm1, maps, labels))
         if self.resample == "up":
             residual = F.interpolate(residual, scale_factor=2, mode="nearest")
         residual = self.conv1(residual)
         residual = self.conv2(torch.relu(_apply_norm(self.norm2, residual, labels)))
-        # A 1x1 convolution commutes with resampling; on the smaller map it costs a quarter.
+        # A 1x1 convolution commutes with resampling. Apply it to the smaller map: a quarter of the
+        # cost.
         if self.resample == "up":
             return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":
@@ -116,7 +117,7 @@ class Block(nn.Module):
 
 
 class ImageBlock(nn.Module):
-    """The critic's first block: halves the image, without a ReLU before the first convolution."""
+    """The critic's first block: halves the side; no ReLU precedes its first convolution."""
 
     def __init__(self, channels: int, hidden: int, outer: int) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class ImageBlock(nn.Module):
         self.shortcut = _convolution(channels, outer, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (batch, channels, side, side) to (batch, outer, side / 2, side / 2)."""
+        """Map images (batch, channels, side, side) to (batch, outer, side / 2, side / 2)."""
         residual = self.conv2(torch.relu(self.conv1(images)))
         return F.avg_pool2d(residual, 2) + self.shortcut(F.avg_pool2d(images, 2))
 
@@ -133,8 +134,8 @@ class ImageBlock(nn.Module):
 class Generator(nn.Module):
     """Maps latents (batch, latent_dim) to images (batch, channels, side, side) in [-1, 1].
 
-    `norm` is applied in every block and before the last layer. With `classes`, the blocks have
-    scales and shifts per class (see `normalization.ClassNorm2d`).
+    The normalisation `norm` is applied in every block and before the last layer. With `classes`,
+    the blocks have a scale and a shift per class (see `normalization.ClassNorm2d`).
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class Generator(nn.Module):
         self.last = _convolution(planes[0], channels, 3)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, latent_dim) and optional labels (batch,) to (batch, *sample_shape)."""
+        """Map latents (batch, latent_dim), and labels (batch,) if any, to images."""
         check_labels(self.classes, labels)
         maps = self.first(latent).unflatten(1, self.start)
         for block in self.blocks:
@@ -168,8 +169,8 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Maps images (batch, channels, side, side) to scores (batch,).
 
-    `norm` is applied in every block but the first. With `classes`, the score depends on the class
-    too (see `conditional.Projection`); the features are the means of the last maps.
+    The normalisation `norm` is applied in every block but the first. With `classes`, the score also
+    depends on the class, through a `conditional.Projection` of the means of the last maps.
     """
 
     def __init__(
@@ -192,6 +193,6 @@ class Critic(nn.Module):
         self.projection = Projection(critic_planes[-1], classes)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map (batch, channels, side, side), and optional labels (batch,), to (batch,)."""
+        """Map images, and labels (batch,) if any, to scores (batch,)."""
         features = to_float32(torch.relu(self.blocks(images))).mean(dim=(2, 3))
         return self.projection(run_in_float32(self.last, features).squeeze(1), features, labels)

@@ -1,4 +1,4 @@
-"""A trial forward pass, for networks whose shapes the config does not state."""
+"""A trial forward pass that checks the shapes of the networks' inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def refuse_misfit(
 ) -> None:
     """Raise `ConfigError` if a forward pass of two samples fails or gives the wrong shape.
 
-    The generator must map (batch, latent_dim) to (batch, *sample_shape), and the critic that shape
-    to (batch,). The networks are not changed.
+    The generator must map (batch, latent_dim) to (batch, *sample_shape), and the critic must map
+    (batch, *sample_shape) to (batch,). The networks are not changed.
     """
     device = next(critic.parameters()).device
     labels = [] if classes is None else [torch.zeros(_BATCH, dtype=torch.int64, device=device)]
@@ -42,7 +42,7 @@ def _try(kind: str, network: nn.Module, inputs: list[Tensor], expected: tuple[in
         output: Any = network(*inputs)
     except (WganError, torch.OutOfMemoryError):
         raise
-    # Torch raises these for shapes that do not fit. Anything else is a defect of the user's code.
+    # Torch raises these errors if shapes do not fit. Other errors are bugs in the user's code.
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "failed"
         raise ConfigError(

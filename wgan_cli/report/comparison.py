@@ -1,4 +1,4 @@
-"""A comparison of runs: which settings differ, how they rank, and the data of the charts."""
+"""Compare runs: find the settings that differ, rank the runs, and prepare the charts' data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.varying_settings import find_varying_settings
 from wgan_cli.search.study import StudySummary
 
-# A metric's values cannot be compared between runs that differ in these settings.
+# If runs differ in one of these settings, their metric values cannot be compared.
 _CHANGES_THE_METRIC = {"dataset", "eval_samples"}
 _CAUTION = (
     " But numbers for different data sets or sample counts do not compare: read each next to its"
@@ -21,10 +21,10 @@ _CAUTION = (
 
 
 class Comparison:
-    """Ranked runs, and all that a report shows of them.
+    """Ranked runs and everything that a report shows about them.
 
-    `by` is the tag that ranks them, by default `wasserstein/exact` where a run has it. `studies`
-    are the searches whose trials are among the runs. Raises `ConfigError` where no run has the tag.
+    The tag `by` ranks the runs; if it is None, `ranking.rank_tag` chooses one. `studies` are the
+    searches whose trials are among the runs. Raises `ConfigError` if no run has the tag `by`.
     """
 
     def __init__(
@@ -48,32 +48,32 @@ class Comparison:
 
     @property
     def ranked(self) -> bool:
-        """Whether it is known which direction of the ranking tag is better."""
+        """Whether it is known if higher or lower values of the ranking tag are better."""
         return ranking.higher_is_better(self.by or "") is not None
 
     @cached_property
     def panels(self) -> list[curves.Panel]:
-        """The learning curves, a panel for each metric."""
+        """The learning curves, one panel for each metric."""
         return curves.panels(self.groups, self.by)
 
     @cached_property
     def heat_maps(self) -> tuple[list[curves.HeatMap], str]:
-        """The heat maps, and a note on missing ones; see `curves.heat_maps`."""
+        """The heat maps, and a note that says why any are missing; see `curves.heat_maps`."""
         if self.by is not None and not self.ranked:
             return [], f"No heat map: it is unknown whether more or less of {self.by} is better."
         return curves.heat_maps(self.groups, self.varying.keys)
 
     def value(self, run: Run) -> float | None:
-        """Return the run's final value of the ranking tag."""
+        """Return the run's final value of the ranking tag, or None if it has none."""
         return run.final.get(self.by or "")
 
     def label(self, run: Run) -> str:
-        """Return the run's varying settings and its seed, as overrides."""
+        """Return the run's varying settings and its seed as override text."""
         varying = self.varying.label(self.varying.values(run))
         return f"{varying} {overrides_text({'seed': run.seed})}".strip()
 
     def note(self, run: Run) -> str:
-        """Return why a finished run does not count in a mean; empty where it counts."""
+        """Return why a finished run counts in no mean, or an empty text if it counts."""
         if not run.finished or self.by is None or run.folder in self.counted:
             return ""
         if self.value(run) is None:
@@ -81,7 +81,7 @@ class Comparison:
         return "not counted: a newer run has the same settings and seed"
 
     def heading(self) -> str:
-        """Return how many runs are in which state, and which tag ranks them."""
+        """Return a sentence with the number of runs in each state and the ranking tag."""
         states = Counter(run.state for run in self.runs)
         counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
         runs = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
@@ -93,7 +93,7 @@ class Comparison:
         return f"{runs} ({counts}), ranked by {self.by}: {side} is better."
 
     def _rank_key(self, run: Run) -> tuple[int, float]:
-        """Sort finished runs first, the best of them leading; then live runs, then failed ones."""
+        """Return a sort key: finished runs, the best first, then unfinished, then failed runs."""
         value = self.value(run)
         if run.failed or value is None or not run.finished:
             return 1 + run.failed, 0.0

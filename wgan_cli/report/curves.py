@@ -1,4 +1,4 @@
-"""Data of the charts: learning curves averaged over seeds, and heat maps over two settings."""
+"""Prepare chart data: learning curves averaged over seeds, and heat maps over two settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wgan_cli.report.ranking import ESTIMATE, RAW, SeedGroup, floor_tag, is_metr
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Readers can tell this many colours apart. Of more groups, the best few get a colour; the rest are
-# grey.
+# Up to COLOURS groups, each group has a colour that readers can tell apart. With more groups, the
+# best HIGHLIGHTED groups have a colour and the others are grey.
 COLOURS, HIGHLIGHTED = 8, 6
-# Points kept per curve, and for all grey curves of a chart together.
+# The largest number of points of one curve, and of all grey curves of a chart together.
 _POINTS, _GREY_POINTS = 300, 6000
-# Draw no heat map where results fill less than this share of its cells.
+# Draw no heat maps if results fill less than this share of their cells.
 _MIN_FILLED = 0.25
 _MAX_MAPS = 6
 
@@ -27,8 +27,8 @@ Curve = tuple[np.ndarray, np.ndarray]
 class Line:
     """One line of a chart: a group's mean over seeds, with the minimum and maximum as a band.
 
-    All arrays have shape (n,). `rank` is the group's rank, from 0. A run that diverged or failed
-    gets a line of its own, with `failed` set. `low` and `high` are None for a single seed.
+    All arrays have shape (n,). `rank` is the group's rank, from 0. Each run that diverged or failed
+    has a separate line with `failed` set. `low` and `high` are None for a single run.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """The lines of one tag, and the values that real data score on it (`floors`)."""
+    """The lines of one tag. `floors` are the values of the metric for real data."""
 
     tag: str
     lines: tuple[Line, ...]
@@ -50,10 +50,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Means over seeds as a grid over two settings: `cells` (len(ys), len(xs)), NaN where empty.
+    """A grid of means over seeds: `xs` and `ys` are the values of the two settings in `keys`.
 
-    `failed` marks the cells in which every run diverged or failed. `fixed` names the values of the
-    other settings that differ between runs.
+    `cells` holds the means, shape (len(ys), len(xs)), NaN for an empty cell. `failed` marks cells
+    in which all runs diverged or failed. `fixed` shows the other varying settings as overrides.
     """
 
     fixed: str
@@ -65,12 +65,12 @@ class HeatMap:
 
 
 def coloured_count(groups: int) -> int:
-    """Return how many of the best groups get a colour."""
+    """Return the number of groups drawn in colour, which are the best ones."""
     return groups if groups <= COLOURS else HIGHLIGHTED
 
 
 def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
-    """Return a panel for each metric: the ranking tag and the critic's estimate come first."""
+    """Return a panel for each metric, first the ranking tag, then the critic's estimate."""
     tags = {
         tag
         for group in groups
@@ -91,10 +91,10 @@ def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
 
 
 def heat_maps(groups: Sequence[SeedGroup], keys: Sequence[str]) -> tuple[list[HeatMap], str]:
-    """Return the heat maps and a note, which says why there are none or that some are left out.
+    """Return the heat maps, and a note that says why there are none or that some are left out.
 
-    Heat maps exist where exactly two of the varying `keys` are numeric: one for each combination of
-    the other keys' values.
+    `keys` are the varying settings. If exactly two of them are numeric, there is one heat map for
+    each combination of the other settings' values.
     """
     columns = list(zip(*(group.values for group in groups), strict=True))
     numeric = [i for i, values in enumerate(columns) if _is_numeric(values)]
@@ -123,8 +123,8 @@ def heat_maps(groups: Sequence[SeedGroup], keys: Sequence[str]) -> tuple[list[He
 def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return steps, mean, minimum and maximum over curves, each of shape (n,).
 
-    The steps are those of all curves. A curve without a value at a step is interpolated linearly;
-    before its first and after its last step it does not count.
+    The steps are the union of all curves' steps. Missing values within a curve are interpolated
+    linearly. Before its first step and after its last, a curve is left out of the statistics.
     """
     grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     table = np.stack([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
@@ -132,7 +132,7 @@ def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def thinned(count: int, most: int) -> np.ndarray:
-    """Return at most `most` indices out of `count`, evenly spread, with the first and the last."""
+    """Return at most `most` evenly spaced indices below `count`, including the first and last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
@@ -159,7 +159,7 @@ def _panel(groups: Sequence[SeedGroup], tag: str) -> Panel:
 
 
 def _averaged_runs(group: SeedGroup) -> list[Run]:
-    """Return the counted runs and other seeds' unfinished ones; if none, all finished runs."""
+    """Return the counted runs and unfinished runs of other seeds; if none, all finished runs."""
     seeds = {str(run.seed) for run in group.counted}
     live = [run for run in group.runs if not run.failed and not run.finished]
     live = [run for run in live if str(run.seed) not in seeds]
@@ -182,18 +182,18 @@ def _heat_map(
 
 
 def _is_numeric(values: Sequence[Hashable]) -> bool:
-    """Return whether all known values are numbers, and at least two of them differ."""
+    """Return whether all values but `ABSENT` are numbers and at least two of them differ."""
     known = {value for value in values if value != ABSENT}
     return len(known) > 1 and all(type(value) in (int, float) for value in known)
 
 
 def _filled_enough(maps: Sequence[HeatMap]) -> bool:
-    """Return whether most rows or columns have results to compare.
+    """Return whether enough cells have results to compare settings within rows or columns.
 
-    The points of a random search do not: hardly any two of them share a row or a column.
+    For a random search they do not: hardly any two of its trials share a row or a column.
     """
     filled = sum(int((np.isfinite(one.cells) | one.failed).sum()) for one in maps)
     size = sum(one.cells.size for one in maps)
-    # The number of results if no two of them shared a row or a column.
+    # The largest number of results of which no two share a row or a column.
     unshared = sum(max(one.cells.shape) for one in maps)
     return filled == size or (filled > unshared and filled >= _MIN_FILLED * size)

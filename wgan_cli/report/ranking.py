@@ -1,4 +1,4 @@
-"""Rank settings by their means over seeds, and test whether the best margin may be chance."""
+"""Rank settings by their means over seeds, and test whether the best one leads by chance."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ CONFIDENCE = 0.95
 class SeedGroup:
     """Runs that differ only in their seed, and their values of the ranking tag.
 
-    `values` are those of the varying settings, and `label` shows them as overrides. `counted` are
-    the finished runs that have the tag, one for each seed, and `numbers` their values of it.
-    `floor` is the mean of the values that real data score.
+    `values` are the values of the varying settings, and `label` shows them as overrides. `counted`
+    are the finished runs that have the tag, the newest for each seed; `numbers` are their values of
+    the tag. `floor` is the mean value of the metric for real data.
     """
 
     label: str
@@ -41,23 +41,23 @@ class SeedGroup:
 
     @property
     def n(self) -> int:
-        """The number of seeds."""
+        """The number of seeds that count in the mean."""
         return len(self.numbers)
 
     @property
     def mean(self) -> float | None:
-        """The mean over seeds."""
+        """The mean over seeds, or None without a counted run."""
         return statistics.fmean(self.numbers) if self.numbers else None
 
     @property
     def sd(self) -> float | None:
-        """The sample standard deviation over seeds (n − 1), None for fewer than two."""
+        """The sample standard deviation over seeds (n − 1), or None for fewer than two."""
         return statistics.stdev(self.numbers) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
 class Margin:
-    """How much better one group's mean is than another's, with Welch's interval (low, high)."""
+    """The `amount` by which one group's mean is better, and Welch's interval (low, high) for it."""
 
     amount: float
     interval: tuple[float, float] | None
@@ -69,7 +69,7 @@ class Margin:
 
 
 def higher_is_better(tag: str) -> bool | None:
-    """Return whether a higher value of the tag is better; None where that is not known.
+    """Return whether a higher value of the tag is better, or None if that is unknown.
 
     The tag may end with a sample count, as in `metrics/fid_classifier_10k`.
     """
@@ -82,20 +82,20 @@ def higher_is_better(tag: str) -> bool | None:
 
 
 def floor_tag(tag: str) -> str:
-    """Return the tag of the value that real data score on this metric."""
+    """Return the tag that holds this metric's value for real data."""
     return tag.removesuffix(RAW) + FLOOR
 
 
 def is_metric(tag: str) -> bool:
-    """Return whether the tag measures the model, so it is no floor, sample count or speed."""
+    """Return whether the tag measures the model: not real data, a sample count or a speed."""
     return not tag.endswith((FLOOR, "_n")) and not tag.startswith("throughput/")
 
 
 def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
-    """Return the tag that ranks: `by`, else `wasserstein/exact`, else the first common metric.
+    """Return the ranking tag: `by`, else `wasserstein/exact`, else the preferred metric.
 
-    A common metric is one that all finished runs have. Returns None where no run has a number.
-    Raises `ConfigError` where no run has `by`.
+    A metric is preferred if all finished runs have it. Returns None if no run has a metric. Raises
+    `ConfigError` if no run has the tag `by`.
     """
     tags = list(dict.fromkeys(tag for run in runs for tag in run.final))
     if by is not None:
@@ -119,9 +119,10 @@ def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
 def groups_by_rank(
     runs: Sequence[Run], varying: VaryingSettings, tag: str | None
 ) -> list[SeedGroup]:
-    """Return groups, the best mean first, then those without a mean, then those that failed.
+    """Group the runs by settings; return the groups, the one with the best mean first.
 
-    For a tag whose direction is unknown, groups with a mean stay in the order of their runs.
+    Groups without a mean come next, and groups whose runs all failed come last. If the tag's better
+    direction is unknown, groups with a mean stay in the order of their runs.
     """
     by_values: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
@@ -158,14 +159,14 @@ def _seed_group(
 
 
 def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
-    """Return how much better one group's mean is than another's.
+    """Return the margin by which the mean of `better` beats the mean of `other`.
 
-    None where one has no mean, or where it is unknown which direction is better. The margin has
-    Welch's interval where both groups have at least two seeds.
+    Returns None if a group has no mean or the tag's better direction is unknown. The margin has
+    Welch's interval if both groups have at least two seeds.
 
-    Welch (1947): with vᵢ = sᵢ²/nᵢ, the difference of the means ± t·√(v₁ + v₂), where t is the
-    quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1)) degrees of
-    freedom.
+    Welch (1947): with vᵢ = sᵢ²/nᵢ, the interval is the difference of the means ± t·√(v₁ + v₂). Here
+    t is the quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1))
+    degrees of freedom.
     """
     higher = higher_is_better(tag)
     if better.mean is None or other.mean is None or higher is None:
@@ -182,7 +183,7 @@ def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
 
 
 def conclusion(groups: Sequence[SeedGroup], tag: str | None) -> str:
-    """Return a sentence: whether the best group's margin exceeds the spread over seeds."""
+    """Return a sentence that says whether the best group leads by more than the seeds' spread."""
     ranked = [group for group in groups if group.mean is not None]
     if tag is None or not ranked:
         return "No run has finished with a number to rank by."
@@ -221,5 +222,5 @@ def conclusion(groups: Sequence[SeedGroup], tag: str | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Format a number to four significant digits, None and NaN as a dash."""
+    """Return the number with four significant digits, or a dash for None, NaN and infinity."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The report on a comparison of runs: a table for the terminal, and files."""
+"""Print a comparison of runs as a table, and write it to files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Report(Comparison):
     """A comparison of runs that can be printed and written to files."""
 
     def table(self, width: int | None = None) -> str:
-        """Return the ranked table, its last column wrapped at `width`; None means no wrapping."""
+        """Return the table of ranked runs, wrapped at `width` characters; None: do not wrap."""
         return terminal.table(self, width)
 
     def write(self, folder: Path) -> list[Path]:
         """Write `summary.csv`, `report.html` and `report.png`, each completely or not at all.
 
-        Returns their paths. Raises `DiskError`, and `CheckpointError` where one of them is a link.
+        Returns their paths. Raises `DiskError` if a write fails, `CheckpointError` for a link.
         """
-        # Loading matplotlib and jinja2 takes most of a second; print the table before that.
+        # Import here: matplotlib and jinja2 take almost a second, and the table needs neither.
         from wgan_cli.report.writers.drawing import picture
         from wgan_cli.report.writers.page import page
 

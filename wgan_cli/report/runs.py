@@ -1,4 +1,4 @@
-"""Read run folders for a report, in whatever state they are."""
+"""Read run folders for a report, including unfinished and damaged ones."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
 from wgan_cli.run_folder import CONFIG, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 
-# These runs are listed last and enter no mean: resuming them unchanged does not help.
+# Runs in these states are listed last and count in no mean: resuming them would fail again.
 _FAILED = ("diverged", "failed")
-# Subfolders of a run's folder; other runs are not looked for in these.
+# Subfolders of a run folder that are not searched for other runs.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
-# Values of --config-name that wgan-train passes to Hydra: its own config, and the saved config of
-# another run.
+# Values of --config-name that wgan-train passes to Hydra: its default config, and the saved config
+# of another run.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
 _MAX = sys.float_info.max
@@ -37,9 +37,9 @@ class Run:
     """One run: its folder, its `name` in tables, and the contents of its files.
 
     `state`, `message`, `step`, `steps`, `seconds`, `ended` and `final` (tag to finite number) come
-    from `status.json`; but a run that is recorded as running and whose process is gone has the
-    state "cut off". `config` is `config.yaml`, empty where it cannot be read. `overrides` are those
-    that the user typed, and `argv` is the command line of the process.
+    from `status.json`. If that says "running" but the process has ended, the state is "cut off".
+    `config` is the content of `config.yaml`, empty if it cannot be read. `overrides` are the
+    overrides that the user typed, and `argv` is the command line of the process.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done; only finished runs enter a mean."""
+        """Whether the run completed all steps; only finished runs count in a mean."""
         return self.state == "finished"
 
     @property
@@ -67,13 +67,13 @@ class Run:
 
     @property
     def override_values(self) -> dict[str, str]:
-        """The overrides as key to value, both text; the last override of a key wins."""
+        """The overrides as a mapping from key to value text; the last override of a key wins."""
         pairs = (override.lstrip("+").partition("=") for override in self.overrides)
         return {key: value for key, equals, value in pairs if equals}
 
     @cached_property
     def settings(self) -> dict[str, Hashable]:
-        """Dotted key to value of every setting but the seed; see `flat_settings`."""
+        """The settings from `flat_settings`, by dotted key; empty for a damaged config."""
         return _tried(lambda: flat_settings(self.config, self.override_values), {})
 
     @property
@@ -85,10 +85,10 @@ class Run:
     def command(self) -> str:
         """The command line that repeats the run, quoted for a shell.
 
-        A run that started from another run's saved config is repeated from its own saved config, as
-        its overrides alone do not define it.
+        If the run started from another run's saved config, its overrides alone do not define it.
+        The command then uses the config that this run saved.
         """
-        # The last value of a flag counts: wgan-train appends those that it passes to Hydra.
+        # The last value of a flag counts: wgan-train appends its own flags for Hydra.
         flag_values = dict(zip(self.argv, self.argv[1:], strict=False))
         primary, config_dir = flag_values.get("--config-name"), flag_values.get("--config-dir")
         if primary == _SAVED:
@@ -100,15 +100,15 @@ class Run:
 
     @cached_property
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Tag to steps and finite values, (n,) each, from `metrics.jsonl`; steps increase."""
+        """Maps each tag in `metrics.jsonl` to steps (n,), increasing, and finite values (n,)."""
         by_tag: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
         for point in points:
-            # A larger step means a damaged file: float64 cannot represent it exactly.
+            # A larger step means that the file is damaged: float64 cannot represent it exactly.
             if not 0 <= point["step"] < 2**53:
                 continue
             for tag, value in point.items():
-                # A huge integer is finite and yet too large for a float.
+                # Python's integers can be too large for a float.
                 if tag != "step" and -_MAX <= value <= _MAX:
                     by_tag.setdefault(readable(tag), {})[int(point["step"])] = float(value)
         return {
@@ -118,16 +118,16 @@ class Run:
 
     @property
     def newest_samples(self) -> Path | None:
-        """The newest picture in `samples/`, or None."""
+        """The path of the newest picture in `samples/`, or None if there is none."""
         pictures: list[Path] = _tried(lambda: list(self.folder.glob("samples/step_*.png")), [])
         return max(pictures, default=None)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Return every run in or below the paths once, sorted by name.
+    """Return every run at or below the paths once, sorted by name.
 
-    A folder with `status.json` or `config.yaml` is a run; a link to such a folder counts too.
-    Missing, broken or half-written files raise nothing: the run has what can be read.
+    A run folder, or a link to one, contains `status.json` or `config.yaml`. Damaged or missing
+    files raise no error: the run then holds only the data that can be read.
     """
     folders: dict[str, Path] = {}
     for path in paths:
@@ -142,13 +142,13 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a sort key by which job 2 comes before job 10."""
+    """Return a sort key that compares numbers by value: job 2 comes before job 10."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def readable(node: Any) -> Any:
-    """Replace characters that cannot be written to a file: JSON may hold lone surrogates."""
+    """Return the node with lone surrogates replaced, which JSON allows but UTF-8 cannot encode."""
     if isinstance(node, str):
         return node.encode(errors="replace").decode()
     if isinstance(node, dict):
@@ -159,7 +159,7 @@ def readable(node: Any) -> Any:
 def _run_folders(path: Path) -> Iterator[Path]:
     for parent, below, files in os.walk(path):
         is_run = STATUS in files or CONFIG in files
-        # Follow links to runs only: another link may lead to a whole disk, or in a circle.
+        # Follow only links to runs: any other link may lead to a huge folder or form a loop.
         links = [link for link in (Path(parent, name) for name in below) if link.is_symlink()]
         yield from (link for link in sorted(links) if RunFolder(link).holds_run())
         below[:] = sorted(
@@ -199,7 +199,7 @@ def _read(path: Path, name: str) -> Run:
 
 
 def _tried(read: Callable[[], T], otherwise: T) -> T:
-    """Return what `read` returns, or `otherwise` where a file is damaged in any way."""
+    """Return the result of `read()`, or `otherwise` if a file is damaged in any way."""
     try:
         return read()
     except Exception:

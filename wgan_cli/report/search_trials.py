@@ -1,4 +1,4 @@
-"""Give the runs of a search the states of their trials."""
+"""Copy the states of a search's trials to their runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PRUNED_REASON = "ended early: worse than half of the trials before it"
 
 
 def apply_trial_states(runs: Iterable[Run], folder: Path, study: StudySummary) -> None:
-    """Set state and message of the search's runs in `folder` from their trials.
+    """Set the state and message of the search's runs in `folder` from their trials.
 
-    The study knows more than a run's status: a pruned trial's run only records that it was asked to
-    stop, and a killed one records nothing. Finished runs and running trials are left as they are.
+    The study has details that a run's status lacks: the run of a pruned trial only records a stop
+    signal, and a killed run records nothing. Finished runs and running trials do not change.
     """
     search_folder = SearchFolder(folder)
     trials = {os.path.realpath(search_folder.trial(t.number)): t for t in study.trials}

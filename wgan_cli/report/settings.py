@@ -13,7 +13,7 @@ from wgan_cli.config import GROUPS
 from wgan_cli.search.space import as_overrides
 from wgan_cli.validation import flatten
 
-# Settings such as cadences and paths, which do not change what is trained.
+# Settings that do not affect training, such as logging intervals; also the seed.
 _BOOKKEEPING = (
     "seed",
     "log_every",
@@ -30,14 +30,15 @@ _BOOKKEEPING = (
     "dataset.in_memory",
     "dataset.recommended",
 )
-# Shown for a value that a run does not have.
+# The text for a value that a run does not have.
 ABSENT = "–"
 
 
 def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Hashable]:
-    """Return dotted key to value of every setting that affects training, without the seed.
+    """Return the settings that affect training, by dotted key, without the seed.
 
-    A group's key has the name of its option as value. Without a config, use the typed `overrides`.
+    The value of a group's key is the name of its option. If `config` is empty, the settings are the
+    `overrides` that the user typed.
     """
     flat: dict[str, Hashable] = {}
     for key, node in config.items():
@@ -53,8 +54,8 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML text. Raises `YAMLError`; `ValueError`, `RecursionError` if it is unprintable."""
-    # Files written by a run have no aliases; refuse them, as a few can expand to gigabytes.
+    """Return parsed YAML. Raises `YAMLError`; `ValueError` or `RecursionError` if unprintable."""
+    # Refuse aliases: a few of them can expand to gigabytes, and a run's files have none.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
         raise yaml.YAMLError("aliases are not allowed")
     loader = _Loader(text)
@@ -62,13 +63,13 @@ def read_yaml(text: str) -> Any:
         node = loader.get_single_data()
     finally:
         loader.dispose()
-    # Fails for nesting that is too deep and for integers with more digits than Python prints.
+    # Raises for nesting that is too deep and for integers with more digits than Python prints.
     str(node)
     return node
 
 
 def parse_value(text: str) -> Any:
-    """Parse the value of an override as a config would: `1e-4` is a number, `true` a boolean."""
+    """Return an override's value parsed as in a config: `1e-4` is a number, `true` a boolean."""
     try:
         return read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -76,12 +77,12 @@ def parse_value(text: str) -> Any:
 
 
 def overrides_text(values: Mapping[str, Any]) -> str:
-    """Format settings as overrides, `loss=hinge clip=0.01`; leave `ABSENT` values out."""
+    """Return settings as text such as `loss=hinge clip=0.01`, without those that are `ABSENT`."""
     return " ".join(as_overrides({k: value for k, value in values.items() if value != ABSENT}))
 
 
 def _is_bookkeeping(key: str, flat: Mapping[str, Hashable]) -> bool:
-    # The path of a known data set's files does not matter; with image_folder it is the data set.
+    # The path matters only for image_folder: there it determines the data set.
     if key == "dataset.root":
         return flat.get("dataset") != "image_folder"
     return any(key == name or key.startswith(f"{name}.") for name in _BOOKKEEPING)
@@ -94,7 +95,7 @@ def _comparable(value: Any) -> Hashable:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Parses numbers as omegaconf does, but 18 times as fast: there may be hundreds of files."""
+    """A YAML loader that parses numbers as omegaconf does, but is 18 times as fast."""
 
 
 _Loader.add_implicit_resolver(

@@ -1,4 +1,4 @@
-"""Find the settings that differ between runs: as few as suffice to tell the runs apart."""
+"""Find a small set of settings that distinguishes the runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from wgan_cli.config import GROUPS
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Settings of the machine, which change results by rounding at most. They count as varying only
-# where a user typed them.
+# Hardware settings, which affect results only by rounding. They count as varying only if a user
+# typed them.
 _MACHINE = {"device", "threads", "compile", "graphs", "deterministic"}
-# With more varying settings than this, a row names only those that differ from most runs.
+# With more varying settings, a row shows only values that differ from the most common ones.
 MAX_COLUMNS = 6
 
 
@@ -21,9 +21,10 @@ MAX_COLUMNS = 6
 class VaryingSettings:
     """The settings that differ between runs, without the seed.
 
-    `keys` are dotted; a group's key stands for its option. The `dependent` settings differ too, but
-    follow from `keys`, such as what a data set recommends. `common` holds the most common value of
-    each key where there are more than `MAX_COLUMNS` keys, and is empty otherwise.
+    `keys` are the dotted keys that distinguish the runs; a group's key stands for its option.
+    `dependent` are further keys whose values follow from those, such as settings that a data set
+    recommends. `common` maps each key to its most common value if there are more than
+    `MAX_COLUMNS` keys, and is empty otherwise.
     """
 
     keys: tuple[str, ...]
@@ -31,18 +32,18 @@ class VaryingSettings:
     common: Mapping[str, Hashable]
 
     def values(self, run: Run) -> tuple[Hashable, ...]:
-        """Return the run's value of each key, `ABSENT` where it has none."""
+        """Return the run's value for each of `keys`, `ABSENT` for a missing one."""
         return tuple(run.settings.get(key, ABSENT) for key in self.keys)
 
     def label(self, values: Sequence[Hashable]) -> str:
-        """Return these values of the keys as overrides, without those that are common."""
+        """Return the values of `keys` as override text, without those equal to the common ones."""
         missing = object()
         pairs = zip(self.keys, values, strict=True)
         return overrides_text({k: v for k, v in pairs if self.common.get(k, missing) != v})
 
 
 def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
-    """Return the settings that were typed and differ, and as many more as tell the runs apart."""
+    """Return the typed settings that differ, and others needed to distinguish the runs."""
     typed = list(dict.fromkeys(key for run in runs for key in run.override_values))
     known = list(dict.fromkeys([*GROUPS, *(key for run in runs for key in run.settings)]))
     flats = [run.settings for run in runs]
@@ -57,9 +58,9 @@ def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
 
     keys: list[str] = []
     dependent: list[str] = []
-    # A run without a config has only what was typed, so it cannot tell about other settings.
+    # A run without a config has only typed settings: leave it out when comparing others.
     flats = [run.settings for run in runs if run.config] or flats
-    # Each run's values of the keys so far. A further key is needed if it tells equal runs apart.
+    # Each run's values of the chosen keys. Add a key if it distinguishes runs with equal values.
     values: list[tuple[Hashable, ...]] = [()] * len(flats)
     for key in sorted(differing, key=order):
         extended = [(*before, flat.get(key)) for before, flat in zip(values, flats, strict=True)]
@@ -76,9 +77,9 @@ def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, Hashable]]) -> bool:
-    """Return whether runs have different values of a setting.
+    """Return whether two runs have different values of the setting `key`.
 
-    A setting of a group's option is compared only between runs that have the same option.
+    A setting inside a group is compared only between runs with the same option of that group.
     """
     group = key.partition(".")[0]
     within = group if group in GROUPS and group != key else None

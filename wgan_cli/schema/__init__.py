@@ -1,6 +1,6 @@
-"""The types and ranges of every setting: a dataclass for each component, and those of the root.
+"""Define the type and range of every setting: a dataclass for each component and for the root.
 
-Default values are in `configs/`, once.
+Default values are only in `configs/`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _COMPONENTS: dict[str, dict[str, Component]] = {
     "optimizer": OPTIMIZERS,
     "logger": LOGGERS,
 }
-# The settings of what this package has, by group and target. A user's own component has none here:
-# its settings are checked against the signature of its constructor.
+# The settings classes of this package's components, by group and target. A user's own component has
+# none; its settings are checked against the signature of its constructor.
 SCHEMAS_OF: dict[str, dict[str, type]] = {
     "model" if group == "network" else group: {
         target: component.settings for target, component in components.items()
@@ -68,10 +68,10 @@ def traits(group: Literal["constraint"], node: Mapping[str, Any]) -> ConstraintT
 @overload
 def traits(group: Literal["optimizer"], node: Mapping[str, Any]) -> OptimizerTraits: ...
 def traits(group: str, node: Mapping[str, Any]) -> Any:
-    """The traits of the component that a checked config node names.
+    """Return the traits of the component that a checked config node names.
 
-    Of a user's own component they are those under `traits` of the node, else the defaults. `node`
-    of the group "network" is a model's generator or critic.
+    For a user's own component, read them from the node's key `traits`; missing ones have their
+    default. For the group "network", `node` is the node of a model's generator or critic.
     """
     component = _COMPONENTS[group].get(node["_target_"])
     if component is None:

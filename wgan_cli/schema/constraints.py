@@ -1,4 +1,4 @@
-"""Constraints: the settings and traits of each."""
+"""The settings and traits of each constraint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wgan_cli.schema.traits import Component, ConstraintTraits
 
 @dataclass
 class ClippingConfig(NamedConfig):
-    """Weight clipping; its bound is the root setting `clip`."""
+    """Settings of weight clipping; the bound is the root setting `clip`."""
 
     exempt_normalization: bool = MISSING
 
 
 @dataclass
 class GradientPenaltyConfig(NamedConfig):
-    """The gradient penalty."""
+    """Settings of the gradient penalty."""
 
     weight: float = setting(above=0, at_most=1_000_000)
     target: float = setting(at_least=0, at_most=1_000_000)
@@ -28,14 +28,14 @@ class GradientPenaltyConfig(NamedConfig):
 
 @dataclass
 class SpectralNormConfig(NamedConfig):
-    """Spectral normalisation."""
+    """Settings of spectral normalisation."""
 
     iterations: int = setting(at_least=1, at_most=1_000)
 
 
 @dataclass
 class OrthogonalConfig(NamedConfig):
-    """Orthogonal regularisation."""
+    """Settings of orthogonal regularisation."""
 
     weight: float = setting(above=0, at_most=1_000_000)
 

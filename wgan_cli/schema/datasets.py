@@ -1,4 +1,4 @@
-"""Data sets: the settings and traits of each, known before anything is read."""
+"""The settings and traits of each data set, as known before its files are read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wgan_cli.schema.traits import Component, DatasetTraits
 
 @dataclass
 class Recommended:
-    """Settings that a data set recommends; null where it recommends none."""
+    """Settings that a data set recommends; null means no recommendation."""
 
     steps: int | None = setting(default=None, at_least=1, at_most=1_000_000_000)
     clip: float | None = setting(default=None, above=0, at_most=1_000_000)
-    # By the optimizer's name.
+    # Maps optimizer names to learning rates.
     lr: dict[str, float] = field(default_factory=dict, metadata={"above": 0, "at_most": MOST_LR})
     latent_dim: int | None = setting(default=None, at_least=1, at_most=1_000_000)
     n_critic: int | None = setting(default=None, at_least=1, at_most=1_000_000)
@@ -27,7 +27,7 @@ class Recommended:
 
 @dataclass
 class DatasetConfig:
-    """The settings of every data set."""
+    """Settings that all data sets have."""
 
     _target_: str = MISSING
     name: str = MISSING
@@ -36,7 +36,7 @@ class DatasetConfig:
 
 @dataclass
 class TorchvisionDatasetConfig(DatasetConfig):
-    """A data set that torchvision reads from, or downloads to, a folder."""
+    """Settings of a data set that torchvision reads from a folder or downloads to it."""
 
     root: str = MISSING
     download: bool = MISSING
@@ -44,28 +44,28 @@ class TorchvisionDatasetConfig(DatasetConfig):
 
 @dataclass
 class FlippableDatasetConfig(TorchvisionDatasetConfig):
-    """A torchvision data set whose images may be mirrored."""
+    """Settings of a torchvision data set whose images may be mirrored."""
 
     flip: bool = MISSING  # mirror half of the training images
 
 
 @dataclass
 class EmnistConfig(TorchvisionDatasetConfig):
-    """EMNIST in one of its splits."""
+    """Settings of one of EMNIST's splits."""
 
     split: str = setting(choices=("balanced", "byclass", "bymerge", "digits", "letters", "mnist"))
 
 
 @dataclass
 class SvhnConfig(TorchvisionDatasetConfig):
-    """Street View House Numbers."""
+    """Settings of Street View House Numbers."""
 
     extra: bool = MISSING
 
 
 @dataclass
 class Stl10Config(FlippableDatasetConfig):
-    """STL-10."""
+    """Settings of STL-10."""
 
     size: int = setting(at_least=4, at_most=96)
     unlabeled: bool = MISSING
@@ -73,7 +73,7 @@ class Stl10Config(FlippableDatasetConfig):
 
 @dataclass
 class ArrayConfig(DatasetConfig):
-    """A file of numpy arrays."""
+    """Settings of a data set in a file of numpy arrays."""
 
     path: str = MISSING
     key: str | None = MISSING
@@ -81,33 +81,33 @@ class ArrayConfig(DatasetConfig):
 
 @dataclass
 class ImageFilesConfig(DatasetConfig):
-    """Images read from files, into memory or while training."""
+    """Settings of images in files, read into memory at the start or during training."""
 
     root: str = MISSING
     size: int = setting(at_least=4, at_most=1024)
     flip: bool = MISSING  # mirror half of the training images
     in_memory: bool | None = MISSING
     workers: int | None = setting(at_least=0, at_most=256)
-    corrupt_limit: float = setting(at_least=0, at_most=1)  # a share of all images
+    corrupt_limit: float = setting(at_least=0, at_most=1)  # share of all images
 
 
 @dataclass
 class ImageFolderConfig(ImageFilesConfig):
-    """A user's own images."""
+    """Settings of a folder with the user's images."""
 
     channels: int = setting(choices=(1, 3))  # grey or colour
 
 
 @dataclass
 class CelebAConfig(ImageFilesConfig):
-    """CelebA's aligned faces."""
+    """Settings of CelebA's aligned faces."""
 
     download: bool = MISSING
 
 
 @dataclass
 class LsunConfig(ImageFilesConfig):
-    """One category of LSUN's scenes."""
+    """Settings of one category of LSUN's scenes."""
 
     category: str = setting(
         choices=(
@@ -119,14 +119,14 @@ class LsunConfig(ImageFilesConfig):
 
 @dataclass
 class SwissRollConfig(DatasetConfig):
-    """A spiral in the plane."""
+    """Settings of a data set of points on a spiral in the plane."""
 
     noise: float = setting(at_least=0, at_most=1_000_000)
 
 
 @dataclass
 class GaussiansRingConfig(DatasetConfig):
-    """Gaussians on a circle in the plane."""
+    """Settings of a mixture of Gaussians on a circle in the plane."""
 
     modes: int = setting(at_least=1, at_most=10_000)
     radius: float = setting(above=0, at_most=1_000_000)
@@ -135,7 +135,7 @@ class GaussiansRingConfig(DatasetConfig):
 
 @dataclass
 class GaussiansGridConfig(DatasetConfig):
-    """Gaussians on a square grid in the plane."""
+    """Settings of a mixture of Gaussians on a square grid in the plane."""
 
     side: int = setting(at_least=1, at_most=100)
     spacing: float = setting(above=0, at_most=1_000_000)

@@ -1,4 +1,4 @@
-"""Loggers: their settings by target."""
+"""The settings of each logger, by target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wgan_cli.schema.traits import Component
 
 @dataclass
 class LoggerConfig:
-    """A logger without settings of its own."""
+    """A logger that has no settings."""
 
     _target_: str = MISSING
 

@@ -1,4 +1,4 @@
-"""Losses: the settings and traits of each."""
+"""The settings and traits of each loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wgan_cli.schema.traits import Component
 
 @dataclass
 class GanLossConfig(NamedConfig):
-    """The GAN baseline."""
+    """Settings of the original GAN loss, the baseline."""
 
     saturating: bool = MISSING
 

@@ -1,21 +1,21 @@
-"""Metrics and their traits, and which direction is better for the other curves."""
+"""The traits of each metric, and whether higher is better for the other curves."""
 
 from __future__ import annotations
 
 from wgan_cli.schema.traits import MetricTraits
 
 
-def _distance(needs: str = "samples") -> MetricTraits:
-    """Traits of a distance from real samples."""
-    return MetricTraits(needs, has_floor=True, higher_is_better=False)
+def _distance(needs: str = "samples", *, while_training: bool = True) -> MetricTraits:
+    """Return the traits of a distance between generated and real samples."""
+    return MetricTraits(needs, while_training, has_floor=True, higher_is_better=False)
 
 
-def _score(needs: str) -> MetricTraits:
-    """Traits of a share, a count or a score of good samples."""
-    return MetricTraits(needs, has_floor=True, higher_is_better=True)
+def _score(needs: str, *, while_training: bool = True) -> MetricTraits:
+    """Return the traits of a share, count or score, for which higher is better."""
+    return MetricTraits(needs, while_training, has_floor=True, higher_is_better=True)
 
 
-# What evaluations can measure, in the order of their tables.
+# The metrics that an evaluation can compute, in the order of its table.
 METRICS: dict[str, MetricTraits] = {
     "critic/wasserstein_heldout": MetricTraits(higher_is_better=False),
     "critic/lipschitz": MetricTraits(),
@@ -29,20 +29,20 @@ METRICS: dict[str, MetricTraits] = {
     "metrics/fid_classifier": _distance("labels"),
     "metrics/class_kl": _distance("labels"),
     "metrics/classes_found": _score("labels"),
-    "metrics/kid_classifier": _distance("labels"),
-    "metrics/is_classifier": _score("labels"),
-    "metrics/precision_classifier": _score("labels"),
-    "metrics/recall_classifier": _score("labels"),
-    "metrics/fid_inception": _distance("images"),
-    "metrics/kid_inception": _distance("images"),
-    "metrics/is_inception": _score("images"),
-    "metrics/precision_inception": _score("images"),
-    "metrics/recall_inception": _score("images"),
+    "metrics/kid_classifier": _distance("labels", while_training=False),
+    "metrics/is_classifier": _score("labels", while_training=False),
+    "metrics/precision_classifier": _score("labels", while_training=False),
+    "metrics/recall_classifier": _score("labels", while_training=False),
+    "metrics/fid_inception": _distance("images", while_training=False),
+    "metrics/kid_inception": _distance("images", while_training=False),
+    "metrics/is_inception": _score("images", while_training=False),
+    "metrics/precision_inception": _score("images", while_training=False),
+    "metrics/recall_inception": _score("images", while_training=False),
     "metrics/modes_found": _score("modes"),
     "metrics/share_within_3sigma": _score("modes"),
 }
 
-# Whether higher is better, for those of a run's other curves where it is known.
+# Whether higher is better, for each other curve for which this is known.
 CURVES = {
     "critic/wasserstein": False,
     "critic/orthogonality": False,

@@ -1,4 +1,4 @@
-"""Networks: the settings and traits of each."""
+"""The settings and traits of each network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NORMS = ("none", "batch", "layer", "group")
 
 @dataclass
 class PerceptronConfig:
-    """A multilayer perceptron."""
+    """Settings of a multilayer perceptron."""
 
     _target_: str = MISSING
     width: int = setting(at_least=1, at_most=65_536)
@@ -23,7 +23,7 @@ class PerceptronConfig:
 
 @dataclass
 class LipschitzConfig:
-    """A perceptron that is 1-Lipschitz by construction; MaxMin sorts its units in pairs."""
+    """Settings of a 1-Lipschitz perceptron; `width` is even because MaxMin sorts pairs of units."""
 
     _target_: str = MISSING
     width: int = setting(at_least=2, at_most=65_536, multiple_of=2)
@@ -32,7 +32,7 @@ class LipschitzConfig:
 
 @dataclass
 class DcganConfig:
-    """A convolutional network after DCGAN."""
+    """Settings of a convolutional network based on DCGAN."""
 
     _target_: str = MISSING
     width: int = setting(at_least=1, at_most=4_096)
@@ -41,7 +41,7 @@ class DcganConfig:
 
 @dataclass
 class ResnetConfig:
-    """A residual network as in arXiv 1704.00028; above 32 pixels the width is halved."""
+    """Settings of a residual network as in arXiv 1704.00028; `width` halves above 32 pixels."""
 
     _target_: str = MISSING
     width: int = setting(at_least=2, at_most=4_096)
@@ -50,13 +50,13 @@ class ResnetConfig:
 
 @dataclass
 class ParallelLinesConfig:
-    """A generator of points on a vertical line."""
+    """Settings of a generator of points on a vertical line."""
 
     _target_: str = MISSING
     theta: float = setting(at_least=-1_000_000, at_most=1_000_000)
 
 
-# The networks of this package.
+# Traits that this package's networks share.
 _OURS = NetworkTraits(
     weights_in_place=True,
     bf16_copy=True,

@@ -1,4 +1,4 @@
-"""Optimizers: the settings and traits of each."""
+"""The settings and traits of each optimizer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from omegaconf import MISSING
 from wgan_cli.schema.settings import setting
 from wgan_cli.schema.traits import Component, OptimizerTraits
 
-# Above this rate a finite gradient can move weights beyond float32's range; below this eps, float32
-# rounds eps to 0, and a gradient of 0 is divided by 0.
+# With a larger learning rate, a finite gradient can move weights out of float32's range. With a
+# smaller eps, float32 rounds eps to 0, and a gradient of 0 gives 0 / 0.
 MOST_LR = 1_000_000
 LEAST_EPS = 1e-30
 
 
 @dataclass
 class RMSpropSettings:
-    """RMSprop."""
+    """Settings of RMSprop."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     alpha: float | None = setting(at_least=0, below=1)
@@ -29,7 +29,7 @@ class RMSpropSettings:
 
 @dataclass
 class AdamSettings:
-    """Adam."""
+    """Settings of Adam."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     betas: list[float] | None = setting(at_least=0, below=1)
@@ -39,7 +39,7 @@ class AdamSettings:
 
 @dataclass
 class SGDSettings:
-    """Stochastic gradient descent."""
+    """Settings of stochastic gradient descent."""
 
     lr: float | None = setting(above=0, at_most=MOST_LR)
     momentum: float | None = setting(at_least=0, below=1)
@@ -47,7 +47,7 @@ class SGDSettings:
 
 
 def for_both_networks(settings: type) -> type:
-    """Add `critic` and `generator`: one network's settings, where null inherits."""
+    """Return a subclass with settings for `critic` and `generator`; null means the common one."""
     return dataclasses.make_dataclass(
         settings.__name__.replace("Settings", "Config"),
         [
@@ -73,7 +73,7 @@ OPTIMIZERS: dict[str, Component] = {
     ),
     "torch.optim.Adam": Component(
         for_both_networks(AdamSettings),
-        # The rate of arXiv 1704.00028, Algorithm 1.
+        # The learning rate of arXiv 1704.00028, Algorithm 1.
         OptimizerTraits(elementwise=True, keeps_finite=True, fused=True, default_lr=1e-4),
     ),
     "torch.optim.SGD": Component(

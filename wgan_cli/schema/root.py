@@ -1,4 +1,4 @@
-"""A run's settings, in three stages: as typed, with recommendations filled in, and complete."""
+"""A run's settings in three stages: as typed, with recommendations filled in, and complete."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wgan_cli.schema.metrics import METRICS
 from wgan_cli.schema.settings import setting
 
 if TYPE_CHECKING:
-    # The node of a group: settings by name, read-only.
-    Component = Mapping[str, Any]
+    # The config node of a group: maps its settings' names to values, read-only.
+    Node = Mapping[str, Any]
 else:
-    # OmegaConf, which reads these annotations, does not know Mapping.
-    Component = Any
+    # OmegaConf reads these annotations and does not support Mapping.
+    Node = Any
 
 
 @dataclass(frozen=True)
 class CriticWarmup:
-    """More critic updates for the first `steps` generator updates and at every `every`-th."""
+    """Extra critic updates in the first `steps` generator updates and at every `every`-th one."""
 
     steps: int = setting(at_least=0)
     n_critic: int = setting(at_least=1, at_most=1_000_000)
@@ -31,7 +31,7 @@ class CriticWarmup:
 
 @dataclass(frozen=True)
 class GradientClipping:
-    """The largest norm of each network's gradient, over all its weights; null: no limit."""
+    """The largest allowed gradient norm over all weights of each network; null means no limit."""
 
     critic: float | None = setting(above=0, at_most=1e30)
     generator: float | None = setting(above=0, at_most=1e30)
@@ -39,7 +39,7 @@ class GradientClipping:
 
 @dataclass(frozen=True)
 class Decay:
-    """The learning rate's decay to zero over `steps` generator updates."""
+    """The decay of the learning rate to zero over `steps` generator updates."""
 
     kind: str | None = setting(choices=("none", "linear", "cosine"))
     steps: int | None = setting(at_least=1)
@@ -47,14 +47,14 @@ class Decay:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledDecay(Decay):
-    """The decay that a run uses; `steps` is null where `kind` is none."""
+    """The decay that a run uses; `steps` is null if `kind` is "none"."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class RollbackConfig:
-    """How often a run that diverges goes back, and the factor on its learning rates each time."""
+    """How often a diverging run may roll back, and the learning-rate factor for each rollback."""
 
     times: int = setting(at_least=1)
     lr_factor: float = setting(above=0, below=1)
@@ -62,15 +62,15 @@ class RollbackConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of `configs/train.yaml` as typed; most that may be null mean: choose for me."""
+    """The settings of `configs/train.yaml` as typed; null usually means an automatic choice."""
 
-    dataset: Component = setting(default=None)
-    model: Component = setting(default=None)
-    loss: Component = setting(default=None)
-    constraint: Component = setting(default=None)
-    optimizer: Component = setting(default=None)
-    # Each logger's settings by its name.
-    logger: Component = setting(default=None)
+    dataset: Node = setting(default=None)
+    model: Node = setting(default=None)
+    loss: Node = setting(default=None)
+    constraint: Node = setting(default=None)
+    optimizer: Node = setting(default=None)
+    # Maps each logger's name to its settings.
+    logger: Node = setting(default=None)
 
     seed: int = setting(at_least=0, at_most=2**63 - 1)
     device: str = MISSING
@@ -108,7 +108,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledConfig(TrainConfig):
-    """The settings after `config.fill`: the machine's, `metrics` and sample counts may be open."""
+    """Settings after `config.fill`; hardware, `metrics` and sample counts may still be open."""
 
     steps: int
     latent_dim: int
@@ -119,7 +119,7 @@ class FilledConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(FilledConfig):
-    """Every setting of a run, as `config.yaml` and checkpoints hold them."""
+    """The complete settings of a run, as saved in `config.yaml` and checkpoints."""
 
     device: str
     threads: int

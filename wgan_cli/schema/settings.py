@@ -1,4 +1,4 @@
-"""A setting in a schema: a dataclass field with the range of its values."""
+"""Declare a setting as a dataclass field with the range of its values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def setting(
     multiple_of: int | None = None,
     choices: tuple[str, ...] | tuple[int, ...] | None = None,
 ) -> Any:
-    """A field with a range. Most have no `default` here: the defaults are in YAML."""
+    """Return a dataclass field with a range; the default is usually in YAML instead of here."""
     limits = {
         "at_least": at_least,
         "above": above,
@@ -34,7 +34,7 @@ def setting(
 
 @dataclass
 class NamedConfig:
-    """A component without settings of its own."""
+    """A component that has only a name."""
 
     _target_: str = MISSING
     name: str = MISSING

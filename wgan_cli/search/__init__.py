@@ -1,1 +1,1 @@
-"""`wgan-search`: find good settings with Optuna; each trial is a run of its own."""
+"""`wgan-search`: find good settings with Optuna; each trial is a separate run."""

@@ -1,4 +1,4 @@
-"""A search's folder: the search's settings, the study, and a run folder for each trial."""
+"""Manage a search's folder: its definition, the study, and a run folder for each trial."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SearchFolder:
 
     @property
     def journal(self) -> Path:
-        """The file that holds the study where no database was given."""
+        """The path of the file that holds the study if no database is used."""
         return self.path / "study.log"
 
     def trial(self, number: int) -> Path:
@@ -38,13 +38,13 @@ class SearchFolder:
         return self.path / "trials" / f"{number:04d}"
 
     def holds_search(self) -> bool:
-        """Return whether a search was started here."""
+        """Return whether a search was started in this folder."""
         return (self.path / SEARCH).is_file()
 
     def read(self) -> tuple[Search, str, str | None]:
-        """Return the search, its study's name, and the database's URL, None for the journal file.
+        """Return the search, its study's name, and the database's URL (None: the journal file).
 
-        Raises `CheckpointError` where there is no search, `ConfigError` where it cannot be read.
+        Raises `CheckpointError` if there is no search, `ConfigError` if it cannot be read.
         """
         path = self.path / SEARCH
         if not self.holds_search():
@@ -59,10 +59,11 @@ class SearchFolder:
         return search, study, storage
 
     def begin(self, search: Search, name: str, storage: str | None) -> Search:
-        """Start a search here, or continue the one that the folder holds; return that search.
+        """Start a search, or continue the folder's search; return the search to run.
 
-        The given total of trials replaces the saved one, but never falls below the number of
-        existing trials. Raises `ConfigError` where the folder holds another search, `DiskError`.
+        When continuing, `search.trials` replaces the saved total, but the new total is at least the
+        number of existing trials. Raises `ConfigError` if the folder holds a different search,
+        `DiskError` if writing fails.
         """
         make_folder(self.path)
         with self.claiming():
@@ -82,26 +83,26 @@ class SearchFolder:
             return search
 
     def claiming(self) -> AbstractContextManager[None]:
-        """Hold the search's lock: one process at a time chooses a trial."""
+        """Return a context that locks the search, so one process at a time chooses a trial."""
         return held(self.path / ".lock")
 
     def lock_trial(self, number: int) -> TextIO | None:
-        """Lock a trial; return None where its process, or a run that outlived it, has the lock."""
+        """Return a trial's lock, or None if another process or a run it left behind holds it."""
         make_folder(self.trial(number))
         return locked(self.trial(number) / ".search.lock")
 
     def refuse_foreign_run(self, number: int, overrides: Sequence[str] | None = None) -> None:
-        """Raise `ConfigError` where a trial's folder holds a run of another study.
+        """Raise `ConfigError` if a trial's folder holds a run of another study.
 
-        This happens where the study was lost, but not the run folders. `overrides` are those that
-        started the trial; None for a new trial, whose folder must hold no run.
+        This happens if the study was lost but the run folders were not. `overrides` are the trial's
+        overrides, or None for a new trial, whose folder must not hold a run.
         """
         run = RunFolder(self.trial(number))
         if overrides is None:
             foreign = run.holds_run()
         else:
-            # A run does not save overrides of Hydra's own settings. Where it was killed before it
-            # saved any, nothing can be compared.
+            # A run does not save overrides of Hydra's own settings. If it was killed before it
+            # saved its overrides, nothing can be compared.
             hydra = ("hydra.", "hydra/")
             typed = {text for text in overrides if not override_key(text).startswith(hydra)}
             foreign = set(run.read_overrides()) not in (set(), typed)
@@ -113,7 +114,7 @@ class SearchFolder:
             )
 
     def _trial_count(self) -> int:
-        """Return the number of trials, which each get a folder when they start."""
+        """Return the number of started trials, by counting their folders."""
         numbers = [int(path.name) for path in self.path.glob("trials/*") if path.name.isdecimal()]
         return max(numbers, default=-1) + 1
 

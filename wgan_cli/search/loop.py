@@ -1,4 +1,4 @@
-"""Run the trials of a search, one after another, until their total number is reached."""
+"""Run the trials of a search, one after another, until the total number is reached."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from wgan_cli.search.trials import ClaimedTrial, claim_trial
 if TYPE_CHECKING:
     from optuna.study import Study
 
-# Returns the command line that trains with these overrides in this folder.
+# Maps overrides and a run folder to the command line that trains with them.
 TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 
 
 @dataclass
 class SearchLoop:
-    """Runs the trials of the search that a folder holds.
+    """Runs the trials of the search in `folder`.
 
-    `command` returns a trial's command line. `stop_error` returns the error of a stop signal that
-    has arrived, else None. `print_line` prints progress. `first_values` are settings for trial 0.
+    `command` returns a trial's command line. `stop_error` returns an error after a stop signal,
+    otherwise None. `print_line` prints progress. `first_values` are the settings of trial 0.
     """
 
     folder: SearchFolder
@@ -49,16 +49,17 @@ class SearchLoop:
 
     @cached_property
     def search(self) -> Search:
-        """The search, as the folder holds it at the start."""
+        """The search, as read from the folder on first use."""
         return self.folder.read()[0]
 
     def run(self) -> StudySummary:
-        """Run trials until this process and others have reached the total.
+        """Run trials until all processes together reach the total; return the study's summary.
 
-        Raises the stop error; `DiskError`; and errors that every further trial would meet:
-        `DataError` before any trial has finished, `ConfigError` where runs do not measure the
-        metric or a trial's folder holds another study's run. After a stop, a full disk or another
-        study's run, the trial stays recorded as running, and the next start resumes it.
+        Raises the error of `stop_error` after a stop signal, and `DiskError`. Also raises errors
+        that every further trial would repeat: `DataError` if no trial has finished yet,
+        `ConfigError` if runs do not measure the metric or a trial's folder holds another study's
+        run. After a stop, a full disk or another study's run, the trial stays recorded as running,
+        and the next start resumes it.
         """
         from optuna.exceptions import StorageInternalError
 
@@ -107,7 +108,7 @@ class SearchLoop:
         outcome = run_trial(command, metric, claimed.lock, report, self.stop_error)
         if outcome.state == STOPPED:
             self._raise_stop_error()
-            # Somebody else stopped the trial.
+            # This process got no stop signal, so the trial got one from elsewhere.
             interrupted = outcome.code == InterruptedRunError.exit_code
             error = InterruptedRunError if interrupted else PreemptedError
             raise error(f"Trial {number} was asked to stop, and saved itself.")
@@ -139,7 +140,7 @@ def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
 def _refuse_common_failure(
     outcome: Outcome, metric: MetricReader, search: Search, study: StudySummary
 ) -> None:
-    """Raise the error of a failure that all further trials would share."""
+    """Raise an error if all further trials would fail for the same reason as this one."""
     if outcome.code == DataError.exit_code and not study.count(FINISHED):
         raise DataError(outcome.reason)
     if outcome.state == FAILED and not outcome.code and not metric.values:

@@ -1,4 +1,4 @@
-"""What a search prints: a line for each trial, and a summary at the end."""
+"""Format the output of a search: a line for each trial, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _LISTED = 10
 
 
 def trial_line(trial: TrialSummary, best: TrialSummary | None) -> str:
-    """Return the line for a trial that has ended, with the best trial so far."""
+    """Return a line on a trial that has ended and on the best trial so far."""
     value = trial.reason if trial.state == FAILED else _short(trial.value)
     line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {_settings(trial.params)}"
     return f"{line}  (best {_short(best.value)}, #{best.number})" if best else line
 
 
 def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -> str:
-    """Return how the trials ended, the best of them, and how to repeat the best.
+    """Return a text: the trials by state, the best trial, and the command that repeats it.
 
-    `runs` maps trial numbers to run folders; `command` trains the best settings.
+    `runs` maps trial numbers to run folders. `command` is the command line that trains with the
+    best settings.
     """
     counts = ", ".join(f"{study.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
     lines = [f"\n{trials_text(len(study.trials))}: {counts}. {study.metric}, the best first:", ""]
@@ -44,7 +45,7 @@ def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -
 
 
 def trials_text(count: int) -> str:
-    """Return "1 trial", "2 trials" and so on."""
+    """Return a count as text: "1 trial", "2 trials" and so on."""
     return f"{count} trial{'s' * (count != 1)}"
 
 
@@ -53,7 +54,7 @@ def _settings(params: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Format a float to four digits, None as a dash, and anything else as in an override."""
+    """Return a float with four digits, None as a dash, and other values as in an override."""
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -1,4 +1,4 @@
-"""The definition of a search in YAML: its metric, its space of settings, and how to search it."""
+"""Read a search's YAML: the metric, the space of settings, the sampler and the pruner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """The sampler. The same seed and earlier results give the same proposals."""
+    """The sampler's settings. The same seed and the same earlier results give equal proposals."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)
@@ -30,10 +30,10 @@ class SamplerConfig:
 
 @dataclass
 class PrunerConfig:
-    """The pruner: `median` stops a trial that is worse than half of the finished ones.
+    """The pruner's settings: `median` stops a trial that is worse than the finished trials' median.
 
-    It prunes no trial before generator update `first_step`, and none before `warmup_trials` have
-    finished.
+    It prunes no trial before generator update `first_step`, and none before `warmup_trials` trials
+    have finished.
     """
 
     name: str = setting(default="median", choices=("median", "none"))
@@ -43,7 +43,7 @@ class PrunerConfig:
 
 @dataclass
 class Search:
-    """A search as its YAML defines it. `words` are overrides for wgan-train in every trial."""
+    """A search as its YAML defines it; `words` are the wgan-train overrides of every trial."""
 
     metric: str = setting(default="wasserstein/exact")
     direction: str = setting(default="minimize", choices=("minimize", "maximize"))
@@ -55,13 +55,14 @@ class Search:
 
     @cached_property
     def settings(self) -> dict[str, Range | Choices]:
-        """The parsed space, by setting."""
+        """The parsed space: maps each setting's key to its range or choices."""
         return {key: _entry(key, node) for key, node in self.space.items()}
 
     def corners(self) -> Iterator[list[str]]:
-        """Yield overrides of a few trials that contain both ends of every range and each choice.
+        """Yield the overrides of trials that together cover the ends of each range and all choices.
 
-        Types and limits are checked one setting at a time: where these trials are valid, all are.
+        wgan-train checks each setting's type and limits separately. So if these trials are valid,
+        all trials are.
         """
         extremes = {key: entry.extremes() for key, entry in self.settings.items()}
         for i in range(max(map(len, extremes.values()))):
@@ -73,7 +74,7 @@ class Search:
 class Range:
     """Numbers from `low` to `high`, both included, optionally on a log scale or in steps.
 
-    They are integers where `low`, `high` and `step` are integers.
+    The numbers are integers if `low`, `high` and `step` are integers.
     """
 
     low: float = setting()
@@ -89,14 +90,14 @@ class Range:
     def rounded(self, value: float) -> float:
         """Return the value rounded to six digits, within the range.
 
-        So a trial trains with exactly the number that reports show and that a user can type.
+        This way, a trial trains with exactly the number that reports show and a user can type.
         """
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
 
 @dataclass
 class Choices:
-    """A choice between values; a value that is a list is held as the text of its override."""
+    """A choice between values; a list among them is stored as its override text."""
 
     values: list[Value]
 
@@ -106,12 +107,12 @@ class Choices:
 
 
 def read_search(path: Path) -> Search:
-    """Read a search from its YAML file. Raises `ConfigError`."""
+    """Return the search in a YAML file. Raises `ConfigError` if it is unreadable or invalid."""
     return parse_search(read_yaml(path), path)
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file. Raises `ConfigError`."""
+    """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:
@@ -119,7 +120,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_search(node: Any, path: Path) -> Search:
-    """Check and convert the content of the YAML file at `path`. Raises `ConfigError`."""
+    """Return the search in `node`, the content of file `path`; `ConfigError` if it is invalid."""
     try:
         if not isinstance(node, dict) or not isinstance(node.get("space"), dict):
             raise ConfigError("a search needs space: with a setting and its range on each line.")
@@ -135,12 +136,12 @@ def parse_search(node: Any, path: Path) -> Search:
 
 
 def as_overrides(values: Mapping[str, Value]) -> list[str]:
-    """Format settings as overrides for wgan-train."""
+    """Return settings as a list of overrides for wgan-train."""
     return [f"{key}={value_text(value)}" for key, value in values.items()]
 
 
 def value_text(value: Any) -> str:
-    """Format a value as in an override, floats at full precision."""
+    """Return a value as override text, floats at full precision."""
     if isinstance(value, list):
         return f"[{','.join(map(value_text, value))}]"
     if value is None or isinstance(value, bool):
@@ -149,12 +150,12 @@ def value_text(value: Any) -> str:
 
 
 def override_key(override: str) -> str:
-    """Return the setting that an override sets."""
+    """Return the key of the setting that an override sets."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def with_overrides(search: Search, overrides: Sequence[str]) -> Search:
-    """Return the search with further overrides: settings that they fix are no longer searched."""
+    """Return the search with more overrides; the settings they fix are no longer searched."""
     fixed = {override_key(override) for override in overrides}
     kept = [override for override in search.words if override_key(override) not in fixed]
     space = {key: node for key, node in search.space.items() if key not in fixed}

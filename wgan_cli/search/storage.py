@@ -1,4 +1,4 @@
-"""Open Optuna's study of a search, with its storage, sampler and pruner."""
+"""Open a search's Optuna study, with its storage, sampler and pruner."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def refuse_missing_optuna() -> None:
-    """Raise `ConfigError` where Optuna, an extra, is not installed."""
+    """Raise `ConfigError` if Optuna, an optional dependency, is not installed."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
 
 def refuse_unreachable(url: str) -> None:
-    """Raise `ConfigError` for a database that cannot be opened; create the tables of a new one."""
+    """Raise `ConfigError` if the database cannot be opened; create the tables if it is new."""
     from optuna.storages import RDBStorage
 
     try:
@@ -39,9 +39,9 @@ def refuse_unreachable(url: str) -> None:
 
 
 def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
-    """Open the study of the search in a folder; create it first unless `read_only`.
+    """Return the study of the search in a folder; create it if needed, unless `read_only`.
 
-    Raises `ConfigError` for a database that cannot be opened, `DiskError` for a broken journal.
+    Raises `ConfigError` if a database cannot be opened, `DiskError` if the study cannot be read.
     """
     import optuna
 
@@ -69,7 +69,7 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
     except OSError:
         raise
     except Exception as error:
-        # Optuna raises many kinds of exceptions for a broken journal.
+        # For a damaged journal, Optuna raises many kinds of exceptions.
         raise DiskError(
             f"The study in {url or folder.journal} cannot be read: {_short(error)}"
         ) from None
@@ -78,8 +78,8 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
 def sampler_for(search: Search, number: int) -> BaseSampler:
     """Return the sampler that proposes the settings of trial `number`.
 
-    Its seed is made from the search's seed and the trial's number. With one seed for all trials,
-    every process would propose the same first trials, and again after each restart.
+    The sampler's seed depends on the search's seed and the trial's number. With the same seed for
+    all trials, each process would propose the same settings, and again after each restart.
     """
     import optuna
 
@@ -94,7 +94,7 @@ def _short(error: Exception) -> str:
 
 
 def _refuse_missing_file(folder: SearchFolder, url: str | None) -> None:
-    """Raise `FileNotFoundError` for a missing journal or SQLite file: opening would create it."""
+    """Raise `FileNotFoundError` if the journal or SQLite file is missing: opening creates it."""
     scheme, _, path = (url or "").partition(":///")
     file = folder.journal if url is None else Path(path.partition("?")[0])
     if (url is None or scheme.startswith("sqlite")) and not file.is_file():
@@ -109,9 +109,9 @@ def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
         return RDBStorage(url)
 
     class KernelLock(JournalFileOpenLock):
-        """A lock that the kernel drops with the process.
+        """A lock that the kernel releases when its process ends.
 
-        Optuna's own locks stay for 30 s after a process is killed, or for ever.
+        Optuna's own locks remain for 30 s or for ever after a process is killed.
         """
 
         def __init__(self, path: Path) -> None:
@@ -139,9 +139,9 @@ def _journal_lock(folder: SearchFolder) -> Path:
 
 
 def _drop_partial_record(folder: SearchFolder) -> None:
-    """Remove the journal's last record where a kill or a full disk left it half written.
+    """Remove the journal's last record if a kill or a full disk left it incomplete.
 
-    Otherwise the next record would follow on the same line, and the journal would be unreadable.
+    Otherwise the next record would follow on the same line and make the journal unreadable.
     """
     if not folder.journal.is_file():
         return

@@ -1,4 +1,4 @@
-"""Summarize a study without Optuna's types, for the search's printed lines and the report."""
+"""Summarize an Optuna study as plain data, for the search's output and the report."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
 _STATES = {"COMPLETE": FINISHED, "PRUNED": PRUNED, "FAIL": FAILED}
 REASON = "reason"
-# With fewer finished trials, importances are mostly chance.
+# With fewer finished trials, importances would be mostly noise.
 _MIN_FINISHED = 8
 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One trial: its settings are `params`, and `history` is the metric by step.
+    """One trial: `params` are its settings, and `history` maps steps to values of the metric.
 
-    `state` is finished, pruned, failed or running; a trial whose search was killed stays running
-    until it is resumed. The `value` of a pruned trial is its last one. `reason` says why a trial
-    failed.
+    `state` is finished, pruned, failed or running; if the search was killed, the state is running
+    until the trial is resumed. `value` is the final value of the metric, for a pruned trial the
+    last one. `reason` says why a trial failed.
     """
 
     number: int
@@ -41,10 +41,10 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study of `total` trials, of which `trials` exist so far.
+    """A study: `total` is the planned number of trials, and `trials` are those started so far.
 
-    `importances` by setting are Optuna's (PED-ANOVA over finished trials), the largest first. They
-    sum to 1; there are none where too few trials have finished.
+    `importances` maps settings to their importance, computed by Optuna with PED-ANOVA over finished
+    trials. They sum to 1, the largest first; the mapping is empty if too few trials have finished.
     """
 
     metric: str
@@ -55,19 +55,19 @@ class StudySummary:
 
     @property
     def best(self) -> TrialSummary | None:
-        """The finished trial with the best value, or None."""
+        """The finished trial with the best value, or None if none has finished."""
         return next(iter(self.ranked), None)
 
     @property
     def ranked(self) -> list[TrialSummary]:
-        """The finished trials, the best first; equal ones in the order of their numbers."""
+        """The finished trials, the best first; trials of equal value are sorted by number."""
         sign = 1 if self.direction == "minimize" else -1
         finished = [t for t in self.trials if t.state == FINISHED and t.value is not None]
         return sorted(finished, key=lambda trial: sign * (trial.value or 0.0))
 
     @property
     def best_so_far(self) -> dict[int, float]:
-        """The best finished value up to each trial, by number, from the first finished one on."""
+        """Maps each trial's number to the best value up to it, from the first finished trial on."""
         best: dict[int, float] = {}
         values: list[float] = []
         for trial in self.trials:
@@ -78,14 +78,14 @@ class StudySummary:
         return best
 
     def count(self, state: str) -> int:
-        """Return how many trials are in a state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
 
 def read_study(folder: Path) -> StudySummary | None:
-    """Summarize the search in `folder`; None where it cannot be read or Optuna is not installed.
+    """Return a summary of the study in `folder`, or None if it cannot be read.
 
-    Never writes and never raises.
+    It cannot be read without Optuna either. Never writes and never raises.
     """
     search_folder = SearchFolder(folder)
     try:
@@ -93,21 +93,21 @@ def read_study(folder: Path) -> StudySummary | None:
 
         return summarize_study(search_folder, open_study(search_folder, read_only=True))
     except Exception:
-        # The files may be damaged in any way; the report then leaves the study out.
+        # Damaged files can raise any exception; the report then leaves out the study.
         return None
 
 
 def summarize_study(folder: SearchFolder, study: Study) -> StudySummary:
-    """Summarize an open study."""
+    """Return a summary of an open study."""
     search, _, _ = folder.read()
     trials = tuple(_summarize_trial(trial, search) for trial in study.get_trials(deepcopy=False))
-    # The saved total may have been lowered while a process still works towards a larger one.
+    # Another process may still run towards a larger total than the saved one.
     total = max(search.trials, len(trials))
     return StudySummary(search.metric, search.direction, total, trials, _importances(study, trials))
 
 
 def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
-    """Summarize one of Optuna's trials, with its settings rounded as they are trained."""
+    """Return a summary of an Optuna trial, with settings rounded as in training."""
     value, params = trial.value, dict(trial.params)
     for key, entry in search.settings.items():
         if isinstance(entry, Range) and isinstance(params.get(key), float):

@@ -1,4 +1,4 @@
-"""Run one trial: `wgan-train` in a process of its own, whose metric is read while it runs."""
+"""Run one trial: start `wgan-train` in a new process and read its metric while it runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ CONSOLE = "console.log"
 STOPPED = "stopped"
 # Seconds between two readings of a trial's metric.
 POLL_SECONDS = 0.2
-# How long a trial that was asked to stop may take to save itself before it is killed.
+# Seconds that a trial has to save its state after SIGTERM, before it is killed.
 _STOP_SECONDS = 30.0
 _RESUMABLE = (PreemptedError.exit_code, InterruptedRunError.exit_code)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: finished with a value, pruned, failed for a reason, or stopped.
+    """How a trial ended: `state` is finished, pruned, failed or stopped.
 
-    A stopped trial can be resumed from its newest checkpoint. `code` is the exit code.
+    `value` is the metric of a finished trial, `reason` says why a trial failed, and `code` is the
+    exit code. A stopped trial can be resumed from its newest checkpoint.
     """
 
     state: str
@@ -39,9 +40,9 @@ class Outcome:
 
 
 class MetricReader:
-    """Reads a run's metric by step from its growing `metrics.jsonl`.
+    """Reads the values of a run's metric from its growing `metrics.jsonl`.
 
-    `tag` is a key of that file; the sample count at its end may be left out.
+    `tag` is the metric's key in that file, with or without the sample count at its end.
     """
 
     def __init__(self, run: RunFolder, tag: str) -> None:
@@ -52,7 +53,7 @@ class MetricReader:
         self.tags: set[str] = set()
 
     def new_values(self) -> Iterator[tuple[int, float]]:
-        """Yield step and value of new steps, without NaN and infinite values."""
+        """Yield (step, value) for each new step; skip NaN and infinite values."""
         try:
             file = (self.run.path / METRICS).stat()
         except FileNotFoundError:
@@ -78,12 +79,12 @@ def run_trial(
     report: Callable[[int, float], bool],
     stop_requested: Callable[[], object],
 ) -> Outcome:
-    """Run the command to its end and return how it ended.
+    """Run the command in a new process until it ends or is stopped; return how the trial ended.
 
-    `report` gets each new step and value, and returns whether to prune the trial. To prune it, or
-    where `stop_requested` returns a true value, send the process SIGTERM, on which a run saves
-    itself. The process inherits the trial's lock: where it outlives this process, no other process
-    starts the trial a second time.
+    `report` receives each new step and value, and returns whether to prune the trial. If it does,
+    or if `stop_requested` returns a true value, the process receives SIGTERM, saves its state and
+    ends. The process inherits the trial's lock, so that no other search starts the same trial if
+    this process dies first.
     """
     run = metric.run
 
@@ -94,7 +95,7 @@ def run_trial(
             prune |= report(step, value) and step != last
         return prune
 
-    # A trial that is resumed may already have finished, or already be bad enough to prune.
+    # A resumed trial may have finished already, or may already have values to prune it for.
     prune = should_prune()
     if read_status(run.path).finished:
         return _outcome(0, metric)
@@ -117,7 +118,7 @@ def run_trial(
                 return Outcome(STOPPED, code=_stop(process))
             if should_prune():
                 _stop(process)
-                # The run may have finished in the meantime.
+                # The run may have finished before the signal arrived.
                 finished = read_status(run.path).finished
                 return _outcome(0, metric) if finished else Outcome(PRUNED)
         should_prune()
@@ -131,7 +132,7 @@ def _outcome(code: int, metric: MetricReader) -> Outcome:
         return Outcome(STOPPED, code=code)
     if code:
         return Outcome(FAILED, reason=_failure_reason(code, metric.run), code=code)
-    # Read the rest of the file.
+    # Read the lines of `metrics.jsonl` not read yet.
     list(metric.new_values())
     if not metric.values:
         return Outcome(FAILED, reason="the run measured no such metric")
@@ -142,7 +143,7 @@ def _outcome(code: int, metric: MetricReader) -> Outcome:
 
 
 def _failure_reason(code: int, run: RunFolder) -> str:
-    """Return why a run failed: from its status, its signal, or the last line it printed."""
+    """Return why a run failed, from its status, its signal or the last line of its output."""
     status = read_status(run.path)
     if status.exit_code == code and status.message:
         return status.message
@@ -156,7 +157,7 @@ def _failure_reason(code: int, run: RunFolder) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Return the exit code, or None where the process still runs after `seconds`."""
+    """Return the exit code, or None if the process still runs after `seconds`."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -164,7 +165,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Send SIGTERM, then SIGKILL to a process that does not end in time; return its exit code."""
+    """Send SIGTERM, then SIGKILL if the process does not end in time; return its exit code."""
     process.terminate()
     if _wait(process, _STOP_SECONDS) is None:
         process.kill()

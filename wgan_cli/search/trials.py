@@ -1,4 +1,4 @@
-"""Choose the next trial: one that a dead process left behind, else a new one."""
+"""Choose the next trial: an unfinished trial of a dead process if there is one, else a new one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ClaimedTrial:
     """A trial that only this process may run while `lock` is open.
 
-    `resumed` says that another process had started it.
+    `values` are its settings by key. `resumed` is true if an earlier process started the trial.
     """
 
     trial: Trial
@@ -30,7 +30,7 @@ class ClaimedTrial:
 
 @dataclass(frozen=True)
 class NoTrialLeft:
-    """No trial is left to start; `running_elsewhere` trials still run in other processes."""
+    """No trial is left to start; `running_elsewhere` is the number running in other processes."""
 
     running_elsewhere: int
 
@@ -41,12 +41,12 @@ def claim_trial(
     search: Search,
     first_values: Mapping[str, Value] | None = None,
 ) -> ClaimedTrial | NoTrialLeft:
-    """Return the next trial, with its settings proposed and its folder locked.
+    """Lock and return the next trial with its settings, or `NoTrialLeft`.
 
-    Trial 0 takes the settings in `first_values`; the sampler proposes the others. Processes that
-    share a folder take turns here, so that together they start at most `search.trials`. A trial
-    that is recorded as running and whose lock is free belonged to a dead process: it comes first
-    and keeps its number. Raises `ConfigError` where the next trial's folder already holds a run.
+    Trial 0 uses the settings in `first_values`; the sampler proposes all other settings. A lock
+    ensures that processes sharing a folder start at most `search.trials` trials in total. If a
+    trial is recorded as running but its lock is free, its process is dead: this trial comes first
+    and keeps its number. Raises `ConfigError` if the folder of a new trial already holds a run.
     """
     from optuna.trial import Trial, TrialState
 
@@ -57,7 +57,7 @@ def claim_trial(
             if lock is None:
                 running_elsewhere += 1
                 continue
-            # The trial may have ended since it was listed.
+            # The trial may have ended after it was listed.
             if study.get_trials(deepcopy=False)[running.number].state != TrialState.RUNNING:
                 lock.close()
                 continue
@@ -65,7 +65,7 @@ def claim_trial(
             trial = Trial(study, running._trial_id)
             return ClaimedTrial(trial, _propose(trial, search), lock, resumed=True)
         existing = study.get_trials(deepcopy=False)
-        # A process that was killed may have left the enqueued first trial waiting.
+        # If a process was killed after enqueueing trial 0, that trial waits and is not started.
         number = sum(trial.state != TrialState.WAITING for trial in existing)
         if number >= search.trials:
             return NoTrialLeft(running_elsewhere)
@@ -80,7 +80,7 @@ def claim_trial(
 
 
 def _propose(trial: Trial, search: Search) -> dict[str, Value]:
-    """Propose a value for every setting; values that were proposed before a kill stay."""
+    """Return a value for every setting; a resumed trial keeps the values proposed earlier."""
     values: dict[str, Value] = {}
     for key, entry in search.settings.items():
         if isinstance(entry, Choices):

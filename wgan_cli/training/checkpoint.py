@@ -1,8 +1,8 @@
-"""Writing, verifying, finding and reading checkpoints.
+"""Write, verify, find and read checkpoints.
 
 A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of everything
-before it, because neither `torch.load` nor zip readers notice every flipped byte. It is written to
-a temporary file in the same folder and then renamed, so no file of that name is incomplete.
+before the comment, because `torch.load` and zip readers do not detect every damaged byte. It is
+written to a temporary file in the same folder and then renamed, so that it is never incomplete.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _END_RECORD = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _MARK = b"wgan-train sha256="
 _NAME = re.compile(r"step_(\d{8,})\.pt")
-# The entries of every run's checkpoint that are dicts.
+# Entries that every checkpoint has and whose values are dicts.
 _PARTS = ("config", "generator", "critic", "generator_optimizer", "critic_optimizer", "window")
 
 
 def checkpoint_name(step: int) -> str:
-    """`step_00001000.pt`."""
+    """Return the file name of a step's checkpoint, such as `step_00001000.pt`."""
     return f"step_{step:08d}.pt"
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files in a folder, oldest first. Folders and pipes are ignored."""
+    """Return the checkpoint files in a folder, lowest step first. Ignore folders and pipes."""
     paths = (p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name) and p.is_file())
     return sorted(paths, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The number of generator updates in a checkpoint's name."""
+    """Return the step in a checkpoint's file name. Raise `CheckpointError` if it has none."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path} is not named like a checkpoint (step_00001000.pt).")
@@ -51,26 +51,26 @@ def step_of(path: Path) -> int:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state; if that fails, `path` keeps its former content.
+    """Write the state to `path`. If that raises `DiskError`, an existing file stays as it was.
 
-    Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` reads it back.
-    Raises `DiskError`.
+    The state may contain only tensors, numbers, strings, lists and dicts, because `torch.load`
+    reads it with `weights_only=True`.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     _seal(buffer)
-    # Release the view also if the disk is full; otherwise Python 3.13 complains later.
+    # Release the view even if the disk is full; otherwise Python 3.13 reports an error later.
     with buffer.getbuffer() as data:
         write_atomically(path, data)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint; its tensors are on the CPU.
+    """Read and verify a checkpoint; return its state with all tensors on the CPU.
 
-    Raises `CheckpointError` with the reason. An out-of-memory error is raised as it is.
+    Raises `CheckpointError` with the reason if that fails, but does not catch out-of-memory errors.
     """
     try:
-        # Reading a pipe would wait for its writer.
+        # Reading a pipe would block until another process writes to it.
         if path.exists() and not path.is_file():
             raise DamagedCheckpointError(f"{path} cannot be read: it is not a file.")
         data = path.read_bytes()
@@ -92,7 +92,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def check_whole(state: dict[str, Any], path: Path) -> None:
     """Raise `CheckpointError` if an entry of the state is missing or has the wrong type.
 
-    Anybody can compute the checksum, so a file that verifies need not come from this program.
+    A valid checksum does not show that this program wrote the file.
     """
 
     def is_rollback(value: Any) -> bool:
@@ -129,11 +129,11 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
 def load_newest(
     folder: Path, before: int | None = None
 ) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """The newest checkpoint that verifies, its path, and a warning for each newer damaged one.
+    """Return the newest intact checkpoint's state and path, and warnings about damaged newer ones.
 
-    With `before`, only checkpoints of earlier steps count. `(None, None, [...])` if there is none.
-    Raises `CheckpointError` for one that may be intact but cannot be read here, for example one of
-    a later version: going on from an older one would lose work.
+    With `before`, consider only steps before it. State and path are None if no checkpoint is
+    intact. Raises `CheckpointError` if a checkpoint cannot be read but may be intact, for example
+    because a later version wrote it: to resume from an older one would lose work.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):
@@ -147,7 +147,7 @@ def load_newest(
 
 
 def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> None:
-    """Delete all but the `keep` newest checkpoints and those in `also`."""
+    """Delete all checkpoints except the `keep` newest and the paths in `also`."""
     kept = set(also)
     for path in find_checkpoints(folder)[:-keep]:
         if path not in kept:

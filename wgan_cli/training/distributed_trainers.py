@@ -1,4 +1,4 @@
-"""The training loop with several processes: that of rank 0 and that of the other ranks."""
+"""Training with several processes: one trainer for rank 0 and one for the other ranks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from wgan_cli.training.updates import Updates
 
 
 class DistributedUpdates(Updates):
-    """`Updates` that restore BatchNorm's running statistics if another rank is lost in an update.
+    """`Updates` for several ranks. If an update fails, BatchNorm's statistics are restored.
 
-    The run is then saved as it was before that update, which is repeated after a resume.
+    A rank may be lost during an update. The run is then saved as it was before that update, and a
+    resume repeats the update.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -27,12 +28,12 @@ class DistributedUpdates(Updates):
         self._statistics = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
 
     def critic_update(self, *arguments: Any, **options: Any) -> Tensor:
-        """As `Updates.critic_update`."""
+        """Do the same as `Updates.critic_update`."""
         with self._statistics_restored_on_failure():
             return super().critic_update(*arguments, **options)
 
     def generator_update(self, *arguments: Any, **options: Any) -> Tensor:
-        """As `Updates.generator_update`."""
+        """Do the same as `Updates.generator_update`."""
         with self._statistics_restored_on_failure():
             return super().generator_update(*arguments, **options)
 
@@ -55,12 +56,12 @@ class _DistributedTrainer(Trainer):
 
 
 class LeaderTrainer(_DistributedTrainer):
-    """Rank 0. It alone measures, writes and decides, and sends the others an instruction."""
+    """Trainer of rank 0, which measures, writes files and sends instructions to the other ranks."""
 
     _others_wait = False  # whether the other ranks wait for an instruction
 
     def fit(self) -> None:
-        """Train up to `steps`. Raises a `WganError` if the run ends otherwise."""
+        """Train until `steps`. Raise a `WganError` if the run ends before."""
         try:
             super().fit()
         except RankError:
@@ -71,35 +72,35 @@ class LeaderTrainer(_DistributedTrainer):
             raise
 
     def start(self) -> None:
-        """Start the callbacks, wait for the other ranks, and send them the state."""
+        """Start the callbacks, wait for the other ranks, and send the state to them."""
         super().start()
         self.group.arrive("start")
         self.group.send(self.state_dict())
 
     def advance(self) -> None:
-        """One step. If another rank is lost during it, save the part that is done."""
+        """Train one step. If another rank is lost, save the finished part of the step."""
         try:
             super().advance()
         except RankError as error:
             super().stop(error)
 
     def housekeeping(self) -> None:
-        """Log, evaluate, draw and save if due; then let the others continue."""
+        """Log, evaluate, draw and save if due; then let the other ranks continue."""
         self._others_wait = due = self.cadence.point(self.step, self.steps).anything
         super().housekeeping()
         if due:
             self._send(Instruction.CONTINUE)
 
     def stop(self, error: WganError) -> NoReturn:
-        """Save the run and end it with `error`, or with the failure of another rank.
+        """Save the run and raise `error`, or the failure of another rank if there is one.
 
-        When one rank fails, torchrun asks the others to end. The failure is then the real reason.
+        If a rank fails, torchrun stops the others, so that the failure is the cause of `error`.
         """
         self._others_wait = True
         super().stop(self.group.failure_of_other_rank() or error)
 
     def roll_back(self, error: DivergedError) -> None:
-        """Load the newest checkpoint on all ranks, if the run may; else raise `error`."""
+        """Load the newest checkpoint on all ranks. Raise an error if no rollback is possible."""
         self._others_wait = True
         super().roll_back(error)
         self._send(Instruction.ROLL_BACK)
@@ -111,14 +112,14 @@ class LeaderTrainer(_DistributedTrainer):
 
 
 class FollowerTrainer(_DistributedTrainer):
-    """Any other rank. It has no callbacks and follows rank 0's instructions."""
+    """Trainer of all other ranks. It has no callbacks and follows rank 0's instructions."""
 
     def start(self) -> None:
-        """Load the state that rank 0 starts with."""
+        """Receive and load the state with which rank 0 starts."""
         self.load_state_dict(self.group.receive())
 
     def housekeeping(self) -> None:
-        """Wait for rank 0 if it measures or writes; stop if a signal requested it."""
+        """Wait while rank 0 measures or writes; stop if a signal requested it."""
         due = self.cadence.point(self.step, self.steps).anything
         self.unmeasured = False
         if due or (self.device.type == "cpu" and self.updates.nan_guard.tripped()):
@@ -126,12 +127,12 @@ class FollowerTrainer(_DistributedTrainer):
         self.stop_if_requested()
 
     def stop(self, error: WganError) -> NoReturn:
-        """Wait until rank 0 has ended, or rolls back because the run has diverged."""
+        """Wait for rank 0's instruction to end or to roll back, and raise the matching error."""
         self._follow_instruction()
         raise error
 
     def roll_back(self, error: DivergedError) -> None:
-        """Load the state that rank 0 rolled back to."""
+        """Receive and load the state to which rank 0 rolled back."""
         self.load_state_dict(self.group.receive())
 
     def _follow_instruction(self) -> None:

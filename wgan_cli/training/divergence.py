@@ -1,4 +1,4 @@
-"""Check that a run's terms and weights are finite; if not, say which and what may help."""
+"""Check that a run's terms and weights are finite; advise the user if they are not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 
 from torch import nn
 
-from wgan_cli.constraints import Unconstrained
 from wgan_cli.errors import DivergedError
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
 
-# Causes come before their consequences.
+# The order of the search for a cause: a term comes before the terms that depend on it.
 _CRITIC_ORDER = (
     "critic/loss_real",
     "critic/loss_fake",
@@ -26,8 +25,8 @@ def check_finite(
 ) -> None:
     """Raise `DivergedError` if the NaN guard blocked an update, or a weight or mean is not finite.
 
-    `guard_reset_at` is the step at which the guard was created or reset, `step` the newest step.
-    Waits for the device.
+    `guard_reset_at` is the step at which the guard was created or reset, and `step` the last
+    finished step. The call waits for the device.
     """
     guard = updates.nan_guard
     if guard.tripped():
@@ -44,7 +43,7 @@ def check_finite(
 
 
 def _cause(critic: list[float], generator: list[float]) -> tuple[str, str]:
-    """The first term that is not finite, and whether it is NaN or infinite."""
+    """Return the name of the first term that is not finite, and "NaN" or "infinite"."""
     terms = dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
     for name in (*_CRITIC_ORDER, *GENERATOR_TERMS):
         if not math.isfinite(terms[name]):
@@ -60,7 +59,7 @@ def _advice(term: str, updates: Updates) -> str:
     helps = ["a lower optimizer.lr"]
     if term == "critic/penalty":
         helps.append("a smaller coefficient of the constraint")
-    if isinstance(updates.constraint, Unconstrained):
+    if not updates.constraint.constrains:
         helps.append("a constraint on the critic")
     if updates.trained_critic.bf16:
         helps.append("precision=fp32")
@@ -70,7 +69,10 @@ def _advice(term: str, updates: Updates) -> str:
 
 
 def _norms(updates: Updates) -> dict[str, float]:
-    """Norms of all weights and running statistics: NaN there may not show in a loss yet."""
+    """Return the norms of all weights and running statistics.
+
+    A NaN in them may not have reached a loss yet.
+    """
     weights, statistics = {}, {}
     for name, network in (("generator", updates.generator), ("critic", updates.critic)):
         floating = [b for b in network.buffers() if b.is_floating_point()]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """`module` is a copy of a network with averaged weights and BatchNorm statistics.
+    """A moving average of a network's weights and BatchNorm statistics, kept in `module`.
 
-    After the network's first update it equals the network; after each further one
-    average = decay * average + (1 - decay) * weight. Buffers of integers are copied.
+    `module` is a copy of the network. After the network's first update it equals the network; each
+    later update sets average = decay * average + (1 - decay) * weight. Integer buffers are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -26,8 +26,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Average the network's current weights in. Call it after every update of the network."""
-        # List the buffers each time, because a module may replace its buffer's tensor.
+        """Add the network's current weights to the average. Call this after every update."""
+        # List the buffers each time, because a module may replace a buffer by another tensor.
         averages, weights = [*self._averages], [*self._weights]
         for average, buffer in zip(self.module.buffers(), self.network.buffers(), strict=True):
             if self._started and average.is_floating_point():
@@ -42,6 +42,6 @@ class ExponentialMovingAverage:
         self._started = True
 
     def load_state_dict(self, state: dict[str, Any], *, started: bool) -> None:
-        """Load the averages; `started` if the network had its first update."""
+        """Load the averages. `started` is true if the network had been updated before."""
         self.module.load_state_dict(state)
         self._started = started

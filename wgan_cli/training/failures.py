@@ -1,4 +1,4 @@
-"""Translate failures of the machine into errors for the user, and end a run's callbacks."""
+"""Translate machine failures into user errors, and call a run's `on_end` functions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
 _NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 
-# Receives the error that ended a run, or None.
+# A function that is called with the error that ended a run, or with None.
 OnEnd = Callable[[BaseException | None], None]
 
 
 def in_plain_words(error: Exception, batch_size: int) -> Exception:
-    """Translate a full disk, exhausted memory or a missing kernel into a `WganError`.
+    """Return a `WganError` for a full disk, exhausted memory or a missing deterministic kernel.
 
-    Any other error is returned as it is.
+    Any other error is returned unchanged.
     """
     if isinstance(error, WganError):
         return error
@@ -49,7 +49,7 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
 
 @contextmanager
 def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
-    """Translate the block's exception by `in_plain_words`; then call every `on_end` with it."""
+    """Translate an exception of the block by `in_plain_words`; call all `on_end` functions."""
     error: BaseException | None = None
     try:
         yield
@@ -63,9 +63,10 @@ def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
 
 
 def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size: int) -> None:
-    """Call each with the error that ended the run; without one, with the first that a call raised.
+    """Call every `on_end` function with the error that ended the run, or with None.
 
-    Raise that first error only if the run had none: it must not hide why the run ended.
+    If there is none and a function raises, pass its error to the remaining functions and raise it
+    at the end. If the run has an error, drop those of the functions: they must not hide it.
     """
     first = error
     for call in on_end:
@@ -78,7 +79,7 @@ def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size
 
 
 def _in_evaluation(error: Exception) -> bool:
-    """Whether the evaluation ran out of memory. `sampling` does not count: pictures use it too."""
+    """True if the evaluation raised the error. Ignore `sampling`, because pictures use it too."""
     modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     package, sampling = "wgan_cli.evaluation.", "wgan_cli.evaluation.sampling"
     return any(name.startswith(package) and name != sampling for name in modules)

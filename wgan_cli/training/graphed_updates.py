@@ -1,4 +1,4 @@
-"""The two updates, each recorded once as a CUDA graph and replayed from then on."""
+"""The critic and generator updates, each recorded once as a CUDA graph and then replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wgan_cli.training.updates import Updates
 
 
 class GraphedUpdates(Updates):
-    """`Updates` of a single process, with the same arguments."""
+    """`Updates` that run as CUDA graphs, for one process. It takes the arguments of `Updates`."""
 
     def __init__(self, *arguments: Any, graph: type[CudaGraph] = CudaGraph, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -37,22 +37,22 @@ class GraphedUpdates(Updates):
         labels: Tensor | None = None,
         fake: Tensor | None = None,
     ) -> Tensor:
-        """As `Updates.critic_update`, but always with a latent: the graph generates the fakes."""
+        """Do the same as `Updates.critic_update`; `latent` is required and `fake` is ignored."""
         return self._critic_graph(real, latent, labels, draws=draws)
 
     def generator_update(
         self, latent: Tensor, labels: Tensor | None = None, real: Tensor | None = None
     ) -> Tensor:
-        """As `Updates.generator_update`."""
+        """Do the same as `Updates.generator_update`."""
         return self._generator_graph(latent, labels, real)
 
     @property
     def joins_fakes(self) -> bool:
-        """False: a recorded critic update includes the generator's pass."""
+        """False, because a recorded critic update includes the generator's pass."""
         return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Updates.load_state_dict`; this moves the tensors that the graphs read."""
+        """Load the state and record again, because loading moves tensors of the graphs."""
         super().load_state_dict(state)
         self._record_anew()
 
@@ -63,7 +63,7 @@ class GraphedUpdates(Updates):
             make_capturable(optimizer)
 
     def _changed_by(self, network: str) -> list[Tensor]:
-        """The tensors that an update of this network changes."""
+        """Return the tensors that an update of this network changes."""
         trained, optimizer = self._networks()[network]
         guard = self.nan_guard.tensors()
         return [*trained.updated_tensors(), *guard, *tensors_moved_by(optimizer)]

@@ -11,15 +11,16 @@ from torch import Tensor
 
 
 class NanGuard:
-    """Once a loss or gradient is not finite, blocks that optimizer step and all later ones.
+    """Blocks all optimizer steps from the first loss or gradient that is not finite.
 
-    Whether it has tripped is a tensor on the device that fused optimizer kernels read, so updates
-    do not wait for the device; only `tripped()` waits. The guard keeps, by network, the terms of
-    the update that tripped it. It also counts the generator updates that it let pass before.
+    Its state is a tensor on the device, which fused optimizer kernels read, so that updates do not
+    wait for the device; only `tripped()` waits. The guard stores each network's terms of the update
+    that tripped it, and counts the generator updates before that.
 
-    `terms` is the number of terms an update reports, by network. `keeps_finite` says by network
-    whether a step by a finite gradient leaves finite weights finite, so that checking the terms is
-    enough. Otherwise (the default) the new weights are checked too.
+    Both mappings have the network's name as key. `terms` gives the number of terms that an update
+    reports. `keeps_finite` is true if a step with a finite gradient cannot make a finite weight
+    infinite or NaN, so that checking the terms is enough. Otherwise (the default) the guard checks
+    the new weights too.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class NanGuard:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._updates_passed = torch.zeros((), dtype=torch.int64, device=device)
         self._last_terms = {network: torch.zeros(n, device=device) for network, n in terms.items()}
-        # On the CPU reading a tensor never waits, and a blocked step is skipped.
+        # Reading a tensor on the CPU never waits, so a blocked step can be skipped there.
         self._on_cpu = device.type == "cpu"
 
     @contextmanager
@@ -38,9 +39,9 @@ class NanGuard:
     ) -> Iterator[bool]:
         """Check an update's terms; yield True if the block should call `optimizer.step()`.
 
-        `terms` are the losses and the gradient's norm. On the CPU, False is yielded once the guard
-        has tripped. On CUDA the value is always True, and a step that must be blocked leaves the
-        weights as they were.
+        `terms` holds the losses and the gradient's norm. On the CPU the value is False once the
+        guard has tripped. On CUDA it is always True, and a blocked step leaves the weights as they
+        were.
         """
         self._check(network, terms)
         keeps_finite = self._keeps_finite.get(network, False)
@@ -63,23 +64,23 @@ class NanGuard:
             self._updates_passed += self._finite
 
     def tripped(self) -> bool:
-        """Whether an update was blocked. Waits for the device."""
+        """Return True if an update was blocked. This waits for the device."""
         return not self._finite
 
     def updates_passed(self) -> int:
-        """The generator updates let through since the guard was created or reset."""
+        """Return the number of generator updates since the last reset that were not blocked."""
         return int(self._updates_passed)
 
     def last_terms(self, network: str) -> list[float]:
-        """The terms of a network's last update, or of the one that tripped the guard."""
+        """Return the terms of a network's last update, or of its update when the guard tripped."""
         return self._last_terms[network].tolist()
 
     def tensors(self) -> list[Tensor]:
-        """The guard's tensors that an update changes."""
+        """Return those tensors of the guard that an update changes."""
         return [self._finite, self._updates_passed, *self._last_terms.values()]
 
     def reset(self) -> None:
-        """Let updates pass again. Call it once the weights are finite again."""
+        """Allow updates again. Call this only if the weights are finite."""
         self._finite.fill_(True)
         self._updates_passed.zero_()
         for terms in self._last_terms.values():
@@ -106,7 +107,10 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Every weight of an optimizer and every tensor of its state, which its first step creates."""
+    """Yield every weight of an optimizer and every tensor of its state.
+
+    An optimizer has no state before its first step.
+    """
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RollbackRecord:
-    """One rollback from step `at` to step `to`, and the factor on every learning rate since."""
+    """A rollback from step `at` to step `to`.
+
+    All learning rates are multiplied by `lr_factor` after it.
+    """
 
     at: int
     to: int
@@ -25,11 +28,12 @@ class RollbackRecord:
 
 
 class Rollback:
-    """`on_divergence=rollback`: at most `times` rollbacks in a run, those before a resume included.
+    """Implements `on_divergence=rollback`.
 
-    A rollback loads the newest checkpoint. If the run diverged no later than the previous time, it
-    loads one older than was loaded then. Each multiplies every learning rate by `lr_factor`.
-    Batches and noise follow from (seed, step), so only the rates differ from the first time.
+    A run may roll back at most `times` times; rollbacks before a resume count too. A rollback loads
+    the newest checkpoint. If the run did not get past the step of its previous divergence, the
+    rollback loads a checkpoint older than the previous one. Each rollback multiplies all learning
+    rates by `lr_factor`. Batches and noise depend only on (seed, step), so they are the same again.
     """
 
     def __init__(self, checkpoints: Path, times: int, lr_factor: float) -> None:
@@ -40,9 +44,10 @@ class Rollback:
     def state_to_load(
         self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
     ) -> dict[str, Any]:
-        """The newest checkpoint's state with this rollback, from step `at`, added to it.
+        """Return the state of the checkpoint to load, with this rollback added to its list.
 
-        Raises `DivergedError` if no rollback or no checkpoint is left.
+        `at` is the step of the divergence, `so_far` the earlier rollbacks. Raises `DivergedError`
+        if no rollback or no checkpoint is left.
         """
         if len(so_far) >= self.times:
             times = f"It went back {len(so_far)} times already."
@@ -51,7 +56,7 @@ class Rollback:
         for warning in warnings:
             log.warning("%s", warning)
         if so_far and at <= so_far[-1].at:
-            # A lower rate did not help: the weights of that checkpoint may be bad already.
+            # A lower rate did not help: the weights of that checkpoint may already be the cause.
             older, _, _ = load_newest(self.checkpoints, before=so_far[-1].to)
             state = older or state
         if state is None:

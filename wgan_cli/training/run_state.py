@@ -1,4 +1,4 @@
-"""The state of a run, as checkpoints keep it."""
+"""The state of a run that checkpoints store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from wgan_cli.training.updates import Updates
 class RunState:
     """Networks, optimizers, the generator's average, counters and running means.
 
-    `step` counts finished generator updates, `inner` the critic updates since the last one.
-    `unmeasured` is set while the last step is not logged, evaluated, drawn and saved yet.
-    `rollbacks` are those so far. Samples are drawn from `generator`, the average if there is one;
-    `raw_generator` is then the generator as it is trained, else None.
+    `step` counts finished generator updates, `inner` the critic updates since the last generator
+    update. `unmeasured` is true until the measurements of the last step are complete. `rollbacks`
+    lists the rollbacks so far. With a moving average, `generator` is the average and
+    `raw_generator` the trained generator; otherwise `generator` is trained and `raw_generator` is
+    None. Samples are drawn from `generator`.
     """
 
     def __init__(self, updates: Updates, ema: float) -> None:
@@ -37,11 +38,11 @@ class RunState:
 
     @property
     def recorded(self) -> int:
-        """The last step that was measured, logged and drawn completely."""
+        """The last step whose measurements and pictures are complete."""
         return self.step - self.unmeasured
 
     def state_dict(self) -> dict[str, Any]:
-        """The run's part of a checkpoint, as plain dicts of tensors and numbers."""
+        """Return the run's state for a checkpoint, as plain dicts of tensors and numbers."""
         state = {
             "step": self.step,
             "inner": self.inner,
@@ -56,7 +57,7 @@ class RunState:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state. Raises `CheckpointError` if it does not fit."""
+        """Load a checkpoint's state. Raise `CheckpointError` if it does not fit this run."""
         try:
             self.updates.load_state_dict(state)
             self.means.load_state_dict(state["window"])

@@ -1,4 +1,4 @@
-"""Means of the updates' terms between two log points, and the run's throughput."""
+"""The means of the updates' terms since the last log point, and the run's throughput."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 
 
 class RunningMeans:
-    """Sums of the updates' terms since the last regular log point, kept on the device."""
+    """Sums of the updates' terms since the last multiple of `log_every`, kept on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.critic = torch.zeros(len(CRITIC_TERMS), device=device)
@@ -21,51 +21,54 @@ class RunningMeans:
         self.steps = 0
 
     def add_critic(self, terms: Tensor) -> None:
-        """Count one critic update; `terms` (6,) are `CRITIC_TERMS`."""
+        """Add the terms of a critic update; `terms` (6,) has the order of `CRITIC_TERMS`."""
         self.critic += terms
         self.critic_updates += 1
 
     def add_generator(self, terms: Tensor) -> None:
-        """Count one generator update; `terms` (2,) are `GENERATOR_TERMS`."""
+        """Add the terms of a generator update; `terms` (2,) has the order of `GENERATOR_TERMS`."""
         self.generator += terms
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """The mean of every term by its tag. Waits for the device."""
+        """Return the mean of every term by its tag. This waits for the device."""
         critic = (self.critic / max(self.critic_updates, 1)).tolist()
         generator = (self.generator / max(self.steps, 1)).tolist()
         return dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
 
     def reset(self) -> None:
-        """Start again from zero."""
+        """Set all sums and counts to zero."""
         self.critic.zero_()
         self.generator.zero_()
         self.critic_updates = self.steps = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The attributes, for a checkpoint."""
+        """Return the sums and counts for a checkpoint."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a checkpoint's sums."""
+        """Load the sums and counts of a checkpoint."""
         self.critic.copy_(state["critic"])
         self.generator.copy_(state["generator"])
         self.critic_updates, self.steps = state["critic_updates"], state["steps"]
 
 
 class Throughput:
-    """Steps and real images per second since the last regular log point, with all housekeeping."""
+    """Images per second and time per step since the last multiple of `log_every`.
+
+    The time includes logging, evaluation and saving.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.restart(0, 0)
 
     def restart(self, step: int, critic_updates: int) -> None:
-        """Start measuring here; both numbers are totals of the run."""
+        """Start to measure. `step` and `critic_updates` are totals since the start of the run."""
         self._start = (time.perf_counter(), step, critic_updates)
 
     def report(self, step: int, critic_updates: int, *, restart: bool) -> dict[str, float]:
-        """Values by tag, empty if no step was done. With `restart`, then start again from here."""
+        """Return the values by tag; empty if no step was done. With `restart`, also restart."""
         now = time.perf_counter()
         start_time, start_step, start_updates = self._start
         if restart:

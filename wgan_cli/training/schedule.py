@@ -1,4 +1,4 @@
-"""How often the critic is updated, and how the learning rate decays."""
+"""The number of critic updates per step, and the decay of the learning rates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @dataclass(frozen=True)
 class CriticSchedule:
-    """Critic updates before each generator update.
+    """The number of critic updates before each generator update.
 
-    `n_critic` of them, but `warmup_n_critic` before each of the first `warmup_steps` generator
-    updates and before every `warmup_every`-th (0: none), as in the authors' code.
+    It is `n_critic`, but `warmup_n_critic` for the first `warmup_steps` generator updates and for
+    every `warmup_every`-th one (0: none), as in the authors' code.
     """
 
     n_critic: int
@@ -23,11 +23,11 @@ class CriticSchedule:
     warmup_every: int = 0
 
     def updates(self, step: int) -> int:
-        """Critic updates that belong to generator update `step`, counted from 0."""
+        """Return the number of critic updates in step `step`, counted from 0."""
         return self.updates_before(step + 1) - self.updates_before(step)
 
     def updates_before(self, step: int) -> int:
-        """Critic updates of the run before those that belong to generator update `step`."""
+        """Return the number of critic updates in all steps before `step`."""
         warm = min(step, self.warmup_steps)
         if self.warmup_every:
             # Multiples of warmup_every in [0, step), minus those within the first warmup_steps.
@@ -38,16 +38,16 @@ class CriticSchedule:
 
 @dataclass(frozen=True)
 class LearningRateDecay:
-    """The factor on every learning rate: 1 with `kind` none.
+    """The factor by which all learning rates are multiplied.
 
-    With linear or cosine it falls from 1 to 0 over `steps`.
+    It is 1 if `kind` is "none", and falls from 1 to 0 over `steps` if it is "linear" or "cosine".
     """
 
     kind: str = "none"
     steps: int | None = None
 
     def factor(self, step: int) -> float:
-        """The factor in generator update `step` and the critic updates before it."""
+        """Return the factor for step `step`: its critic updates and its generator update."""
         if self.kind == "none" or self.steps is None:
             return 1.0
         progress = min(step / self.steps, 1.0)
@@ -72,5 +72,5 @@ class LearningRates:
                 group["lr"] = initial * factor
 
     def _groups(self) -> list[dict[str, Any]]:
-        # Looked up each time, because loading an optimizer's state replaces its groups.
+        # Look them up each time, because loading an optimizer's state replaces its groups.
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]

@@ -10,7 +10,6 @@ from typing import NoReturn
 from torch import Tensor
 
 from wgan_cli.acceleration.joint_fakes import JointFakes
-from wgan_cli.constraints import Constraint
 from wgan_cli.data.feeds import Batch, Feed
 from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
@@ -28,11 +27,11 @@ from wgan_cli.training.updates import Updates
 
 
 class Trainer(RunState):
-    """Algorithm 1 of arXiv 1701.07875.
+    """Train a WGAN by Algorithm 1 of arXiv 1701.07875.
 
-    There is no random state and no data position to keep: both follow from (seed, step, inner), so
-    a resume needs only `load_state_dict`. `classes` samples the labels of conditional networks.
-    With several ranks this process works on its `shard` of every batch.
+    Random numbers and batches depend only on (seed, step, inner), so a resume needs nothing but
+    `load_state_dict`. `classes` draws the labels for conditional networks. With several ranks,
+    this process trains on its `shard` of every batch.
     """
 
     def __init__(
@@ -73,12 +72,11 @@ class Trainer(RunState):
         self.throughput = Throughput(batch_size)
         self._rows = batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
-        self._has_penalty = type(updates.constraint).penalty is not Constraint.penalty
         self._last_batch: Batch | None = None
 
     def fit(self) -> None:
-        """Train up to `steps`. Raises a `WganError` if the run ends otherwise."""
-        # In reverse: the first callback records how the run ended, and the others may fail.
+        """Train until `steps`. Raise a `WganError` if the run ends before."""
+        # In reverse order: the first callback records how the run ended, also if another one fails.
         on_end = [partial(callback.on_end, self) for callback in reversed(self.callbacks)]
         with closing(self.feed), reported_end(on_end, self.batch_size):
             self.start()
@@ -98,14 +96,14 @@ class Trainer(RunState):
     def advance(self) -> None:
         """Train one step and do its housekeeping.
 
-        If the run was stopped during the housekeeping, only that is left to do.
+        After a stop during the housekeeping, repeat only the housekeeping.
         """
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
 
     def train_step(self) -> None:
-        """One step of Algorithm 1: n_critic critic updates and one generator update."""
+        """Do one step of Algorithm 1: n_critic critic updates and one generator update."""
         rollback_factor = self.rollbacks[-1].lr_factor if self.rollbacks else 1.0
         self._rates.set(self.decay.factor(self.step) * rollback_factor)
         self.critic_phase()
@@ -117,10 +115,9 @@ class Trainer(RunState):
         self.inner = 0
 
     def critic_phase(self) -> None:
-        """n_critic updates, each on fresh real and fake batches; after a resume the rest of them.
+        """Do the step's remaining critic updates, each on new real and fake batches.
 
-        If a step takes longer than a stop request may wait, the run stops and is saved between two
-        critic updates.
+        If a stop request has waited too long, save and stop the run between two critic updates.
         """
         before, count = self.schedule.updates_before(self.step), self.schedule.updates(self.step)
         fakes = self._last_batch = None
@@ -143,7 +140,7 @@ class Trainer(RunState):
             self.inner += 1
 
     def generator_phase(self) -> None:
-        """One update on fresh noise; for relativistic losses also on the last real batch."""
+        """Do one update on new noise; relativistic losses also use the critic's last real batch."""
         latent = self._noise(Stream.GENERATOR_NOISE)
         labels = real = None
         if self.updates.generator_needs_real_scores:
@@ -158,7 +155,7 @@ class Trainer(RunState):
             self.means.add_generator(self.updates.generator_update(latent, labels, real))
 
     def housekeeping(self) -> None:
-        """Log, evaluate, draw and save if due; stop if requested."""
+        """Log, evaluate, draw and save if due; stop if a signal requested it."""
         point = self.cadence.point(self.step, self.steps)
         self.unmeasured = True
         if point.anything:
@@ -172,22 +169,22 @@ class Trainer(RunState):
         self.stop_if_requested()
 
     def stop_if_requested(self) -> None:
-        """Stop before `steps` if a signal requested it."""
+        """Stop the run if a signal requested it, except after the last step."""
         request = self.signals.requested()
         if request is not None and self.step < self.steps:
             self.stop(request)
 
     def measure(self, point: Point) -> None:
-        """Add the values due at this step to `point`.
+        """Add the measurements that are due at this step to `point`.
 
-        Raises `DivergedError` if one is NaN or infinite.
+        Raises `DivergedError` if a mean or a weight is NaN or infinite.
         """
         regular = self.step % self.cadence.log == 0
         with self.phase("log"):
             means = self.means.means()
             self.check_finite(means)
             if point.log:
-                if not self._has_penalty:
+                if not self.updates.constraint.has_penalty:
                     del means["critic/penalty"]
                 point.scalars.update(means)
                 point.scalars.update(self.updates.constraint.report(self.critic))
@@ -201,9 +198,9 @@ class Trainer(RunState):
             self.means.reset()
 
     def evaluate(self, point: Point, evaluation: Evaluation) -> None:
-        """Evaluate the samples, which can take minutes: a stop signal ends the run at once.
+        """Evaluate the samples and add the results to `point`. This can take minutes.
 
-        The resumed run then measures this step.
+        A stop signal ends the evaluation at once. The resumed run then measures this step.
         """
         try:
             with self.phase("evaluation"), self.signals.at_once():
@@ -215,18 +212,18 @@ class Trainer(RunState):
         point.pictures.update(result.pictures)
 
     def check_finite(self, means: dict[str, float]) -> None:
-        """Raise `DivergedError` if a term, a weight or one of these means is not finite."""
+        """Raise `DivergedError` if a term, a weight or a value of `means` is not finite."""
         check_finite(self.updates, means, guard_reset_at=self.guard_reset_at, step=self.step)
 
     def stop(self, error: WganError) -> NoReturn:
-        """Let the callbacks save the run, unless it has diverged, and end it with `error`."""
+        """Let the callbacks save the run and raise `error`; `DivergedError` if it has diverged."""
         self.check_finite(self.means.means())
         for callback in self.callbacks:
             callback.on_stop(self)
         raise error
 
     def roll_back(self, error: DivergedError) -> None:
-        """Load the newest checkpoint and lower the rates, if the run may; else raise `error`."""
+        """Load a checkpoint and lower the learning rates. Raise if no rollback is possible."""
         if self.rollback is None:
             raise error
         self.load_state_dict(self.rollback.state_to_load(error, self.step, self.rollbacks))

@@ -1,7 +1,7 @@
 """One critic update and one generator update of Algorithm 1 (arXiv 1701.07875).
 
-Each returns its terms as one small tensor on the device, so that nothing waits for the device
-before a log point. Once a term is not finite, no weight changes any more (see `NanGuard`).
+Each returns its terms (losses, gradient norm) as one small tensor on the device, so that no update
+waits for the device. After a term that is not finite, weights no longer change (see `NanGuard`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wgan_cli.losses import Loss
 from wgan_cli.randomness import Draws
 from wgan_cli.training.nan_guard import NanGuard
 
-# The terms that an update returns, in the order of its tensor.
+# The names of the terms that an update returns, in the order of its tensor.
 CRITIC_TERMS = (
     "critic/wasserstein",
     "critic/loss",
@@ -34,15 +34,15 @@ GENERATOR_TERMS = ("generator/loss", "generator/grad_norm")
 
 
 class Updates:
-    """The two updates of a WGAN on its networks and optimizers.
+    """The critic's and the generator's update of a WGAN.
 
-    A network is a `TrainedNetwork`, whose forward passes may run in bfloat16; losses, penalties
-    and steps stay in float32. A plain module is wrapped. The optimizers hold the networks'
-    `optimizer_parameters`.
+    The networks are `TrainedNetwork`s; plain modules are wrapped. Their forward passes may run in
+    bfloat16, but losses, penalties and optimizer steps use float32. The optimizers must update the
+    networks' `optimizer_parameters`.
 
-    `grad_clip`: the largest gradient norm of critic and generator; None does not clip.
-    `keeps_finite`: by network, whether its optimizer keeps weights finite (see `NanGuard`).
-    `generator_needs_real_scores`: score a real batch in the generator's update, for its loss.
+    `grad_clip`: the largest gradient norms of critic and generator; None does not clip.
+    `keeps_finite`: by network, True if its optimizer keeps weights finite (see `NanGuard`).
+    `generator_needs_real_scores`: True if the generator's loss needs scores of a real batch.
     `ranks`: the processes of the run. Each trains on its rows of a batch; gradients and terms are
     means over all ranks.
     """
@@ -86,11 +86,11 @@ class Updates:
         labels: Tensor | None = None,
         fake: Tensor | None = None,
     ) -> Tensor:
-        """One critic step on a real batch and as many fakes; returns `CRITIC_TERMS`, shape (6,).
+        """Update the critic; return the values of `CRITIC_TERMS`, shape (6,).
 
-        The fakes are generated from `latent`, or passed as `fake`, a batch of `fakes`. `draws`
-        gives the penalty's random numbers. `labels` (batch,) are the classes of the real samples
-        and of the fakes if the networks are conditional. The generator stays unchanged.
+        The batch of fakes is `fake`, or is generated from `latent` if `fake` is None. `draws`
+        provides the penalty's random numbers. `labels` (batch,) holds the classes of both the real
+        and the fake samples of conditional networks. The generator does not change.
         """
         generator, critic = self.trained_generator, self.trained_critic
         critic.zero_grad()
@@ -125,10 +125,10 @@ class Updates:
     def generator_update(
         self, latent: Tensor, labels: Tensor | None = None, real: Tensor | None = None
     ) -> Tensor:
-        """One generator step; returns `GENERATOR_TERMS`, shape (2,). The critic stays unchanged.
+        """Update the generator; return the values of `GENERATOR_TERMS`, shape (2,).
 
-        `labels` (batch,) are the classes to generate if the networks are conditional. `real` is a
-        real batch of the same classes, passed if `generator_needs_real_scores`.
+        `labels` (batch,) holds the classes to generate, for conditional networks. `real` is a real
+        batch of the same classes, for losses that need real scores. The critic does not change.
         """
         generator, critic = self.trained_generator, self.trained_critic
         generator.zero_grad()
@@ -152,17 +152,17 @@ class Updates:
 
     @property
     def joins_fakes(self) -> bool:
-        """Whether `fakes` gives what critic updates would generate themselves, up to rounding."""
-        # A compiled generator would be compiled again for another batch size.
+        """True if `fakes` and a critic update generate the same samples up to rounding."""
+        # A compiled generator would be compiled again for a larger batch.
         return self.trained_generator.rows_independent and not self.trained_generator.compiled
 
     @torch.no_grad()
     def fakes(self, latents: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Generate the fakes of several critic updates in one pass: a batch for each latent."""
+        """Generate the fakes of several critic updates in one pass; return a batch per latent."""
         return self.trained_generator(torch.cat(list(latents))).chunk(len(latents))
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks and optimizers for a checkpoint, as torch's state dicts."""
+        """Return the state dicts of networks and optimizers for a checkpoint."""
         state: dict[str, Any] = {}
         for name, (trained, optimizer) in self._networks().items():
             state[name] = trained.network.state_dict()
@@ -171,7 +171,7 @@ class Updates:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load networks and optimizers. Raises what torch's `load_state_dict` raises."""
+        """Load networks and optimizers. Raise the errors of torch's `load_state_dict`."""
         for name, (trained, optimizer) in self._networks().items():
             trained.network.load_state_dict(state[name])
             trained.refresh_bf16_copy()
@@ -185,10 +185,10 @@ class Updates:
 
 
 def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradient down to `max_norm`, if given; returns its Euclidean norm before that."""
+    """Clip the gradient to `max_norm`, if given; return its Euclidean norm before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if [gradient.dim() for gradient in gradients] == [1]:
-        # For one flat gradient this takes an eighth of the time.
+        # For one flat gradient this is eight times faster than `get_total_norm`.
         (gradient,) = gradients
         norm = gradient.dot(gradient).sqrt()
     else:

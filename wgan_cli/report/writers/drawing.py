@@ -1,4 +1,4 @@
-"""Draw the charts: as SVG with the colours of the page, and together as a PNG for slides."""
+"""Draw each chart as SVG in the page's colours, and all charts as one PNG for slides."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, coloured_count
 from wgan_cli.report.ranking import higher_is_better, number
 
-# Most colour-blind readers can tell these apart on white. The page's dark mode has others.
+# Most colour-blind readers can distinguish these colours on white. The page's style sheet has
+# other colours for dark mode.
 _SERIES = "#1f6fb4 #d0322d #23875a #c77a0a #7b4fb5 #0b8796 #b8487f #75654a"
 _MAX_LABEL = 60
 _MAX_TICKS = 12
-# A number needs a cell at least this wide, in points.
+# The smallest cell width that fits a number, in points.
 _MIN_CELL = 16
 # Width of one character of a tick label, in inches.
 _CHARACTER = 0.065
-# Height of the heading and the conclusion above the charts of the picture, in inches.
+# Height of the text above the PNG's charts, in inches.
 _HEADER = 1.2
 # Lines with at most this many points get a marker at each point.
 _MAX_MARKED = 12
@@ -39,7 +40,7 @@ _MAX_MARKED = 12
 
 @dataclass(frozen=True)
 class Ink:
-    """Colours of text, of faint lines, and of the series by rank."""
+    """The colours of text, of faint lines, and of each group's line by rank."""
 
     text: str
     faint: str
@@ -47,7 +48,7 @@ class Ink:
 
 
 _PRINT = Ink("#222222", "#b9b9b9", tuple(_SERIES.split()))
-# Placeholders, which no chart contains otherwise; `_svg` replaces each by a CSS variable.
+# Placeholder colours that no chart uses otherwise; `_svg` replaces each with a CSS variable.
 _PAGE = Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
 _VARIABLES = {
     _PAGE.text: "currentColor",
@@ -57,13 +58,13 @@ _VARIABLES = {
 
 
 def chart(panel: Panel, groups: int) -> str:
-    """Return a panel as an SVG element; `groups` is the number of groups compared."""
+    """Return the panel as SVG text; `groups` is the number of groups compared."""
     box = (0.15, 0.12, 0.83, 0.76)
     return svg_chart(panel.tag, (3.7, 2.4), box, partial(_draw_panel, panel, groups))
 
 
 def heat_chart(one: HeatMap, tag: str) -> str:
-    """Return a heat map of the ranking tag as an SVG element."""
+    """Return a heat map of the ranking tag as SVG text."""
     label_width = 0.45 + _CHARACTER * max(map(len, _tick_labels(one.ys)))
     width = label_width + 0.35 + 0.62 * max(3, len(one.xs))
     height = 1.0 + 0.42 * max(2, len(one.ys))
@@ -78,9 +79,10 @@ def svg_chart(
     box: tuple[float, float, float, float],
     draw: Callable[[Axes, Ink], None],
 ) -> str:
-    """Return what `draw` draws as an SVG element; its ids start with a prefix made from `name`.
+    """Call `draw` on new axes and return the SVG text; a hash of `name` makes its ids unique.
 
-    `size` is in inches; `box` holds left, bottom, width and height of the axes as shares of it.
+    `size` is the width and height in inches. `box` is the axes' left, bottom, width and height, as
+    shares of `size`.
     """
     with _style(_PAGE, name):
         figure = Figure(figsize=size)
@@ -89,7 +91,7 @@ def svg_chart(
 
 
 def picture(comparison: Comparison) -> bytes:
-    """Return all charts and a legend as one PNG."""
+    """Return one PNG, as bytes, with all charts and a legend."""
     panels, (maps, _) = comparison.panels, comparison.heat_maps
     charts = len(maps) + len(panels) + 1
     columns = min(4, charts)
@@ -123,7 +125,7 @@ def _draw_panel(panel: Panel, groups: int, axes: Axes, ink: Ink) -> None:
         ]
         if grey:
             axes.plot(*_joined(grey), style, color=ink.faint, linewidth=0.7, zorder=1)
-    # Draw the best one last, on top of the others.
+    # Draw the best group last, on top of the others.
     coloured = [line for line in panel.lines if line.rank < coloured_ranks]
     for line in sorted(coloured, key=lambda line: (not line.failed, -line.rank)):
         colour = ink.series[line.rank]
@@ -143,7 +145,7 @@ def _draw_panel(panel: Panel, groups: int, axes: Axes, ink: Ink) -> None:
 
 
 def _joined(lines: list[Line]) -> tuple[np.ndarray, np.ndarray]:
-    """Join lines into one with gaps in between: a page with hundreds of lines stays small."""
+    """Return the steps and means of all lines as one line with gaps, which needs less SVG text."""
     gap = np.array([np.nan])
     steps = [part for line in lines for part in (line.steps.astype(float), gap)]
     means = [part for line in lines for part in (line.mean, gap)]
@@ -151,7 +153,7 @@ def _joined(lines: list[Line]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
-    """Show the coloured lines and most grey ones; one that explodes must not flatten the rest."""
+    """Set the y range so that one exploding line does not flatten the others."""
     lines = [line for line in panel.lines if not line.failed] or list(panel.lines)
     coloured = [line for line in lines if line.rank < coloured_ranks] or lines
     parts = [part for line in coloured for part in (line.mean, line.low, line.high)]
@@ -161,7 +163,7 @@ def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
     least = min(values.min(), np.percentile(lows, 10), *panel.floors)
     most = max(values.max(), np.percentile(highs, 90), *panel.floors)
     low, high = np.percentile([*values, *panel.floors], (1, 99))
-    # Where more is better (shares, scores), values rise from about 0, which needs no log scale.
+    # If higher is better (shares, scores), values rise from about 0: no log scale is needed.
     if min(values.min(), *lows) > 0 and high > 50 * low and not higher_is_better(panel.tag):
         axes.set_yscale("log")
         axes.set_ylim(max(least, low / 5) / 1.2, min(most, high * 5) * 1.2)
@@ -199,7 +201,7 @@ def _draw_heat_map(one: HeatMap, tag: str, axes: Axes, ink: Ink) -> None:
 
 
 def _tick_labels(values: Sequence[float]) -> list[str]:
-    """Format values to four digits, or to six where four do not tell them apart."""
+    """Return the values as text with four digits, or with six if four would make two equal."""
     short = [number(value) for value in values]
     return short if len(set(short)) == len(values) else [f"{value:g}" for value in values]
 
@@ -239,13 +241,13 @@ def _style(ink: Ink, salt: str) -> Iterator[None]:
         "axes.labelsize": 8.5,
     }
     with rc_context(settings), warnings.catch_warnings():
-        # Characters that matplotlib's font lacks become boxes in the PNG, and are fine on the page.
+        # Ignore missing glyphs: they become boxes in the PNG, but the page shows them correctly.
         warnings.filterwarnings("ignore", "Glyph")
         yield
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as SVG for a page: no header, unique ids, CSS variables as colours."""
+    """Return the figure as SVG text for a page: no header, unique ids, CSS variables as colours."""
     file = io.StringIO()
     width = 96 * figure.get_figwidth()
     metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -263,7 +265,7 @@ def _svg(figure: Figure, name: str) -> str:
         text,
     )
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
-    # Two decimals are finer than anyone sees; six of them would double the size of the page.
+    # Two decimals are precise enough; matplotlib's six would double the page's size.
     text = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\d\.\d\d)\d+", r"\1", match[0]), text)
     text = re.sub(r"font: (?:[\w ]+ )?([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
     for colour, variable in _VARIABLES.items():

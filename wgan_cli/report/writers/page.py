@@ -1,4 +1,4 @@
-"""`report.html`: everything on one page, which needs no network and works without scripts."""
+"""Write `report.html`: one page that needs no network and works without scripts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from wgan_cli.report.writers.drawing import chart, heat_chart
 from wgan_cli.report.writers.search_section import SearchSection
 from wgan_cli.search.space import value_text
 
-# Length of the longer side in pixels.
+# Limits of a thumbnail's longer side, in pixels.
 _MAX_SIDE, _MIN_SIDE = 300, 110
-# Bytes of all pictures of a page together.
+# The largest size of all pictures of a page together, in bytes.
 _MAX_BYTES = 6_000_000
-# A run's pictures are far smaller. A larger file may be a decompression bomb.
+# A run's pictures have far fewer pixels; a picture with more may be a decompression bomb.
 _MAX_PIXELS = 20_000_000
 
 
@@ -48,7 +48,7 @@ def page(comparison: Comparison) -> str:
         tags=sorted(tags, key=lambda tag: (tag != comparison.by, not is_metric(tag))),
         columns=varying.keys if len(varying.keys) <= MAX_COLUMNS else None,
         common=overrides_text(varying.common),
-        # These need no escaping here: matplotlib escapes all text in its SVG.
+        # `Markup` is safe here: matplotlib escapes all text in its SVG.
         heat_maps=[Markup(heat_chart(one, comparison.by or "")) for one in maps],
         heat_note=note,
         charts=[Markup(chart(panel, len(groups))) for panel in comparison.panels],
@@ -58,7 +58,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _samples(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the newest picture of each group's best run, as a data URI, with its caption."""
+    """Return the newest picture of each group's best run as a data URI, with caption data."""
     best = [min(group.runs, key=comparison.runs.index) for group in comparison.groups]
     paths = [run.newest_samples for run in best]
     count = sum(path is not None for path in paths)
@@ -75,9 +75,9 @@ def _samples(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _thumbnail(path: Path, count: int) -> str | None:
-    """Return the picture as a data URI, or None where it cannot be read.
+    """Return the picture as a data URI, or None if it cannot be read.
 
-    The more pictures there are on the page (`count`), the smaller each is.
+    `count` is the number of pictures on the page; a larger `count` gives smaller pictures.
     """
     side = max(_MIN_SIDE, min(_MAX_SIDE, round(_MAX_SIDE * (24 / max(count, 1)) ** 0.5)))
     try:
@@ -85,7 +85,7 @@ def _thumbnail(path: Path, count: int) -> str | None:
             if not path.is_file() or opened.width * opened.height > _MAX_PIXELS:
                 return None
             image = opened.convert("RGB")
-    # Pillow raises many kinds of exceptions for damaged files.
+    # For damaged files, Pillow raises many kinds of exceptions.
     except Exception:
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The page's section on a search: its trials, the best of them, and the settings' importances."""
+"""Build the report page's section on a search: trials, best trial, importances of settings."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from wgan_cli.report.writers.drawing import Ink, svg_chart
 from wgan_cli.search.printing import trials_text
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
 
-# Free space above and below the points, as a share of the chart's height.
+# Space above and below the values, as a share of their range.
 _MARGIN = 0.08
 
 
 @dataclass(frozen=True)
 class SearchSection:
-    """A study as the template shows it."""
+    """The data of one study for the page's template."""
 
     study: StudySummary
 
     @property
     def keys(self) -> list[str]:
-        """The settings searched."""
+        """The keys of the settings that the trials vary."""
         return list(dict.fromkeys(key for trial in self.study.trials for key in trial.params))
 
     @property
     def counts(self) -> str:
-        """How many of the trials exist, and how many of these are in each state."""
+        """A sentence with the number of existing trials, of all trials, and of trials by state."""
         running = (RUNNING,) if self.study.count(RUNNING) else ()
         states = (FINISHED, PRUNED, FAILED, *running)
         parts = ", ".join(f"{self.study.count(state)} {state}" for state in states)
@@ -39,7 +39,7 @@ class SearchSection:
 
     @property
     def best(self) -> str:
-        """The best trial in a sentence."""
+        """A sentence with the best trial's number, value and settings."""
         best = self.study.best
         if best is None:
             return "None has finished."
@@ -48,10 +48,10 @@ class SearchSection:
 
     @property
     def chart(self) -> str:
-        """The values by trial number as an SVG element, with the best value so far as a line.
+        """A chart of values by trial number, as SVG text; a line shows the best value so far.
 
-        Finished trials are filled circles, pruned ones hollow circles, failed ones crosses at the
-        bottom. Values far worse than most are triangles at the chart's edge.
+        Filled circles are finished trials, hollow circles are pruned trials, and crosses at the
+        bottom are failed trials. Triangles at the edge are values outside the chart's range.
         """
         name = f"search {self.study.metric} {len(self.study.trials)}"
         box = (0.1, 0.14, 0.88, 0.74)
@@ -82,9 +82,9 @@ def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
 
 
 def _limits(study: StudySummary) -> tuple[float, float]:
-    """Return the range of values to show, which excludes values far worse than most.
+    """Return the lowest and highest value to show, leaving out outliers on the worse side.
 
-    The values are those of finished trials, or of all trials while none has finished.
+    The range covers finished trials, or all trials while none has finished.
     """
     known = [trial for trial in study.trials if trial.value is not None]
     finished = [trial for trial in known if trial.state == FINISHED]
@@ -94,7 +94,7 @@ def _limits(study: StudySummary) -> tuple[float, float]:
     lower, upper = map(float, np.percentile(values, (25, 75)))
     reach = 3 * (upper - lower) or abs(values[0]) or 1.0
     low, high = min(values), max(values)
-    # A range must not be empty.
+    # The 1e-9 keeps the range from being empty.
     if study.direction == "minimize":
         return low, max(low + 1e-9, min(high, upper + reach))
     return min(high - 1e-9, max(low, lower - reach)), high

@@ -1,4 +1,4 @@
-"""`summary.csv`: a row for each run, with every number at full precision."""
+"""Write `summary.csv`: one row for each run, with all numbers at full precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wgan_cli.search.space import value_text
 
 
 def table(comparison: Comparison) -> str:
-    """Return a header and the runs by rank; `counted` is 1 where a run counts in a mean."""
+    """Return CSV text with the runs by rank; column `counted` is 1 for runs that enter a mean."""
     keys = comparison.varying.keys
     tags = sorted({tag for run in comparison.runs for tag in run.final})
     file = io.StringIO()
@@ -28,5 +28,5 @@ def table(comparison: Comparison) -> str:
 
 
 def _writable(cells: list[Any]) -> list[Any]:
-    """Remove zero bytes from cells: `csv` in Python 3.10 can neither write nor read them."""
+    """Return cells without zero bytes, which `csv` in Python 3.10 can neither write nor read."""
     return [cell.replace("\0", "") if isinstance(cell, str) else cell for cell in cells]

@@ -1,4 +1,4 @@
-"""The ranked table for a terminal."""
+"""Format the table of ranked runs for a terminal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.ranking import number
 
-# Further settings are only on the page; the terminal has a row for every run anyway.
+# Show at most this many groups; the page shows all, and the terminal also lists every run.
 _MAX_SETTINGS = 20
-# Do not wrap a last column that would be narrower than this.
+# Do not wrap the last column if it would be narrower than this.
 _MIN_WRAPPED = 24
 
 
 def screen_width() -> int | None:
-    """Return the width of the terminal that stdout is; None where stdout is a file or a pipe."""
+    """Return the terminal's width in characters, or None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(comparison: Comparison, width: int | None) -> str:
-    """Return the settings with mean ± sd over seeds, the conclusion, and a row for each run."""
+    """Return text: settings with mean ± sd over seeds, the conclusion, and a row for each run."""
     lines = [_printable(comparison.heading()), ""]
     if comparison.by is not None:
         lines += _settings(comparison, width)
@@ -55,7 +55,7 @@ def _runs(comparison: Comparison, width: int | None) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None, left: Sequence[int]) -> list[str]:
-    """Align columns, those in `left` to the left, others to the right; wrap the last column."""
+    """Return aligned lines, with columns `left` flush left; wrap the last column at `width`."""
     rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     lines = []
@@ -78,5 +78,5 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Replace line breaks and control characters: the files may come from someone else."""
+    """Return text without line breaks and control characters, which untrusted files may hold."""
     return "".join(sign if sign.isprintable() else " " for sign in text)

@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which are kept."""
+"""The callback that writes checkpoints and deletes old ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ KEPT = 2
 
 
 class Checkpoints(Callback):
-    """Write checkpoints; keep the two newest and the best, by `wasserstein/exact`.
+    """Write checkpoints; keep the two newest and the one with the lowest `wasserstein/exact`.
 
-    With `keep_every`, keep those of its multiples too. With `from_start`, save before the first
-    step, so that a rollback always has a checkpoint. `facts` are stored with the trainer's state:
-    the config and the samples' shape, for example, so that sampling needs no other file.
+    With `keep_every`, also keep checkpoints whose step is a multiple of it. With `from_start`, save
+    before the first step, so that a rollback always has a checkpoint. `facts` is stored with the
+    trainer's state. It holds the config and the samples' shape, among others, so that sampling
+    needs no other file.
     """
 
     phase = "checkpoint"
@@ -47,18 +48,18 @@ class Checkpoints(Callback):
         self._best: tuple[float, float, Path] | None = None
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Find the best checkpoint so far; delete later ones, which are damaged."""
+        """Find the best checkpoint. Delete those of later steps, because they are damaged."""
         self._forget_after(trainer.step)
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Save the rollback in the checkpoint, so that it counts even after a kill."""
+        """Save at once, so that the rollback still counts if the process is killed."""
         self.save(trainer)
         self._forget_after(trainer.step)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Save at checkpoint points."""
+        """Save if a checkpoint is due, and delete checkpoints that need not be kept."""
         if point.save:
             self.save(trainer)
             self._note_best(point.step, point.scalars)
@@ -73,14 +74,14 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: ObservedTrainer) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint of the trainer's current step."""
         path = self.folder.checkpoints / checkpoint_name(trainer.step)
         self.folder.sync()
         versions = {"torch": str(torch.__version__)}
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state_dict()})
 
     def _forget_after(self, step: int) -> None:
-        """Delete later checkpoints and find the best of the others."""
+        """Delete the checkpoints of steps after `step`; find the best of the others."""
         for path in find_checkpoints(self.folder.checkpoints):
             if step_of(path) > step:
                 path.unlink()
@@ -93,6 +94,6 @@ class Checkpoints(Callback):
         if "wasserstein/exact" not in scalars or not path.exists():
             return
         distance, n = scalars["wasserstein/exact"], scalars["wasserstein/exact_n"]
-        # The distance has a floor that depends on the number of samples.
+        # Distances from different numbers of samples are not comparable.
         if self._best is None or self._best[1] != n or distance < self._best[0]:
             self._best = (distance, n, path)

@@ -1,4 +1,4 @@
-"""How a run ends if its `train.log` cannot be written."""
+"""The callback that ends a run whose `train.log` cannot be written."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ class LogWatch(Callback):
         self.file = file
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Raise a kept error. This callback comes after saving, so that the step is not lost."""
+        """At log points, raise the error of a failed write.
+
+        This callback comes after `Checkpoints`, so that the step is saved first.
+        """
         if point.log:
             self._raise()
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """Raise an error since the last log point."""
+        """Raise the error of a write that failed since the last log point."""
         self._raise()
 
     def _raise(self) -> None:

@@ -1,4 +1,4 @@
-"""The run's loggers, fed with the points that earlier callbacks filled."""
+"""The callback that passes measurements to the run's loggers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Poin
 
 
 class Loggers(Callback):
-    """Hand every measured point to each logger, by its name in the config.
+    """Pass the measurements of each point to all loggers.
 
-    `final` holds the newest value of every tag. This callback comes after those that add
-    measurements and before saving: a checkpoint means that everything up to its step is logged.
+    `loggers` holds the loggers by their names in the config, `final` the newest value of every tag.
+    `first` is true in a new run. This callback comes after those that add measurements and before
+    `Checkpoints`, so that everything up to a checkpoint's step is logged.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Loggers(Callback):
         self._log(point)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Hide the steps that are repeated, and log the reason."""
+        """Let loggers drop the steps that will be repeated; log the reason for the rollback."""
         for name, logger in self._started.items():
             with _named(name, logger):
                 logger.rollback(trainer.recorded)
@@ -66,7 +67,7 @@ class Loggers(Callback):
         self._log(Measurements(trainer.step, text={"returns": text}))
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """Log the final numbers of a finished run, and close every logger that was started."""
+        """Log the final values if the run finished, and close every logger that was started."""
         failures = []
         for name, logger in self._started.items():
             try:

@@ -1,4 +1,4 @@
-"""A trace of a few steps, for Perfetto and TensorBoard's profiler."""
+"""The callback that traces a few steps for Perfetto and TensorBoard's profiler."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TRACED = 10
 
 
 class Profile(Callback):
-    """Trace steps 11 to 20 after each start, or the second half if fewer than 20 are left.
+    """Trace steps 11 to 20 after each start, or the second half of the run if fewer are left.
 
-    The file, `profile/steps_<first>-<last>.pt.trace.json`, is a Chrome trace with the trainer's
-    phases as named ranges. This callback comes after saving, so that the trace shows logging and
-    saving too.
+    The file `profile/steps_<first>-<last>.pt.trace.json` is a Chrome trace with the trainer's
+    phases as named ranges. This callback comes after `Checkpoints`, so that the trace includes
+    logging and saving.
     """
 
     phase = "profile"
@@ -44,11 +44,11 @@ class Profile(Callback):
         self._follow(trainer)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Start tracing after the step before the first, and write after the last."""
+        """Start the profiler before the first traced step; write the trace after the last one."""
         self._follow(trainer)
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """Write what was traced if the run ends early."""
+        """If the run ends early, write the trace of the steps so far."""
         if self._running is not None:
             self._finish(trainer)
 
@@ -59,7 +59,7 @@ class Profile(Callback):
             self._finish(trainer)
 
     def _begin(self, trainer: ObservedTrainer) -> None:
-        # Otherwise the profiler's library reports every start and every missing GPU on stderr.
+        # Without this the profiler's library prints every start and every missing GPU on stderr.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU]
         if trainer.device.type == "cuda":
@@ -75,7 +75,7 @@ class Profile(Callback):
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         running.stop()
-        # A rollback may repeat the first traced step; trace it once.
+        # Do not trace again if a rollback repeats the first traced step.
         first, self._first = self._first, 0
         if trainer.step < first:
             message = (

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, else a log line at most every ten seconds."""
+"""The callback that shows progress: a bar on a terminal, otherwise log lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _SHOWN = 5
 
 
 class Progress(Callback):
-    """Show the step, the time left, the Wasserstein estimate and images/s."""
+    """Show the step, the time left, the Wasserstein estimate and images/s.
+
+    Without a terminal, log a line at most every ten seconds.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
@@ -27,7 +30,7 @@ class Progress(Callback):
         self._explained: set[str] = set()
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Open the bar, or start counting seconds."""
+        """Open the bar on a terminal; otherwise start the clock for the log lines."""
         self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -40,7 +43,7 @@ class Progress(Callback):
             )
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Log the reason, and set the bar back."""
+        """Log the reason for the rollback, and set the bar back."""
         last = trainer.rollbacks[-1]
         message = "%s Back to step %d, learning rates times %g from there."
         log.warning(message, last.reason, last.to, last.lr_factor)
@@ -49,7 +52,7 @@ class Progress(Callback):
             self._bar.refresh()
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Show the newest numbers, which are read from the device only at log points."""
+        """Show progress. The numbers are those of the last log point."""
         if point.evaluation is not None:
             self._report(point.evaluation, point.step)
         if self._bar is not None:
@@ -65,7 +68,7 @@ class Progress(Callback):
             log.info("step %d of %d, %s, %.0f s left", point.step, trainer.steps, numbers, left)
 
     def _report(self, evaluation: EvaluationResult, step: int) -> None:
-        """Log what the first evaluation cost, and once for each metric why it has no value."""
+        """Log the time of the first evaluation; once per metric, log why it has no value."""
         if not self._costs_shown:
             self._costs_shown = True
             costs = sorted(evaluation.seconds.items(), key=lambda cost: -cost[1])

@@ -1,4 +1,4 @@
-"""The base class of callbacks, and the step and trainer that they see."""
+"""The base class of callbacks, and the types of its arguments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from wgan_cli.loggers import Measurements
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.rollback import RollbackRecord
 
-# Makes a context for a named phase of a step, which a profiler shows as a range of this name.
+# Takes the name of a phase of a step; returns a context that a profiler shows as a named range.
 Phase = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """Steps between log, sample, checkpoint and evaluation points; the last step is all of them."""
+    """The intervals, in steps, at which to log, draw samples, save and evaluate.
+
+    All four are also due at the last step.
+    """
 
     log: int
     sample: int
@@ -29,7 +32,7 @@ class Cadence:
     evaluate: int
 
     def point(self, step: int, steps: int) -> Point:
-        """What is due once `step` generator updates of `steps` are done."""
+        """Return the `Point` of `step`, of `steps` in all, with the work that is due."""
         last = step == steps
         return Point(
             step=step,
@@ -42,7 +45,7 @@ class Cadence:
 
 @dataclass
 class Point(Measurements):
-    """What is due after a step, and its measurements.
+    """The measurements of a step, and flags for the work that is due after it.
 
     The trainer and the first callbacks add measurements; loggers and later callbacks read them.
     """
@@ -55,53 +58,53 @@ class Point(Measurements):
 
     @property
     def anything(self) -> bool:
-        """Whether anything is due."""
+        """True if anything is due."""
         return self.log or self.sample or self.save or self.evaluate
 
 
 class ObservedTrainer(Protocol):
-    """What callbacks may use of the trainer. Only `phase` may be set."""
+    """The attributes of the trainer that callbacks may use. They may set only `phase`."""
 
     phase: Phase
-    steps: int  # generator updates in all
-    step: int  # generator updates that are done
+    steps: int  # total number of generator updates
+    step: int  # number of finished generator updates
     inner: int  # critic updates since the last generator update
     seed: int
     device: torch.device
     latent_dim: int
-    classes: ClassSampler | None  # in a conditional run
-    generator: nn.Module  # samples are drawn from it; the moving average if there is one
-    raw_generator: nn.Module | None  # the generator as it is trained, if there is an average
+    classes: ClassSampler | None  # None unless the run is conditional
+    generator: nn.Module  # generates the samples; the moving average if there is one
+    raw_generator: nn.Module | None  # the trained generator if `generator` is an average
     critic: nn.Module
     rollbacks: list[RollbackRecord]
 
     @property
     def recorded(self) -> int:
-        """The last step that was measured, logged and drawn completely."""
+        """The last step whose measurements and pictures are complete."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The content of a checkpoint."""
+        """Return the state that a checkpoint stores."""
 
 
 class Callback:
-    """Watch a run without changing what is trained.
+    """Observe a run without changing the training.
 
-    `phase` names its work in a profiler's trace.
+    `phase` is the callback's name in a profiler's trace.
     """
 
     phase = "log"
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called before the first step of this process, after `trainer.step` steps before it."""
+        """Called before this process trains; `trainer.step` is above 0 after a resume."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called after every step; usually nothing is due."""
+        """Called after every step. Nothing is due after most steps."""
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""
 
     def on_stop(self, trainer: ObservedTrainer) -> None:
-        """Called before a requested stop; a step or its measuring may be half done."""
+        """Called before a requested stop; the step or its measurements may be incomplete."""
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """Called after the last step, or after an error, even if `on_start` was not reached."""
+        """Called after the last step, or after `error`, even if `on_start` was not called."""

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` and `status.json`."""
+"""The callback that writes `metrics.jsonl` and `status.json`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Record(Callback):
         self._seconds_before = 0.0
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Drop the lines that a resume measures again; continue the clock of earlier starts."""
+        """Delete the lines of steps that will be repeated; restore the times before a resume."""
         self._drop_after(trainer.recorded)
         before = read_status(self.folder.path)
         if trainer.step or trainer.inner:
@@ -36,7 +36,7 @@ class Record(Callback):
         self._write_running(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Drop the lines that are measured again, and write the rollback at once."""
+        """Delete the lines of steps that will be repeated; write the rollback into the status."""
         self._drop_after(trainer.recorded)
         self._write_running(trainer)
 
@@ -52,7 +52,7 @@ class Record(Callback):
             self._write_running(trainer)
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """Write the run's outcome."""
+        """Write the status of the finished or failed run."""
         status = self._status(trainer)
         if error is None:
             status = replace(status, state="finished", exit_code=0, ended=now())

@@ -1,4 +1,4 @@
-"""Sample pictures, as PNG files and for the loggers."""
+"""The callback that draws sample pictures, as PNG files and for the loggers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _POINTS = 1024
 
 
 def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
-    """Return a generator's samples of the run's fixed noise, (64, *sample shape), on the device.
+    """Return samples (n, *sample shape) from the run's fixed noise, on the device.
 
-    A conditional generator gives eight samples of each of the first 20 classes, from the same
-    noise.
+    n is 64. A conditional generator gives eight samples of each of the first 20 classes, with the
+    same noise for every class.
     """
     draws = Draws(trainer.seed, Stream.SAMPLES)
     if trainer.classes is None:
@@ -33,11 +33,12 @@ def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
 
 
 class SamplePictures(Callback):
-    """Draw a grid of images from fixed noise, or points of the plane over the critic's scores.
+    """Draw images in a grid, and samples with two numbers as points over the critic's scores.
 
-    If the generator has a moving average, samples of the generator as it is trained are drawn too.
-    `real` are held-out samples as the data set keeps them, `labels` their classes, if any. The
-    grids of a conditional run have a row for each class. Other samples get no picture.
+    Other samples get no picture. If the run keeps a moving average of the generator, also draw
+    samples of the trained generator. `real` holds held-out samples in the data set's own format,
+    `labels` their classes, if any. The grids of a conditional run have a row for each class.
+    `first` is true in a new run.
     """
 
     phase = "samples"
@@ -51,14 +52,14 @@ class SamplePictures(Callback):
         self.first = first
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """In a new run, draw real samples and those of the untrained generator."""
+        """In a new run, draw real images, and samples of the untrained generator."""
         if self.first:
             if _are_images(self.real):
                 point.pictures["samples/real"] = grid(self._real_images(trainer))
             self._draw(trainer, point)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Draw at sample points."""
+        """Draw samples if they are due."""
         if point.sample:
             self._draw(trainer, point)
 
@@ -100,14 +101,17 @@ class SamplePictures(Callback):
             return self.real[:_SAMPLES]
         classes = trainer.classes.rows(_CLASS_ROWS, 1).tolist()
         blank = torch.full_like(self.real[:_COLUMNS], 255)
-        # Fill the row of a class with too few held-out images with white ones.
+        # If a class has too few held-out images, fill its row with white ones.
         filled = (torch.cat([self.real[self.labels == k], blank]) for k in classes)
         return torch.cat([row[:_COLUMNS] for row in filled])
 
 
 @torch.no_grad()
 def _scores(trainer: ObservedTrainer, points: Tensor) -> Tensor:
-    """Return the critic's scores (n,); a conditional critic's mean over the data's classes."""
+    """Return the critic's scores (n,).
+
+    A conditional critic's scores are averaged over the classes, weighted by their frequencies.
+    """
     critic, classes = trainer.critic, trainer.classes
     with evaluating(critic):
         if classes is None:

@@ -1,4 +1,4 @@
-"""The critic's weights, for the loggers' histograms."""
+"""The callback that adds histograms of the critic's weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Poin
 
 
 class WeightHistograms(Callback):
-    """Add a copy of every critic weight, as it is used, at sample points."""
+    """At sample points, add every critic weight as the forward pass uses it."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Copy the weights: on the CPU an array shares its memory with the parameter."""
+        """Add copies: on the CPU the arrays would otherwise share the parameters' memory."""
         if point.sample:
             for name, weight in weights_in_use(trainer.critic).items():
                 copied = weight.detach().float().cpu().clone()
