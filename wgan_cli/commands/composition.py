@@ -48,7 +48,7 @@ class Composer:
 
     @property
     def flags(self) -> list[str]:
-        """The command-line flags that make Hydra compose the same config."""
+        """The command-line flags that pass this composer's config name and folder to Hydra."""
         flags = ["--config-name", self.config_name]
         return flags if self.config_dir is None else [*flags, "--config-dir", str(self.config_dir)]
 

@@ -153,9 +153,10 @@ def _space_file(space: str) -> Path:
 
 
 def _check(search: Search) -> dict[str, Value]:
-    """Raise `ConfigError` if settings at an end of a searched range are not valid.
+    """Raise `ConfigError` if a trial at the ends of the ranges, or with any choice, is not valid.
 
-    Return the default values of the searched settings that lie in the space.
+    Return the config's own value of each searched setting, if the search space includes that value.
+    The dict is empty if the config is not valid without values from the space.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
     from wgan_cli.search.default_trial import default_values

@@ -169,7 +169,10 @@ class EndlessDataset:
         return EndlessFeed(self.draw, batch_size, seed, device, shard)
 
     def training_sample(self, chosen: Tensor) -> Tensor:
-        """Return len(chosen) points, the same in every run and different from `held_out`."""
+        """Return as many points as `chosen` has entries; the values of `chosen` are not used.
+
+        The points are the same in every run and different from `held_out`.
+        """
         return torch.from_numpy(self.draw(Draws(FIXED_SEED, Stream.POINTS).numpy(), len(chosen)))
 
 

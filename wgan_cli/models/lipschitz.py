@@ -29,7 +29,7 @@ class Orthonormal(nn.Module):
     """
 
     def forward(self, free: Tensor) -> Tensor:
-        """Return the orthonormal matrix (out, in), in float32 even under autocast."""
+        """Map `free` (out, in) to an orthonormal matrix of float32 numbers, even under autocast."""
         with torch.autocast(free.device.type, enabled=False):
             if free.shape[0] > free.shape[1]:
                 return _orthonormal_rows(free.mT).mT

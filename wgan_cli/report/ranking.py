@@ -64,7 +64,7 @@ class Margin:
 
     @property
     def significant(self) -> bool:
-        """Whether the margin exceeds the spread over seeds: the interval does not include 0."""
+        """True if the margin exceeds the spread over seeds: `interval` exists and excludes 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 

@@ -12,7 +12,10 @@ from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 
 
 class RunningMeans:
-    """Sums of the updates' terms since the last multiple of `log_every`, kept on the device."""
+    """Means of the losses and other terms of the updates since the last multiple of `log_every`.
+
+    The values are summed on the device, so that adding them does not wait for it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.critic = torch.zeros(len(CRITIC_TERMS), device=device)

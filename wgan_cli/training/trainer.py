@@ -216,7 +216,10 @@ class Trainer(RunState):
         check_finite(self.updates, means, guard_reset_at=self.guard_reset_at, step=self.step)
 
     def stop(self, error: WganError) -> NoReturn:
-        """Let the callbacks save the run and raise `error`; `DivergedError` if it has diverged."""
+        """Let the callbacks save the run, then raise `error`.
+
+        If the run has diverged, it is not saved, and `DivergedError` is raised instead.
+        """
         self.check_finite(self.means.means())
         for callback in self.callbacks:
             callback.on_stop(self)
