@@ -87,7 +87,7 @@ OPTIONS = {
 
 @pytest.fixture
 def mine(here: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A user's module, and options that name it."""
+    """Write a module of a user, and config options that name it."""
     (here / "my_loggers.py").write_text(MODULE)
     (here / "options" / "logger").mkdir(parents=True)
     for name, node in OPTIONS.items():

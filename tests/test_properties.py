@@ -24,7 +24,7 @@ from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import flatten
 
-# More of them: WGAN_EXAMPLES=5000 pytest -n 0 -m exhaustive tests/test_properties.py
+# To run more examples: WGAN_EXAMPLES=5000 pytest -n 0 -m exhaustive tests/test_properties.py
 FEW, IN_CI = 20, 60
 EXAMPLES = int(os.environ.get("WGAN_EXAMPLES", IN_CI))
 
