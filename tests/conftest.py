@@ -215,7 +215,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are files of nothing: where no test looks at them, drawing a report takes longest."""
+    """Charts are blank: where no test looks at them, drawing takes longest."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     save = Figure.savefig
@@ -224,6 +225,16 @@ def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
         save(Figure(figsize=(1, 1)), file, **how)
 
     monkeypatch.setattr(Figure, "savefig", save_blank)
+    monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+
+
+@pytest.fixture
+def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classifiers train for 40 steps: enough where no test asks how often they are right."""
+    from wgan_cli.metrics import classifier_training
+
+    monkeypatch.setattr(classifier_training, "STEPS", 40)
+    monkeypatch.setattr(classifier_training, "EPOCHS", 1)
 
 
 def adam_updates(generator: Any, critic: Any, constraint: Any) -> Any:

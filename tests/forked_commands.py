@@ -259,6 +259,14 @@ def _import_everything() -> None:
     from wgan_cli.commands.composition import Composer
 
     Composer().compose([])
+    # Matplotlib looks for its fonts at the first text that it draws.
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().set_title("a title")
+    figure.savefig(BytesIO())
 
 
 def _renew_locks() -> None:

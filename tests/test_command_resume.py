@@ -28,6 +28,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wgan_cli.commands.train import run
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("blank_charts")
+
 # The others take longer than the training.
 TINY = [*TINY, "metrics=[wasserstein/exact]"]
 FEW = [word for word in TINY if not word.startswith("steps")]
@@ -94,15 +96,15 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
 @pytest.mark.parametrize(
     "more",
     [
-        ["decay.kind=none"],
-        ["decay.kind=linear", "decay.steps=4"],
-        ["decay.kind=cosine", "decay.steps=6"],
-        ["ema=0.5", "decay.kind=none"],
+        pytest.param(["decay.kind=none"], marks=pytest.mark.exhaustive),
+        ["decay.kind=linear", "decay.steps=4", "ema=0.5"],
+        pytest.param(["decay.kind=cosine", "decay.steps=6"], marks=pytest.mark.exhaustive),
+        pytest.param(["ema=0.5", "decay.kind=none"], marks=pytest.mark.exhaustive),
         ["dataset=gaussians_ring", "eval_samples=64", "decay.kind=none"],
-        ["constraint=none", "decay.kind=none"],
+        pytest.param(["constraint=none", "decay.kind=none"], marks=pytest.mark.exhaustive),
         ["critic_warmup.steps=1", "critic_warmup.n_critic=3", "critic_warmup.every=3"],
     ],
-    ids=lambda more: more[0],
+    ids=" ".join,
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_mid_epoch(more: list[str], here: Path) -> None:
     if not any(word.startswith("decay") for word in more):
@@ -113,7 +115,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_mid_epoch(more: list[str], he
 @pytest.mark.parametrize(
     ("loss", "optimizer"),
     exhaustive_beyond(
-        [("wasserstein", "rmsprop"), ("hinge", "adam"), ("gan", "sgd")],
+        [("hinge", "adam")],
         itertools.product(["wasserstein", "hinge", "gan"], ["rmsprop", "adam", "sgd"]),
     ),
 )

@@ -87,6 +87,7 @@ def test_sweeps_go_to_a_folder_named_by_their_start(here: Path) -> None:
     assert jobs_in(folder) == ["0", "1"]
 
 
+@pytest.mark.exhaustive
 def test_each_failed_job_tells_its_own_story_and_a_rerun_mends_it_alone(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,13 +206,13 @@ def test_a_sweep_that_does_not_compose_is_refused_whole(
 def test_the_same_sweep_again_writes_nothing(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(*GRID) == 0
+    assert sweep("seed=1,2") == 0
     before = snapshot(here / "sweep")
     capsys.readouterr()
-    assert sweep(*GRID) == 0
+    assert sweep("seed=1,2") == 0
     assert snapshot(here / "sweep") == before
     rows = capsys.readouterr().out.splitlines()
-    assert sum(row.split()[1:2] == ["finished"] for row in rows) == 4
+    assert sum(row.split()[1:2] == ["finished"] for row in rows) == 2
 
 
 def test_jobs_are_matched_by_their_overrides_not_their_numbers(here: Path) -> None:
@@ -249,10 +250,10 @@ def test_a_failed_job_is_tried_again(here: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr("wgan_cli.data.images.digits_table", broken)
-        assert sweep("seed=1,2") == 1
+        assert sweep("seed=1") == 1
     assert status_of(here / "sweep" / "0")["exit_code"] == 3
-    assert sweep("seed=1,2") == 0
-    assert jobs_in(here / "sweep") == ["0", "1"]
+    assert sweep("seed=1") == 0
+    assert jobs_in(here / "sweep") == ["0"]
     assert status_of(here / "sweep" / "0")["state"] == "finished"
 
 

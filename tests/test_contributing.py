@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
+from forked_commands import CommandServer
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -23,12 +22,24 @@ RECIPES = {
     for section in re.split(r"^#{2,3} ", PAGE, flags=re.M)
     if BLOCK.search(section)
 }
-# The recipe's tests, then the command: one process, as importing torch takes long.
-TRY = """
-import sys, pytest
-code = pytest.main(["-q", "-n", "0", "-c", "/dev/null", "-p", "no:cacheprovider", *{tests}])
-from wgan_cli.commands.train import run
-sys.exit(code or run({words}))
+# Python has everything imported; the package is imported anew, from the copy. The first argument is
+# the copy, then follow the recipe's tests, `--` and the words of a command.
+IN_A_COPY = """
+import sys
+copy, *words = sys.argv[1:]
+for name in [name for name in sys.modules if name.partition(".")[0] == "wgan_cli"]:
+    del sys.modules[name]
+sys.path.insert(0, copy)
+sys.dont_write_bytecode = True
+tests, words = words[:words.index("--")], words[words.index("--") + 1:]
+if tests:
+    import pytest
+    code = pytest.main(["-q", "-n", "0", "-c", "/dev/null", "-p", "no:cacheprovider", *tests])
+    if code:
+        sys.exit(code)
+from wgan_cli.commands import train
+assert train.__file__.startswith(copy), train.__file__
+sys.exit(train.run(words))
 """
 
 
@@ -49,12 +60,13 @@ def apply(recipe: str, copy: Path) -> list[str]:
     return tests
 
 
-def python(code: str, copy: Path, folder: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_in(
+    copy: Path, folder: Path, server: CommandServer, words: list[str], tests: Sequence[str] = ()
+) -> None:
+    """Run the tests, then `wgan-train WORDS` in the folder, both with the package in `copy`."""
+    process = server.python(IN_A_COPY, [str(copy), *tests, "--", *words], folder)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
 
 
 def command_of(recipe: str, *more: str) -> list[str]:
@@ -71,23 +83,28 @@ def test_the_page_has_recipes_for_every_kind_of_component() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_a_recipe_passes_its_tests_and_trains(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_passes_its_tests_and_trains(
+    recipe: str, tmp_path: Path, command_server: CommandServer
+) -> None:
     copy = tmp_path / "copy"
     tests = [str(copy / name) for name in apply(recipe, copy)]
     assert tests
     words = command_of(recipe, "hydra.run.dir=run")
-    python(TRY.format(tests=tests, words=words), copy, tmp_path)
+    run_in(copy, tmp_path, command_server, words, tests)
     assert '"state": "finished"' in (tmp_path / "run" / "status.json").read_text()
 
 
-def test_an_optimizer_with_nothing_but_settings_trains_layer_by_layer(tmp_path: Path) -> None:
+def test_an_optimizer_with_nothing_but_settings_trains_layer_by_layer(
+    tmp_path: Path, command_server: CommandServer
+) -> None:
     """Adafactor by the recipe gives the weights of Adafactor without any schema."""
     copy = tmp_path / "copy"
     apply("Adafactor", copy)
     words = command_of("Adafactor", "optimizer.lr=0.01", "steps=3", "metrics=[]")
-    python(run_in("recipe", words), copy, tmp_path)
+    run_in(copy, tmp_path, command_server, [*words, "hydra.run.dir=recipe"])
     shutil.copytree(copy / "configs" / "optimizer", tmp_path / "mine" / "optimizer")
-    python(run_in("own", [*words, "--config-dir", "mine"]), REPOSITORY, tmp_path)
+    words = [*words, "hydra.run.dir=own", "--config-dir", "mine"]
+    run_in(REPOSITORY, tmp_path, command_server, words)
     recipe, own = (
         torch.load(tmp_path / name / "checkpoints" / "step_00000003.pt", weights_only=True)
         for name in ("recipe", "own")
@@ -95,8 +112,3 @@ def test_an_optimizer_with_nothing_but_settings_trains_layer_by_layer(tmp_path: 
     for network in ("critic", "generator"):
         for name, weights in own[network].items():
             assert torch.equal(recipe[network][name], weights)
-
-
-def run_in(folder: str, words: list[str]) -> str:
-    words = [*words, f"hydra.run.dir={folder}"]
-    return f"import sys; from wgan_cli.commands.train import run; sys.exit(run({words}))"

@@ -41,7 +41,7 @@ UNLABELLED = [
 ]
 CLASSIFIED = [tag for tag in METRICS if METRICS[tag].needs == "labels"]
 
-pytestmark = pytest.mark.usefixtures("one_seeded_thread")
+pytestmark = pytest.mark.usefixtures("one_seeded_thread", "quick_classifier")
 
 
 def images(count: int, seed: int) -> Tensor:

@@ -259,6 +259,7 @@ CUTS = {
 }
 
 
+@pytest.mark.exhaustive
 def test_a_save_that_is_cut_off_costs_nothing(nursery: Nursery, here: Path):
     words = [*WORDS, "steps=5", "hydra.run.dir=mine"]
     setting = "import os, signal\nfrom pathlib import Path\n"

@@ -116,6 +116,7 @@ def test_it_is_1_lipschitz_after_any_optimizer(shape: tuple[int, ...], make: Mak
     assert_lipschitz(critic, shape)
 
 
+@pytest.mark.exhaustive
 def test_orthonormality_does_not_drift_in_thousands_of_steps():
     critic = Critic((6,), width=8, depth=2)
     trained(critic, (6,), torch.optim.Adam, lr=5e-2, steps=2000)

@@ -107,6 +107,7 @@ def test_nothing_of_torch_is_changed_by_choosing(monkeypatch: pytest.MonkeyPatch
     assert (chosen.threads, torch.get_num_threads()) == (threads + 1, threads)
 
 
+@pytest.mark.exhaustive
 def test_a_sweeps_job_goes_on_with_the_threads_it_began_with(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

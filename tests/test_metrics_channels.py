@@ -69,7 +69,7 @@ def of_classes(data: TensorDataset, wanted: list[int]) -> Samples:
 
 
 def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
-    data = stacked_digits(4000, 900)
+    data = stacked_digits(600, 900)
     reference = Reference(data, CPU, tmp_path, eval_samples=8)
     network = reference.network("classifier")
     assert isinstance(network, ChannelClassifier)

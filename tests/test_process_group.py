@@ -76,11 +76,7 @@ CASES = {
     f"{loss}-{constraint}": Case(LOSSES[loss], CONSTRAINTS[constraint])
     for loss in LOSSES
     for constraint in CONSTRAINTS
-}
-# Every loss, every constraint, and what follows.
-USUAL = ["wasserstein-clip", "hinge-gradient_penalty", "gan-one_sided", "minimax-spectral_norm"]
-USUAL += ["wasserstein-orthogonal", "hinge-none"]
-OTHERS = {
+} | {
     "dcgan": Case(Hinge, CONSTRAINTS["gradient_penalty"], "dcgan"),
     "dcgan-spectral_norm": Case(Wasserstein, CONSTRAINTS["spectral_norm"], "dcgan"),
     "lipschitz": Case(Wasserstein, Unconstrained, "lipschitz"),
@@ -89,8 +85,7 @@ OTHERS = {
     "adam": Case(Wasserstein, GradientPenalty, optimizer=partial(torch.optim.Adam)),
     "grad_clip": Case(Wasserstein, Unconstrained, grad_clip=(1e-3, 1e-4)),
 }
-CASES |= OTHERS
-USUAL += OTHERS
+USUAL = ["wasserstein-clip", "hinge-gradient_penalty", "dcgan-spectral_norm", "conditional"]
 
 
 class Double:

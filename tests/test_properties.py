@@ -25,7 +25,7 @@ from wgan_cli.schema import METRICS
 from wgan_cli.validation import flatten
 
 # To run more examples: WGAN_EXAMPLES=5000 pytest -n 0 -m exhaustive tests/test_properties.py
-FEW, IN_CI = 20, 60
+FEW, IN_CI = 8, 60
 EXAMPLES = int(os.environ.get("WGAN_EXAMPLES", IN_CI))
 
 # What keeps a run tiny, whatever else is drawn.

@@ -118,10 +118,8 @@ def test_joblib_gives_what_one_job_after_the_other_gives_also_when_it_is_killed_
     assert out.count("finished") >= 12
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive), (signal.SIGTERM, 75)],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_lets_all_workers_save_and_no_job_begin(
     number: int, code: int, start: Callable[..., ForkedProcess], tmp_path: Path
 ) -> None:

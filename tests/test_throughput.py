@@ -226,6 +226,7 @@ def test_memory_is_that_of_a_process_of_its_own():
     assert 100 < tracked < own - ballast.nbytes / 2**20 / 2
 
 
+@pytest.mark.exhaustive
 def test_the_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "SQUARES", {"cpu": ((64,), 1)})
     for name, value in (("STEPS", 6), ("WINDOW", 2), ("SEEDS", range(2))):

@@ -105,7 +105,10 @@ def test_four_ranks_train(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "state", "code"),
-    [(signal.SIGTERM, "preempted", 75), (signal.SIGINT, "interrupted", 130)],
+    [
+        (signal.SIGTERM, "preempted", 75),
+        pytest.param(signal.SIGINT, "interrupted", 130, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_signal_at_any_rank_stops_all_at_one_step_and_the_run_goes_on_bit_for_bit(
     number: int, state: str, code: int, whole: Path, here: Path
@@ -151,6 +154,7 @@ def test_another_number_of_processes_must_divide_the_batch_of_a_run(whole: Path)
     assert processes.said()[0].endswith("which is 3: go on in 1 or 2 or 4.\n")
 
 
+@pytest.mark.exhaustive
 def test_networks_with_batch_norm_go_on_bit_for_bit_where_a_rank_was_killed(here: Path) -> None:
     words = [word for word in WORDS if not word.startswith(("model", "steps", "checkpoint"))]
     words += ["model=dcgan", "model.critic.norm=batch", "steps=2", "ema=0.5"]

@@ -59,7 +59,7 @@ class Composer:
         if self.config_dir is not None:
             overrides.append(f"hydra.searchpath=[{quoted(f'file://{self.config_dir.absolute()}')}]")
         try:
-            with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+            with initialize_config_dir(str(configs_folder()), PRIMARY, version_base="1.3"):
                 return compose(self.config_name, overrides=overrides, return_hydra_config=True)
         except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
             raise ConfigError(self._plain_words(error)) from error

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# The first nonzero exit code of a `task`. Hydra discards the return value of `task`.
+# The first nonzero exit code of a `task`: `hydra.main` discards what `task` returns.
 _exit_code = 0
 
 
@@ -98,6 +98,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
+    parsed.multirun |= "hydra.mode=MULTIRUN" in parsed.overrides
     if parsed.config_path or parsed.experimental_rerun:
         _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
     return parsed
@@ -173,7 +174,7 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
 
 def _single_run(composer: Composer, overrides: list[str], resume: str | None) -> int:
     """Check the settings of one run, create its folder and run it; return the exit code."""
-    from wgan_cli.commands.composition import quoted, without_hydra
+    from wgan_cli.commands.composition import without_hydra
     from wgan_cli.commands.folders import run_folder
     from wgan_cli.commands.resume import refuse_changes, run_of
 
@@ -187,9 +188,30 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
         refuse_changes(read_config(resumed / CONFIG), as_dict(filled), resumed)
     folder = run_folder(composed, overrides, resume)
     try:
-        return _hand_over([*overrides, f"hydra.run.dir={quoted(str(folder))}", *composer.flags])
+        return _start(composed, folder)
     finally:
         remove_if_empty(folder)
+
+
+def _start(composed: DictConfig, folder: Path) -> int:
+    """Call `task` as `hydra.main` does, which would compose the config twice more."""
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext, RunMode
+
+    composed.hydra.mode = RunMode.RUN
+    composed.hydra.run.dir = str(folder)
+    callbacks, name = Callbacks(composed), composed.hydra.job.config_name
+    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+        callbacks.on_run_start(config=composed, config_name=name)
+        done = run_job(task, composed, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=composed, config_name=name, job_return=done)
+    code = done.return_value
+    assert isinstance(code, int)
+    return code
 
 
 def _hand_over(arguments: list[str]) -> int:
@@ -203,8 +225,8 @@ def _hand_over(arguments: list[str]) -> int:
     return _exit_code
 
 
-def task(config: DictConfig) -> None:
-    """Train one run or one job of a sweep. Hydra calls this function."""
+def task(config: DictConfig) -> int:
+    """Train one run or one job of a sweep; return its exit code. Hydra calls this function."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -228,6 +250,7 @@ def task(config: DictConfig) -> None:
     else:
         code = execute(config, folder, overrides, sweep=sweep)
     _exit_code = _exit_code or code
+    return code
 
 
 def _refuse(message: str) -> NoReturn:
