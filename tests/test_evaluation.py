@@ -17,9 +17,15 @@ from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, Tensor
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError, DivergedError
-from wgan_cli.evaluation.default_metrics import all_metrics, data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
-from wgan_cli.evaluation.registry import TABLE, Metric, sized
+from wgan_cli.evaluation.registry import (
+    TABLE,
+    Metric,
+    all_metrics,
+    data_kinds,
+    sized,
+    usual_metrics,
+)
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.metrics import inception

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
-from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
 from wgan_cli.models.precision import to_float32
 from wgan_cli.out_of_memory import is_out_of_memory
@@ -250,6 +249,32 @@ class TrainedNetwork:
             "state": {0: joined} if state["state"] else {},
             "param_groups": [{**group, "params": [0]}],
         }
+
+
+class Frozen:
+    """A context in which a network gets no gradients and keeps its BatchNorm running statistics.
+
+    In train mode BatchNorm still normalises by the batch. Create the context once and reuse it,
+    because listing a network's modules takes as long as a small layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._norms = [
+            m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+
+    def __enter__(self) -> None:
+        self._set(trained=False)
+
+    def __exit__(self, *exception: object) -> None:
+        self._set(trained=True)
+
+    def _set(self, *, trained: bool) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(trained)
+        for norm in self._norms:
+            norm.track_running_stats = trained
 
 
 def _is_shared(key: str, value: Any) -> bool:

@@ -18,8 +18,7 @@ from wgan_cli.training.callbacks.profile import Profile
 from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.protocol import Callback
 from wgan_cli.training.callbacks.record import Record
-from wgan_cli.training.callbacks.sample_pictures import SamplePictures
-from wgan_cli.training.callbacks.weight_histograms import WeightHistograms
+from wgan_cli.training.callbacks.sample_pictures import SamplePictures, WeightHistograms
 from wgan_cli.training.rollback import Rollback
 
 

@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
+from wgan_cli.errors import ConfigError, WganError
+from wgan_cli.evaluation.sampling import evaluating
 from wgan_cli.rules import takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
+_TRIAL_BATCH = 2
 
 
 def build_generator(
@@ -99,6 +102,47 @@ def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
             ", ".join(layers),
             config.clip,
         )
+
+
+@torch.no_grad()
+def refuse_misfit(
+    generator: nn.Module,
+    critic: nn.Module,
+    latent_dim: int,
+    sample_shape: Sequence[int],
+    classes: int | None,
+) -> None:
+    """Raise `ConfigError` if a forward pass of two samples fails or gives the wrong shape.
+
+    The generator must map (batch, latent_dim) to (batch, *sample_shape), and the critic must map
+    (batch, *sample_shape) to (batch,). The networks are not changed.
+    """
+    device = next(critic.parameters()).device
+    n = _TRIAL_BATCH
+    labels = [] if classes is None else [torch.zeros(n, dtype=torch.int64, device=device)]
+    scores, latents, samples = (n,), (n, latent_dim), (n, *sample_shape)
+    for kind, network, inputs, expected in (
+        ("generator", generator, latents, samples),
+        ("critic", critic, samples, scores),
+    ):
+        trial = f"model.{kind} for a batch of shape {inputs}"
+        try:
+            with evaluating(network):
+                output: Any = network(torch.zeros(inputs, device=device), *labels)
+        except (WganError, torch.OutOfMemoryError):
+            raise
+        # Torch raises these errors if shapes do not fit. Other errors are bugs in the user's code.
+        except (RuntimeError, ValueError) as error:
+            lines = str(error).strip().splitlines() or ["failed"]
+            raise ConfigError(
+                f"{trial} fails: {lines[0].rstrip('.')}. Choose another model or other data."
+            ) from error
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if shape != expected:
+            raise ConfigError(
+                f"{trial} gives {shape}, and {expected} is needed: choose another model or other"
+                " data."
+            )
 
 
 def _build_network(

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from wgan_cli.build.data import classes_of
-from wgan_cli.build.evaluation import build_evaluation
+from wgan_cli.build.data import build_evaluation, classes_of
 from wgan_cli.build.instantiation import built
 from wgan_cli.build.networks import (
     build_constraint,
@@ -16,18 +15,18 @@ from wgan_cli.build.networks import (
     build_optimizer,
     facts_of,
     log_clipped_batch_norm,
+    refuse_misfit,
     trained_network,
 )
 from wgan_cli.compatibility import refuse_pair
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
-from wgan_cli.models.shape_check import refuse_misfit
+from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import RunConfig, traits
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback
-from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.distributed_trainers import (
     DistributedUpdates,
     FollowerTrainer,

@@ -7,8 +7,8 @@ import numpy as np
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.decoding import COLOUR
 from wgan_cli.data.encoded import Faults, FileSource, ImagePart
+from wgan_cli.data.images import torchvision_files
 from wgan_cli.data.streaming import encoded_images
-from wgan_cli.data.torchvision_files import torchvision_files
 
 # Codes in list_eval_partition.txt. The validation part, 1, is not used.
 TRAINING, HELD_OUT = "0", "2"

@@ -1,4 +1,4 @@
-"""Norms of a critic's gradients, with respect to samples and to layer outputs."""
+"""Norms of a critic's gradients, by samples and by layer outputs, and its effective weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_cli.randomness import Draws
 
@@ -69,6 +69,21 @@ def layer_gradient_norms(
         (name, 0.0 if gradient is None else float(gradient.flatten(1).norm(dim=1).double().mean()))
         for (name, _), gradient in zip(outputs, gradients, strict=True)
     ]
+
+
+@torch.no_grad()
+def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
+    """Return all weights by name; a parametrised weight has the value that the network uses."""
+    weights: dict[str, Tensor] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, ParametrizationList):
+            continue
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if is_parametrized(module):
+            names += list(cast(nn.ModuleDict, module.parametrizations))
+        prefix = f"{path}." if path else ""
+        weights.update({prefix + name: getattr(module, name) for name in names})
+    return weights
 
 
 def _is_layer(module: nn.Module) -> bool:

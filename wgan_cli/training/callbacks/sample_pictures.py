@@ -1,4 +1,4 @@
-"""The callback that draws sample pictures, as PNG files and for the loggers."""
+"""The callbacks for sample points: pictures of samples, and histograms of the critic's weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
+from wgan_cli.metrics.lipschitz import weights_in_use
 from wgan_cli.pictures import grid, plane, save_png, scatter
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.run_folder import RunFolder
@@ -104,6 +105,17 @@ class SamplePictures(Callback):
         # If a class has too few held-out images, fill its row with white ones.
         filled = (torch.cat([self.real[self.labels == k], blank]) for k in classes)
         return torch.cat([row[:_COLUMNS] for row in filled])
+
+
+class WeightHistograms(Callback):
+    """At sample points, add every critic weight as the forward pass uses it."""
+
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Add copies: on the CPU the arrays would otherwise share the parameters' memory."""
+        if point.sample:
+            for name, weight in weights_in_use(trainer.critic).items():
+                copied = weight.detach().float().cpu().clone()
+                point.histograms[f"critic_weights/{name}"] = copied.numpy()
 
 
 @torch.no_grad()
