@@ -262,7 +262,7 @@ def test_the_byte_limit_affects_only_large_images(
 def test_a_tag_states_its_sample_count(count: int, name: str):
     from wgan_cli.evaluation.samples import SampleCounts
 
-    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.feature_samples)
+    metric = Metric(lambda comparison: 0.0, count="feature_samples")
     assert sized("metrics/x", metric, SampleCounts(5, count)) == f"metrics/x_{name}"
 
 

@@ -13,7 +13,7 @@ from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
-from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
+from wgan_cli.constraints.base import BATCH_NORM, LINEAR, NORMALIZATION, layer_names
 from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.evaluation.sampling import evaluating
 from wgan_cli.rules import takes_no_classes
@@ -82,19 +82,19 @@ def build_optimizer(
 
 def facts_of(critic: nn.Module) -> CriticFacts:
     """Return the properties of a critic's layers that compatibility rules need."""
-    normalization = normalization_layers(critic)
+    normalization = layer_names(critic, NORMALIZATION)
     return CriticFacts(
         lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
-        batch_norm=", ".join(batch_norm_layers(critic)),
+        batch_norm=", ".join(layer_names(critic, BATCH_NORM)),
         normalization=", ".join(normalization),
         has_normalization=bool(normalization),
-        has_linear_layers=has_linear_layers(critic),
+        has_linear_layers=bool(layer_names(critic, LINEAR)),
     )
 
 
 def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
     """Log a line if weight clipping also clips the scales of the critic's BatchNorm."""
-    layers, clipping = batch_norm_layers(critic), traits("constraint", config.constraint)
+    layers, clipping = layer_names(critic, BATCH_NORM), traits("constraint", config.constraint)
     if clipping.takes_clip and layers and not clipping.exempts_normalization:
         log.info(
             "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."

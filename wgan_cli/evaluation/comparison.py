@@ -47,7 +47,7 @@ class Comparison:
         """The critic's estimate E f(real) - E f(fake). Raises ValueError if it is not finite."""
         with evaluating(self.critic):
             difference = self._mean_score(self.reference.real) - self._mean_score(self.candidate)
-        return _finite(difference, "the critic's score")
+        return finite(difference, "the critic's score")
 
     @cached_property
     def steepest_slope(self) -> float:
@@ -65,7 +65,7 @@ class Comparison:
                 ).max()
                 for batch, (real, fake, labels) in enumerate(pairs)
             ]
-        return _finite(float(torch.stack(norms).max()), "the critic's gradient")
+        return finite(float(torch.stack(norms).max()), "the critic's gradient")
 
     @property
     def normalized(self) -> float:
@@ -123,7 +123,8 @@ class Comparison:
         return float(torch.cat(scores).mean())
 
 
-def _finite(value: float, what: str) -> float:
+def finite(value: float, what: str = "it") -> float:
+    """Return the value as a float. Raises ValueError if it is NaN or infinite."""
     if not math.isfinite(value):
         raise ValueError(f"{what} is NaN or infinite")
-    return value
+    return float(value)

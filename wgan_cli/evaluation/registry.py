@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import torch
@@ -38,27 +37,23 @@ _FEATURES_FROM = 2000
 class Metric:
     """Functions that compute a number, a picture or both from a comparison.
 
-    If `count` is given, the tag of the number ends with the sample count that `count` returns.
+    If `count` is given, the tag of the number ends with this attribute of the `SampleCounts`.
     `network` is the name of the feature network that the metric needs. `picture_tag` is the tag of
     the picture if it differs from that of the number.
     """
 
     number: Callable[[Comparison], float] | None = None
     picture: Callable[[Comparison], np.ndarray] | None = None
-    count: Callable[[SampleCounts], int] | None = None
+    count: str | None = None
     network: str | None = None
     picture_tag: str | None = None
-
-
-_eval_samples = attrgetter("eval_samples")
-_feature_samples = attrgetter("feature_samples")
 
 
 def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
     """Return the tag with its sample count, if it has one: `_10k` for 10,000, `_359` for 359."""
     if metric.count is None:
         return tag
-    count = metric.count(counts)
+    count: int = getattr(counts, metric.count)
     return f"{tag}_{count // 1000}k" if count % 1000 == 0 else f"{tag}_{count}"
 
 
@@ -114,7 +109,7 @@ def _of_features(space: str) -> dict[str, Metric]:
         "recall": lambda comparison: comparison.neighbours(space)[1],
     }
     return {
-        f"metrics/{name}_{space}": Metric(number, count=_feature_samples, network=space)
+        f"metrics/{name}_{space}": Metric(number, count="feature_samples", network=space)
         for name, number in numbers.items()
     }
 
@@ -130,32 +125,32 @@ TABLE: dict[str, Metric] = {
     "critic/gradient_norms": Metric(picture=_layer_norms),
     "critic/weights": Metric(picture=_weights),
     "metrics/precision_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[0], count=_eval_samples
+        lambda comparison: comparison.neighbours("pixel")[0], count="eval_samples"
     ),
     "metrics/recall_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[1], count=_eval_samples
+        lambda comparison: comparison.neighbours("pixel")[1], count="eval_samples"
     ),
     "metrics/class_kl": Metric(
         lambda comparison: class_divergence(
             comparison.class_counts, comparison.reference.class_counts
         ),
         _class_histogram,
-        count=_feature_samples,
+        count="feature_samples",
         network="classifier",
         picture_tag="metrics/classes",
     ),
     "metrics/classes_found": Metric(
         lambda comparison: int((comparison.class_counts > 0).sum()),
-        count=_feature_samples,
+        count="feature_samples",
         network="classifier",
     ),
     **_of_features("classifier"),
     **_of_features("inception"),
     "metrics/modes_found": Metric(
-        lambda comparison: modes_found(*_modes(comparison)), count=_feature_samples
+        lambda comparison: modes_found(*_modes(comparison)), count="feature_samples"
     ),
     "metrics/share_within_3sigma": Metric(
-        lambda comparison: share_within(*_modes(comparison)), count=_feature_samples
+        lambda comparison: share_within(*_modes(comparison)), count="feature_samples"
     ),
 }
 

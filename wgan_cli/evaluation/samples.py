@@ -159,7 +159,11 @@ class Reference:
             None if labels is None else labels[chosen].to(device),
         )
         self.feature_labels = None if labels is None else labels[indices].to(device)
-        self.floor_samples = Samples(to_floats(held_out[others].to(device)), self._training_batches)
+        training = self._training_order[: self.counts.feature_samples]
+        self.floor_samples = Samples(
+            to_floats(held_out[others].to(device)),
+            lambda: self._batches(dataset.training_sample(training)),
+        )
         self._cache = cache
         self._networks: dict[str, FeatureNetwork] = {}
         self.classifier_accuracy: float | None = None
@@ -211,10 +215,6 @@ class Reference:
         # Channels-last is twice as fast on the CPU. Set it for the weights explicitly: images with
         # one channel do not imply it.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
-
-    def _training_batches(self) -> Iterator[Tensor]:
-        chosen = self._training_order[: self.counts.feature_samples]
-        return self._batches(self.dataset.training_sample(chosen))
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (to_floats(batch.to(self.device)) for batch in samples.split(BATCH))

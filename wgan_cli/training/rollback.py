@@ -27,6 +27,7 @@ class RollbackRecord:
     reason: str
 
 
+@dataclass(frozen=True)
 class Rollback:
     """Implements `on_divergence=rollback`.
 
@@ -36,10 +37,9 @@ class Rollback:
     rates by `lr_factor`. Batches and noise depend only on (seed, step), so they are the same again.
     """
 
-    def __init__(self, checkpoints: Path, times: int, lr_factor: float) -> None:
-        self.checkpoints = checkpoints
-        self.times = times
-        self.lr_factor = lr_factor
+    checkpoints: Path
+    times: int
+    lr_factor: float
 
     def state_to_load(
         self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]

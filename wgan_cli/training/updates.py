@@ -7,6 +7,7 @@ waits for the device. After a term that is not finite, weights no longer change 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -188,6 +189,7 @@ class Updates:
         }
 
 
+@dataclass(eq=False)
 class JointFakes:
     """The fakes for the `count` critic updates of one step, generated in groups of updates.
 
@@ -198,11 +200,10 @@ class JointFakes:
     a batch for each.
     """
 
-    def __init__(self, generate: Callable[[range], Sequence[Tensor]], count: int) -> None:
-        self._generate = generate
-        self._count = count
-        self._start = -1
-        self._batches: Sequence[Tensor] = ()
+    generate: Callable[[range], Sequence[Tensor]]
+    count: int
+    _start: int = field(default=-1, init=False)
+    _batches: Sequence[Tensor] = field(default=(), init=False)
 
     def batch(self, inner: int, numbers: int) -> Tensor:
         """Return the fakes of critic update `inner`, counted from 0.
@@ -214,7 +215,7 @@ class JointFakes:
         if start != self._start:
             # Free the memory of the old group first.
             self._batches = ()
-            self._batches = self._generate(range(start, min(start + group, self._count)))
+            self._batches = self.generate(range(start, min(start + group, self.count)))
             self._start = start
         return self._batches[inner - start]
 

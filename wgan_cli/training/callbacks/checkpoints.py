@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wgan_cli.training.checkpoint import (
 KEPT = 2
 
 
+@dataclass(eq=False)
 class Checkpoints(Callback):
     """Write checkpoints; keep the two newest and the one with the lowest `wasserstein/exact`.
 
@@ -32,20 +34,12 @@ class Checkpoints(Callback):
 
     phase = "checkpoint"
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        facts: dict[str, Any],
-        keep_every: int | None = None,
-        *,
-        from_start: bool = False,
-    ) -> None:
-        self.folder = folder
-        self.facts = facts
-        self.keep_every = keep_every
-        self.from_start = from_start
-        # Distance, number of samples and path of the best checkpoint.
-        self._best: tuple[float, float, Path] | None = None
+    folder: RunFolder
+    facts: dict[str, Any]
+    keep_every: int | None = None
+    from_start: bool = field(default=False, kw_only=True)
+    # Distance, number of samples and path of the best checkpoint.
+    _best: tuple[float, float, Path] | None = field(default=None, init=False)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Find the best checkpoint. Delete those of later steps, because they are damaged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from wgan_cli.log_file import LogFile
 from wgan_cli.run_folder import RunFolder
@@ -83,11 +83,11 @@ class Record(Callback):
         )
 
 
+@dataclass(eq=False)
 class LogWatch(Callback):
     """End the run at the next log point after `train.log` could not be written."""
 
-    def __init__(self, file: LogFile) -> None:
-        self.file = file
+    file: LogFile
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
         """At log points, raise the error of a failed write.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,7 @@ def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
     return generate(generator, latent.repeat(len(labels) // _COLUMNS, 1), labels)
 
 
+@dataclass(eq=False)
 class SamplePictures(Callback):
     """Draw images in a grid, and samples with two numbers as points over the critic's scores.
 
@@ -44,13 +47,10 @@ class SamplePictures(Callback):
 
     phase = "samples"
 
-    def __init__(
-        self, folder: RunFolder, real: Tensor, labels: Tensor | None, *, first: bool
-    ) -> None:
-        self.folder = folder
-        self.real = real
-        self.labels = labels
-        self.first = first
+    folder: RunFolder
+    real: Tensor
+    labels: Tensor | None
+    first: bool = field(kw_only=True)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """In a new run, draw real images, and samples of the untrained generator."""
