@@ -160,7 +160,7 @@ def trainer_of(case: Case, ranks: SingleProcess) -> Trainer:
         seed=3,
         schedule=CriticSchedule(1),
         decay=LearningRateDecay(),
-        ema=0.0,
+        ema_decay=0.0,
         cadence=Cadence(NEVER, NEVER, NEVER, NEVER),
         evaluation=None,
         classes=ClassSampler(labels.train, CLASSES, CPU) if case.conditional else None,

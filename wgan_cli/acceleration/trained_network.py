@@ -39,12 +39,7 @@ class TrainedNetwork:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        flat: bool = False,
-        bf16: bool = False,
-        bf16_copy: bool = True,
+        self, network: nn.Module, *, flat: bool = False, bf16: bool = False, bf16_copy: bool = True
     ) -> None:
         self.network = network
         self.bf16 = bf16

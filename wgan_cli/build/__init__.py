@@ -9,12 +9,7 @@ from wgan_cli.build.data import (
     data_facts,
 )
 from wgan_cli.build.networks import build_constraint, build_critic, build_generator, facts_of
-from wgan_cli.build.trainer import (
-    build_callbacks,
-    build_loggers,
-    build_rollback,
-    build_trainer,
-)
+from wgan_cli.build.trainer import build_callbacks, build_loggers, build_rollback, build_trainer
 
 __all__ = [
     "build_callbacks",

@@ -20,11 +20,7 @@ logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
 def built(
-    path: str,
-    node: Mapping[str, Any],
-    *,
-    optional: Collection[str] = (),
-    **facts: Any,
+    path: str, node: Mapping[str, Any], *, optional: Collection[str] = (), **facts: Any
 ) -> Any:
     """Return the object of a config node: call its `_target_` with its settings and `facts`.
 

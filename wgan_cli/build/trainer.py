@@ -42,8 +42,8 @@ from wgan_cli.training.distributed_trainers import (
     FollowerTrainer,
     LeaderTrainer,
 )
+from wgan_cli.training.divergence import Rollback
 from wgan_cli.training.graphed_updates import GraphedUpdates
-from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
@@ -128,7 +128,7 @@ def build_trainer(
         seed=config.seed,
         schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
         decay=LearningRateDecay(config.decay.kind, config.decay.steps),
-        ema=config.ema,
+        ema_decay=config.ema,
         cadence=Cadence(
             config.log_every, config.sample_every, config.checkpoint_every, config.eval_every
         ),
@@ -136,7 +136,7 @@ def build_trainer(
         classes=ClassSampler(labels.train, classes, device) if labels and classes else None,
         callbacks=callbacks,
         rollback=rollback,
-        signals=signals,
+        signals=signals or StopSignals(),
     )
 
 

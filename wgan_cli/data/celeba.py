@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decoding import COLOUR
-from wgan_cli.data.encoded import Faults, FileSource, ImagePart
+from wgan_cli.data.encoded import COLOUR, Faults, FileSource, ImagePart
 from wgan_cli.data.images import torchvision_files
 from wgan_cli.data.streaming import encoded_images
 

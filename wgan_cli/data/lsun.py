@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decoding import COLOUR, FORMATS
-from wgan_cli.data.encoded import Faults, ImagePart
+from wgan_cli.data.encoded import COLOUR, FORMATS, Faults, ImagePart
 from wgan_cli.data.streaming import encoded_images
 from wgan_cli.errors import DataError
 

@@ -67,7 +67,9 @@ def trained_classifier(
     file is unusable. Raises DataError if images are too small or all equal, if there are fewer than
     two classes, or if the numbers of images and labels differ.
     """
-    _check(name, train, held_out)
+    problem = _problem(train, held_out)
+    if problem is not None:
+        raise DataError(f"A classifier cannot be trained on {name}: {problem}.")
     images, labels = train
     classes = int(labels.max()) + 1
     key = _key(*train, *held_out)
@@ -91,26 +93,21 @@ def trained_classifier(
     return TrainedClassifier(network, accuracy, path, trained_now=True)
 
 
-def _check(name: str, *parts: Labelled) -> None:
+def _problem(*parts: Labelled) -> str | None:
+    """Return why a classifier cannot be trained on the first part, or None if it can."""
     for images, labels in parts:
         if len(images) != len(labels) or len(images) == 0:
-            raise DataError(
-                f"A classifier cannot be trained on {name}: it has {len(images)} images and"
-                f" {len(labels)} labels."
-            )
+            return f"it has {len(images)} images and {len(labels)} labels"
     images, labels = parts[0]
-    if min(images.shape[2:]) < SIDE:
-        raise DataError(
-            f"A classifier cannot be trained on {name}: its images of"
-            f" {images.shape[2]}x{images.shape[3]} are smaller than {SIDE}x{SIDE}."
-        )
+    height, width = images.shape[2:]
+    if min(height, width) < SIDE:
+        return f"its images of {height}x{width} are smaller than {SIDE}x{SIDE}"
     if int(labels.min()) < 0 or len(labels.unique()) < 2:
-        raise DataError(
-            f"A classifier cannot be trained on {name}: its labels have fewer than two classes."
-        )
+        return "its labels have fewer than two classes"
     # Compare in chunks: a single comparison would need as much memory as the images.
     if all(bool((chunk == images[0]).all()) for chunk in images.split(512)):
-        raise DataError(f"A classifier cannot be trained on {name}: all its images are equal.")
+        return "all its images are equal"
+    return None
 
 
 def _key(*tensors: Tensor) -> str:

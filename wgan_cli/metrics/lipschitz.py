@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -41,16 +42,13 @@ def layer_gradient_norms(
     """
     outputs: list[tuple[str, Tensor]] = []
 
-    def recorder(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            outputs.append((name, output))
-            # Return a copy, so that an in-place ReLU does not overwrite the recorded output.
-            return output.clone()
-
-        return hook
+    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        outputs.append((name, output))
+        # Return a copy, so that an in-place ReLU does not overwrite the recorded output.
+        return output.clone()
 
     hooks = [
-        module.register_forward_hook(recorder(name))
+        module.register_forward_hook(partial(record, name))
         for name, module in critic.named_modules()
         if _is_layer(module)
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wgan_cli.errors import CheckpointError
-from wgan_cli.training.rollback import RollbackRecord
+from wgan_cli.training.divergence import RollbackRecord
 from wgan_cli.training.running_means import RunningMeans
 from wgan_cli.training.updates import Updates
 
@@ -53,6 +53,7 @@ class ExponentialMovingAverage:
         self._started = started
 
 
+@dataclass(eq=False)
 class RunState:
     """Networks, optimizers, the generator's average, counters and running means.
 
@@ -63,10 +64,15 @@ class RunState:
     None. Samples are drawn from `generator`.
     """
 
-    def __init__(self, updates: Updates, ema: float) -> None:
-        self.updates = updates
+    updates: Updates
+    ema_decay: InitVar[float] = field(kw_only=True)
+
+    def __post_init__(self, ema_decay: float) -> None:
+        updates = self.updates
         self.device = next(updates.critic.parameters()).device
-        self.ema = ExponentialMovingAverage(updates.generator, ema) if ema > 0 else None
+        self.ema: ExponentialMovingAverage | None = None
+        if ema_decay > 0:
+            self.ema = ExponentialMovingAverage(updates.generator, ema_decay)
         self.generator = updates.generator if self.ema is None else self.ema.module
         self.raw_generator = None if self.ema is None else updates.generator
         self.critic = updates.critic

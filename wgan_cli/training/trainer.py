@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import NoReturn
 
@@ -16,15 +17,15 @@ from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.stop_signals import StopNow, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Phase, Point
-from wgan_cli.training.divergence import check_finite
+from wgan_cli.training.divergence import Rollback, check_finite
 from wgan_cli.training.failures import reported_end
-from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.run_state import RunState
 from wgan_cli.training.running_means import Throughput
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
-from wgan_cli.training.updates import JointFakes, Updates
+from wgan_cli.training.updates import JointFakes
 
 
+@dataclass(eq=False)
 class Trainer(RunState):
     """Train a WGAN by Algorithm 1 of arXiv 1701.07875.
 
@@ -33,43 +34,28 @@ class Trainer(RunState):
     this process trains on its `shard` of every batch.
     """
 
-    def __init__(
-        self,
-        updates: Updates,
-        feed: Feed,
-        *,
-        steps: int,
-        batch_size: int,
-        latent_dim: int,
-        seed: int,
-        schedule: CriticSchedule,
-        decay: LearningRateDecay,
-        ema: float,
-        cadence: Cadence,
-        evaluation: Evaluation | None,
-        classes: ClassSampler | None = None,
-        callbacks: Sequence[Callback] = (),
-        rollback: Rollback | None = None,
-        signals: StopSignals | None = None,
-    ) -> None:
-        super().__init__(updates, ema)
-        self.feed = feed
-        self.steps = steps
-        self.batch_size = batch_size
-        self.latent_dim = latent_dim
-        self.seed = seed
-        self.schedule = schedule
-        self.decay = decay
-        self.cadence = cadence
-        self.evaluation = evaluation
-        self.classes = classes
-        self.callbacks = callbacks
-        self.rollback = rollback
-        self.signals = signals or StopSignals()
+    feed: Feed
+    _: KW_ONLY
+    steps: int
+    batch_size: int
+    latent_dim: int
+    seed: int
+    schedule: CriticSchedule
+    decay: LearningRateDecay
+    cadence: Cadence
+    evaluation: Evaluation | None
+    classes: ClassSampler | None = None
+    callbacks: Sequence[Callback] = ()
+    rollback: Rollback | None = None
+    signals: StopSignals = field(default_factory=StopSignals)
+
+    def __post_init__(self, ema_decay: float) -> None:
+        super().__post_init__(ema_decay)
+        updates = self.updates
         self.shard = updates.ranks.shard
         self.phase: Phase = nullcontext
-        self.throughput = Throughput(batch_size)
-        self._rows = batch_size // self.shard.world
+        self.throughput = Throughput(self.batch_size)
+        self._rows = self.batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._last_batch: Batch | None = None
 

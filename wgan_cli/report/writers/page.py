@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def page(comparison: Comparison) -> str:
         heat_note=note,
         charts=[Markup(chart(panel, len(groups))) for panel in comparison.panels],
         samples=_samples(comparison),
-        searches=[SearchSection(study) for study in comparison.studies],
+        searches=list(map(_search_section, comparison.studies)),
     )
 
 
@@ -104,44 +103,29 @@ def _thumbnail(path: Path, count: int) -> str | None:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-@dataclass(frozen=True)
-class SearchSection:
-    """The data of one study for the page's template."""
+def _search_section(study: StudySummary) -> dict[str, Any]:
+    """Return the data of a study for the template: its texts, varied settings and chart.
 
-    study: StudySummary
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the settings that the trials vary."""
-        return list(dict.fromkeys(key for trial in self.study.trials for key in trial.params))
-
-    @property
-    def counts(self) -> str:
-        """A sentence with the number of existing trials, of all trials, and of trials by state."""
-        running = (RUNNING,) if self.study.count(RUNNING) else ()
-        states = (FINISHED, PRUNED, FAILED, *running)
-        parts = ", ".join(f"{self.study.count(state)} {state}" for state in states)
-        return f"{len(self.study.trials)} of {trials_text(self.study.total)}: {parts}."
-
-    @property
-    def best(self) -> str:
-        """A sentence with the best trial's number, value and settings."""
-        best = self.study.best
-        if best is None:
-            return "None has finished."
+    The chart shows values by trial number, as SVG text; a line shows the best value so far. Filled
+    circles are finished trials, hollow circles are pruned trials, and crosses at the bottom are
+    failed trials. Triangles at the edge are values outside the chart's range.
+    """
+    running = (RUNNING,) if study.count(RUNNING) else ()
+    states = (FINISHED, PRUNED, FAILED, *running)
+    counts = ", ".join(f"{study.count(state)} {state}" for state in states)
+    best, outcome = study.best, "None has finished."
+    if best is not None:
         settings = overrides_text(best.params)
-        return f"The best is trial {best.number} with {number(best.value)}: {settings}."
-
-    @property
-    def chart(self) -> str:
-        """A chart of values by trial number, as SVG text; a line shows the best value so far.
-
-        Filled circles are finished trials, hollow circles are pruned trials, and crosses at the
-        bottom are failed trials. Triangles at the edge are values outside the chart's range.
-        """
-        name = f"search {self.study.metric} {len(self.study.trials)}"
-        box = (0.1, 0.14, 0.88, 0.74)
-        return svg_chart(name, (6.4, 2.7), box, partial(_draw, self.study))
+        outcome = f"The best is trial {best.number} with {number(best.value)}: {settings}."
+    name = f"search {study.metric} {len(study.trials)}"
+    box = (0.1, 0.14, 0.88, 0.74)
+    return {
+        "study": study,
+        "varied": list(dict.fromkeys(key for trial in study.trials for key in trial.params)),
+        "counts": f"{len(study.trials)} of {trials_text(study.total)}: {counts}.",
+        "best": outcome,
+        "chart": Markup(svg_chart(name, (6.4, 2.7), box, partial(_draw, study))),
+    }
 
 
 def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
