@@ -87,10 +87,7 @@ def complete(
 def build_evaluation(
     config: RunConfig, dataset: Dataset, constraint: Constraint, device: torch.device
 ) -> Evaluation:
-    """Return the evaluation of a run, with its feature networks loaded.
-
-    Raises `DataError` if a feature network is not available.
-    """
+    """Return a run's evaluation with its feature networks. Raises `DataError` if one is missing."""
     counts = config.eval_samples, config.feature_samples
     reference = Reference(dataset, device, cache_folder(), *counts, conditional=config.conditional)
     evaluation = Evaluation(config.metrics, reference, config.latent_dim, config.seed, constraint)

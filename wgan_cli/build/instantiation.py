@@ -1,7 +1,4 @@
-"""Build the object that a config node's `_target_` names.
-
-This is the only module that calls Hydra's `instantiate`.
-"""
+"""Build the object that a node's `_target_` names; only this module calls Hydra's `instantiate`."""
 
 from __future__ import annotations
 

@@ -66,10 +66,7 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of a network.
-
-    Settings under the network's name, `critic` or `generator`, take precedence.
-    """
+    """Return a network's optimizer; settings under `critic` or `generator` take precedence."""
     settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})

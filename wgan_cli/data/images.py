@@ -55,10 +55,7 @@ def digits_table() -> np.ndarray:
 def torchvision_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
-    """Return a data set named in `TORCHVISION_CLASSES`, with its test part held out.
-
-    Raises `DataError` if it cannot be read.
-    """
+    """Return a data set of `TORCHVISION_CLASSES`, its test part held out. Raises `DataError`."""
     if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is none of these data sets: {known}.")
@@ -70,11 +67,8 @@ def torchvision_images(
     return TensorDataset(name, train.contiguous(), test.contiguous(), labels, flip=flip)
 
 
-def flippable_images(
-    name: str, root: str = "data", download: bool = True, flip: bool = False
-) -> TensorDataset:
-    """Return `torchvision_images` for data that may be mirrored, unlike letters and digits."""
-    return torchvision_images(name, root, download, flip)
+# The target of data sets whose images may be mirrored, unlike letters and digits.
+flippable_images = torchvision_images
 
 
 def emnist(

@@ -58,13 +58,13 @@ class Comparison:
         """
         classes = label_batches(self.reference.real.labels, len(self.real))
         pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), classes, strict=True)
+        norms = []
         with evaluating(self.critic):
-            norms = [
-                gradient_norms(
-                    with_labels(self.critic, labels), real, fake, self.draws(batch)
-                ).max()
-                for batch, (real, fake, labels) in enumerate(pairs)
-            ]
+            for batch, (real, fake, labels) in enumerate(pairs):
+                # `generated` uses steps 0 and 2 of the stream.
+                draws = Draws(self.seed, Stream.EVALUATION, step=1, inner=batch)
+                critic = with_labels(self.critic, labels)
+                norms.append(gradient_norms(critic, real, fake, draws).max())
         return finite(float(torch.stack(norms).max()), "the critic's gradient")
 
     @property
@@ -110,10 +110,6 @@ class Comparison:
             radii = self.reference.real.radii(space, pair[0])
             self._neighbours[space] = precision_recall(*pair, real_radii=radii)
         return self._neighbours[space]
-
-    def draws(self, inner: int) -> Draws:
-        """Return random numbers for batch `inner`. `generated` uses steps 0 and 2 of the stream."""
-        return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
 
     @torch.no_grad()
     def _mean_score(self, samples: Samples) -> float:

@@ -156,10 +156,7 @@ TABLE: dict[str, Metric] = {
 
 
 def data_kinds(dataset: Dataset) -> set[str]:
-    """Return the kinds of data that a data set offers: samples, images, labels, modes.
-
-    Labels count only if a classifier can learn them.
-    """
+    """Return the kinds of data: samples, images, modes, and labels that a classifier can learn."""
     kinds = {"samples"}
     if len(dataset.sample_shape) == 3:
         kinds.add("images")

@@ -17,9 +17,8 @@ from wgan_cli.data.dataset import FIXED_SEED, Dataset, held_out_halves
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import ConfigError, DivergedError
 from wgan_cli.evaluation.sampling import BATCH, generate, label_batches
-from wgan_cli.metrics.channel_classifier import trained_channel_classifier
 from wgan_cli.metrics.classifier import extract
-from wgan_cli.metrics.classifier_training import trained_classifier
+from wgan_cli.metrics.classifier_training import trained_channel_classifier, trained_classifier
 from wgan_cli.metrics.inception import inception
 from wgan_cli.metrics.neighbours import ball_radii
 from wgan_cli.metrics.wasserstein import sorted_projections
@@ -229,7 +228,7 @@ def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed:
     labels, count = reference.real.labels, reference.counts.feature_samples
 
     def draw(size: int, classes: Tensor | None, step: int, inner: int = 0) -> Tensor:
-        # Step 1 of the stream is used by `Comparison.draws`.
+        # Step 1 of the stream is used by `Comparison.steepest_slope`.
         draws = Draws(seed, Stream.EVALUATION, step, inner)
         latent = draws.normal((size, latent_dim), reference.device)
         samples = generate(generator, latent, classes)

@@ -77,10 +77,7 @@ def _advice(term: str, updates: Updates) -> str:
 
 
 def _norms(updates: Updates) -> dict[str, float]:
-    """Return the norms of all weights and running statistics.
-
-    A NaN in them may not have reached a loss yet.
-    """
+    """Return the norms of all weights and statistics; a NaN may not have reached a loss yet."""
     weights, statistics = {}, {}
     for name, network in (("generator", updates.generator), ("critic", updates.critic)):
         floating = [b for b in network.buffers() if b.is_floating_point()]
@@ -91,10 +88,7 @@ def _norms(updates: Updates) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class RollbackRecord:
-    """A rollback from step `at` to step `to`.
-
-    All learning rates are multiplied by `lr_factor` after it.
-    """
+    """A rollback from step `at` to `to`, with learning rates times `lr_factor` from there."""
 
     at: int
     to: int

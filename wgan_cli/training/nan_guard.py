@@ -107,10 +107,7 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Yield every weight of an optimizer and every tensor of its state.
-
-    An optimizer has no state before its first step.
-    """
+    """Yield all weights and state tensors of an optimizer; before a step, it has no state."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

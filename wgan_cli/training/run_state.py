@@ -59,7 +59,7 @@ class RunState:
 
     `step` counts finished generator updates, `inner` the critic updates since the last generator
     update. `unmeasured` is true until the measurements of the last step are complete. `rollbacks`
-    lists the rollbacks so far. With a moving average, `generator` is the average and
+    lists the rollbacks so far. With `ema_decay` above 0, `generator` is a moving average and
     `raw_generator` the trained generator; otherwise `generator` is trained and `raw_generator` is
     None. Samples are drawn from `generator`.
     """

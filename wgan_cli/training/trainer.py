@@ -79,10 +79,7 @@ class Trainer(RunState):
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """Train one step and do its housekeeping.
-
-        After a stop during the housekeeping, repeat only the housekeeping.
-        """
+        """Train one step, unless only its housekeeping was stopped; then do the housekeeping."""
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
@@ -160,10 +157,7 @@ class Trainer(RunState):
             self.stop(request)
 
     def measure(self, point: Point) -> None:
-        """Add the measurements that are due at this step to `point`.
-
-        Raises `DivergedError` if a mean or a weight is NaN or infinite.
-        """
+        """Add the due measurements to `point`. Raise `DivergedError` if a number is not finite."""
         regular = self.step % self.cadence.log == 0
         with self.phase("log"):
             means = self.means.means()

@@ -21,10 +21,7 @@ Phase = Callable[[str], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Cadence:
-    """The intervals, in steps, at which to log, draw samples, save and evaluate.
-
-    All four are also due at the last step.
-    """
+    """The intervals, in steps, at which work is due; all of it is also due at the last step."""
 
     log: int
     sample: int
@@ -87,10 +84,7 @@ class ObservedTrainer(Protocol):
 
 
 class Callback:
-    """Observe a run without changing the training.
-
-    `phase` is the callback's name in a profiler's trace.
-    """
+    """Observe a run without changing the training; `phase` is its name in a profiler's trace."""
 
     phase = "log"
 

@@ -90,10 +90,7 @@ class LogWatch(Callback):
     file: LogFile
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """At log points, raise the error of a failed write.
-
-        This callback comes after `Checkpoints`, so that the step is saved first.
-        """
+        """At log points, raise the error of a failed write; `Checkpoints` has saved the step."""
         if point.log:
             self._raise()
 

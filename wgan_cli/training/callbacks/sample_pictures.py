@@ -120,10 +120,7 @@ class WeightHistograms(Callback):
 
 @torch.no_grad()
 def _scores(trainer: ObservedTrainer, points: Tensor) -> Tensor:
-    """Return the critic's scores (n,).
-
-    A conditional critic's scores are averaged over the classes, weighted by their frequencies.
-    """
+    """Return the critic's scores (n,); for classes, their mean weighted by class frequency."""
     critic, classes = trainer.critic, trainer.classes
     with evaluating(critic):
         if classes is None:
