@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
+from wgan_cli.models.conditional import with_labels
 from wgan_cli.models.precision import to_float32
 from wgan_cli.out_of_memory import is_out_of_memory
 
@@ -77,7 +78,6 @@ class TrainedNetwork:
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """Run a forward pass in the chosen precision; return its output, which may be bfloat16."""
-        arguments = () if labels is None else (labels,)
         has_copy = self.forward_network is not self.network
         if has_copy:
             inputs = inputs.bfloat16()
@@ -85,8 +85,7 @@ class TrainedNetwork:
             inputs = inputs.float()
         autocast = self.bf16 and not has_copy
         with torch.autocast(inputs.device.type, torch.bfloat16) if autocast else nullcontext():
-            outputs: Tensor = self.forward_network(inputs, *arguments)
-        return outputs
+            return with_labels(self.forward_network, labels)(inputs)
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return a critic's scores (batch,), converted to float32 if they have less precision."""

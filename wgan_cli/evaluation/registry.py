@@ -24,7 +24,7 @@ from wgan_cli.metrics.features import (
 )
 from wgan_cli.metrics.inception import available
 from wgan_cli.metrics.lipschitz import layer_gradient_norms, weights_in_use
-from wgan_cli.metrics.modes import modes_found, share_within
+from wgan_cli.metrics.neighbours import modes_found, share_within
 from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
