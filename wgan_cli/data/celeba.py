@@ -25,8 +25,7 @@ def celeba(
 ) -> Dataset:
     """Return the aligned faces in colour, cropped to a centred square and resized, without classes.
 
-    The held-out part has 10,000 of the 19,962 test images. Raises `DataError` if files are missing
-    or damaged.
+    10,000 of the 19,962 test images are held out. Raises `DataError` for missing or damaged files.
     """
     with torchvision_files(name, root, download) as (datasets, base):
         # Use torchvision only to fetch and check the files; its targets are not needed.

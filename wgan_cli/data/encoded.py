@@ -152,8 +152,7 @@ class ImagePart:
     def __getitem__(self, positions: Sequence[int]) -> ReadResult:
         """Return the images at these positions; stop early if too many images are unreadable.
 
-        Reader processes run this on a copy of the part, so unreadable images are returned and not
-        recorded in `faults`.
+        Reader processes run this on a copy, so it returns faults instead of recording them.
         """
         images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
         faults: dict[str, str] = {}

@@ -76,8 +76,7 @@ def emnist(
 ) -> TensorDataset:
     """Return one of EMNIST's six splits of handwritten letters and digits (arXiv 1702.05373).
 
-    Labels start at 0 in every split. The test part of the split is held out. Raises `DataError` if
-    the files cannot be read.
+    Labels start at 0 in every split. The split's test part is held out. Raises `DataError`.
     """
     (train, train_labels), (test, test_labels) = (
         read_part(name, "EMNIST", root, download, split=split, train=train)
@@ -98,8 +97,7 @@ def svhn(
 ) -> TensorDataset:
     """Return photographs of house numbers, cropped to one digit, with the test part held out.
 
-    With `extra`, SVHN's easier part `extra` is added to the training part. Raises `DataError` if
-    the files cannot be read.
+    With `extra`, SVHN's easier part `extra` is added to the training part. Raises `DataError`.
     """
     parts = [
         read_part(name, "SVHN", root, download, split=part)
@@ -141,8 +139,7 @@ def read_part(
     """Return uint8 images (n, c, h, w) and int64 labels (n,) of a part of a torchvision data set.
 
     `kind` is the name of a class in torchvision.datasets, and `which` holds its arguments that
-    select the part. `name` is for messages. The images may be a view. Raises `DataError` if
-    reading fails.
+    select the part. `name` is for messages. The images may be a view. Raises `DataError`.
     """
     with torchvision_files(name, root, download) as (datasets, folder):
         part: Any = getattr(datasets, kind)(str(folder), download=download, **which)

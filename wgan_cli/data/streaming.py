@@ -130,8 +130,7 @@ def encoded_images(
 
     If `in_memory` is None, a training part of up to `IN_MEMORY_GIB` is held in memory. If `workers`
     is None, there are `default_workers()` reader processes. Neither option changes the batches.
-    At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
-    Raises `DataError`.
+    A fixed permutation chooses at most `MAX_HELD_OUT` held-out images. Raises `DataError`.
     """
     name = training.faults.name
     for part, images in (("training", training), ("held-out", held_out)):

@@ -171,8 +171,7 @@ def data_kinds(dataset: Dataset) -> set[str]:
 def usual_metrics(dataset: Dataset) -> list[str]:
     """Return the tags of the metrics during training: all that apply and are fast.
 
-    Metrics that need labels are included only with enough held-out images, because they use a
-    classifier's features.
+    Those with labels need enough held-out images, because they use a classifier's features.
     """
     kinds = data_kinds(dataset)
     if len(dataset.held_out) < _FEATURES_FROM:

@@ -177,8 +177,7 @@ class Reference:
     def network(self, space: str) -> FeatureNetwork:
         """Return the feature network `classifier` (trained on the labels) or `inception`.
 
-        The first call trains or loads it. Raises `DataError` if Inception's weights are missing and
-        cannot be downloaded.
+        The first call trains or loads it. Raises `DataError` if Inception's weights are missing.
         """
         if space not in self._networks:
             if space == "classifier":

@@ -34,8 +34,7 @@ def precision_recall(
 def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     """Return the distance of each sample to its k-th nearest neighbour, (n,).
 
-    Samples are (n, ...) and are flattened. Raises ValueError for NaN or infinity, and for k or
-    fewer samples.
+    Samples (n, ...) are flattened. Raises ValueError for NaN, infinity, and k or fewer samples.
     """
     samples = finite_rows(samples)
     if len(samples) <= k:

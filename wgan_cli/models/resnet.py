@@ -103,8 +103,7 @@ class Block(nn.Module):
             residual = F.interpolate(residual, scale_factor=2, mode="nearest")
         residual = self.conv1(residual)
         residual = self.conv2(torch.relu(with_labels(self.norm2, labels)(residual)))
-        # A 1x1 convolution commutes with resampling. Apply it to the smaller map: a quarter of the
-        # cost.
+        # A 1x1 convolution commutes with resampling; the smaller map needs a quarter of the time.
         if self.resample == "up":
             return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":

@@ -25,8 +25,7 @@ from wgan_cli.search.study import FAILED, PRUNED, StudySummary
 _FAILED = ("diverged", "failed")
 # Subfolders of a run folder that are not searched for other runs.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
-# Values of --config-name that wgan-train passes to Hydra: its default config, and the saved config
-# of another run.
+# Values of --config-name that wgan-train passes to Hydra: its default, and another run's config.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
 _PRUNED_REASON = "ended early: worse than half of the trials before it"

@@ -48,8 +48,7 @@ class Updates:
     `grad_clip`: the largest gradient norms of critic and generator; None does not clip.
     `keeps_finite`: by network, True if its optimizer keeps weights finite (see `NanGuard`).
     `generator_needs_real_scores`: True if the generator's loss needs scores of a real batch.
-    `ranks`: the processes of the run. Each trains on its rows of a batch; gradients and terms are
-    means over all ranks.
+    `ranks`: the run's processes. Each has its rows of a batch; gradients and terms are averaged.
     """
 
     def __init__(
@@ -196,8 +195,7 @@ class JointFakes:
     The generator does not change between these updates, so one pass can generate the fakes of
     several updates if a sample does not depend on the rest of its batch. Rounding depends on the
     size of the group. Groups therefore begin at fixed updates, and a run that resumes inside a
-    group generates the complete group again. `generate` takes a range of update indices and returns
-    a batch for each.
+    group generates the complete group again. `generate` returns a batch for each index in a range.
     """
 
     generate: Callable[[range], Sequence[Tensor]]

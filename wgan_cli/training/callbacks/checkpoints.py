@@ -28,8 +28,7 @@ class Checkpoints(Callback):
 
     With `keep_every`, also keep checkpoints whose step is a multiple of it. With `from_start`, save
     before the first step, so that a rollback always has a checkpoint. `facts` is stored with the
-    trainer's state. It holds the config and the samples' shape, among others, so that sampling
-    needs no other file.
+    trainer's state: the config, the samples' shape and more, so that sampling needs no other file.
     """
 
     phase = "checkpoint"
