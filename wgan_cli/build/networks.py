@@ -20,7 +20,6 @@ from wgan_cli.rules import takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
-_TRIAL_BATCH = 2
 
 
 def build_generator(
@@ -115,7 +114,7 @@ def refuse_misfit(
     (batch, *sample_shape) to (batch,). The networks are not changed.
     """
     device = next(critic.parameters()).device
-    n = _TRIAL_BATCH
+    n = 2
     labels = [] if classes is None else [torch.zeros(n, dtype=torch.int64, device=device)]
     scores, latents, samples = (n,), (n, latent_dim), (n, *sample_shape)
     for kind, network, inputs, expected in (
