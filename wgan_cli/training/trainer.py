@@ -79,7 +79,7 @@ class Trainer(RunState):
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """Train one step, unless only its housekeeping was stopped; then do the housekeeping."""
+        """Train one step and do its housekeeping; after a stop in the latter, repeat only that."""
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
