@@ -14,7 +14,7 @@ from wgan_cli.commands.composition import Composer
 from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.config import validate
 from wgan_cli.constraints import Unconstrained, WeightClipping
-from wgan_cli.constraints.layers import batch_norm_layers, normalization_layers
+from wgan_cli.constraints.base import BATCH_NORM, NORMALIZATION, layer_names
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp
@@ -215,7 +215,7 @@ def test_a_pair_is_judged_in_the_same_words_before_and_after_building():
         critic = dcgan.Critic(IMAGE, width=4, norm=norm)
         with pytest.raises(ConfigError) as after:
             refuse_pair(config, facts_of(critic))
-        layers = ", ".join(normalization_layers(critic))
+        layers = ", ".join(layer_names(critic, NORMALIZATION))
         assert str(before.value).replace(f"({'model.critic.norm=' + norm})", f"({layers})") == str(
             after.value
         )
@@ -230,7 +230,9 @@ def test_an_exemption_without_normalisation_is_refused_before_and_after_building
 
 
 def test_batch_norm_layers_are_named():
-    assert batch_norm_layers(mlp.Critic(IMAGE, width=4)) == []
-    assert batch_norm_layers(dcgan.Critic(IMAGE, width=4)) == []
-    named = batch_norm_layers(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2)))
+    assert layer_names(mlp.Critic(IMAGE, width=4), BATCH_NORM) == []
+    assert layer_names(dcgan.Critic(IMAGE, width=4), BATCH_NORM) == []
+    named = layer_names(
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2)), BATCH_NORM
+    )
     assert named == ["1"]

@@ -26,7 +26,7 @@ from wgan_cli.data.images import (
 from wgan_cli.data.stacked import stacked_mnist
 from wgan_cli.data.synthetic import swiss_roll
 from wgan_cli.errors import DataError
-from wgan_cli.evaluation.default_metrics import data_kinds
+from wgan_cli.evaluation.registry import data_kinds
 from wgan_cli.schema import traits
 from wgan_cli.schema.traits import DatasetTraits
 

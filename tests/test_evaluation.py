@@ -17,9 +17,15 @@ from wgan_cli.data.dataset import Dataset, EndlessDataset, Labels, Modes, Tensor
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.synthetic import gaussians_ring
 from wgan_cli.errors import ConfigError, DataError, DivergedError
-from wgan_cli.evaluation.default_metrics import all_metrics, data_kinds, usual_metrics
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
-from wgan_cli.evaluation.registry import TABLE, Metric, sized
+from wgan_cli.evaluation.registry import (
+    TABLE,
+    Metric,
+    all_metrics,
+    data_kinds,
+    sized,
+    usual_metrics,
+)
 from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import evaluating, generate
 from wgan_cli.metrics import inception
@@ -256,7 +262,7 @@ def test_the_byte_limit_affects_only_large_images(
 def test_a_tag_states_its_sample_count(count: int, name: str):
     from wgan_cli.evaluation.samples import SampleCounts
 
-    metric = Metric(lambda comparison: 0.0, count=lambda counts: counts.feature_samples)
+    metric = Metric(lambda comparison: 0.0, count="feature_samples")
     assert sized("metrics/x", metric, SampleCounts(5, count)) == f"metrics/x_{name}"
 
 

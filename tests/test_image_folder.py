@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from wgan_cli.data.dataset import TensorDataset, split
-from wgan_cli.data.decoding import to_square
+from wgan_cli.data.encoded import to_square
 from wgan_cli.data.folders import image_folder
 from wgan_cli.errors import ConfigError, DataError
 

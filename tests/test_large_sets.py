@@ -15,8 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wgan_cli.data.celeba import celeba
 from wgan_cli.data.dataset import TensorDataset
-from wgan_cli.data.decoding import to_square
-from wgan_cli.data.encoded import Faults, ImagePart
+from wgan_cli.data.encoded import Faults, ImagePart, to_square
 from wgan_cli.data.lsun import Database, lsun
 from wgan_cli.data.streaming import StreamedDataset
 from wgan_cli.errors import DataError

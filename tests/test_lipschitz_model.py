@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from wgan_cli.acceleration.frozen import Frozen
+from wgan_cli.acceleration.trained_network import Frozen
 from wgan_cli.constraints import Unconstrained
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein

@@ -17,7 +17,8 @@ from wgan_cli.errors import DataError
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.registry import TABLE
 from wgan_cli.evaluation.samples import Reference, Samples
-from wgan_cli.metrics.channel_classifier import ChannelClassifier, trained_channel_classifier
+from wgan_cli.metrics.classifier import ChannelClassifier
+from wgan_cli.metrics.classifier_training import trained_channel_classifier
 from wgan_cli.pictures import FAKE, REAL
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wgan_cli.metrics.modes import modes_found, share_within
+from wgan_cli.metrics.neighbours import modes_found, share_within
 
 RING = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.linspace(0, 5.5, 8).tolist()])
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from wgan_cli.constraints import SpectralNorm
 from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
-from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms
-from wgan_cli.metrics.weights import weights_in_use
+from wgan_cli.metrics.lipschitz import gradient_norms, layer_gradient_norms, weights_in_use
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.updates import Updates

@@ -20,7 +20,7 @@ from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp, parallel_lines, resnet
 from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.ema import ExponentialMovingAverage
+from wgan_cli.training.run_state import ExponentialMovingAverage
 from wgan_cli.training.updates import Updates
 
 CPU = torch.device("cpu")

@@ -154,11 +154,11 @@ def make_trainer(
         seed=seed,
         schedule=schedule or CriticSchedule(2),
         decay=decay or LearningRateDecay(),
-        ema=ema,
+        ema_decay=ema,
         cadence=Cadence(log, sample, checkpoint, evaluate),
         evaluation=Evaluation(metrics, reference, LATENT, seed),
         callbacks=callbacks,
-        signals=signals,
+        signals=signals or StopSignals(),
     )
 
 
@@ -560,7 +560,7 @@ def test_learning_rates_follow_the_decay():
         seed=0,
         schedule=trainer.schedule,
         decay=trainer.decay,
-        ema=0.0,
+        ema_decay=0.0,
         cadence=trainer.cadence,
         evaluation=trainer.evaluation,
     )

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.acceleration.frozen import Frozen
-from wgan_cli.acceleration.trained_network import TrainedNetwork
+from wgan_cli.acceleration.trained_network import Frozen, TrainedNetwork
 from wgan_cli.constraints import Constraint, Unconstrained, WeightClipping
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp

@@ -103,10 +103,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Sequence[int]) -> bool:
-    """Return True if `_ByPatches` is faster.
-
-    `channels` and `sizes` belong to the input or output with the smaller maps.
-    """
+    """Return True if `_ByPatches` is faster, by the channels and sizes of the smaller maps."""
     return max(layer.stride) > 1 and max(sizes) <= _SMALL and channels >= _MANY
 
 

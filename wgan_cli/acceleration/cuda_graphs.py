@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 
 # The first calls run without a graph, while libraries choose kernels and optimizers create state.
 WARM_UP = 3
-
-Update = Callable[..., Tensor]
 
 
 class CudaGraph:
@@ -54,6 +53,7 @@ class CudaGraph:
         self._graph.replay()
 
 
+@dataclass(eq=False)
 class GraphedUpdate:
     """An update that is recorded once and replayed from then on.
 
@@ -64,17 +64,12 @@ class GraphedUpdate:
     differ, or if the update cannot be recorded, log a warning and never use a graph.
     """
 
-    def __init__(
-        self,
-        name: str,
-        update: Update,
-        state: Callable[[], list[Tensor]],
-        graph: type[CudaGraph] = CudaGraph,
-    ) -> None:
-        self._name = name
-        self._update = update
-        self._state = state
-        self._new_graph = graph
+    name: str
+    update: Callable[..., Tensor]
+    state: Callable[[], list[Tensor]]
+    new_graph: type[CudaGraph] = CudaGraph
+
+    def __post_init__(self) -> None:
         self._possible = True
         self.reset()
 
@@ -98,14 +93,14 @@ class GraphedUpdate:
         return self._result
 
     def _run(self, inputs: Sequence[Tensor | None], draws: Any) -> Tensor:
-        return self._update(*inputs) if draws is None else self._update(*inputs, draws=draws)
+        return self.update(*inputs) if draws is None else self.update(*inputs, draws=draws)
 
     def _record(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> Tensor:
         """Run the update without a graph, record it, check a replay, and return the result."""
-        state = self._state()
+        state = self.state()
         before = _copies(state)
         recorder = None if draws is None else _RecordingDraws(draws)
-        graph = self._new_graph()
+        graph = self.new_graph()
         try:
             expected = graph.rehearse(lambda: self._run(inputs, recorder)).clone()
         except RuntimeError as error:
@@ -146,7 +141,7 @@ class GraphedUpdate:
         self.reset()
         log.warning(
             "The %s update cannot be a CUDA graph (%s): it runs kernel by kernel.",
-            self._name,
+            self.name,
             str(reason).partition("\n")[0].rstrip("."),
         )
 

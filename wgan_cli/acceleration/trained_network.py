@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
-from wgan_cli.acceleration.frozen import Frozen
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
+from wgan_cli.models.conditional import with_labels
 from wgan_cli.models.precision import to_float32
 from wgan_cli.out_of_memory import is_out_of_memory
 
@@ -40,12 +40,7 @@ class TrainedNetwork:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        flat: bool = False,
-        bf16: bool = False,
-        bf16_copy: bool = True,
+        self, network: nn.Module, *, flat: bool = False, bf16: bool = False, bf16_copy: bool = True
     ) -> None:
         self.network = network
         self.bf16 = bf16
@@ -83,7 +78,6 @@ class TrainedNetwork:
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
         """Run a forward pass in the chosen precision; return its output, which may be bfloat16."""
-        arguments = () if labels is None else (labels,)
         has_copy = self.forward_network is not self.network
         if has_copy:
             inputs = inputs.bfloat16()
@@ -91,8 +85,7 @@ class TrainedNetwork:
             inputs = inputs.float()
         autocast = self.bf16 and not has_copy
         with torch.autocast(inputs.device.type, torch.bfloat16) if autocast else nullcontext():
-            outputs: Tensor = self.forward_network(inputs, *arguments)
-        return outputs
+            return with_labels(self.forward_network, labels)(inputs)
 
     def score(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return a critic's scores (batch,), converted to float32 if they have less precision."""
@@ -173,8 +166,7 @@ class TrainedNetwork:
 
         `numbers` is at most `ROOM`. For a flat network the tensor is the gradients' own memory.
         Otherwise it is a copy with zeros for missing gradients, followed by a flag per parameter:
-        1 if its gradient exists. An optimizer may change a weight whose gradient is zero, but not
-        one without a gradient.
+        1 if its gradient exists, because an optimizer may change a weight whose gradient is zero.
         """
         if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
@@ -250,6 +242,32 @@ class TrainedNetwork:
             "state": {0: joined} if state["state"] else {},
             "param_groups": [{**group, "params": [0]}],
         }
+
+
+class Frozen:
+    """A context in which a network gets no gradients and keeps its BatchNorm running statistics.
+
+    In train mode BatchNorm still normalises by the batch. Create the context once and reuse it,
+    because listing a network's modules takes as long as a small layer.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._norms = [
+            m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+
+    def __enter__(self) -> None:
+        self._set(trained=False)
+
+    def __exit__(self, *exception: object) -> None:
+        self._set(trained=True)
+
+    def _set(self, *, trained: bool) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(trained)
+        for norm in self._norms:
+            norm.track_running_stats = trained
 
 
 def _is_shared(key: str, value: Any) -> bool:

@@ -1,10 +1,15 @@
 """Build objects from the config. No other package does this."""
 
-from wgan_cli.build.callbacks import build_callbacks, build_loggers, build_rollback
-from wgan_cli.build.data import build_dataset, classes_of, data_facts
-from wgan_cli.build.evaluation import build_evaluation, cache_folder, complete
+from wgan_cli.build.data import (
+    build_dataset,
+    build_evaluation,
+    cache_folder,
+    classes_of,
+    complete,
+    data_facts,
+)
 from wgan_cli.build.networks import build_constraint, build_critic, build_generator, facts_of
-from wgan_cli.build.trainer import build_trainer
+from wgan_cli.build.trainer import build_callbacks, build_loggers, build_rollback, build_trainer
 
 __all__ = [
     "build_callbacks",

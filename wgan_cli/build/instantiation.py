@@ -1,7 +1,4 @@
-"""Build the object that a config node's `_target_` names.
-
-This is the only module that calls Hydra's `instantiate`.
-"""
+"""Build the object that a node's `_target_` names; only this module calls Hydra's `instantiate`."""
 
 from __future__ import annotations
 
@@ -20,11 +17,7 @@ logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
 def built(
-    path: str,
-    node: Mapping[str, Any],
-    *,
-    optional: Collection[str] = (),
-    **facts: Any,
+    path: str, node: Mapping[str, Any], *, optional: Collection[str] = (), **facts: Any
 ) -> Any:
     """Return the object of a config node: call its `_target_` with its settings and `facts`.
 

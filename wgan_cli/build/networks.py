@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
-from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
+from wgan_cli.constraints.base import BATCH_NORM, LINEAR, NORMALIZATION, layer_names
+from wgan_cli.errors import ConfigError, WganError
+from wgan_cli.evaluation.sampling import evaluating
 from wgan_cli.rules import takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
@@ -63,10 +65,7 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of a network.
-
-    Settings under the network's name, `critic` or `generator`, take precedence.
-    """
+    """Return a network's optimizer; settings under `critic` or `generator` take precedence."""
     settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
@@ -79,19 +78,19 @@ def build_optimizer(
 
 def facts_of(critic: nn.Module) -> CriticFacts:
     """Return the properties of a critic's layers that compatibility rules need."""
-    normalization = normalization_layers(critic)
+    normalization = layer_names(critic, NORMALIZATION)
     return CriticFacts(
         lipschitz=getattr(critic, "lipschitz_constant", None) is not None,
-        batch_norm=", ".join(batch_norm_layers(critic)),
+        batch_norm=", ".join(layer_names(critic, BATCH_NORM)),
         normalization=", ".join(normalization),
         has_normalization=bool(normalization),
-        has_linear_layers=has_linear_layers(critic),
+        has_linear_layers=bool(layer_names(critic, LINEAR)),
     )
 
 
 def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
     """Log a line if weight clipping also clips the scales of the critic's BatchNorm."""
-    layers, clipping = batch_norm_layers(critic), traits("constraint", config.constraint)
+    layers, clipping = layer_names(critic, BATCH_NORM), traits("constraint", config.constraint)
     if clipping.takes_clip and layers and not clipping.exempts_normalization:
         log.info(
             "The critic has BatchNorm (%s): its scales are clipped from 1 to %g, as in the paper."
@@ -99,6 +98,47 @@ def log_clipped_batch_norm(config: TrainConfig, critic: nn.Module) -> None:
             ", ".join(layers),
             config.clip,
         )
+
+
+@torch.no_grad()
+def refuse_misfit(
+    generator: nn.Module,
+    critic: nn.Module,
+    latent_dim: int,
+    sample_shape: Sequence[int],
+    classes: int | None,
+) -> None:
+    """Raise `ConfigError` if a forward pass of two samples fails or gives the wrong shape.
+
+    The generator must map (batch, latent_dim) to (batch, *sample_shape), and the critic must map
+    (batch, *sample_shape) to (batch,). The networks are not changed.
+    """
+    device = next(critic.parameters()).device
+    n = 2
+    labels = [] if classes is None else [torch.zeros(n, dtype=torch.int64, device=device)]
+    scores, latents, samples = (n,), (n, latent_dim), (n, *sample_shape)
+    for kind, network, inputs, expected in (
+        ("generator", generator, latents, samples),
+        ("critic", critic, samples, scores),
+    ):
+        trial = f"model.{kind} for a batch of shape {inputs}"
+        try:
+            with evaluating(network):
+                output: Any = network(torch.zeros(inputs, device=device), *labels)
+        except (WganError, torch.OutOfMemoryError):
+            raise
+        # Torch raises these errors if shapes do not fit. Other errors are bugs in the user's code.
+        except (RuntimeError, ValueError) as error:
+            lines = str(error).strip().splitlines() or ["failed"]
+            raise ConfigError(
+                f"{trial} fails: {lines[0].rstrip('.')}. Choose another model or other data."
+            ) from error
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if shape != expected:
+            raise ConfigError(
+                f"{trial} gives {shape}, and {expected} is needed: choose another model or other"
+                " data."
+            )
 
 
 def _build_network(

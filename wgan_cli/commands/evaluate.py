@@ -108,7 +108,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands.evaluation_report import Report, progress
     from wgan_cli.commands.trust import check_trusted
     from wgan_cli.config import fill, validate
-    from wgan_cli.evaluation.default_metrics import all_metrics, curve_metrics
+    from wgan_cli.evaluation.registry import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint

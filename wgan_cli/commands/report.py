@@ -53,8 +53,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     # Slow imports come late, so that mistakes are reported at once.
     from wgan_cli.report import Report, read_runs
-    from wgan_cli.report.search_trials import apply_trial_states
-    from wgan_cli.report.writers.terminal import screen_width
+    from wgan_cli.report.runs import apply_trial_states
+    from wgan_cli.report.writers.tables import screen_width
     from wgan_cli.search.study import read_study
 
     folders: list[Path] = arguments.folders

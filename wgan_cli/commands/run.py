@@ -105,7 +105,7 @@ def _train(
     from wgan_cli.distributed.process_group import join_process_group
     from wgan_cli.log_file import LogFile
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
-    from wgan_cli.training.callbacks.log import LogWatch
+    from wgan_cli.training.callbacks.record import LogWatch
 
     process = Process.current()
     device = find_device(config.device, process)

@@ -145,7 +145,7 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     also shows runs of earlier sweeps in this folder, but they do not affect the exit code.
     """
     from wgan_cli.report import Report, read_runs
-    from wgan_cli.report.writers.terminal import screen_width
+    from wgan_cli.report.writers.tables import screen_width
 
     runs = read_runs([folder])
     if runs:

@@ -1,14 +1,27 @@
-"""The base class of constraints. Its hooks do nothing; a constraint overrides those it needs."""
+"""The base class of constraints, and the kinds of layers that they distinguish."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from wgan_cli.randomness import Draws
 
+# BatchNorm makes the samples of a batch interdependent.
+BATCH_NORM = (_BatchNorm,)
+NORMALIZATION = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+LINEAR = (nn.Linear, _ConvNd)
+
+
+def layer_names(critic: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
+    """Return the names of the critic's layers of these kinds."""
+    return [name for name, module in critic.named_modules() if isinstance(module, kinds)]
+
 
 class Constraint:
-    """Base of all constraints.
+    """Base of all constraints. Its hooks do nothing; a constraint overrides those it needs.
 
     `wrap` runs once, when the networks are built. `penalty` runs in every critic update, before
     the backward pass. `after_step` runs after every optimizer step of the critic.

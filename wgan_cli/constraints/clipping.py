@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.constraints.base import Constraint
-from wgan_cli.constraints.layers import NORMALIZATION
+from wgan_cli.constraints.base import NORMALIZATION, Constraint
 from wgan_cli.flat_tensors import merge_adjacent
 
 

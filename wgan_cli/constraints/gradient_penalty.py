@@ -17,8 +17,7 @@ class GradientPenalty(Constraint):
     penalty is weight * E max(0, |grad f(x)| - target)^2 (the paper's appendix).
 
     The penalty pulls the slopes at the points x towards the target. It does not bound slopes, and
-    does not act at other points. The critic must treat samples independently, so it cannot have
-    BatchNorm.
+    does not act at other points. Samples must be independent: the critic cannot have BatchNorm.
     """
 
     def __init__(self, weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.constraints.base import Constraint
-from wgan_cli.constraints.layers import LINEAR
+from wgan_cli.constraints.base import LINEAR, Constraint
 from wgan_cli.randomness import Draws
 
 

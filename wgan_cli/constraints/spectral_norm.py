@@ -11,8 +11,7 @@ from torch.nn.utils.parametrize import (
     register_parametrization,
 )
 
-from wgan_cli.constraints.base import Constraint
-from wgan_cli.constraints.layers import LINEAR
+from wgan_cli.constraints.base import LINEAR, Constraint
 from wgan_cli.errors import ConfigError
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decoding import COLOUR
-from wgan_cli.data.encoded import Faults, FileSource, ImagePart
+from wgan_cli.data.encoded import COLOUR, Faults, FileSource, ImagePart
+from wgan_cli.data.images import torchvision_files
 from wgan_cli.data.streaming import encoded_images
-from wgan_cli.data.torchvision_files import torchvision_files
 
 # Codes in list_eval_partition.txt. The validation part, 1, is not used.
 TRAINING, HELD_OUT = "0", "2"
@@ -26,8 +25,7 @@ def celeba(
 ) -> Dataset:
     """Return the aligned faces in colour, cropped to a centred square and resized, without classes.
 
-    The held-out part has 10,000 of the 19,962 test images. Raises `DataError` if files are missing
-    or damaged.
+    10,000 of the 19,962 test images are held out. Raises `DataError` for missing or damaged files.
     """
     with torchvision_files(name, root, download) as (datasets, base):
         # Use torchvision only to fetch and check the files; its targets are not needed.

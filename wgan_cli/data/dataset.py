@@ -191,8 +191,7 @@ def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor
     """Return the indices of two disjoint random sets of `count` held-out samples, (count,) each.
 
     They are the same in every run. If `count` is None, each set has 1024 samples, or half of the
-    held-out part if that is less. Raises `ConfigError` if there are fewer than 2 * count held-out
-    samples.
+    held-out part if that is less. Raises `ConfigError` for fewer than 2 * count held-out samples.
     """
     available = len(dataset.held_out)
     if count is None:

@@ -1,8 +1,7 @@
 """Feeds return the batch of real samples for each critic update, as floats on the device.
 
 A feed has no position to save: the batch of critic update u is a function of (seed, u), so a run
-can resume at any step, even within an epoch. With a `shard`, a feed returns only the rows of this
-process.
+can resume at any step, even within an epoch. With a `shard`, a feed returns this process's rows.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wgan_cli.data.dataset import FIXED_SEED, Dataset
-from wgan_cli.data.decoding import COLOUR, GREY
-from wgan_cli.data.encoded import Faults, FileSource, ImagePart
+from wgan_cli.data.encoded import COLOUR, GREY, Faults, FileSource, ImagePart
 from wgan_cli.data.streaming import MAX_HELD_OUT, encoded_images
 from wgan_cli.errors import ConfigError, DataError
 from wgan_cli.randomness import Draws, Stream

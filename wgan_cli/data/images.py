@@ -1,9 +1,13 @@
-"""scikit-learn's digits, and the labelled image data sets that torchvision reads."""
+"""scikit-learn's digits, and the labelled image data sets that torchvision reads or downloads."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +16,6 @@ from torch.nn import functional
 
 from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes, to_floats
-from wgan_cli.data.torchvision_files import read_part
 from wgan_cli.errors import DataError
 
 TORCHVISION_CLASSES = {
@@ -52,10 +55,7 @@ def digits_table() -> np.ndarray:
 def torchvision_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
-    """Return a data set named in `TORCHVISION_CLASSES`, with its test part held out.
-
-    Raises `DataError` if it cannot be read.
-    """
+    """Return a data set of `TORCHVISION_CLASSES`, its test part held out. Raises `DataError`."""
     if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is none of these data sets: {known}.")
@@ -67,11 +67,8 @@ def torchvision_images(
     return TensorDataset(name, train.contiguous(), test.contiguous(), labels, flip=flip)
 
 
-def flippable_images(
-    name: str, root: str = "data", download: bool = True, flip: bool = False
-) -> TensorDataset:
-    """Return `torchvision_images` for data that may be mirrored, unlike letters and digits."""
-    return torchvision_images(name, root, download, flip)
+# The target of data sets whose images may be mirrored, unlike letters and digits.
+flippable_images = torchvision_images
 
 
 def emnist(
@@ -79,8 +76,7 @@ def emnist(
 ) -> TensorDataset:
     """Return one of EMNIST's six splits of handwritten letters and digits (arXiv 1702.05373).
 
-    Labels start at 0 in every split. The test part of the split is held out. Raises `DataError` if
-    the files cannot be read.
+    Labels start at 0 in every split. The split's test part is held out. Raises `DataError`.
     """
     (train, train_labels), (test, test_labels) = (
         read_part(name, "EMNIST", root, download, split=split, train=train)
@@ -101,8 +97,7 @@ def svhn(
 ) -> TensorDataset:
     """Return photographs of house numbers, cropped to one digit, with the test part held out.
 
-    With `extra`, SVHN's easier part `extra` is added to the training part. Raises `DataError` if
-    the files cannot be read.
+    With `extra`, SVHN's easier part `extra` is added to the training part. Raises `DataError`.
     """
     parts = [
         read_part(name, "SVHN", root, download, split=part)
@@ -136,6 +131,66 @@ def stl10(
         train = torch.cat([train, read("unlabeled")[0]])
     labels = None if unlabeled else Labels(train_labels, test_labels)
     return TensorDataset(name, train, test, labels, flip=flip)
+
+
+def read_part(
+    name: str, kind: str, root: str, download: bool, **which: Any
+) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (n, c, h, w) and int64 labels (n,) of a part of a torchvision data set.
+
+    `kind` is the name of a class in torchvision.datasets, and `which` holds its arguments that
+    select the part. `name` is for messages. The images may be a view. Raises `DataError`.
+    """
+    with torchvision_files(name, root, download) as (datasets, folder):
+        part: Any = getattr(datasets, kind)(str(folder), download=download, **which)
+        labels = part.targets if hasattr(part, "targets") else part.labels
+        images = torch.as_tensor(part.data)
+        if images.dtype != torch.uint8 or images.ndim not in (3, 4):
+            raise ValueError(f"not images: {images.dtype} of shape {tuple(images.shape)}")
+        # The shape is (n, h, w), (n, h, w, 3) or (n, c, h, w), depending on the data set.
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[3] == 3:
+            images = images.permute(0, 3, 1, 2)
+        return images, torch.as_tensor(labels, dtype=torch.int64)
+
+
+@contextmanager
+def torchvision_files(name: str, root: str, download: bool) -> Iterator[tuple[Any, Path]]:
+    """Yield the module torchvision.datasets and the path of the folder `root`.
+
+    An exception in the block becomes a `DataError` that says what to do.
+    """
+    folder = Path(root).expanduser()
+    existed = folder.exists()
+    if existed and not folder.is_dir():
+        raise DataError(f"dataset.root={root} is a file; it must be a folder.")
+    advice = "Put the files there, set dataset.root to their folder, or add dataset.download=true."
+    if not download and not existed:
+        raise DataError(f"{name} cannot be read: no folder {folder.absolute()}. {advice}")
+    # The import takes seconds, so check for the folder first.
+    import torchvision.datasets
+
+    try:
+        yield torchvision.datasets, folder
+    # A damaged file raises anything from struct.error to UnpicklingError.
+    except Exception as error:
+        if not existed:
+            # Remove the empty folders that a failed download left.
+            folders = [path for path in folder.rglob("*") if path.is_dir()]
+            for path in (*sorted(folders, reverse=True), folder):
+                with suppress(OSError):
+                    path.rmdir()
+        # Later lines of the message explain the failure, so keep all lines.
+        reason = textwrap.shorten(str(error), 250, placeholder=" ...") or type(error).__name__
+        if download:
+            advice = (
+                "It could not be downloaded: check the network, or put the files there yourself and"
+                " add dataset.download=false."
+            )
+        raise DataError(
+            f"{name} cannot be read from {folder.absolute()} ({reason}). {advice}"
+        ) from error
 
 
 def resize(images: Tensor, size: int) -> Tensor:

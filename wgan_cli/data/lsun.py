@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.data.decoding import COLOUR, FORMATS
-from wgan_cli.data.encoded import Faults, ImagePart
+from wgan_cli.data.encoded import COLOUR, FORMATS, Faults, ImagePart
 from wgan_cli.data.streaming import encoded_images
 from wgan_cli.errors import DataError
 
@@ -32,8 +31,7 @@ def lsun(
     """Return one category in colour, cropped to a centred square and resized, without classes.
 
     `root` holds the folders `<category>_train_lmdb` and `<category>_val_lmdb`, as for torchvision.
-    The 300 images of the `val` folder are held out. Raises `DataError` if files are missing or
-    damaged.
+    The 300 `val` images are held out. Raises `DataError` if files are missing or damaged.
     """
     folder = Path(root).expanduser()
     databases = [_open(name, folder / f"{category}_{part}_lmdb") for part in ("train", "val")]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wgan_cli.data.dataset import FIXED_SEED, Labels, TensorDataset
-from wgan_cli.data.torchvision_files import read_part
+from wgan_cli.data.images import read_part
 from wgan_cli.randomness import Draws, Stream
 
 # PacGAN's numbers of training and test samples (arXiv 1712.04086, section 4.2).

@@ -83,8 +83,7 @@ class StreamingFeed:
 class StreamedDataset:
     """A data set whose training part is read during training; the held-out part is in memory.
 
-    Its batches and samples equal those of a `TensorDataset` of the same images. Raises `DataError`
-    if a part is too small.
+    Its batches and samples equal those of a `TensorDataset` of the same images.
     """
 
     name: str
@@ -94,11 +93,6 @@ class StreamedDataset:
     workers: int
     flip: bool = False
     modes: None = None
-
-    def __post_init__(self) -> None:
-        check_count(self.name, "training", len(self.training))
-        check_count(self.name, "held-out", len(self.held_out))
-        check_samples(self.name, "held-out", self.held_out)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -136,8 +130,7 @@ def encoded_images(
 
     If `in_memory` is None, a training part of up to `IN_MEMORY_GIB` is held in memory. If `workers`
     is None, there are `default_workers()` reader processes. Neither option changes the batches.
-    At most `MAX_HELD_OUT` held-out images are kept, chosen and ordered by a fixed permutation.
-    Raises `DataError`.
+    A fixed permutation chooses at most `MAX_HELD_OUT` held-out images. Raises `DataError`.
     """
     name = training.faults.name
     for part, images in (("training", training), ("held-out", held_out)):
@@ -154,6 +147,7 @@ def encoded_images(
     if in_memory is None:
         in_memory = gib <= IN_MEMORY_GIB
     if not in_memory:
+        check_samples(name, "held-out", kept)
         log.info("%s: %d training images (%.2g GiB) are streamed.", name, len(training), gib)
         return StreamedDataset(name, training, kept, labels, processes, flip)
     images_in_memory = read_images(training, range(len(training)), processes, "training")

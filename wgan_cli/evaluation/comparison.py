@@ -47,7 +47,7 @@ class Comparison:
         """The critic's estimate E f(real) - E f(fake). Raises ValueError if it is not finite."""
         with evaluating(self.critic):
             difference = self._mean_score(self.reference.real) - self._mean_score(self.candidate)
-        return _finite(difference, "the critic's score")
+        return finite(difference, "the critic's score")
 
     @cached_property
     def steepest_slope(self) -> float:
@@ -58,14 +58,14 @@ class Comparison:
         """
         classes = label_batches(self.reference.real.labels, len(self.real))
         pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), classes, strict=True)
+        norms = []
         with evaluating(self.critic):
-            norms = [
-                gradient_norms(
-                    with_labels(self.critic, labels), real, fake, self.draws(batch)
-                ).max()
-                for batch, (real, fake, labels) in enumerate(pairs)
-            ]
-        return _finite(float(torch.stack(norms).max()), "the critic's gradient")
+            for batch, (real, fake, labels) in enumerate(pairs):
+                # `generated` uses steps 0 and 2 of the stream.
+                draws = Draws(self.seed, Stream.EVALUATION, step=1, inner=batch)
+                critic = with_labels(self.critic, labels)
+                norms.append(gradient_norms(critic, real, fake, draws).max())
+        return finite(float(torch.stack(norms).max()), "the critic's gradient")
 
     @property
     def normalized(self) -> float:
@@ -111,10 +111,6 @@ class Comparison:
             self._neighbours[space] = precision_recall(*pair, real_radii=radii)
         return self._neighbours[space]
 
-    def draws(self, inner: int) -> Draws:
-        """Return random numbers for batch `inner`. `generated` uses steps 0 and 2 of the stream."""
-        return Draws(self.seed, Stream.EVALUATION, step=1, inner=inner)
-
     @torch.no_grad()
     def _mean_score(self, samples: Samples) -> float:
         classes = label_batches(samples.labels, len(samples.eval_set))
@@ -123,7 +119,8 @@ class Comparison:
         return float(torch.cat(scores).mean())
 
 
-def _finite(value: float, what: str) -> float:
+def finite(value: float, what: str = "it") -> float:
+    """Return the value as a float. Raises ValueError if it is NaN or infinite."""
     if not math.isfinite(value):
         raise ValueError(f"{what} is NaN or infinite")
-    return value
+    return float(value)

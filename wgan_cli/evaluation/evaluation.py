@@ -6,7 +6,6 @@ A metric that needs no critic also has a floor, which is the score of other real
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from wgan_cli.constraints import Constraint
-from wgan_cli.evaluation.comparison import Comparison
+from wgan_cli.evaluation.comparison import Comparison, finite
 from wgan_cli.evaluation.registry import TABLE, sized
 from wgan_cli.evaluation.samples import Reference, generated
 from wgan_cli.schema import METRICS
@@ -95,7 +94,9 @@ class Evaluation:
         result = EvaluationResult(n=self.reference.counts.eval_samples)
         started = time.perf_counter()
         comparison = self._comparison(generator, critic)
-        raw_metrics = [tag for tag in self.metrics if _needs_only_samples(tag)]
+        # A metric with a floor needs no critic.
+        without_network = [tag for tag in self.metrics if TABLE[tag].network is None]
+        raw_metrics = [tag for tag in without_network if METRICS[tag].has_floor]
         raw_comparison = None if raw is None or not raw_metrics else self._comparison(raw, critic)
         result.seconds["samples"] = time.perf_counter() - started
         floor = Comparison(self.reference, self.reference.floor_samples, critic, seed=self.seed)
@@ -110,7 +111,7 @@ class Evaluation:
             if raw_comparison is not None and tag in raw_metrics and number is not None:
                 name = sized(tag, TABLE[tag], self.reference.counts)
                 try:
-                    result.raw[name] = _finite(number(raw_comparison))
+                    result.raw[name] = finite(number(raw_comparison))
                 except ValueError as error:
                     result.failures[f"{tag}_raw"] = str(error)
             result.seconds[tag] = self._last_seconds[tag] = time.perf_counter() - started
@@ -124,7 +125,7 @@ class Evaluation:
         if metric.number is not None:
             if METRICS[tag].has_floor and tag not in self._floors:
                 self._floors[tag] = float(metric.number(floor))
-            result.values[name] = _finite(metric.number(comparison))
+            result.values[name] = finite(metric.number(comparison))
             if METRICS[tag].has_floor:
                 result.floors[name] = self._floors[tag]
         if metric.picture is not None:
@@ -143,15 +144,3 @@ class Evaluation:
         return TABLE[tag].network is not None or (
             tag == "wasserstein/exact" and self.reference.counts.eval_samples > _SLOW_ASSIGNMENT
         )
-
-
-def _needs_only_samples(tag: str) -> bool:
-    """Return whether a metric needs neither a critic (it has a floor) nor a feature network."""
-    metric = TABLE[tag]
-    return metric.number is not None and METRICS[tag].has_floor and metric.network is None
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("it is NaN or infinite")
-    return float(value)

@@ -1,58 +1,59 @@
-"""The functions that compute the metrics of `schema.METRICS`, and their tags."""
+"""The functions that compute the metrics of `schema.METRICS`, and a data set's default metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
+from wgan_cli.data.dataset import Dataset
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import SampleCounts
 from wgan_cli.evaluation.sampling import BATCH, evaluating
+from wgan_cli.metrics.classifier import SIDE
 from wgan_cli.metrics.features import (
     class_divergence,
     frechet_distance,
     inception_score,
     kernel_distance,
 )
-from wgan_cli.metrics.lipschitz import layer_gradient_norms
-from wgan_cli.metrics.modes import modes_found, share_within
+from wgan_cli.metrics.inception import available
+from wgan_cli.metrics.lipschitz import layer_gradient_norms, weights_in_use
+from wgan_cli.metrics.neighbours import modes_found, share_within
 from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance
-from wgan_cli.metrics.weights import weights_in_use
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.schema import METRICS
+
+# With fewer held-out samples, feature statistics depend more on their number than on the images.
+_FEATURES_FROM = 2000
 
 
 @dataclass(frozen=True)
 class Metric:
     """Functions that compute a number, a picture or both from a comparison.
 
-    If `count` is given, the tag of the number ends with the sample count that `count` returns.
+    If `count` is given, the tag of the number ends with this attribute of the `SampleCounts`.
     `network` is the name of the feature network that the metric needs. `picture_tag` is the tag of
     the picture if it differs from that of the number.
     """
 
     number: Callable[[Comparison], float] | None = None
     picture: Callable[[Comparison], np.ndarray] | None = None
-    count: Callable[[SampleCounts], int] | None = None
+    count: str | None = None
     network: str | None = None
     picture_tag: str | None = None
-
-
-_eval_samples = attrgetter("eval_samples")
-_feature_samples = attrgetter("feature_samples")
 
 
 def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
     """Return the tag with its sample count, if it has one: `_10k` for 10,000, `_359` for 359."""
     if metric.count is None:
         return tag
-    count = metric.count(counts)
+    count: int = getattr(counts, metric.count)
     return f"{tag}_{count // 1000}k" if count % 1000 == 0 else f"{tag}_{count}"
 
 
@@ -108,7 +109,7 @@ def _of_features(space: str) -> dict[str, Metric]:
         "recall": lambda comparison: comparison.neighbours(space)[1],
     }
     return {
-        f"metrics/{name}_{space}": Metric(number, count=_feature_samples, network=space)
+        f"metrics/{name}_{space}": Metric(number, count="feature_samples", network=space)
         for name, number in numbers.items()
     }
 
@@ -124,31 +125,73 @@ TABLE: dict[str, Metric] = {
     "critic/gradient_norms": Metric(picture=_layer_norms),
     "critic/weights": Metric(picture=_weights),
     "metrics/precision_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[0], count=_eval_samples
+        lambda comparison: comparison.neighbours("pixel")[0], count="eval_samples"
     ),
     "metrics/recall_pixel": Metric(
-        lambda comparison: comparison.neighbours("pixel")[1], count=_eval_samples
+        lambda comparison: comparison.neighbours("pixel")[1], count="eval_samples"
     ),
     "metrics/class_kl": Metric(
         lambda comparison: class_divergence(
             comparison.class_counts, comparison.reference.class_counts
         ),
         _class_histogram,
-        count=_feature_samples,
+        count="feature_samples",
         network="classifier",
         picture_tag="metrics/classes",
     ),
     "metrics/classes_found": Metric(
         lambda comparison: int((comparison.class_counts > 0).sum()),
-        count=_feature_samples,
+        count="feature_samples",
         network="classifier",
     ),
     **_of_features("classifier"),
     **_of_features("inception"),
     "metrics/modes_found": Metric(
-        lambda comparison: modes_found(*_modes(comparison)), count=_feature_samples
+        lambda comparison: modes_found(*_modes(comparison)), count="feature_samples"
     ),
     "metrics/share_within_3sigma": Metric(
-        lambda comparison: share_within(*_modes(comparison)), count=_feature_samples
+        lambda comparison: share_within(*_modes(comparison)), count="feature_samples"
     ),
 }
+
+
+def data_kinds(dataset: Dataset) -> set[str]:
+    """Return the kinds of data: samples, images, modes, and labels that a classifier can learn."""
+    kinds = {"samples"}
+    if len(dataset.sample_shape) == 3:
+        kinds.add("images")
+        large, labels = min(dataset.sample_shape[1:]) >= SIDE, dataset.labels
+        if large and labels is not None and len(labels.train.unique()) > 1:
+            kinds.add("labels")
+    if dataset.modes is not None:
+        kinds.add("modes")
+    return kinds
+
+
+def usual_metrics(dataset: Dataset) -> list[str]:
+    """Return the tags of the metrics during training: all that apply and are fast.
+
+    Those with labels need enough held-out images, because they use a classifier's features.
+    """
+    kinds = data_kinds(dataset)
+    if len(dataset.held_out) < _FEATURES_FROM:
+        kinds.discard("labels")
+    return [tag for tag, its in METRICS.items() if its.while_training and its.needs in kinds]
+
+
+def all_metrics(dataset: Dataset) -> list[str]:
+    """Return the tags of all metrics that apply; Inception's only if its weights are on disk."""
+    kinds, inception = data_kinds(dataset), available()
+    return [
+        tag
+        for tag, its in METRICS.items()
+        if its.needs in kinds and (inception or TABLE[tag].network != "inception")
+    ]
+
+
+def curve_metrics(dataset: Dataset) -> list[str]:
+    """Return the tags for all checkpoints: the usual metrics, and the FID if there are labels."""
+    chosen = usual_metrics(dataset)
+    if "labels" in data_kinds(dataset):
+        chosen.append("metrics/fid_classifier")
+    return list(dict.fromkeys(chosen))

@@ -17,9 +17,8 @@ from wgan_cli.data.dataset import FIXED_SEED, Dataset, held_out_halves
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import ConfigError, DivergedError
 from wgan_cli.evaluation.sampling import BATCH, generate, label_batches
-from wgan_cli.metrics.channel_classifier import trained_channel_classifier
 from wgan_cli.metrics.classifier import extract
-from wgan_cli.metrics.classifier_training import trained_classifier
+from wgan_cli.metrics.classifier_training import trained_channel_classifier, trained_classifier
 from wgan_cli.metrics.inception import inception
 from wgan_cli.metrics.neighbours import ball_radii
 from wgan_cli.metrics.wasserstein import sorted_projections
@@ -159,7 +158,11 @@ class Reference:
             None if labels is None else labels[chosen].to(device),
         )
         self.feature_labels = None if labels is None else labels[indices].to(device)
-        self.floor_samples = Samples(to_floats(held_out[others].to(device)), self._training_batches)
+        training = self._training_order[: self.counts.feature_samples]
+        self.floor_samples = Samples(
+            to_floats(held_out[others].to(device)),
+            lambda: self._batches(dataset.training_sample(training)),
+        )
         self._cache = cache
         self._networks: dict[str, FeatureNetwork] = {}
         self.classifier_accuracy: float | None = None
@@ -174,8 +177,7 @@ class Reference:
     def network(self, space: str) -> FeatureNetwork:
         """Return the feature network `classifier` (trained on the labels) or `inception`.
 
-        The first call trains or loads it. Raises `DataError` if Inception's weights are missing and
-        cannot be downloaded.
+        The first call trains or loads it. Raises `DataError` if Inception's weights are missing.
         """
         if space not in self._networks:
             if space == "classifier":
@@ -212,10 +214,6 @@ class Reference:
         # one channel do not imply it.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
-    def _training_batches(self) -> Iterator[Tensor]:
-        chosen = self._training_order[: self.counts.feature_samples]
-        return self._batches(self.dataset.training_sample(chosen))
-
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
         return (to_floats(batch.to(self.device)) for batch in samples.split(BATCH))
 
@@ -229,7 +227,7 @@ def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed:
     labels, count = reference.real.labels, reference.counts.feature_samples
 
     def draw(size: int, classes: Tensor | None, step: int, inner: int = 0) -> Tensor:
-        # Step 1 of the stream is used by `Comparison.draws`.
+        # Step 1 of the stream is used by `Comparison.steepest_slope`.
         draws = Draws(seed, Stream.EVALUATION, step, inner)
         latent = draws.normal((size, latent_dim), reference.device)
         samples = generate(generator, latent, classes)

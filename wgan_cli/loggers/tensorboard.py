@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 
 from wgan_cli.files import RecordFile
-from wgan_cli.loggers.base import Logger, Measurements, RunInfo
+from wgan_cli.loggers import Logger, Measurements, RunInfo
 from wgan_cli.pictures import as_png
 from wgan_cli.run_folder import make_folder
 from wgan_cli.validation import flatten

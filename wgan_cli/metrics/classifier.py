@@ -1,4 +1,4 @@
-"""A small convolutional image classifier for features that need no download."""
+"""Small image classifiers for features that need no download; one has a class per channel."""
 
 from __future__ import annotations
 
@@ -59,6 +59,28 @@ def _block(inner: int, outer: int) -> list[nn.Module]:
         nn.BatchNorm2d(outer),
         nn.ReLU(inplace=True),
     ]
+
+
+class ChannelClassifier(nn.Module):
+    """Applies a classifier of single channels to each channel of an image.
+
+    Maps images (n, C, H, W) to features (n, C * d), the concatenated features of the channels, and
+    to logits (n, classes^C), the sums of the channels' log-probabilities. The digits of a logit's
+    index to the base `classes` are the classes of the channels, first channel first.
+    """
+
+    def __init__(self, single: nn.Module) -> None:
+        super().__init__()
+        self.single = single
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, C * d) and logits (n, classes^C)."""
+        count, channels = images.shape[:2]
+        features, logits = self.single(images.flatten(0, 1).unsqueeze(1))
+        joint = images.new_zeros(count, 1)
+        for channel in logits.log_softmax(dim=1).unflatten(0, (count, channels)).unbind(1):
+            joint = (joint[:, :, None] + channel[:, None]).flatten(1)
+        return features.reshape(count, -1), joint
 
 
 @torch.no_grad()

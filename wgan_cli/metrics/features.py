@@ -81,8 +81,7 @@ def class_divergence(counts: Tensor, reference: Tensor) -> float:
     """Return KL(p || q) in nats of two class histograms; 0 if the class frequencies are equal.
 
     p is the normalised `counts`, q the normalised `reference`, both (classes,) and not negative.
-    Raises ValueError for unequal lengths, for an empty histogram, and if q is 0 in a class where p
-    is not (KL is infinite).
+    Raises ValueError for unequal lengths, an empty histogram, and an infinite KL (q = 0 but p > 0).
     """
     p, q = (histogram.detach().double().cpu() for histogram in (counts, reference))
     if p.ndim != 1 or p.shape != q.shape:

@@ -1,13 +1,14 @@
-"""Norms of a critic's gradients, with respect to samples and to layer outputs."""
+"""Norms of a critic's gradients, by samples and by layer outputs, and its effective weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from wgan_cli.randomness import Draws
 
@@ -41,16 +42,13 @@ def layer_gradient_norms(
     """
     outputs: list[tuple[str, Tensor]] = []
 
-    def recorder(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            outputs.append((name, output))
-            # Return a copy, so that an in-place ReLU does not overwrite the recorded output.
-            return output.clone()
-
-        return hook
+    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        outputs.append((name, output))
+        # Return a copy, so that an in-place ReLU does not overwrite the recorded output.
+        return output.clone()
 
     hooks = [
-        module.register_forward_hook(recorder(name))
+        module.register_forward_hook(partial(record, name))
         for name, module in critic.named_modules()
         if _is_layer(module)
     ]
@@ -69,6 +67,21 @@ def layer_gradient_norms(
         (name, 0.0 if gradient is None else float(gradient.flatten(1).norm(dim=1).double().mean()))
         for (name, _), gradient in zip(outputs, gradients, strict=True)
     ]
+
+
+@torch.no_grad()
+def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
+    """Return all weights by name; a parametrised weight has the value that the network uses."""
+    weights: dict[str, Tensor] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, ParametrizationList):
+            continue
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if is_parametrized(module):
+            names += list(cast(nn.ModuleDict, module.parametrizations))
+        prefix = f"{path}." if path else ""
+        weights.update({prefix + name: getattr(module, name) for name in names})
+    return weights
 
 
 def _is_layer(module: nn.Module) -> bool:

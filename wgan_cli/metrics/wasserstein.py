@@ -31,8 +31,7 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     costs = _distances(first, second).numpy()
     # Subtracting a constant from a row or column does not change the best assignment. It makes the
     # search several times faster if generated samples are similar, because costs are then similar
-    # too. Subtract medians: a mean with one very distant sample would lose the other costs to
-    # rounding.
+    # too. Use medians: after subtracting a mean with one distant sample, rounding hides the others.
     stride = max(1, len(costs) // _MEDIAN_OF)
     costs -= np.median(costs[:, ::stride], axis=1, keepdims=True)
     costs -= np.median(costs[::stride], axis=0)

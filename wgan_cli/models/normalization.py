@@ -18,8 +18,7 @@ def norm2d(kind: str, channels: int, *, affine: bool = True) -> nn.Module:
       of equal size, with at least 8 channels each if possible.
     - `none` changes nothing.
 
-    With `affine`, the layer has a scale and a shift per channel. Raises `ValueError` for other
-    kinds.
+    With `affine`, it has a scale and a shift per channel. Raises `ValueError` for other kinds.
     """
     if kind == "none":
         return nn.Identity()
@@ -28,13 +27,10 @@ def norm2d(kind: str, channels: int, *, affine: bool = True) -> nn.Module:
     if kind == "layer":
         return nn.GroupNorm(1, channels, affine=affine)
     if kind == "group":
-        return nn.GroupNorm(_groups(channels), channels, affine=affine)
+        most = max(1, min(_MAX_GROUPS, channels // _MIN_CHANNELS_PER_GROUP))
+        groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+        return nn.GroupNorm(groups, channels, affine=affine)
     raise ValueError(f"norm must be none, batch, layer or group, not {kind}.")
-
-
-def _groups(channels: int) -> int:
-    most = max(1, min(_MAX_GROUPS, channels // _MIN_CHANNELS_PER_GROUP))
-    return next(count for count in range(most, 0, -1) if channels % count == 0)
 
 
 class ClassNorm2d(nn.Module):

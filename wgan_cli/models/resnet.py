@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wgan_cli.errors import ConfigError
-from wgan_cli.models.conditional import Projection, check_labels
+from wgan_cli.models.conditional import Projection, check_labels, with_labels
 from wgan_cli.models.normalization import ClassNorm2d, norm2d
 from wgan_cli.models.precision import mark_float32, run_in_float32, to_float32
 
@@ -71,10 +71,6 @@ def _norm(kind: str, channels: int, classes: int | None) -> nn.Module:
     return norm2d(kind, channels) if classes is None else ClassNorm2d(kind, channels, classes)
 
 
-def _apply_norm(norm: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
-    return norm(maps) if labels is None else norm(maps, labels)
-
-
 class Block(nn.Module):
     """A residual block from `inner` to `outer` channels, which may double or halve the side.
 
@@ -102,13 +98,12 @@ class Block(nn.Module):
 
     def forward(self, maps: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map (batch, inner, side, side), and labels (batch,) if any, to (batch, outer, ...)."""
-        residual = torch.relu(_apply_norm(self.norm1, maps, labels))
+        residual = torch.relu(with_labels(self.norm1, labels)(maps))
         if self.resample == "up":
             residual = F.interpolate(residual, scale_factor=2, mode="nearest")
         residual = self.conv1(residual)
-        residual = self.conv2(torch.relu(_apply_norm(self.norm2, residual, labels)))
-        # A 1x1 convolution commutes with resampling. Apply it to the smaller map: a quarter of the
-        # cost.
+        residual = self.conv2(torch.relu(with_labels(self.norm2, labels)(residual)))
+        # A 1x1 convolution commutes with resampling; the smaller map needs a quarter of the time.
         if self.resample == "up":
             return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":

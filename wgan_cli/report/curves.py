@@ -78,13 +78,11 @@ def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
         for tag in run.curves
         if tag == ranking_tag or (is_metric(tag) and not tag.endswith(RAW))
     }
-    leading = (ranking_tag, ESTIMATE)
-    prefixes = ("wasserstein", "metrics", "critic", "generator")
 
     def order(tag: str) -> tuple[int, int, str]:
         prefix = tag.partition("/")[0]
-        prefix_index = prefixes.index(prefix) if prefix in prefixes else len(prefixes)
-        return (leading.index(tag) if tag in leading else len(leading)), prefix_index, tag
+        prefixes = ("wasserstein", "metrics", "critic", "generator", prefix)
+        return (ranking_tag, ESTIMATE, tag).index(tag), prefixes.index(prefix), tag
 
     drawn = [_panel(groups, tag) for tag in sorted(tags, key=order)]
     return [panel for panel in drawn if panel.lines]

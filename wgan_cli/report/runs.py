@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,17 @@ from wgan_cli.environment import read_command
 from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
 from wgan_cli.run_folder import CONFIG, RunFolder
 from wgan_cli.run_status import STATUS, read_status
+from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.study import FAILED, PRUNED, StudySummary
 
 # Runs in these states are listed last and count in no mean: resuming them would fail again.
 _FAILED = ("diverged", "failed")
 # Subfolders of a run folder that are not searched for other runs.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
-# Values of --config-name that wgan-train passes to Hydra: its default config, and the saved config
-# of another run.
+# Values of --config-name that wgan-train passes to Hydra: its default, and another run's config.
 _PRIMARY, _SAVED = "train", "_saved_config"
+
+_PRUNED_REASON = "ended early: worse than half of the trials before it"
 
 _MAX = sys.float_info.max
 
@@ -139,6 +142,21 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         base = base.parent
     runs = [_read(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
     return sorted(runs, key=lambda run: natural(run.name))
+
+
+def apply_trial_states(runs: Iterable[Run], folder: Path, study: StudySummary) -> None:
+    """Set the state and message of the search's runs in `folder` from their trials.
+
+    The study has details that a run's status lacks: the run of a pruned trial only records a stop
+    signal, and a killed run records nothing. Finished runs and running trials do not change.
+    """
+    search_folder = SearchFolder(folder)
+    trials = {os.path.realpath(search_folder.trial(t.number)): t for t in study.trials}
+    for run in runs:
+        trial = trials.get(os.path.realpath(run.folder))
+        if trial is not None and trial.state in (PRUNED, FAILED) and not run.finished:
+            run.state = trial.state
+            run.message = _PRUNED_REASON if trial.state == PRUNED else trial.reason
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

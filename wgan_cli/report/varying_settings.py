@@ -10,8 +10,7 @@ from wgan_cli.config import GROUPS
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Hardware settings, which affect results only by rounding. They count as varying only if a user
-# typed them.
+# Hardware settings, which affect results only by rounding. They vary only if a user typed them.
 _MACHINE = {"device", "threads", "compile", "graphs", "deterministic"}
 # With more varying settings, a row shows only values that differ from the most common ones.
 MAX_COLUMNS = 6

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from wgan_cli.schema.traits import MetricTraits
 
-
-def _distance(needs: str = "samples", *, while_training: bool = True) -> MetricTraits:
-    """Return the traits of a distance between generated and real samples."""
-    return MetricTraits(needs, while_training, has_floor=True, higher_is_better=False)
-
-
-def _score(needs: str, *, while_training: bool = True) -> MetricTraits:
-    """Return the traits of a share, count or score, for which higher is better."""
-    return MetricTraits(needs, while_training, has_floor=True, higher_is_better=True)
-
+# A distance between generated and real samples; a share, count or score, where higher is better.
+_distance = partial(MetricTraits, has_floor=True, higher_is_better=False)
+_score = partial(MetricTraits, has_floor=True, higher_is_better=True)
 
 # The metrics that an evaluation can compute, in the order of its table.
 METRICS: dict[str, MetricTraits] = {

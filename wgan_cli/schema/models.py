@@ -22,12 +22,10 @@ class PerceptronConfig:
 
 
 @dataclass
-class LipschitzConfig:
+class LipschitzConfig(PerceptronConfig):
     """Settings of a 1-Lipschitz perceptron; `width` is even because MaxMin sorts pairs of units."""
 
-    _target_: str = MISSING
     width: int = setting(at_least=2, at_most=65_536, multiple_of=2)
-    depth: int = setting(at_least=1, at_most=100)
 
 
 @dataclass
@@ -40,12 +38,10 @@ class DcganConfig:
 
 
 @dataclass
-class ResnetConfig:
+class ResnetConfig(DcganConfig):
     """Settings of a residual network as in arXiv 1704.00028; `width` halves above 32 pixels."""
 
-    _target_: str = MISSING
     width: int = setting(at_least=2, at_most=4_096)
-    norm: str = setting(choices=NORMS)
 
 
 @dataclass

@@ -79,11 +79,7 @@ OPTIMIZERS: dict[str, Component] = {
     "torch.optim.SGD": Component(
         for_both_networks(SGDSettings),
         OptimizerTraits(
-            elementwise=True,
-            keeps_finite=True,
-            fused=True,
-            decay_is_a_factor=True,
-            default_lr=1e-2,
+            elementwise=True, keeps_finite=True, fused=True, decay_is_a_factor=True, default_lr=1e-2
         ),
     ),
 }

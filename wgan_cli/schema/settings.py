@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from omegaconf import MISSING
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def setting(
-    *,
-    default: Any = MISSING,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    multiple_of: int | None = None,
-    choices: tuple[str, ...] | tuple[int, ...] | None = None,
-) -> Any:
+
+class Limits(TypedDict, total=False):
+    """The range of a setting's values."""
+
+    at_least: float
+    above: float
+    at_most: float
+    below: float
+    multiple_of: int
+    choices: tuple[str, ...] | tuple[int, ...]
+
+
+def setting(*, default: Any = MISSING, **limits: Unpack[Limits]) -> Any:
     """Return a dataclass field with a range; the default is usually in YAML instead of here."""
-    limits = {
-        "at_least": at_least,
-        "above": above,
-        "at_most": at_most,
-        "below": below,
-        "multiple_of": multiple_of,
-        "choices": choices,
-    }
-    metadata = {k: v for k, v in limits.items() if v is not None}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=limits)
 
 
 @dataclass

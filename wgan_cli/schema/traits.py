@@ -53,8 +53,7 @@ class ConstraintTraits:
     # It needs second derivatives, which torch.compile does not support. Set it to false if yours
     # does not need them; otherwise `compile=true` is refused.
     differentiates_twice: bool = True
-    # It changes or penalizes the weights, so it cannot be combined with a critic that is Lipschitz
-    # by construction.
+    # It changes or penalizes weights, so the critic must not already be Lipschitz by construction.
     acts_on_weights: bool = False
     # Its bound on the weights bounds the critic only if the critic has no normalisation layers.
     undone_by_normalization: bool = False

@@ -19,8 +19,7 @@ class NanGuard:
 
     Both mappings have the network's name as key. `terms` gives the number of terms that an update
     reports. `keeps_finite` is true if a step with a finite gradient cannot make a finite weight
-    infinite or NaN, so that checking the terms is enough. Otherwise (the default) the guard checks
-    the new weights too.
+    infinite or NaN. Otherwise (the default) the guard checks not only terms but also new weights.
     """
 
     def __init__(
@@ -40,8 +39,7 @@ class NanGuard:
         """Check an update's terms; yield True if the block should call `optimizer.step()`.
 
         `terms` holds the losses and the gradient's norm. On the CPU the value is False once the
-        guard has tripped. On CUDA it is always True, and a blocked step leaves the weights as they
-        were.
+        guard has tripped. On CUDA it is always True, and a blocked step changes no weights.
         """
         self._check(network, terms)
         keeps_finite = self._keeps_finite.get(network, False)
@@ -107,10 +105,7 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Yield every weight of an optimizer and every tensor of its state.
-
-    An optimizer has no state before its first step.
-    """
+    """Yield all weights and state tensors of an optimizer; before a step, it has no state."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import NoReturn
 
 from torch import Tensor
 
-from wgan_cli.acceleration.joint_fakes import JointFakes
 from wgan_cli.data.feeds import Batch, Feed
 from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
+from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.stop_signals import StopNow, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Phase, Point
-from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.divergence import check_finite
+from wgan_cli.training.divergence import Rollback, check_finite
 from wgan_cli.training.failures import reported_end
-from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.run_state import RunState
 from wgan_cli.training.running_means import Throughput
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
-from wgan_cli.training.updates import Updates
+from wgan_cli.training.updates import JointFakes
 
 
+@dataclass(eq=False)
 class Trainer(RunState):
     """Train a WGAN by Algorithm 1 of arXiv 1701.07875.
 
@@ -34,43 +34,28 @@ class Trainer(RunState):
     this process trains on its `shard` of every batch.
     """
 
-    def __init__(
-        self,
-        updates: Updates,
-        feed: Feed,
-        *,
-        steps: int,
-        batch_size: int,
-        latent_dim: int,
-        seed: int,
-        schedule: CriticSchedule,
-        decay: LearningRateDecay,
-        ema: float,
-        cadence: Cadence,
-        evaluation: Evaluation | None,
-        classes: ClassSampler | None = None,
-        callbacks: Sequence[Callback] = (),
-        rollback: Rollback | None = None,
-        signals: StopSignals | None = None,
-    ) -> None:
-        super().__init__(updates, ema)
-        self.feed = feed
-        self.steps = steps
-        self.batch_size = batch_size
-        self.latent_dim = latent_dim
-        self.seed = seed
-        self.schedule = schedule
-        self.decay = decay
-        self.cadence = cadence
-        self.evaluation = evaluation
-        self.classes = classes
-        self.callbacks = callbacks
-        self.rollback = rollback
-        self.signals = signals or StopSignals()
+    feed: Feed
+    _: KW_ONLY
+    steps: int
+    batch_size: int
+    latent_dim: int
+    seed: int
+    schedule: CriticSchedule
+    decay: LearningRateDecay
+    cadence: Cadence
+    evaluation: Evaluation | None
+    classes: ClassSampler | None = None
+    callbacks: Sequence[Callback] = ()
+    rollback: Rollback | None = None
+    signals: StopSignals = field(default_factory=StopSignals)
+
+    def __post_init__(self, ema_decay: float) -> None:
+        super().__post_init__(ema_decay)
+        updates = self.updates
         self.shard = updates.ranks.shard
         self.phase: Phase = nullcontext
-        self.throughput = Throughput(batch_size)
-        self._rows = batch_size // self.shard.world
+        self.throughput = Throughput(self.batch_size)
+        self._rows = self.batch_size // self.shard.world
         self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
         self._last_batch: Batch | None = None
 
@@ -94,10 +79,7 @@ class Trainer(RunState):
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """Train one step and do its housekeeping.
-
-        After a stop during the housekeeping, repeat only the housekeeping.
-        """
+        """Train one step and do its housekeeping; after a stop in the latter, repeat only that."""
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
@@ -175,10 +157,7 @@ class Trainer(RunState):
             self.stop(request)
 
     def measure(self, point: Point) -> None:
-        """Add the measurements that are due at this step to `point`.
-
-        Raises `DivergedError` if a mean or a weight is NaN or infinite.
-        """
+        """Add the due measurements to `point`. Raise `DivergedError` if a number is not finite."""
         regular = self.step % self.cadence.log == 0
         with self.phase("log"):
             means = self.means.means()

@@ -81,8 +81,7 @@ def svg_chart(
 ) -> str:
     """Call `draw` on new axes and return the SVG text; a hash of `name` makes its ids unique.
 
-    `size` is the width and height in inches. `box` is the axes' left, bottom, width and height, as
-    shares of `size`.
+    `size` is (width, height) in inches; `box` is the axes' (left, bottom, width, height) in shares.
     """
     with _style(_PAGE, name):
         figure = Figure(figsize=size)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from PIL import Image
 
 from wgan_cli.report.comparison import Comparison
@@ -16,9 +19,10 @@ from wgan_cli.report.curves import coloured_count
 from wgan_cli.report.ranking import is_metric, margin, number
 from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.varying_settings import MAX_COLUMNS
-from wgan_cli.report.writers.drawing import chart, heat_chart
-from wgan_cli.report.writers.search_section import SearchSection
+from wgan_cli.report.writers.drawing import Ink, chart, heat_chart, svg_chart
+from wgan_cli.search.printing import trials_text
 from wgan_cli.search.space import value_text
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
 
 # Limits of a thumbnail's longer side, in pixels.
 _MAX_SIDE, _MIN_SIDE = 300, 110
@@ -26,6 +30,8 @@ _MAX_SIDE, _MIN_SIDE = 300, 110
 _MAX_BYTES = 6_000_000
 # A run's pictures have far fewer pixels; a picture with more may be a decompression bomb.
 _MAX_PIXELS = 20_000_000
+# Space above and below the values in the chart of a search, as a share of their range.
+_MARGIN = 0.08
 
 
 def page(comparison: Comparison) -> str:
@@ -53,7 +59,7 @@ def page(comparison: Comparison) -> str:
         heat_note=note,
         charts=[Markup(chart(panel, len(groups))) for panel in comparison.panels],
         samples=_samples(comparison),
-        searches=[SearchSection(study) for study in comparison.studies],
+        searches=list(map(_search_section, comparison.studies)),
     )
 
 
@@ -95,3 +101,70 @@ def _thumbnail(path: Path, count: int) -> str | None:
         if file.tell() * count <= _MAX_BYTES:
             break
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _search_section(study: StudySummary) -> dict[str, Any]:
+    """Return the data of a study for the template: its texts, varied settings and chart.
+
+    The chart shows values by trial number, as SVG text; a line shows the best value so far. Filled
+    circles are finished trials, hollow circles are pruned trials, and crosses at the bottom are
+    failed trials. Triangles at the edge are values outside the chart's range.
+    """
+    running = (RUNNING,) if study.count(RUNNING) else ()
+    states = (FINISHED, PRUNED, FAILED, *running)
+    counts = ", ".join(f"{study.count(state)} {state}" for state in states)
+    best, outcome = study.best, "None has finished."
+    if best is not None:
+        settings = overrides_text(best.params)
+        outcome = f"The best is trial {best.number} with {number(best.value)}: {settings}."
+    name = f"search {study.metric} {len(study.trials)}"
+    box = (0.1, 0.14, 0.88, 0.74)
+    return {
+        "study": study,
+        "varied": list(dict.fromkeys(key for trial in study.trials for key in trial.params)),
+        "counts": f"{len(study.trials)} of {trials_text(study.total)}: {counts}.",
+        "best": outcome,
+        "chart": Markup(svg_chart(name, (6.4, 2.7), box, partial(_draw, study))),
+    }
+
+
+def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
+    low, high = _limits(study)
+    triangle = "^" if study.direction == "minimize" else "v"
+    for state, face in ((PRUNED, "none"), (FINISHED, ink.text)):
+        values = [
+            (trial.number, trial.value)
+            for trial in study.trials
+            if trial.state == state and trial.value is not None
+        ]
+        inside = [(x, y) for x, y in values if low <= y <= high]
+        outside = [(x, high if y > high else low) for x, y in values if not low <= y <= high]
+        for drawn, marker in ((inside, "o"), (outside, triangle)):
+            xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
+            axes.plot(xs, ys, marker, color=ink.text, markerfacecolor=face, markersize=4.5)
+    failed = [trial.number for trial in study.trials if trial.state == FAILED]
+    axes.plot(failed, [low] * len(failed), "x", color=ink.text, markersize=5)
+    best = study.best_so_far
+    axes.step(list(best), list(best.values()), where="post", color=ink.series[0])
+    margin = _MARGIN * (high - low)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_title(f"{study.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
+
+
+def _limits(study: StudySummary) -> tuple[float, float]:
+    """Return the lowest and highest value to show, leaving out outliers on the worse side.
+
+    The range covers finished trials, or all trials while none has finished.
+    """
+    known = [trial for trial in study.trials if trial.value is not None]
+    finished = [trial for trial in known if trial.state == FINISHED]
+    values = [trial.value for trial in finished or known if trial.value is not None]
+    if not values:
+        return 0.0, 1.0
+    lower, upper = map(float, np.percentile(values, (25, 75)))
+    reach = 3 * (upper - lower) or abs(values[0]) or 1.0
+    low, high = min(values), max(values)
+    # The 1e-9 keeps the range from being empty.
+    if study.direction == "minimize":
+        return low, max(low + 1e-9, min(high, upper + reach))
+    return min(high - 1e-9, max(low, lower - reach)), high

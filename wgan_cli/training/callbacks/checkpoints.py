@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,23 @@ from wgan_cli.training.checkpoint import (
 KEPT = 2
 
 
+@dataclass(eq=False)
 class Checkpoints(Callback):
     """Write checkpoints; keep the two newest and the one with the lowest `wasserstein/exact`.
 
     With `keep_every`, also keep checkpoints whose step is a multiple of it. With `from_start`, save
     before the first step, so that a rollback always has a checkpoint. `facts` is stored with the
-    trainer's state. It holds the config and the samples' shape, among others, so that sampling
-    needs no other file.
+    trainer's state: the config, the samples' shape and more, so that sampling needs no other file.
     """
 
     phase = "checkpoint"
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        facts: dict[str, Any],
-        keep_every: int | None = None,
-        *,
-        from_start: bool = False,
-    ) -> None:
-        self.folder = folder
-        self.facts = facts
-        self.keep_every = keep_every
-        self.from_start = from_start
-        # Distance, number of samples and path of the best checkpoint.
-        self._best: tuple[float, float, Path] | None = None
+    folder: RunFolder
+    facts: dict[str, Any]
+    keep_every: int | None = None
+    from_start: bool = field(default=False, kw_only=True)
+    # Distance, number of samples and path of the best checkpoint.
+    _best: tuple[float, float, Path] | None = field(default=None, init=False)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Find the best checkpoint. Delete those of later steps, because they are damaged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -17,6 +18,7 @@ from wgan_cli.out_of_memory import is_out_of_memory
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 
+@dataclass(eq=False)
 class Loggers(Callback):
     """Pass the measurements of each point to all loggers.
 
@@ -25,21 +27,12 @@ class Loggers(Callback):
     `Checkpoints`, so that everything up to a checkpoint's step is logged.
     """
 
-    def __init__(
-        self,
-        loggers: Mapping[str, Logger],
-        folder: Path,
-        settings: dict[str, Any],
-        final: Mapping[str, float],
-        *,
-        first: bool,
-    ) -> None:
-        self.loggers = loggers
-        self.folder = folder
-        self.settings = settings
-        self.final = final
-        self.first = first
-        self._started: dict[str, Logger] = {}
+    loggers: Mapping[str, Logger]
+    folder: Path
+    settings: dict[str, Any]
+    final: Mapping[str, float]
+    first: bool = field(kw_only=True)
+    _started: dict[str, Logger] = field(default_factory=dict, init=False)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Start the loggers; in a new run, log the config and the first pictures."""

@@ -26,8 +26,7 @@ class Profile(Callback):
     """Trace steps 11 to 20 after each start, or the second half of the run if fewer are left.
 
     The file `profile/steps_<first>-<last>.pt.trace.json` is a Chrome trace with the trainer's
-    phases as named ranges. This callback comes after `Checkpoints`, so that the trace includes
-    logging and saving.
+    phases as named ranges. It includes logging and saving, as this comes after `Checkpoints`.
     """
 
     phase = "profile"

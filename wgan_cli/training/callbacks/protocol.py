@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from wgan_cli.evaluation.evaluation import EvaluationResult
+from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.loggers import Measurements
-from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.rollback import RollbackRecord
+from wgan_cli.training.divergence import RollbackRecord
 
 # Takes the name of a phase of a step; returns a context that a profiler shows as a named range.
 Phase = Callable[[str], AbstractContextManager[object]]
@@ -21,10 +21,7 @@ Phase = Callable[[str], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Cadence:
-    """The intervals, in steps, at which to log, draw samples, save and evaluate.
-
-    All four are also due at the last step.
-    """
+    """The intervals, in steps, at which work is due; all of it is also due at the last step."""
 
     log: int
     sample: int
@@ -87,10 +84,7 @@ class ObservedTrainer(Protocol):
 
 
 class Callback:
-    """Observe a run without changing the training.
-
-    `phase` is the callback's name in a profiler's trace.
-    """
+    """Observe a run without changing the training; `phase` is its name in a profiler's trace."""
 
     phase = "log"
 

@@ -1,10 +1,11 @@
-"""The callback that writes `metrics.jsonl` and `status.json`."""
+"""The callbacks that write `metrics.jsonl` and `status.json`, and watch `train.log`."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
+from wgan_cli.log_file import LogFile
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import RunStatus, now, read_status, write_status
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
@@ -80,3 +81,23 @@ class Record(Callback):
             evaluation_seconds={metric: round(s, 3) for metric, s in self._costs.items()},
             seconds=round(self._seconds_before + time.perf_counter() - self._clock, 3),
         )
+
+
+@dataclass(eq=False)
+class LogWatch(Callback):
+    """End the run at the next log point after `train.log` could not be written."""
+
+    file: LogFile
+
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """At log points, raise the error of a failed write; `Checkpoints` has saved the step."""
+        if point.log:
+            self._raise()
+
+    def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
+        """Raise the error of a write that failed since the last log point."""
+        self._raise()
+
+    def _raise(self) -> None:
+        if self.file.failure is not None:
+            raise self.file.failure

@@ -1,12 +1,15 @@
-"""The callback that draws sample pictures, as PNG files and for the loggers."""
+"""The callbacks for sample points: pictures of samples, and histograms of the critic's weights."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.evaluation.sampling import evaluating, generate
+from wgan_cli.metrics.lipschitz import weights_in_use
 from wgan_cli.pictures import grid, plane, save_png, scatter
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.run_folder import RunFolder
@@ -32,6 +35,7 @@ def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
     return generate(generator, latent.repeat(len(labels) // _COLUMNS, 1), labels)
 
 
+@dataclass(eq=False)
 class SamplePictures(Callback):
     """Draw images in a grid, and samples with two numbers as points over the critic's scores.
 
@@ -43,13 +47,10 @@ class SamplePictures(Callback):
 
     phase = "samples"
 
-    def __init__(
-        self, folder: RunFolder, real: Tensor, labels: Tensor | None, *, first: bool
-    ) -> None:
-        self.folder = folder
-        self.real = real
-        self.labels = labels
-        self.first = first
+    folder: RunFolder
+    real: Tensor
+    labels: Tensor | None
+    first: bool = field(kw_only=True)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """In a new run, draw real images, and samples of the untrained generator."""
@@ -106,12 +107,20 @@ class SamplePictures(Callback):
         return torch.cat([row[:_COLUMNS] for row in filled])
 
 
+class WeightHistograms(Callback):
+    """At sample points, add every critic weight as the forward pass uses it."""
+
+    def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
+        """Add copies: on the CPU the arrays would otherwise share the parameters' memory."""
+        if point.sample:
+            for name, weight in weights_in_use(trainer.critic).items():
+                copied = weight.detach().float().cpu().clone()
+                point.histograms[f"critic_weights/{name}"] = copied.numpy()
+
+
 @torch.no_grad()
 def _scores(trainer: ObservedTrainer, points: Tensor) -> Tensor:
-    """Return the critic's scores (n,).
-
-    A conditional critic's scores are averaged over the classes, weighted by their frequencies.
-    """
+    """Return the critic's scores (n,); for classes, their mean weighted by class frequency."""
     critic, classes = trainer.critic, trainer.classes
     with evaluating(critic):
         if classes is None:

@@ -1,14 +1,18 @@
-"""Format the table of ranked runs for a terminal."""
+"""Format the runs as a table for a terminal, and as CSV text with all numbers in full."""
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.ranking import number
+from wgan_cli.search.space import value_text
 
 # Show at most this many groups; the page shows all, and the terminal also lists every run.
 _MAX_SETTINGS = 20
@@ -21,7 +25,7 @@ def screen_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def table(comparison: Comparison, width: int | None) -> str:
+def terminal_table(comparison: Comparison, width: int | None) -> str:
     """Return text: settings with mean ± sd over seeds, the conclusion, and a row for each run."""
     lines = [_printable(comparison.heading()), ""]
     if comparison.by is not None:
@@ -80,3 +84,25 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
 def _printable(text: str) -> str:
     """Return text without line breaks and control characters, which untrusted files may hold."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def csv_table(comparison: Comparison) -> str:
+    """Return CSV text with the runs by rank; column `counted` is 1 for runs that enter a mean."""
+    keys = comparison.varying.keys
+    tags = sorted({tag for run in comparison.runs for tag in run.final})
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    columns = ["run", "state", *keys, "seed", "counted", "step", "steps", "seconds"]
+    rows.writerow(_writable([*columns, *tags, "message", "command"]))
+    for run in comparison.runs:
+        values = [value_text(run.settings[key]) if key in run.settings else "" for key in keys]
+        counted = int(run.folder in comparison.counted)
+        numbers = [repr(run.final[tag]) if tag in run.final else "" for tag in tags]
+        cells = [run.name, run.state, *values, run.seed, counted, run.step, run.steps, run.seconds]
+        rows.writerow(_writable([*cells, *numbers, run.message, run.command]))
+    return file.getvalue()
+
+
+def _writable(cells: list[Any]) -> list[Any]:
+    """Return cells without zero bytes, which `csv` in Python 3.10 can neither write nor read."""
+    return [cell.replace("\0", "") if isinstance(cell, str) else cell for cell in cells]
