@@ -22,11 +22,11 @@ from wgan_cli.constraints import Constraint, Unconstrained
 from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import Reference, generated
-from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.losses import Wasserstein
 from wgan_cli.machine import choose_machine
 from wgan_cli.pictures import grid
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.updates import Updates
 
 CPU = torch.device("cpu")

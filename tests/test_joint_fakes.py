@@ -11,13 +11,13 @@ from conftest import leaves
 from omegaconf import open_dict
 from torch import Tensor
 
+from wgan_cli.acceleration.joint_fakes import GROUP
 from wgan_cli.build import build_dataset, build_trainer, complete
 from wgan_cli.commands.composition import Composer
 from wgan_cli.config import fill, validate
 from wgan_cli.machine import choose_machine
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.trainer import Trainer
-from wgan_cli.training.updates import GROUP
 
 CPU = torch.device("cpu")
 # Two groups, of which the second is short.

@@ -24,7 +24,6 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError
-from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.loggers import Logger
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.run_folder import RunFolder
@@ -37,13 +36,14 @@ from wgan_cli.training.callbacks.progress import Progress
 from wgan_cli.training.callbacks.protocol import Cadence, Callback
 from wgan_cli.training.callbacks.record import Record
 from wgan_cli.training.callbacks.sample_pictures import SamplePictures, WeightHistograms
+from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.distributed_trainers import (
     DistributedUpdates,
     FollowerTrainer,
     LeaderTrainer,
 )
-from wgan_cli.training.divergence import Rollback
 from wgan_cli.training.graphed_updates import GraphedUpdates
+from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.models.conditional import with_labels
-from wgan_cli.randomness import Draws
 
 BATCH = 256
 
@@ -44,27 +43,3 @@ def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None)
         batches = zip(latent.split(BATCH), label_batches(labels, len(latent)), strict=True)
         samples = [with_labels(generator, classes)(noise).float() for noise, classes in batches]
     return torch.cat(samples)
-
-
-class ClassSampler:
-    """Draws random classes with the frequencies of the training data.
-
-    `labels` (n,) holds the classes of the training samples, and `count` is the networks' number of
-    classes. The attribute `shares` (count,) is the fraction of the data that each class has.
-    """
-
-    def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
-        self.count = count
-        self.shares = (labels.bincount(minlength=count).double() / len(labels)).to(device)
-        self._bounds = self.shares.cumsum(0)
-
-    def draw(self, count: int, draws: Draws) -> Tensor:
-        """Return random classes (count,), int64, on the device."""
-        uniform = draws.uniform((count,), self._bounds.device).double()
-        # Rounding may leave the last bound slightly below 1.
-        return torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
-
-    def rows(self, most: int, columns: int) -> Tensor:
-        """Return classes (rows * columns,), one class per row, with at most `most` rows."""
-        rows = min(self.count, most)
-        return torch.arange(rows, device=self._bounds.device).repeat_interleave(columns)

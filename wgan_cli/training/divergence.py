@@ -1,21 +1,13 @@
-"""Detect that a run diverged, advise the user, and roll the run back to a checkpoint."""
+"""Detect that a run diverged, and advise the user."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from wgan_cli.errors import DivergedError
-from wgan_cli.training.checkpoint import load_newest
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
-
-log = logging.getLogger(__name__)
 
 # The order of the search for a cause: a term comes before the terms that depend on it.
 _CRITIC_ORDER = (
@@ -84,52 +76,3 @@ def _norms(updates: Updates) -> dict[str, float]:
         weights[f"a weight of the {name}"] = nn.utils.get_total_norm(network.parameters())
         statistics[f"a running statistic of the {name}"] = nn.utils.get_total_norm(floating)
     return {name: float(norm) for name, norm in (weights | statistics).items()}
-
-
-@dataclass(frozen=True)
-class RollbackRecord:
-    """A rollback from step `at` to `to`, with learning rates times `lr_factor` from there."""
-
-    at: int
-    to: int
-    lr_factor: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rollback:
-    """Implements `on_divergence=rollback`.
-
-    A run may roll back at most `times` times; rollbacks before a resume count too. A rollback loads
-    the newest checkpoint. If the run did not get past the step of its previous divergence, the
-    rollback loads a checkpoint older than the previous one. Each rollback multiplies all learning
-    rates by `lr_factor`. Batches and noise depend only on (seed, step), so they are the same again.
-    """
-
-    checkpoints: Path
-    times: int
-    lr_factor: float
-
-    def state_to_load(
-        self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
-    ) -> dict[str, Any]:
-        """Return the state of the checkpoint to load, with this rollback added to its list.
-
-        `at` is the step of the divergence, `so_far` the earlier rollbacks. Raises `DivergedError`
-        if no rollback or no checkpoint is left.
-        """
-        if len(so_far) >= self.times:
-            times = f"It went back {len(so_far)} times already."
-            raise DivergedError(error.what, f"{times} {error.advice}")
-        state, _, warnings = load_newest(self.checkpoints)
-        for warning in warnings:
-            log.warning("%s", warning)
-        if so_far and at <= so_far[-1].at:
-            # A lower rate did not help: the weights of that checkpoint may already be the cause.
-            older, _, _ = load_newest(self.checkpoints, before=so_far[-1].to)
-            state = older or state
-        if state is None:
-            raise DivergedError(error.what, f"There is no checkpoint to go back to. {error.advice}")
-        factor = self.lr_factor * (so_far[-1].lr_factor if so_far else 1.0)
-        record = RollbackRecord(at, state["step"], factor, error.what)
-        return {**state, "returns": [asdict(rollback) for rollback in (*so_far, record)]}

@@ -10,19 +10,20 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from wgan_cli.acceleration.joint_fakes import JointFakes
 from wgan_cli.data.feeds import Batch, Feed
 from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.stop_signals import StopNow, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Phase, Point
-from wgan_cli.training.divergence import Rollback, check_finite
+from wgan_cli.training.class_sampler import ClassSampler
+from wgan_cli.training.divergence import check_finite
 from wgan_cli.training.failures import reported_end
+from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.run_state import RunState
 from wgan_cli.training.running_means import Throughput
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
-from wgan_cli.training.updates import JointFakes
 
 
 @dataclass(eq=False)

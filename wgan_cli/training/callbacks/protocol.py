@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from wgan_cli.evaluation.evaluation import EvaluationResult
-from wgan_cli.evaluation.sampling import ClassSampler
 from wgan_cli.loggers import Measurements
+from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.divergence import RollbackRecord
 
 # Takes the name of a phase of a step; returns a context that a profiler shows as a named range.
