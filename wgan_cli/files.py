@@ -1,8 +1,9 @@
-"""Write files atomically, append records, and explain errors such as a full disk."""
+"""Write files atomically, append records and log messages, and explain disk errors."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,42 @@ class RecordFile:
             self._file.close()
         except OSError as error:
             raise disk_error(error, self.path) from None
+
+
+class LogFile(logging.Handler):
+    """A logging handler that writes each message with its time, and never half a line.
+
+    The message may report an error, which a full disk must not hide. So `emit` stores a disk error
+    in `failure`, and `LogWatch` raises it later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.path = path
+        self.failure: DiskError | None = None
+        self._file: RecordFile | None = None
+
+    def open(self) -> None:
+        """Open the file. Call it before the first message."""
+        self._file = RecordFile(self.path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message; store a disk error in `failure`."""
+        try:
+            assert self._file is not None
+            self._file.write(self.format(record).encode() + b"\n")
+        except DiskError as error:
+            self.failure = self.failure or error
+
+    def close(self) -> None:
+        """Close the file; store a disk error in `failure`."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except DiskError as error:
+            self.failure = self.failure or error
+        super().close()
 
 
 def disk_error(

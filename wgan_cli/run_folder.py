@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
-from wgan_cli.environment import ENVIRONMENT
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
-from wgan_cli.locking import is_stale, locked
+from wgan_cli.locking import locked
 from wgan_cli.run_status import STATUS
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 METRICS = "metrics.jsonl"
+ENVIRONMENT = "environment.json"
 LOG, LOCK = "train.log", ".lock"
+_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 
 
@@ -80,10 +85,6 @@ class RunFolder:
         _remove(self.samples.glob(".step_*.tmp"))
         _remove(self.checkpoints.glob("*step_*.tmp"))
 
-    def lock_is_stale(self) -> bool:
-        """Return whether the lock file exists and no process holds it; False if this is unknown."""
-        return is_stale(self.path / LOCK)
-
     def abandon(self) -> None:
         """Remove the files of a run that has not begun, so that the folder can be used again."""
         run_began = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
@@ -125,6 +126,26 @@ class RunFolder:
             # A user may have edited the file and broken it. No run depends on it.
             return []
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
+
+    def write_environment(self, **more: Any) -> None:
+        """Write the command line, machine, package versions and the fields `more` as JSON.
+
+        They are those of the process that trained here last. Raises `DiskError`.
+        """
+        environment = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "packages": {package: _version(package) for package in ("wgan-train", *_LIBRARIES)},
+            **more,
+        }
+        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+    def read_command(self) -> list[str]:
+        """Return the command line of the last process that trained in this folder."""
+        content = json.loads((self.path / ENVIRONMENT).read_text())
+        return [str(word) for word in content["command"]]
 
     def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
         """Write `content` as JSON to the file `name`, an output of `wgan-eval`, atomically."""
@@ -211,6 +232,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path, done="made") from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -11,10 +11,9 @@ from torch import nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
-from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.layers import batch_norm_layers, has_linear_layers, normalization_layers
-from wgan_cli.rules import takes_no_classes
+from wgan_cli.rules import CriticFacts, takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)

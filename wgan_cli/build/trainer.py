@@ -18,12 +18,12 @@ from wgan_cli.build.networks import (
     log_clipped_batch_norm,
     trained_network,
 )
-from wgan_cli.compatibility import refuse_pair
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.models.shape_check import refuse_misfit
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.rules import refuse_pair
 from wgan_cli.schema import RunConfig, traits
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback

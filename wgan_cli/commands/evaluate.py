@@ -106,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         trusted_generator,
     )
     from wgan_cli.commands.evaluation_report import Report, progress
-    from wgan_cli.commands.trust import check_trusted
+    from wgan_cli.commands.resume import check_trusted
     from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.default_metrics import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine, find_device, set_up_torch

@@ -78,8 +78,8 @@ def _search(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands.folders import reserved
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.loop import SearchLoop
-    from wgan_cli.search.printing import final_summary, trials_text
     from wgan_cli.search.space import as_overrides
+    from wgan_cli.search.study import final_summary, trials_text
 
     name, search = _asked_for(arguments)
     first = _check(search)
@@ -159,8 +159,7 @@ def _check(search: Search) -> dict[str, Value]:
     The dict is empty if the config is not valid without values from the space.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
-    from wgan_cli.search.default_trial import default_values
-    from wgan_cli.search.space import override_key
+    from wgan_cli.search.space import default_values, override_key
 
     for word in (*search.words, *search.settings):
         if override_key(word) in _RESERVED:

@@ -89,7 +89,7 @@ def record_failure(
     try:
         make_folder(folder.path)
         if early.buffer:
-            from wgan_cli.log_file import LogFile
+            from wgan_cli.files import LogFile
 
             with file_log(LogFile(folder.path / LOG), early):
                 pass

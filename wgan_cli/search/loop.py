@@ -19,10 +19,18 @@ from wgan_cli.errors import (
 )
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.printing import trial_line, trials_text
 from wgan_cli.search.space import Search, Value, as_overrides
 from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudySummary, summarize_study
+from wgan_cli.search.study import (
+    FAILED,
+    FINISHED,
+    PRUNED,
+    REASON,
+    StudySummary,
+    summarize_study,
+    trial_line,
+    trials_text,
+)
 from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, Outcome, run_trial
 from wgan_cli.search.trials import ClaimedTrial, claim_trial
 

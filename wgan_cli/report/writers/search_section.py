@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from wgan_cli.report.ranking import number
 from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.writers.drawing import Ink, svg_chart
-from wgan_cli.search.printing import trials_text
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary, trials_text
 
 # Space above and below the values, as a share of their range.
 _MARGIN = 0.08

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgan_cli.log_file import LogFile
+from wgan_cli.files import LogFile
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 
