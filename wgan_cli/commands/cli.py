@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -96,6 +96,11 @@ def print_error(message: str) -> None:
     """Print the message on stderr, if stderr can be written."""
     with suppress(OSError):
         print(message, file=sys.stderr)
+
+
+def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
+    """Return a console script that passes the arguments to `run` and exits with its code."""
+    return lambda: exit_process(run(sys.argv[1:]))
 
 
 def exit_process(code: int) -> NoReturn:

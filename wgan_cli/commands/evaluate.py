@@ -8,20 +8,15 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
+from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import nearest
 
 log = logging.getLogger("wgan_cli")
-
-
-def main() -> NoReturn:
-    """Run `wgan-eval` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -33,6 +28,9 @@ def run(command_line: Sequence[str]) -> int:
         smaller="; try smaller --n and --n-features.",
         interrupted="; checkpoints done are written.",
     )
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +103,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         load_weights,
         trusted_generator,
     )
-    from wgan_cli.commands.evaluation_report import Report, progress
+    from wgan_cli.commands.evaluation_report import Bar, Report
+    from wgan_cli.commands.logs import console_log
     from wgan_cli.commands.resume import check_trusted
     from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.default_metrics import all_metrics, curve_metrics
@@ -113,7 +112,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
-    log.setLevel(logging.INFO)
     state, path, folder = chosen_checkpoint(_asked_path(arguments))
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     # Loggers need not be trusted, because none is built here.
@@ -137,7 +135,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     critic = build_critic(complete_config, constraint, dataset.sample_shape, state.get("classes"))
     critic.to(device)
     generator.to(device)
-    with progress() as bar:
+    with console_log(), Bar() as bar:
         evaluation = build_evaluation(complete_config, dataset, constraint, device)
         evaluation.on_metric = bar.show
         report = Report(

@@ -46,19 +46,14 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     training had begun, for a job of a sweep always. If a stop signal ends a job, raise
     KeyboardInterrupt or SystemExit to end the sweep too.
     """
-    folder, signals, reserved = RunFolder(path), StopSignals(), False
+    folder, signals, reserved = RunFolder(shown(path)), StopSignals(), False
     # During a sweep, the terminal shows only the states of the jobs.
     with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
                 folder, reserved = RunFolder(shown(claim_job_folder(path, overrides))), True
                 log.info("job %s: %s", folder.path.name, " ".join(overrides) or "(defaults)")
-            else:
-                folder = RunFolder(shown(path))
             code = _train(composed, folder, overrides, early, signals, sweep=sweep)
-            if sweep:
-                _end_sweep_if_asked(signals)
-            return code
         except Exception as error:
             # A stop signal must not interrupt the report of this error.
             with signals:
@@ -74,9 +69,7 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                     log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
                 if sweep:
                     record_failure(folder, overrides, failure, early)
-            if sweep:
-                _end_sweep_if_asked(signals)
-            return failure.exit_code if isinstance(failure, WganError) else 1
+            code = failure.exit_code if isinstance(failure, WganError) else 1
         finally:
             with signals:
                 folder.abandon()
@@ -84,6 +77,14 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                 if reserved:
                     release_job_folder(folder)
                 remove_if_empty(folder.path)
+        if sweep:
+            signals.raise_again()
+            asked = signals.requested()
+            if isinstance(asked, InterruptedRunError):
+                raise KeyboardInterrupt
+            if asked is not None:
+                raise SystemExit(asked.exit_code)
+        return code
 
 
 def _train(
@@ -165,16 +166,6 @@ def _train(
     if not sweep:
         print(summary(folder))
     return 0
-
-
-def _end_sweep_if_asked(signals: StopSignals) -> None:
-    """Raise KeyboardInterrupt or SystemExit, which end the sweep, if a stop signal came."""
-    signals.raise_again()
-    asked = signals.requested()
-    if isinstance(asked, InterruptedRunError):
-        raise KeyboardInterrupt
-    if asked is not None:
-        raise SystemExit(asked.exit_code)
 
 
 def _log_start(config: RunConfig, folder: RunFolder, notes: Sequence[str]) -> None:

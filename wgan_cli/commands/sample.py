@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process, shown
+from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, shown
 from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
 _COLUMNS = 8
 _DEFAULT_COUNT = 8 * _COLUMNS
-
-
-def main() -> NoReturn:
-    """Run `wgan-sample` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -31,6 +25,9 @@ def run(command_line: Sequence[str]) -> int:
         smaller="; try a smaller --n.",
         interrupted=".",
     )
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from wgan_cli.commands.cli import exit_code_of_training, exit_process, print_error, shown
+from wgan_cli.commands.cli import entry_point, exit_code_of_training, print_error, shown
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
-def main() -> NoReturn:
-    """Run `wgan-search` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
-
-
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-search` with these arguments; return the exit code."""
     arguments = _parser().parse_intermixed_args(command_line)
@@ -41,6 +36,9 @@ def run(command_line: Sequence[str]) -> int:
         lambda: _search(arguments),
         lambda: PreemptedError("asked to stop before a trial began."),
     )
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,12 +9,12 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.commands.composition import override_key
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.locking import held, locked
 from wgan_cli.run_folder import LOCK, LOG, OVERRIDES, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
+from wgan_cli.search.space import override_key
 
 
 class Launcher(enum.Enum):

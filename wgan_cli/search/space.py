@@ -150,7 +150,7 @@ def value_text(value: Any) -> str:
 
 
 def override_key(override: str) -> str:
-    """Return the key of the setting that an override sets."""
+    """Return the key of the setting that an override sets: `a.b` for `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~")
 
 
