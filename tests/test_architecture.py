@@ -28,7 +28,7 @@ LEVELS = (
         "optimizers",
     ),
     ("locking", "pictures", "models", "data", "metrics", "constraints"),
-    ("charts", "schema"),
+    ("schema",),
     ("validation", "run_status"),
     ("rules", "run_folder", "acceleration"),
     ("config", "distributed", "evaluation"),

@@ -29,26 +29,17 @@ _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 
 
 class RunFolder:
-    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it."""
+    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it.
+
+    Inside are the folders `checkpoints`, `samples` (pictures) and `tensorboard` (event files).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
         self._lock: TextIO | None = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        """The folder of the sample pictures."""
-        return self.path / "samples"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of the event files."""
-        return self.path / "tensorboard"
 
     def holds_run(self) -> bool:
         """Return whether the folder holds a run."""
@@ -109,10 +100,6 @@ class RunFolder:
         command = f"wgan-train --config-dir {self.path} --config-name config"
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
-
-    def read_config(self) -> dict[str, Any]:
-        """Return `config.yaml` as plain dicts. Raises `CheckpointError` or `ConfigError`."""
-        return read_config(self.path / CONFIG)
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
         """Write `overrides` to `overrides.yaml`: those of the first start, then of each resume."""
@@ -217,13 +204,18 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings.")
     return {str(key): value for key, value in config.items()}
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def make_folder(path: Path) -> None:

@@ -16,11 +16,10 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from tqdm import tqdm
 
-from wgan_cli.charts import curves
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
-from wgan_cli.pictures import save_png
+from wgan_cli.pictures import curves, save_png
 from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")

@@ -19,7 +19,6 @@ from wgan_cli.commands.sweep_job import (
     claim_job_folder,
     job_overrides,
     record_failure,
-    release_job_folder,
 )
 from wgan_cli.commands.torchrun import log_process_count
 from wgan_cli.config import as_dict, fill, validate
@@ -33,7 +32,7 @@ from wgan_cli.errors import (
     RankError,
     WganError,
 )
-from wgan_cli.run_folder import LOG, RunFolder, remove_if_empty
+from wgan_cli.run_folder import LOG, OVERRIDES, RunFolder, remove_if_empty
 from wgan_cli.run_status import read_status
 from wgan_cli.schema import RunConfig
 from wgan_cli.stop_signals import StopSignals
@@ -74,8 +73,9 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
             with signals:
                 folder.abandon()
                 folder.release()
-                if reserved:
-                    release_job_folder(folder)
+                # Ctrl-C, for example, may have come before the run began.
+                if reserved and not folder.holds_run():
+                    (folder.path / OVERRIDES).unlink(missing_ok=True)
                 remove_if_empty(folder.path)
         if sweep:
             signals.raise_again()

@@ -13,7 +13,6 @@ from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
 _COLUMNS = 8
-_DEFAULT_COUNT = 8 * _COLUMNS
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -80,7 +79,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     chosen: int | None = arguments.label
     classes: int = state.get("classes") or 0
     rows_of_classes = classes > 0 and chosen is None
-    count = arguments.n or (_COLUMNS * classes if rows_of_classes else _DEFAULT_COUNT)
+    count = arguments.n or _COLUMNS * (classes if rows_of_classes else 8)
     labels = _labels(classes, chosen, count)
     samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
     if out is None:

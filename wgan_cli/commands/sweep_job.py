@@ -12,7 +12,7 @@ from typing import Any
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.locking import held, locked
-from wgan_cli.run_folder import LOCK, LOG, OVERRIDES, RunFolder, make_folder, remove_if_empty
+from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
 from wgan_cli.search.space import override_key
 
@@ -67,12 +67,6 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
         make_folder(path)
         folder.write_overrides(job_overrides(overrides))
     return path
-
-
-def release_job_folder(folder: RunFolder) -> None:
-    """Remove the reservation of a job's folder if it holds no run, for example after Ctrl-C."""
-    if not folder.holds_run():
-        (folder.path / OVERRIDES).unlink(missing_ok=True)
 
 
 def record_failure(

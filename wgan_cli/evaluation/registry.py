@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import SampleCounts
 from wgan_cli.evaluation.sampling import BATCH, evaluating
@@ -25,6 +24,7 @@ from wgan_cli.metrics.lipschitz import layer_gradient_norms
 from wgan_cli.metrics.modes import modes_found, share_within
 from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance
 from wgan_cli.metrics.weights import weights_in_use
+from wgan_cli.pictures import class_histogram, layer_norms, weight_histogram
 from wgan_cli.randomness import Draws, Stream
 
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.files import write_atomically
 from wgan_cli.locking import held, locked
-from wgan_cli.run_folder import RunFolder, make_folder
-from wgan_cli.search.space import Search, override_key, parse_search, read_yaml
+from wgan_cli.run_folder import RunFolder, make_folder, read_yaml
+from wgan_cli.search.space import Search, override_key, parse_search
 from wgan_cli.validation import flatten
 
 SEARCH = "search.yaml"
@@ -27,11 +27,8 @@ class SearchFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def journal(self) -> Path:
-        """The path of the file that holds the study if no database is used."""
-        return self.path / "study.log"
+        # This file holds the study if no database is used.
+        self.journal = path / "study.log"
 
     def trial(self, number: int) -> Path:
         """Return the run folder of a trial."""

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from wgan_cli.errors import ConfigError
+from wgan_cli.run_folder import read_yaml
 from wgan_cli.schema.settings import setting
 from wgan_cli.validation import typed
 
@@ -109,14 +108,6 @@ class Choices:
 def read_search(path: Path) -> Search:
     """Return the search in a YAML file. Raises `ConfigError` if it is unreadable or invalid."""
     return parse_search(read_yaml(path), path)
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def parse_search(node: Any, path: Path) -> Search:

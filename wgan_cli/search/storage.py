@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wgan_cli.errors import ConfigError, DiskError
-from wgan_cli.locking import held, locked
+from wgan_cli.locking import held
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.space import Search
 
@@ -114,24 +113,16 @@ def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
         Optuna's own locks remain for 30 s or for ever after a process is killed.
         """
 
-        def __init__(self, path: Path) -> None:
-            super().__init__(str(path))
-            self.path = path
-            self._lock: TextIO | None = None
-
         def acquire(self) -> bool:
-            while (lock := locked(self.path)) is None:
-                time.sleep(0.01)
-            self._lock = lock
+            self._context = held(_journal_lock(folder))
+            self._context.__enter__()
             return True
 
         def release(self) -> None:
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            self._context.__exit__(None, None, None)
 
-    lock = KernelLock(_journal_lock(folder))
-    return JournalStorage(JournalFileBackend(str(folder.journal), lock))
+    journal = str(folder.journal)
+    return JournalStorage(JournalFileBackend(journal, KernelLock(journal)))
 
 
 def _journal_lock(folder: SearchFolder) -> Path:
