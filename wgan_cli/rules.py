@@ -161,10 +161,9 @@ def _refuse_overshooting_decay(config: TrainConfig) -> None:
         return
     for network in ("critic", "generator"):
         own = config.optimizer.get(network) or {}
-        rate, decay = (
-            config.optimizer.get(key) if own.get(key) is None else own[key]
-            for key in ("lr", "weight_decay")
-        )
+        given = {key: value for key, value in own.items() if value is not None}
+        settings = {**config.optimizer, **given}
+        rate, decay = settings.get("lr"), settings.get("weight_decay")
         if rate is not None and decay is not None and rate * decay >= 1:
             raise ConfigError(
                 f"optimizer.weight_decay={decay} times optimizer.lr={rate} is {rate * decay:g} for"

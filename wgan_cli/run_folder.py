@@ -134,12 +134,6 @@ class RunFolder:
         content = json.loads((self.path / ENVIRONMENT).read_text())
         return [str(word) for word in content["command"]]
 
-    def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
-        """Write `content` as JSON to the file `name`, an output of `wgan-eval`, atomically."""
-        refuse_link(self.path / name)
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self._replace(name, text, durable=False)
-
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Append a line with the step and its values to `metrics.jsonl`."""
         with RecordFile(self.path / METRICS) as file:
@@ -165,8 +159,8 @@ class RunFolder:
         except OSError as error:
             raise disk_error(error, path) from None
 
-    def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
-        write_atomically(self.path / name, text.encode(), durable=durable)
+    def _replace(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
 
     def _refuse_links(self) -> None:
         for name in (LOCK, LOG, *_SMALL):

@@ -89,20 +89,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{arguments.run} is a checkpoint; name its run folder instead.")
 
     # The imports below need torch, which takes seconds to import.
-    from wgan_cli.build import (
-        build_constraint,
-        build_critic,
-        build_dataset,
-        build_evaluation,
-        classes_of,
-        complete,
-    )
-    from wgan_cli.commands.checkpoints import (
-        chosen_checkpoint,
-        generator_key,
-        load_weights,
-        trusted_generator,
-    )
+    from wgan_cli import build
+    from wgan_cli.commands import checkpoints
     from wgan_cli.commands.evaluation_report import Bar, Report
     from wgan_cli.commands.logs import console_log
     from wgan_cli.commands.resume import check_trusted
@@ -112,8 +100,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
-    state, path, folder = chosen_checkpoint(_asked_path(arguments))
-    generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
+    state, path, folder = checkpoints.chosen_checkpoint(_asked_path(arguments))
+    generator = checkpoints.trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     # Loggers need not be trusted, because none is built here.
     without_loggers = {key: node for key, node in state["config"].items() if key != "logger"}
     check_trusted(without_loggers, arguments.trust)
@@ -122,25 +110,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     machine = choose_machine(config, device)
     set_up_torch(machine, device, deterministic=config.deterministic)
     try:
-        dataset = build_dataset(config)
+        dataset = build.build_dataset(config)
     except DataError as error:
         key = _path_setting(config.dataset)
         hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
         raise DataError(f"{error}{hint}") from None
-    _refuse_other_samples(state, list(dataset.sample_shape), classes_of(config, dataset))
+    _refuse_other_samples(state, list(dataset.sample_shape), build.classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
     asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
-    complete_config = complete(asked, machine, dataset, training=False)
-    constraint = build_constraint(complete_config)
-    critic = build_critic(complete_config, constraint, dataset.sample_shape, state.get("classes"))
+    complete_config = build.complete(asked, machine, dataset, training=False)
+    constraint = build.build_constraint(complete_config)
+    critic = build.build_critic(
+        complete_config, constraint, dataset.sample_shape, state.get("classes")
+    )
     critic.to(device)
     generator.to(device)
     with console_log(), Bar() as bar:
-        evaluation = build_evaluation(complete_config, dataset, constraint, device)
+        evaluation = build.build_evaluation(complete_config, dataset, constraint, device)
         evaluation.on_metric = bar.show
         report = Report(
             RunFolder(folder),
-            generator_key(state, raw=arguments.raw),
+            checkpoints.generator_key(state, raw=arguments.raw),
             evaluation,
             series=arguments.all_checkpoints,
         )
@@ -155,8 +145,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 except CheckpointError as error:
                     log.warning("%s It is skipped.", error)
                     continue
-                load_weights(generator, state[generator_key(state, raw=arguments.raw)])
-            load_weights(critic, state["critic"])
+                key = checkpoints.generator_key(state, raw=arguments.raw)
+                checkpoints.load_weights(generator, state[key])
+            checkpoints.load_weights(critic, state["critic"])
             bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)

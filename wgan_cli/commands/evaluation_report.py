@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
+from wgan_cli.files import refuse_link, write_atomically
 from wgan_cli.pictures import curves, save_png
 from wgan_cli.run_folder import RunFolder, make_folder
 
@@ -182,7 +184,10 @@ class Report:
 
     def _write(self, pictures: Mapping[str, np.ndarray]) -> None:
         """Write the numbers, and the pictures of the last checkpoint by tag."""
-        self.folder.write_evaluation(self._name, self._content())
+        numbers = self.folder.path / self._name
+        refuse_link(numbers)
+        text = json.dumps(self._content(), indent=2, allow_nan=False) + "\n"
+        write_atomically(numbers, text.encode(), durable=False)
         files = {"curves.png": self._curves()} if self.series else {}
         files |= {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
         folder = self.folder.path / "evaluation"
@@ -190,7 +195,7 @@ class Report:
             make_folder(folder)
         for name, picture in files.items():
             save_png(folder / name, picture)
-        self._written = [self.folder.path / self._name, *(folder / name for name in files)]
+        self._written = [numbers, *(folder / name for name in files)]
 
     def _curves(self) -> np.ndarray:
         panels = {}

@@ -101,15 +101,7 @@ def _train(
     config, notes = fill(dataclasses.replace(typed, resume=None))
 
     # The imports below need torch, which takes seconds to import.
-    from wgan_cli.build import (
-        build_callbacks,
-        build_dataset,
-        build_loggers,
-        build_rollback,
-        build_trainer,
-        complete,
-        data_facts,
-    )
+    from wgan_cli import build
     from wgan_cli.distributed.process_group import join_process_group
     from wgan_cli.files import LogFile
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
@@ -133,23 +125,23 @@ def _train(
     set_up_torch(machine, device, process, deterministic=config.deterministic)
     ranks = join_process_group(process)
     ranks.connect(settings, device)
-    dataset = ranks.one_per_machine_first(lambda: build_dataset(config))
-    complete_config = complete(config, machine, dataset)
+    dataset = ranks.one_per_machine_first(lambda: build.build_dataset(config))
+    complete_config = build.complete(config, machine, dataset)
     log_file = LogFile(folder.path / LOG)
     first = new or state is None
-    loggers = build_loggers(complete_config)
-    callbacks = build_callbacks(complete_config, folder, dataset, loggers, first=first)
-    trainer = build_trainer(
+    loggers = build.build_loggers(complete_config)
+    callbacks = build.build_callbacks(complete_config, folder, dataset, loggers, first=first)
+    trainer = build.build_trainer(
         complete_config,
         dataset,
         device,
         ranks,
         callbacks=[*callbacks, LogWatch(log_file)],
-        rollback=build_rollback(complete_config, folder),
+        rollback=build.build_rollback(complete_config, folder),
         signals=ranks.share_signals(signals),
     )
     if state is not None:
-        refuse_other_data(state.get("data"), data_facts(complete_config, dataset))
+        refuse_other_data(state.get("data"), build.data_facts(complete_config, dataset))
         trainer.load_state_dict(state)
     if new:
         ranks.arrive("start")

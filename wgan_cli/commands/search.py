@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
@@ -69,14 +70,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from wgan_cli.search.storage import refuse_missing_optuna, refuse_unreachable
-
-    refuse_missing_optuna()
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
     from wgan_cli.commands.folders import reserved
     from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.loop import SearchLoop
     from wgan_cli.search.space import as_overrides
+    from wgan_cli.search.storage import refuse_unreachable
     from wgan_cli.search.study import final_summary, trials_text
 
     name, search = _asked_for(arguments)

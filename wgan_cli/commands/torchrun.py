@@ -102,7 +102,7 @@ def _ignore_signals() -> None:
 
 
 def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) -> None:
-    from wgan_cli.build import build_dataset, build_trainer, complete
+    from wgan_cli import build
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
 
     config, _ = fill(validate(settings))
@@ -110,9 +110,9 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     machine = choose_machine(config, device)
     set_up_torch(machine, device, group.process, deterministic=config.deterministic)
     group.connect({}, device)
-    dataset = group.one_per_machine_first(lambda: build_dataset(config))
-    trainer = build_trainer(
-        complete(config, machine, dataset),
+    dataset = group.one_per_machine_first(lambda: build.build_dataset(config))
+    trainer = build.build_trainer(
+        build.complete(config, machine, dataset),
         dataset,
         device,
         group,

@@ -129,7 +129,7 @@ class ProcessGroup(SingleProcess):
 
     def settings(self) -> dict[str, Any] | None:
         """Wait for rank 0's settings and return them; None if rank 0 ends without training."""
-        return self._read("settings") if self._wait_for_key("settings") else None
+        return json.loads(self.store.get("settings")) if self._wait_for_key("settings") else None
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
         """Return `work()`. Local rank 0 runs it before the other ranks of its machine."""
@@ -203,7 +203,8 @@ class ProcessGroup(SingleProcess):
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """Return the report of a rank about its end; None if there is no report."""
-        return self._read(f"end/{rank}") if self._has(f"end/{rank}") else None
+        key = f"end/{rank}"
+        return json.loads(self.store.get(key)) if self._has(key) else None
 
     def leader_exit_code(self, seconds: float) -> int:
         """Wait for rank 0's exit code and return it; 1 if rank 0 was lost."""
@@ -250,9 +251,6 @@ class ProcessGroup(SingleProcess):
         if not self._unreachable:
             with suppress(RuntimeError):
                 self.store.set(key, value)
-
-    def _read(self, key: str) -> Any:
-        return json.loads(self.store.get(key))
 
     def _has(self, key: str) -> bool:
         """Return True if the store has the key; False also if the store has ended."""

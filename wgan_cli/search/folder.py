@@ -74,7 +74,9 @@ class SearchFolder:
                     f"--storage {storage}: the study of {self.path} is in"
                     f" {saved_storage or self.journal}."
                 )
-            search = dataclasses.replace(search, trials=max(search.trials, self._trial_count()))
+            numbers = (int(p.name) for p in self.path.glob("trials/*") if p.name.isdecimal())
+            started = max(numbers, default=-1) + 1
+            search = dataclasses.replace(search, trials=max(search.trials, started))
             if saved.trials != search.trials:
                 self._write(search, study, saved_storage)
             return search
@@ -109,11 +111,6 @@ class SearchFolder:
                 f"{run.path} holds a run of another study: put {storage or self.journal} back, or"
                 " choose another --dir."
             )
-
-    def _trial_count(self) -> int:
-        """Return the number of started trials, by counting their folders."""
-        numbers = [int(path.name) for path in self.path.glob("trials/*") if path.name.isdecimal()]
-        return max(numbers, default=-1) + 1
 
     def _write(self, search: Search, study: str, storage: str | None) -> None:
         node = {"study": study, "storage": storage, **dataclasses.asdict(search)}

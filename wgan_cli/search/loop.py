@@ -148,7 +148,14 @@ class SearchLoop:
         _record(study, claimed, outcome)
         summary = summarize_study(self.folder, study)
         self.print_line(trial_line(summary.trials[number], summary.best))
-        _refuse_common_failure(outcome, metric, self.search, summary)
+        # In two cases, all further trials would fail for the same reason.
+        if outcome.code == DataError.exit_code and not summary.count(FINISHED):
+            raise DataError(outcome.reason)
+        if outcome.state == FAILED and not outcome.code and not metric.values:
+            measured = ", ".join(sorted(metric.tags - {"step"}))
+            raise ConfigError(
+                f"metric: {self.search.metric}: a run measured no such tag, only {measured}."
+            )
 
     def _raise_stop_error(self) -> None:
         error = self.stop_error()
@@ -227,14 +234,3 @@ def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
     else:
         claimed.trial.set_user_attr(REASON, outcome.reason)
         study.tell(claimed.trial, state=TrialState.FAIL)
-
-
-def _refuse_common_failure(
-    outcome: Outcome, metric: MetricReader, search: Search, study: StudySummary
-) -> None:
-    """Raise an error if all further trials would fail for the same reason as this one."""
-    if outcome.code == DataError.exit_code and not study.count(FINISHED):
-        raise DataError(outcome.reason)
-    if outcome.state == FAILED and not outcome.code and not metric.values:
-        measured = ", ".join(sorted(metric.tags - {"step"}))
-        raise ConfigError(f"metric: {search.metric}: a run measured no such tag, only {measured}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.study import Study
-
-
-def refuse_missing_optuna() -> None:
-    """Raise `ConfigError` if Optuna, an optional dependency, is not installed."""
-    if importlib.util.find_spec("optuna") is None:
-        raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
 
 def refuse_unreachable(url: str) -> None:
