@@ -27,7 +27,7 @@ LEVELS = (
         "losses",
         "optimizers",
     ),
-    ("locking", "pictures", "models", "data", "metrics", "constraints"),
+    ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),
     ("validation", "run_status"),
     ("rules", "run_folder", "acceleration"),

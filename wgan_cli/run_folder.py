@@ -15,8 +15,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
-from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
-from wgan_cli.locking import locked
+from wgan_cli.files import RecordFile, disk_error, locked, refuse_link, sync, write_atomically
 from wgan_cli.run_status import STATUS
 
 CONFIG = "config.yaml"

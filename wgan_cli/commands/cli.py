@@ -32,7 +32,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
+def exit_code_of(
+    command: str, work: Callable[[], int], *, smaller: str = ".", interrupted: str = "."
+) -> int:
     """Call `work` and return the exit code; print expected errors as one sentence on stderr.
 
     `smaller` ends the out-of-memory message, and `interrupted` ends the message after Ctrl-C.

@@ -15,7 +15,7 @@ from wgan_cli.errors import CheckpointError
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-report` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
-    return exit_code_of("wgan-report", lambda: _report(arguments), smaller=".", interrupted=".")
+    return exit_code_of("wgan-report", lambda: _report(arguments))
 
 
 main = entry_point(run)

@@ -32,6 +32,7 @@ from wgan_cli.errors import (
     RankError,
     WganError,
 )
+from wgan_cli.files import LogFile
 from wgan_cli.run_folder import LOG, OVERRIDES, RunFolder, remove_if_empty
 from wgan_cli.run_status import read_status
 from wgan_cli.schema import RunConfig
@@ -103,7 +104,6 @@ def _train(
     # The imports below need torch, which takes seconds to import.
     from wgan_cli import build
     from wgan_cli.distributed.process_group import join_process_group
-    from wgan_cli.files import LogFile
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.training.callbacks.log import LogWatch
 

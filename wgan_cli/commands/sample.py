@@ -18,12 +18,7 @@ _COLUMNS = 8
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-sample` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
-    return exit_code_of(
-        "wgan-sample",
-        lambda: _sample(arguments),
-        smaller="; try a smaller --n.",
-        interrupted=".",
-    )
+    return exit_code_of("wgan-sample", lambda: _sample(arguments), smaller="; try a smaller --n.")
 
 
 main = entry_point(run)

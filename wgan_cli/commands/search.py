@@ -74,10 +74,9 @@ def _search(arguments: argparse.Namespace) -> int:
         raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
     from wgan_cli.commands.folders import reserved
-    from wgan_cli.search.folder import SearchFolder
+    from wgan_cli.search.folder import SearchFolder, refuse_unreachable
     from wgan_cli.search.loop import SearchLoop
     from wgan_cli.search.space import as_overrides
-    from wgan_cli.search.storage import refuse_unreachable
     from wgan_cli.search.study import final_summary, trials_text
 
     name, search = _asked_for(arguments)

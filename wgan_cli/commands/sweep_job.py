@@ -11,7 +11,7 @@ from typing import Any
 
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
-from wgan_cli.locking import held, locked
+from wgan_cli.files import LogFile, held, locked
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
 from wgan_cli.search.space import override_key
@@ -83,8 +83,6 @@ def record_failure(
     try:
         make_folder(folder.path)
         if early.buffer:
-            from wgan_cli.files import LogFile
-
             with file_log(LogFile(folder.path / LOG), early):
                 pass
         folder.write_overrides(job_overrides(overrides))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
-from wgan_cli.locking import locked
+from wgan_cli.files import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 

@@ -26,10 +26,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.distributed.process import Process
-from wgan_cli.distributed.shared_signals import SharedStopSignals
 from wgan_cli.errors import RankError
 from wgan_cli.randomness import FULL_BATCH, Shard
-from wgan_cli.stop_signals import StopSignals
+from wgan_cli.stop_signals import SharedStopSignals, StopSignals
 
 # The longest wait for the other processes to start.
 _START_TIMEOUT = timedelta(minutes=30)
@@ -91,7 +90,7 @@ class ProcessGroup(SingleProcess):
         self.store = store
         self.shard = Shard(process.rank, process.world)
         self.leads = process.rank == 0
-        self.signals: SharedStopSignals | None = None
+        self.signals = SharedStopSignals(StopSignals())
         self._lost_ranks: list[int] = []
         self._unreachable = False
         self._on_gpu = False
@@ -151,8 +150,7 @@ class ProcessGroup(SingleProcess):
         message = network.gradient_message(count)
         tail = message[-count:].zero_()
         torch.stack([term.to(tail.dtype) for term in terms], out=tail[: len(terms)])
-        local = self.signals.local() if self.signals is not None else SharedStopSignals.NONE
-        for index, signalled in enumerate(local, start=len(terms)):
+        for index, signalled in enumerate(self.signals.local(), start=len(terms)):
             if signalled:
                 tail[index] = 1
         try:
@@ -163,8 +161,7 @@ class ProcessGroup(SingleProcess):
         network.take_gradients(message)
         # Copy the values, because the next message may use the same memory.
         means = tail.clone()
-        if self.signals is not None:
-            self.signals.counts = means[len(terms) :]
+        self.signals.counts = means[len(terms) :]
         return list(means[: len(terms)].unbind())
 
     def share_signals(self, signals: StopSignals) -> StopSignals:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from wgan_cli.locking import is_stale
+from wgan_cli.files import is_stale
 from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
 from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status

@@ -21,9 +21,8 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.folder import SearchFolder, open_study, sampler_for
 from wgan_cli.search.space import Choices, Search, Value, as_overrides
-from wgan_cli.search.storage import open_study, sampler_for
 from wgan_cli.search.study import (
     FAILED,
     FINISHED,
@@ -34,14 +33,11 @@ from wgan_cli.search.study import (
     trial_line,
     trials_text,
 )
-from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, Outcome, run_trial
+from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, run_trial
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial
-
-# Maps overrides and a run folder to the command line that trains with them.
-TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -68,12 +64,13 @@ class NoTrialLeft:
 class SearchLoop:
     """Runs the trials of the search in `folder`.
 
-    `command` returns a trial's command line. `stop_error` returns an error after a stop signal,
-    otherwise None. `print_line` prints progress. `first_values` are the settings of trial 0.
+    `command` maps overrides and a run folder to the command line that trains with them.
+    `stop_error` returns an error after a stop signal, otherwise None. `print_line` prints progress.
+    `first_values` are the settings of trial 0.
     """
 
     folder: SearchFolder
-    command: TrialCommand
+    command: Callable[[Sequence[str], Path], Sequence[str]]
     stop_error: Callable[[], WganError | None]
     print_line: Callable[[str], None]
     first_values: Mapping[str, Value] | None = None
@@ -121,6 +118,8 @@ class SearchLoop:
             time.sleep(POLL_SECONDS)
 
     def _run_trial(self, study: Study, claimed: ClaimedTrial) -> None:
+        from optuna.trial import TrialState
+
         trial, number = claimed.trial, claimed.trial.number
         run = RunFolder(self.folder.trial(number))
         overrides = [*self.search.words, *as_overrides(claimed.values)]
@@ -145,7 +144,10 @@ class SearchLoop:
             raise error(f"Trial {number} was asked to stop, and saved itself.")
         if outcome.code == DiskError.exit_code:
             raise DiskError(outcome.reason)
-        _record(study, claimed, outcome)
+        if outcome.state == FAILED:
+            trial.set_user_attr(REASON, outcome.reason)
+        ended = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+        study.tell(trial, outcome.value, state=ended[outcome.state])
         summary = summarize_study(self.folder, study)
         self.print_line(trial_line(summary.trials[number], summary.best))
         # In two cases, all further trials would fail for the same reason.
@@ -222,15 +224,3 @@ def _propose(trial: Trial, search: Search) -> dict[str, Value]:
                 trial.suggest_float(key, entry.low, entry.high, step=entry.step, log=entry.log)
             )
     return values
-
-
-def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
-    from optuna.trial import TrialState
-
-    if outcome.state == FINISHED:
-        study.tell(claimed.trial, outcome.value)
-    elif outcome.state == PRUNED:
-        study.tell(claimed.trial, state=TrialState.PRUNED)
-    else:
-        claimed.trial.set_user_attr(REASON, outcome.reason)
-        study.tell(claimed.trial, state=TrialState.FAIL)

@@ -92,7 +92,7 @@ def read_study(folder: Path) -> StudySummary | None:
     """
     search_folder = SearchFolder(folder)
     try:
-        from wgan_cli.search.storage import open_study
+        from wgan_cli.search.folder import open_study
 
         return summarize_study(search_folder, open_study(search_folder, read_only=True))
     except Exception:
