@@ -87,7 +87,11 @@ def check_rules(config: TrainConfig) -> None:
     kinds = traits("dataset", config.dataset).kinds
     if kinds is not None:
         refuse_metrics_without(kinds, config)
-        _refuse_classes_without(kinds, config)
+        if config.conditional and "labels" not in kinds:
+            raise classless(config)
+        for network in ("generator", "critic"):
+            if config.conditional and traits("network", config.model[network]).classes is False:
+                raise takes_no_classes(config.model["name"], network)
     _refuse_more_than_there_is(config)
 
 
@@ -170,17 +174,6 @@ def _refuse_overshooting_decay(config: TrainConfig) -> None:
                 f" the {network}, so that decay would take weights beyond 0: choose both so that it"
                 " is below 1."
             )
-
-
-def _refuse_classes_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Refuse a conditional run if the data have no labels or a network takes no classes."""
-    if not config.conditional:
-        return
-    if "labels" not in kinds:
-        raise classless(config)
-    for network in ("generator", "critic"):
-        if traits("network", config.model[network]).classes is False:
-            raise takes_no_classes(config.model["name"], network)
 
 
 def takes_no_classes(model: str, network: str) -> ConfigError:

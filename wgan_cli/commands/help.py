@@ -33,7 +33,7 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
     for group in GROUPS:
         options = options_in(configs / group)
         if config_dir is not None:
-            options.update(options_in(config_dir / group))
+            options |= options_in(config_dir / group)
         chosen = defaults.get(group)
         names = sorted(options, key=lambda name: (name != chosen, name))
         lines += ["", f"  {group}="]

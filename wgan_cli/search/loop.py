@@ -102,7 +102,8 @@ class SearchLoop:
     def _run_trials(self, study: Study) -> None:
         waiting = False
         while True:
-            self._raise_stop_error()
+            if (error := self.stop_error()) is not None:
+                raise error
             claimed = claim_trial(self.folder, study, self.search, self.first_values)
             if isinstance(claimed, ClaimedTrial):
                 with claimed.lock:
@@ -137,11 +138,12 @@ class SearchLoop:
         command = self.command(overrides, run.path)
         outcome = run_trial(command, metric, claimed.lock, report, self.stop_error)
         if outcome.state == STOPPED:
-            self._raise_stop_error()
+            if (error := self.stop_error()) is not None:
+                raise error
             # This process got no stop signal, so the trial got one from elsewhere.
             interrupted = outcome.code == InterruptedRunError.exit_code
-            error = InterruptedRunError if interrupted else PreemptedError
-            raise error(f"Trial {number} was asked to stop, and saved itself.")
+            stopped = InterruptedRunError if interrupted else PreemptedError
+            raise stopped(f"Trial {number} was asked to stop, and saved itself.")
         if outcome.code == DiskError.exit_code:
             raise DiskError(outcome.reason)
         if outcome.state == FAILED:
@@ -158,11 +160,6 @@ class SearchLoop:
             raise ConfigError(
                 f"metric: {self.search.metric}: a run measured no such tag, only {measured}."
             )
-
-    def _raise_stop_error(self) -> None:
-        error = self.stop_error()
-        if error is not None:
-            raise error
 
 
 def claim_trial(
