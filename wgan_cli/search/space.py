@@ -14,7 +14,7 @@ from typing import Any
 from wgan_cli.errors import ConfigError
 from wgan_cli.run_folder import read_yaml
 from wgan_cli.schema.settings import setting
-from wgan_cli.validation import typed
+from wgan_cli.validation import flatten, typed
 
 Value = float | int | str | bool | None
 
@@ -200,11 +200,12 @@ def _choices(path: str, node: dict[Any, Any]) -> Choices:
     return Choices([value_text(item) if isinstance(item, list) else item for item in items])
 
 
-def default_values(search: Search, config: Mapping[str, Any]) -> dict[str, Value]:
+def default_values(search: Search, config: dict[str, Any]) -> dict[str, Value]:
     """Return the config's value of each searched setting, if the search space includes it."""
     defaults: dict[str, Value] = {}
+    flat = flatten(config)
     for key, entry in search.settings.items():
-        value = _config_value(config, key)
+        value = _config_value(flat, key)
         if isinstance(entry, Choices):
             for choice in entry.values:
                 if value_text(choice) == value_text(value):
@@ -215,16 +216,13 @@ def default_values(search: Search, config: Mapping[str, Any]) -> dict[str, Value
 
 
 def _config_value(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of the setting `key`; for a group, return the name of its option."""
-    node: Any = config
-    *groups, last = key.split(".")
-    for group in groups:
-        node = node.get(group) if isinstance(node, Mapping) else None
-    value = node.get(last) if isinstance(node, Mapping) else None
-    if value is None and len(groups) > 1:
+    """Return the value of `key` in a flat config; for a group, return the name of its option."""
+    value = config.get(key, config.get(f"{key}.name"))
+    groups, _, last = key.rpartition(".")
+    if value is None and "." in groups:
         # If optimizer.critic.lr is null, optimizer.lr applies.
-        return _config_value(config, ".".join([*groups[:-1], last]))
-    return value.get("name") if isinstance(value, Mapping) else value
+        return _config_value(config, f"{groups.rpartition('.')[0]}.{last}")
+    return value
 
 
 def _in_range(entry: Range, value: Any) -> bool:
