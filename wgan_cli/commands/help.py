@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections import ChainMap
 from pathlib import Path
 
 import yaml
@@ -29,7 +28,7 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
     ]
     train = configs / "train.yaml"
     choices = yaml.safe_load(train.read_text())["defaults"]
-    defaults = dict(ChainMap(*(choice for choice in choices if isinstance(choice, dict))))
+    defaults = {k: v for choice in choices if choice != "_self_" for k, v in choice.items()}
     for group in GROUPS:
         options = options_in(configs / group)
         if config_dir is not None:

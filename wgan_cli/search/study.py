@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.folder import SearchFolder, open_study
 from wgan_cli.search.space import Range, Search, value_text
 
 if TYPE_CHECKING:
@@ -92,8 +92,6 @@ def read_study(folder: Path) -> StudySummary | None:
     """
     search_folder = SearchFolder(folder)
     try:
-        from wgan_cli.search.folder import open_study
-
         return summarize_study(search_folder, open_study(search_folder, read_only=True))
     except Exception:
         # Damaged files can raise any exception; the report then leaves out the study.
