@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wgan_cli.run_folder import RunFolder
+from wgan_cli.run_folder import CONFIG, RunFolder, read_config
 
 RUNS = {
     "wasserstein": ["experiment=parallel_lines"],
@@ -138,7 +138,7 @@ def _draw_estimates(axes: Axes, folder: RunFolder) -> None:
 
 def _path(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Return the generator updates and theta at each, from the initial value."""
-    start = folder.read_config()["model"]["generator"]["theta"]
+    start = read_config(folder.path / CONFIG)["model"]["generator"]["theta"]
     logged = [
         (point["step"], point["generator/theta"])
         for point in folder.read_metrics()

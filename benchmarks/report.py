@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wgan_cli.environment import write_environment
 from wgan_cli.run_folder import METRICS, RunFolder
 from wgan_cli.run_status import RunStatus, now, write_status
 
@@ -90,7 +89,7 @@ def _write(folder: RunFolder, config: dict[str, Any], words: list[str]) -> None:
     folder.claim(resuming=False)
     folder.write_config(config)
     folder.write_overrides(words)
-    write_environment(folder.path, device="cpu")
+    folder.write_environment(device="cpu")
     final: dict[str, float] = {}
     lines = []
     for step in range(LOGGED, last + 1, LOGGED):

@@ -11,7 +11,6 @@ from torch import nn
 
 from wgan_cli.build import facts_of
 from wgan_cli.commands.composition import Composer
-from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.config import validate
 from wgan_cli.constraints import Unconstrained, WeightClipping
 from wgan_cli.constraints.base import BATCH_NORM, NORMALIZATION, layer_names
@@ -19,6 +18,7 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.losses import Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.rules import CriticFacts, refuse_pair
 from wgan_cli.schema import TrainConfig
 from wgan_cli.training.updates import Updates
 

@@ -10,7 +10,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from wgan_cli.charts import class_histogram
 from wgan_cli.data.dataset import Labels, TensorDataset
 from wgan_cli.data.feeds import to_floats
 from wgan_cli.errors import DataError
@@ -19,7 +18,7 @@ from wgan_cli.evaluation.registry import TABLE
 from wgan_cli.evaluation.samples import Reference, Samples
 from wgan_cli.metrics.classifier import ChannelClassifier
 from wgan_cli.metrics.classifier_training import trained_channel_classifier
-from wgan_cli.pictures import FAKE, REAL
+from wgan_cli.pictures import FAKE, REAL, class_histogram
 
 CPU = torch.device("cpu")
 

@@ -28,13 +28,12 @@ from wgan_cli.data.feeds import Batch, Feed
 from wgan_cli.distributed import process_group
 from wgan_cli.distributed.process import Process
 from wgan_cli.distributed.process_group import ALONE, ProcessGroup, SingleProcess
-from wgan_cli.distributed.shared_signals import SharedStopSignals
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, lipschitz, mlp
 from wgan_cli.optimizers import RMSprop
 from wgan_cli.randomness import Draws, Shard, Stream
-from wgan_cli.stop_signals import StopSignals
+from wgan_cli.stop_signals import SharedStopSignals, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay

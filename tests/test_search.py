@@ -27,14 +27,11 @@ from wgan_cli.errors import (
     PreemptedError,
     WganError,
 )
-from wgan_cli.locking import is_stale
-from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.loop import SearchLoop
-from wgan_cli.search.printing import final_summary, trial_line
+from wgan_cli.files import is_stale
+from wgan_cli.search.folder import SearchFolder, open_study
+from wgan_cli.search.loop import ClaimedTrial, NoTrialLeft, SearchLoop, claim_trial
 from wgan_cli.search.space import parse_search
-from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import StudySummary, read_study
-from wgan_cli.search.trials import ClaimedTrial, NoTrialLeft, claim_trial
+from wgan_cli.search.study import StudySummary, final_summary, read_study, trial_line
 
 # Replaces wgan-train: writes a line of metrics.jsonl every ten steps, or continues that file.
 # `plan` says how trial 0, 1, ... ends; the last entry holds for all further trials. A `held` trial

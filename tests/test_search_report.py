@@ -13,11 +13,10 @@ import pytest
 from optuna.trial import TrialState
 
 from wgan_cli.commands.report import run
-from wgan_cli.search.folder import SearchFolder
+from wgan_cli.search.folder import SearchFolder, open_study
+from wgan_cli.search.loop import ClaimedTrial, claim_trial
 from wgan_cli.search.space import parse_search
-from wgan_cli.search.storage import open_study
 from wgan_cli.search.study import FINISHED, StudySummary, read_study
-from wgan_cli.search.trials import ClaimedTrial, claim_trial
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -1,11 +1,16 @@
-"""Write files atomically, append records, and explain errors such as a full disk."""
+"""Write files atomically, append records and log messages, lock files, and explain disk errors."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import logging
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from wgan_cli.errors import CheckpointError, DiskError
 
@@ -118,6 +123,96 @@ class RecordFile:
             self._file.close()
         except OSError as error:
             raise disk_error(error, self.path) from None
+
+
+class LogFile(logging.Handler):
+    """A logging handler that writes each message with its time, and never half a line.
+
+    The message may report an error, which a full disk must not hide. So `emit` stores a disk error
+    in `failure`, and `LogWatch` raises it later.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.path = path
+        self.failure: DiskError | None = None
+        self._file: RecordFile | None = None
+
+    def open(self) -> None:
+        """Open the file. Call it before the first message."""
+        self._file = RecordFile(self.path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message; store a disk error in `failure`."""
+        try:
+            assert self._file is not None
+            self._file.write(self.format(record).encode() + b"\n")
+        except DiskError as error:
+            self.failure = self.failure or error
+
+    def close(self) -> None:
+        """Close the file; store a disk error in `failure`."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        except DiskError as error:
+            self.failure = self.failure or error
+        super().close()
+
+
+def locked(path: Path) -> TextIO | None:
+    """Create and lock the file `path`; return the open file, or None if another process has it.
+
+    The lock ends when the file is closed; the kernel closes it when the process ends. Raises
+    `DiskError`.
+    """
+    while True:
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise disk_error(error, path) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            file.close()
+            raise disk_error(error, path, done="locked") from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        # The last holder removed this file, so another process could lock a new one: retry.
+        file.close()
+
+
+def is_stale(path: Path) -> bool:
+    """Return whether the lock file `path` exists and no process holds it.
+
+    False if this is unknown, as on a network disk without `flock`. The file is not changed.
+    """
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` within the context; wait while another process holds it.
+
+    The file is removed at the end. Raises `DiskError`.
+    """
+    while (file := locked(path)) is None:
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def disk_error(

@@ -1,8 +1,9 @@
-"""Draw samples: grids of images, and scatter plots of 2D points."""
+"""Draw samples, and charts of a critic and of a run's metrics, as RGB pictures (H, W, 3), uint8."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDE = 32
-REAL, FAKE = "#e8a33d", "#d0322d"
+_BINS = 81
+_BARS = 64
+REAL, FAKE, ESTIMATE = "#e8a33d", "#d0322d", "#1f6fb4"
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
@@ -113,3 +116,133 @@ def rendered(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
+    """Draw gradient norms against depth (arXiv 1704.00028, figure 1b).
+
+    `curves` maps "real" and "generated" to their (layer, norm) pairs, from input to output. A flat
+    curve means that gradients neither vanish nor explode in the critic. Return the picture.
+    """
+    figure, axes = _figure()
+    for (kind, norms), colour, marker in zip(curves.items(), (REAL, FAKE), "os", strict=True):
+        depths, values = range(1, len(norms) + 1), [norm for _, norm in norms]
+        axes.plot(depths, values, color=colour, marker=marker, label=f"{kind} samples")
+    # A logarithmic scale needs a positive value, and a norm is 0 if a layer gets no gradient.
+    if any(norm > 0 for norms in curves.values() for _, norm in norms):
+        _logarithmic(axes)
+    _whole_numbers(axes)
+    axes.set_xlabel("layer of the critic, 1 next to the input")
+    axes.set_ylabel("mean norm of ∂f/∂(layer's output)")
+    axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
+    """Return a histogram of all weights (n,) of a critic, with lines at ±`clip` if it is given."""
+    figure, axes = _figure()
+    reach = clip or float(np.abs(weights).max()) or 1.0
+    counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
+    axes.stairs(counts, edges, fill=True, color=ESTIMATE)
+    axes.set_xlim(-1.08 * reach, 1.08 * reach)
+    if counts.any():
+        _logarithmic(axes)
+    axes.set_xlabel("weight of the critic")
+    axes.set_ylabel("how many")
+    if clip is not None:
+        for bound in (-clip, clip):
+            axes.axvline(bound, color=FAKE, linestyle="--", linewidth=1.2)
+        share = float((np.abs(weights) >= 0.99 * clip).mean())
+        axes.set_title(f"{share:.0%} at the clip bounds ±{clip:g}", fontsize=10, y=1)
+    return rendered(figure)
+
+
+def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """Return a chart of each class's share of the held-out and of the generated samples.
+
+    `real` and `fake` are counts (classes,). Up to 64 classes are drawn as bars. For more classes,
+    each side's shares are sorted and drawn as a curve: if the generated curve is steeper, the
+    generator prefers some classes; if it ends earlier, the generator misses some.
+    """
+    figure, axes = _figure()
+    shares = (real / real.sum(), REAL, "held-out data"), (fake / fake.sum(), FAKE, "generated")
+    if len(real) > _BARS:
+        for share, colour, label in shares:
+            present = np.sort(share[share > 0])[::-1]
+            rank = np.arange(1, len(present) + 1)
+            # A single class has no line, so mark the first point.
+            axes.plot(rank, present, color=colour, label=label, marker="o", markevery=[0])
+        axes.set_xlim(-0.02 * len(real), 1.02 * len(real))
+        _logarithmic(axes)
+        axes.set_xlabel("classes, by the classifier, the most frequent first")
+    else:
+        for side, (share, colour, label) in zip((-0.2, 0.2), shares, strict=True):
+            axes.bar(np.arange(len(share)) + side, share, 0.4, color=colour, label=label)
+        axes.set_xlabel("class, by the classifier")
+    _whole_numbers(axes)
+    axes.set_ylabel("share")
+    axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def curves(
+    estimate: tuple[Sequence[float], Sequence[float]],
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
+) -> np.ndarray:
+    """Return a chart of the critic's estimate (steps, values), and of each metric in a panel.
+
+    `panels` maps a metric to its steps, its values and its values for real samples (None if
+    unknown).
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels) + 1)
+    rows = -(-(len(panels) + 1) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=100, layout="constrained")
+    grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid[0].plot(*estimate, color=ESTIMATE)
+    grid[0].set_title("critic/wasserstein", fontsize=10)
+    for axes, (tag, (steps, values, floor)) in zip(grid[1:], panels.items(), strict=False):
+        axes.plot(steps, values, color=FAKE, marker="o", markersize=3)
+        if floor is not None:
+            axes.plot(steps, floor, color=REAL, linestyle=":", label="real against real")
+            axes.legend(frameon=False, fontsize=9)
+        axes.set_title(tag, fontsize=10)
+    for axes in grid[: len(panels) + 1]:
+        axes.set_xlabel("generator updates", fontsize=9)
+    for axes in grid[len(panels) + 1 :]:
+        axes.axis("off")
+    return rendered(figure)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Put the ticks of the x axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain labels because typesetting 10^k is slow.
+
+    Minor ticks are only at 2, 3 and 5 times a power of ten, because each tick takes a third of a
+    millisecond.
+    """
+    from matplotlib.ticker import LogFormatter, LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """Return a small figure with fixed margins: computing margins takes as long as drawing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), dpi=90)
+    axes = figure.add_axes((0.19, 0.15, 0.78, 0.75))
+    axes.set_title("", y=1)
+    axes.xaxis.set_label_coords(0.5, -0.1)
+    axes.yaxis.set_label_coords(-0.17, 0.5)
+    return figure, axes

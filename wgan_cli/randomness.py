@@ -79,7 +79,11 @@ class Draws:
 
     def numpy(self) -> np.random.Generator:
         """Return a new numpy generator at this position."""
-        return np.random.Generator(self._philox())
+        philox = np.random.Philox(
+            key=np.array([self.seed, self.stream], dtype=np.uint64),
+            counter=np.array([0, 0, self.inner, self.step], dtype=np.uint64),
+        )
+        return np.random.Generator(philox)
 
     def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return standard normal float32 numbers of the given shape, on the device."""
@@ -130,11 +134,5 @@ class Draws:
         }
         return _thread_local.generator
 
-    def _philox(self) -> np.random.Philox:
-        return np.random.Philox(
-            key=np.array([self.seed, self.stream], dtype=np.uint64),
-            counter=np.array([0, 0, self.inner, self.step], dtype=np.uint64),
-        )
-
     def _seed_64(self) -> int:
-        return int(self._philox().random_raw()) >> 1
+        return int(self.numpy().bit_generator.random_raw()) >> 1

@@ -1,13 +1,14 @@
 """Refuse settings that cannot work together, or that would have no effect.
 
 The rules need only the config and the components' traits, so they run before anything is built.
+`refuse_pair` runs again, on the layers of the built critic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from wgan_cli.compatibility import CriticFacts, refuse_pair
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import METRICS, TrainConfig, traits
 
@@ -19,6 +20,34 @@ _NEEDED = {
     "labels": "images of 8x8 or more with labels of two classes or more",
     "modes": "Gaussian modes",
 }
+
+
+@dataclass(frozen=True)
+class CriticFacts:
+    """The facts about a critic that decide which constraints it allows.
+
+    None means unknown, and an unknown fact is never refused. `batch_norm` and `normalization` name
+    the layers, by a setting or by module names; they are empty if there are none or if unknown.
+    """
+
+    lipschitz: bool = False  # by construction
+    batch_norm: str = ""
+    normalization: str = ""  # any kind, including BatchNorm
+    has_normalization: bool | None = None
+    has_linear_layers: bool | None = None
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> CriticFacts:
+        """Return the facts that the config gives before the critic is built."""
+        stated = traits("network", config.model["critic"])
+        norm = stated.normalization
+        where = f"model.critic.norm={norm}" if norm not in (None, "none") else ""
+        return cls(
+            lipschitz=stated.lipschitz,
+            batch_norm=where if norm == "batch" else "",
+            normalization=where,
+            has_normalization=None if norm is None else norm != "none",
+        )
 
 
 def check_rules(config: TrainConfig) -> None:
@@ -58,7 +87,11 @@ def check_rules(config: TrainConfig) -> None:
     kinds = traits("dataset", config.dataset).kinds
     if kinds is not None:
         refuse_metrics_without(kinds, config)
-        _refuse_classes_without(kinds, config)
+        if config.conditional and "labels" not in kinds:
+            raise classless(config)
+        for network in ("generator", "critic"):
+            if config.conditional and traits("network", config.model[network]).classes is False:
+                raise takes_no_classes(config.model["name"], network)
     _refuse_more_than_there_is(config)
 
 
@@ -132,27 +165,15 @@ def _refuse_overshooting_decay(config: TrainConfig) -> None:
         return
     for network in ("critic", "generator"):
         own = config.optimizer.get(network) or {}
-        rate, decay = (
-            config.optimizer.get(key) if own.get(key) is None else own[key]
-            for key in ("lr", "weight_decay")
-        )
+        given = {key: value for key, value in own.items() if value is not None}
+        settings = {**config.optimizer, **given}
+        rate, decay = settings.get("lr"), settings.get("weight_decay")
         if rate is not None and decay is not None and rate * decay >= 1:
             raise ConfigError(
                 f"optimizer.weight_decay={decay} times optimizer.lr={rate} is {rate * decay:g} for"
                 f" the {network}, so that decay would take weights beyond 0: choose both so that it"
                 " is below 1."
             )
-
-
-def _refuse_classes_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Refuse a conditional run if the data have no labels or a network takes no classes."""
-    if not config.conditional:
-        return
-    if "labels" not in kinds:
-        raise classless(config)
-    for network in ("generator", "critic"):
-        if traits("network", config.model[network]).classes is False:
-            raise takes_no_classes(config.model["name"], network)
 
 
 def takes_no_classes(model: str, network: str) -> ConfigError:
@@ -183,3 +204,44 @@ def refuse_metrics_without(kinds: Collection[str], config: TrainConfig) -> None:
 
 def _dataset_name(config: TrainConfig) -> str:
     return str(config.dataset.get("name", "this data set"))
+
+
+def refuse_pair(config: TrainConfig, critic: CriticFacts) -> None:
+    """Raise `ConfigError` if the constraint's traits do not allow the critic."""
+    held = traits("constraint", config.constraint)
+    name = config.constraint.get("name") or config.constraint["_target_"]
+    if held.acts_on_weights and critic.lipschitz:
+        raise ConfigError(
+            f"constraint={name} acts on the critic's weights, and the critic of"
+            f" model={config.model['name']} is Lipschitz by construction: the constraint would undo"
+            " that or do nothing. Type constraint=none."
+        )
+    if held.exempts_normalization and critic.has_normalization is False:
+        raise ConfigError(
+            "constraint.exempt_normalization=true has no effect: the critic has no normalisation"
+            " layer. Leave it out, or type model.critic.norm=layer under model=dcgan."
+        )
+    if held.needs_independent_samples and critic.batch_norm:
+        raise ConfigError(
+            f"constraint={name} needs a critic that scores each sample by itself, and under"
+            f" BatchNorm ({critic.batch_norm}) a score depends on the rest of the batch: type"
+            " model.critic.norm=layer or model.critic.norm=group, or build your own critic with"
+            " LayerNorm or GroupNorm."
+        )
+    if held.undone_by_normalization and critic.normalization:
+        raise ConfigError(
+            f"constraint={name} bounds the critic by its weights, and normalisation layers"
+            f" ({critic.normalization}) undo that bound: type model.critic.norm=none, take them out"
+            " of your own critic, or type constraint=gradient_penalty."
+        )
+    if held.needs_linear_layers and critic.has_linear_layers is False:
+        raise ConfigError(
+            f"constraint={name} has no effect: the critic has neither linear nor convolution"
+            " layers. Type constraint=gradient_penalty or constraint=clip."
+        )
+    if held.differentiates_twice and config.compile:
+        raise ConfigError(
+            f"compile=true does not go with constraint={name}, which may differentiate twice:"
+            " torch.compile cannot do that. Type compile=false, or, for a constraint of"
+            " your own that does not, state traits: {differentiates_twice: false} in its YAML."
+        )

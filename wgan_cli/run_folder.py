@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
-from wgan_cli.environment import ENVIRONMENT
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
-from wgan_cli.files import RecordFile, disk_error, refuse_link, sync, write_atomically
-from wgan_cli.locking import is_stale, locked
+from wgan_cli.files import RecordFile, disk_error, locked, refuse_link, sync, write_atomically
 from wgan_cli.run_status import STATUS
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 METRICS = "metrics.jsonl"
+ENVIRONMENT = "environment.json"
 LOG, LOCK = "train.log", ".lock"
+_LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 
 
 class RunFolder:
-    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it."""
+    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it.
+
+    Inside are the folders `checkpoints`, `samples` (pictures) and `tensorboard` (event files).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
         self._lock: TextIO | None = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        """The folder of the sample pictures."""
-        return self.path / "samples"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of the event files."""
-        return self.path / "tensorboard"
 
     def holds_run(self) -> bool:
         """Return whether the folder holds a run."""
@@ -80,10 +75,6 @@ class RunFolder:
         _remove(self.samples.glob(".step_*.tmp"))
         _remove(self.checkpoints.glob("*step_*.tmp"))
 
-    def lock_is_stale(self) -> bool:
-        """Return whether the lock file exists and no process holds it; False if this is unknown."""
-        return is_stale(self.path / LOCK)
-
     def abandon(self) -> None:
         """Remove the files of a run that has not begun, so that the folder can be used again."""
         run_began = (self.path / STATUS).exists() or any(self.checkpoints.glob("step_*.pt"))
@@ -109,10 +100,6 @@ class RunFolder:
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
 
-    def read_config(self) -> dict[str, Any]:
-        """Return `config.yaml` as plain dicts. Raises `CheckpointError` or `ConfigError`."""
-        return read_config(self.path / CONFIG)
-
     def write_overrides(self, overrides: Sequence[str]) -> None:
         """Write `overrides` to `overrides.yaml`: those of the first start, then of each resume."""
         self._replace(OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
@@ -126,11 +113,25 @@ class RunFolder:
             return []
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
-    def write_evaluation(self, name: str, content: dict[str, Any]) -> None:
-        """Write `content` as JSON to the file `name`, an output of `wgan-eval`, atomically."""
-        refuse_link(self.path / name)
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        self._replace(name, text, durable=False)
+    def write_environment(self, **more: Any) -> None:
+        """Write the command line, machine, package versions and the fields `more` as JSON.
+
+        They are those of the process that trained here last. Raises `DiskError`.
+        """
+        environment = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "packages": {package: _version(package) for package in ("wgan-train", *_LIBRARIES)},
+            **more,
+        }
+        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+    def read_command(self) -> list[str]:
+        """Return the command line of the last process that trained in this folder."""
+        content = json.loads((self.path / ENVIRONMENT).read_text())
+        return [str(word) for word in content["command"]]
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Append a line with the step and its values to `metrics.jsonl`."""
@@ -157,8 +158,8 @@ class RunFolder:
         except OSError as error:
             raise disk_error(error, path) from None
 
-    def _replace(self, name: str, text: str, *, durable: bool = True) -> None:
-        write_atomically(self.path / name, text.encode(), durable=durable)
+    def _replace(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
 
     def _refuse_links(self) -> None:
         for name in (LOCK, LOG, *_SMALL):
@@ -196,13 +197,18 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings.")
     return {str(key): value for key, value in config.items()}
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def make_folder(path: Path) -> None:
@@ -211,6 +217,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path, done="made") from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _remove(paths: Iterable[Path]) -> None:

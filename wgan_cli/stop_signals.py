@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Seconds that a signal may wait for the end of a step. Schedulers kill after 20 or 30 seconds.
 PATIENCE = 5.0
@@ -94,6 +97,62 @@ class StopSignals:
             # A second signal must not raise while the run is being saved.
             self._at_once = False
             raise StopNow(error)
+
+
+class SharedStopSignals(StopSignals):
+    """The stop signals of all ranks, as shared by the last update, so that all stop at one step.
+
+    `signals` holds those of this process. `counts` (3,) is proportional to the number of ranks with
+    a request to end, with an interrupt, and with an overdue signal.
+    """
+
+    NONE = (False, False, False)
+    # Reading `counts` on a GPU waits for the device, so all ranks read it only every 8th step.
+    READ_EVERY = 8
+
+    def __init__(self, signals: StopSignals) -> None:
+        super().__init__()
+        self.signals = signals
+        self.counts: Tensor | None = None
+        self._steps = 0
+        self.at_once = signals.at_once  # type: ignore[method-assign]
+
+    def local(self) -> tuple[bool, bool, bool]:
+        """Return this process's flags: a request to end, an interrupt, an overdue signal."""
+        error = self.signals.requested()
+        if error is None:
+            return self.NONE
+        interrupted = isinstance(error, InterruptedRunError)
+        return not interrupted, interrupted, self.signals.overdue() is not None
+
+    def requested(self) -> WganError | None:
+        """Return the error that must end the run, the same on all ranks; None without a signal.
+
+        Call this once per step on every rank.
+        """
+        self._steps += 1
+        if not self._on_cpu() and self._steps % self.READ_EVERY:
+            return None
+        return self._error()
+
+    def overdue(self) -> WganError | None:
+        """Return the error if a signal has waited for `PATIENCE` seconds, otherwise None.
+
+        On a GPU, always return None: every update would wait for the device, and steps are short.
+        """
+        return self._error() if self._on_cpu() and self._read()[2] else None
+
+    def _error(self) -> WganError | None:
+        ended, interrupted, _ = self._read()
+        if interrupted:
+            return InterruptedRunError("Interrupted.")
+        return PreemptedError("The run was asked to stop.") if ended else None
+
+    def _on_cpu(self) -> bool:
+        return self.counts is None or self.counts.device.type == "cpu"
+
+    def _read(self) -> tuple[bool, ...]:
+        return self.NONE if self.counts is None else tuple(map(bool, self.counts.tolist()))
 
 
 @contextmanager

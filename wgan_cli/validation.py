@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import textwrap
 from typing import Any
 
@@ -16,6 +17,14 @@ from wgan_cli.errors import ConfigError
 # The most choices, and the most characters of a value, that a message shows in full.
 _MOST_CHOICES = 8
 _LONGEST = 80
+# The limits of a number: in words, and as a test of a value against the limit.
+_LIMITS = {
+    "at_least": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "at_most": ("at most", operator.le),
+    "below": ("below", operator.lt),
+    "multiple_of": ("a multiple of", lambda value, base: value % base == 0),
+}
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
@@ -24,21 +33,19 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     def at(key: str) -> str:
         return ".".join(filter(None, (path, key)))
 
+    empty = OmegaConf.structured(schema)
     for field in dataclasses.fields(schema):
         given, group = node.get(field.name), _settings_within(field)
-        if group is not None and field.name in node:
-            if not isinstance(given, dict):
+        if group is not None:
+            # OmegaConf merges into a frozen dataclass, but not into those nested in it.
+            OmegaConf.set_readonly(empty[field.name], False)
+            if field.name in node and not isinstance(given, dict):
                 inner = ", ".join(f.name for f in dataclasses.fields(group))
                 raise ConfigError(
                     f"{at(field.name)} holds settings ({inner}); {_shown(given)} is none."
                 )
         elif str(field.type).startswith("list") and isinstance(given, str):
             raise ConfigError(f"{at(field.name)} must be a list: {field.name}=[{_shown(given)}].")
-    empty = OmegaConf.structured(schema)
-    for field in dataclasses.fields(schema):
-        if _settings_within(field) is not None:
-            # OmegaConf merges into a frozen dataclass, but not into those nested in it.
-            OmegaConf.set_readonly(empty[field.name], False)
     try:
         checked = OmegaConf.to_object(OmegaConf.merge(empty, node))
     except ConfigKeyError as error:
@@ -102,19 +109,12 @@ def _shown(value: Any) -> str:
 
 
 def _limits_in_words(limits: Any) -> str:
-    words = {
-        "at_least": "at least",
-        "above": "above",
-        "at_most": "at most",
-        "below": "below",
-        "multiple_of": "a multiple of",
-    }
     choices = limits.get("choices", ())
     if len(choices) > _MOST_CHOICES:
         return f"one of {len(choices)} names ({', '.join(choices[:3])}, ...)"
     if choices:
         return "one of " + ", ".join(map(str, choices))
-    return " and ".join(f"{words[key]} {value}" for key, value in limits.items() if key in words)
+    return " and ".join(f"{_LIMITS[key][0]} {limits[key]}" for key in limits if key in _LIMITS)
 
 
 def _check_ranges(checked: Any, path: str, raw: Any) -> None:
@@ -152,8 +152,6 @@ def _range_message(key: str, value: Any, limits: Any) -> str:
 
 
 def _within(value: Any, limits: Any) -> bool:
-    if isinstance(value, bool):
-        return True
     if isinstance(value, str):
         return value != "" and value in limits.get("choices", (value,))
     if not isinstance(value, int | float):
@@ -161,11 +159,7 @@ def _within(value: Any, limits: Any) -> bool:
     return (
         value in limits.get("choices", (value,))
         and math.isfinite(value)
-        and value >= limits.get("at_least", -math.inf)
-        and value > limits.get("above", -math.inf)
-        and value <= limits.get("at_most", math.inf)
-        and value < limits.get("below", math.inf)
-        and not value % limits.get("multiple_of", value or 1)
+        and all(_LIMITS[key][1](value, limits[key]) for key in limits if key in _LIMITS)
     )
 
 

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.build.instantiation import built, called, maker
-from wgan_cli.compatibility import CriticFacts
 from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.base import BATCH_NORM, LINEAR, NORMALIZATION, layer_names
 from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.evaluation.sampling import evaluating
-from wgan_cli.rules import takes_no_classes
+from wgan_cli.rules import CriticFacts, takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from wgan_cli.build.networks import (
     refuse_misfit,
     trained_network,
 )
-from wgan_cli.compatibility import refuse_pair
 from wgan_cli.config import as_dict
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
@@ -26,6 +25,7 @@ from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError
 from wgan_cli.loggers import Logger
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.rules import refuse_pair
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.schema import RunConfig, TrainConfig, traits
 from wgan_cli.stop_signals import StopSignals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -32,7 +32,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def exit_code_of(command: str, work: Callable[[], int], *, smaller: str, interrupted: str) -> int:
+def exit_code_of(
+    command: str, work: Callable[[], int], *, smaller: str = ".", interrupted: str = "."
+) -> int:
     """Call `work` and return the exit code; print expected errors as one sentence on stderr.
 
     `smaller` ends the out-of-memory message, and `interrupted` ends the message after Ctrl-C.
@@ -96,6 +98,11 @@ def print_error(message: str) -> None:
     """Print the message on stderr, if stderr can be written."""
     with suppress(OSError):
         print(message, file=sys.stderr)
+
+
+def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
+    """Return a console script that passes the arguments to `run` and exits with its code."""
+    return lambda: exit_process(run(sys.argv[1:]))
 
 
 def exit_process(code: int) -> NoReturn:

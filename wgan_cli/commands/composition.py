@@ -6,6 +6,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from yaml import YAMLError
 
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
+from wgan_cli.search.space import override_key
 from wgan_cli.validation import flatten, nearest, no_setting
 
 PRIMARY = "train"
@@ -200,7 +202,6 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
                 f"{chosen[key]}: a saved config holds every setting already, so no {key} can be"
                 " laid under it; type the settings themselves."
             )
-    groups = (*GROUPS, "logger")
     train = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{PRIMARY}.yaml"))
     assert isinstance(train, dict)
     hydra_choices = [
@@ -208,14 +209,14 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
         for entry in train["defaults"]
         if isinstance(entry, dict) and next(iter(entry)).startswith("override ")
     ]
-    options: dict[str, Any] = dict.fromkeys(groups)
-    if "logger" not in config:
-        # The config was saved before this group existed.
-        options["logger"] = "tensorboard"
+    # A config without loggers was saved before that group existed.
+    logger = None if "logger" in config else "tensorboard"
+    options = [*({group: None} for group in GROUPS), {"logger": logger}]
+    replaced = chosen.keys() & {*GROUPS, "logger"}
     node = {
         **train,
-        "defaults": [*({group: options[group]} for group in groups), "_self_", *hydra_choices],
-        **{key: value for key, value in config.items() if not (key in chosen and key in groups)},
+        "defaults": [*options, "_self_", *hydra_choices],
+        **{key: value for key, value in config.items() if key not in replaced},
     }
     ConfigStore.instance().store(name=_SAVED, node=node)
     return _SAVED
@@ -227,11 +228,6 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     with open_dict(plain):
         del plain["hydra"]
     return plain
-
-
-def override_key(override: str) -> str:
-    """Return the key of an override: `a.b` for `+a.b=1`."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def quoted(value: str) -> str:
@@ -252,13 +248,8 @@ def typed_value(overrides: Sequence[str], key: str) -> str | None:
     for override in overrides:
         name, _, text = override.partition("=")
         if name.lstrip("+") == key:
-            value = _unquoted(text)
+            value = text
+            with suppress(CompactHydraException, ValueError):
+                parsed = OverridesParser.create().parse_override(f"key={text}").value()
+                value = parsed if isinstance(parsed, str) else text
     return None if value in (None, "", "null") else value
-
-
-def _unquoted(text: str) -> str:
-    try:
-        value = OverridesParser.create().parse_override(f"key={text}").value()
-    except (CompactHydraException, ValueError):
-        return text
-    return value if isinstance(value, str) else text

@@ -8,20 +8,15 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process
+from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
 from wgan_cli.validation import nearest
 
 log = logging.getLogger("wgan_cli")
-
-
-def main() -> NoReturn:
-    """Run `wgan-eval` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -33,6 +28,9 @@ def run(command_line: Sequence[str]) -> int:
         smaller="; try smaller --n and --n-features.",
         interrupted="; checkpoints done are written.",
     )
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,31 +89,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{arguments.run} is a checkpoint; name its run folder instead.")
 
     # The imports below need torch, which takes seconds to import.
-    from wgan_cli.build import (
-        build_constraint,
-        build_critic,
-        build_dataset,
-        build_evaluation,
-        classes_of,
-        complete,
-    )
-    from wgan_cli.commands.checkpoints import (
-        chosen_checkpoint,
-        generator_key,
-        load_weights,
-        trusted_generator,
-    )
-    from wgan_cli.commands.evaluation_report import Report, progress
-    from wgan_cli.commands.trust import check_trusted
+    from wgan_cli import build
+    from wgan_cli.commands import checkpoints
+    from wgan_cli.commands.evaluation_report import Bar, Report
+    from wgan_cli.commands.logs import console_log
+    from wgan_cli.commands.resume import check_trusted
     from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.registry import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.run_folder import RunFolder
     from wgan_cli.training.checkpoint import check_whole, find_checkpoints, load_checkpoint
 
-    log.setLevel(logging.INFO)
-    state, path, folder = chosen_checkpoint(_asked_path(arguments))
-    generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
+    state, path, folder = checkpoints.chosen_checkpoint(_asked_path(arguments))
+    generator = checkpoints.trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     # Loggers need not be trusted, because none is built here.
     without_loggers = {key: node for key, node in state["config"].items() if key != "logger"}
     check_trusted(without_loggers, arguments.trust)
@@ -124,25 +110,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     machine = choose_machine(config, device)
     set_up_torch(machine, device, deterministic=config.deterministic)
     try:
-        dataset = build_dataset(config)
+        dataset = build.build_dataset(config)
     except DataError as error:
         key = _path_setting(config.dataset)
         hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
         raise DataError(f"{error}{hint}") from None
-    _refuse_other_samples(state, list(dataset.sample_shape), classes_of(config, dataset))
+    _refuse_other_samples(state, list(dataset.sample_shape), build.classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
     asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
-    complete_config = complete(asked, machine, dataset, training=False)
-    constraint = build_constraint(complete_config)
-    critic = build_critic(complete_config, constraint, dataset.sample_shape, state.get("classes"))
+    complete_config = build.complete(asked, machine, dataset, training=False)
+    constraint = build.build_constraint(complete_config)
+    critic = build.build_critic(
+        complete_config, constraint, dataset.sample_shape, state.get("classes")
+    )
     critic.to(device)
     generator.to(device)
-    with progress() as bar:
-        evaluation = build_evaluation(complete_config, dataset, constraint, device)
+    with console_log(), Bar() as bar:
+        evaluation = build.build_evaluation(complete_config, dataset, constraint, device)
         evaluation.on_metric = bar.show
         report = Report(
             RunFolder(folder),
-            generator_key(state, raw=arguments.raw),
+            checkpoints.generator_key(state, raw=arguments.raw),
             evaluation,
             series=arguments.all_checkpoints,
         )
@@ -157,8 +145,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
                 except CheckpointError as error:
                     log.warning("%s It is skipped.", error)
                     continue
-                load_weights(generator, state[generator_key(state, raw=arguments.raw)])
-            load_weights(critic, state["critic"])
+                key = checkpoints.generator_key(state, raw=arguments.raw)
+                checkpoints.load_weights(generator, state[key])
+            checkpoints.load_weights(critic, state["critic"])
             bar.start(state["step"])
             report.add(state["step"], path, evaluation(generator, critic))
             bar.done(path)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from wgan_cli.charts import curves
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
-from wgan_cli.pictures import save_png
+from wgan_cli.files import refuse_link, write_atomically
+from wgan_cli.pictures import curves, save_png
 from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
@@ -55,19 +55,6 @@ class Bar(tqdm):  # type: ignore[type-arg]
             log.info("%s: %.1f s", path.name, time.perf_counter() - self._started)
 
 
-@contextmanager
-def progress() -> Iterator[Bar]:
-    """Show a bar on stderr within the context, with the package's messages above it."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    try:
-        with Bar() as bar, logging_redirect_tqdm([log]):
-            yield bar
-    finally:
-        log.removeHandler(handler)
-
-
 @dataclass(frozen=True)
 class Evaluated:
     """A checkpoint's step, file name and evaluation, and the estimate logged at that step."""
@@ -90,6 +77,7 @@ class Report:
         self.generator = "ema" if generator == "generator_ema" else "raw"
         self.evaluation = evaluation
         self.rows: list[Evaluated] = []
+        self._written: list[Path] = []
         # Two file names, so that the results of one checkpoint do not replace those of a series.
         self._name = "evaluation_curves.json" if series else "evaluation.json"
         recorded = {int(p["step"]): p[_ESTIMATE] for p in folder.read_metrics() if _ESTIMATE in p}
@@ -107,7 +95,7 @@ class Report:
         # Use the estimate only if it was logged at this step: at other steps the critic differs.
         self.rows.append(Evaluated(step, path.name, self._recorded.get(step), result))
         try:
-            self._write()
+            self._write(result.pictures)
         except DiskError as error:
             self.unwritten = str(error)
 
@@ -148,7 +136,7 @@ class Report:
         body = self._series_table() if self.series else self._one_table()
         failures = {tag: why for row in self.rows for tag, why in row.result.failures.items()}
         notes = [f"{tag}: no number, because {why}." for tag, why in failures.items()]
-        written = [] if self.unwritten else [f"Written: {path}" for path in self._files()]
+        written = [] if self.unwritten else [f"Written: {shown(path)}" for path in self._written]
         return "\n".join([head, "", *body, "", *notes, *written])
 
     def _one_table(self) -> list[str]:
@@ -194,28 +182,22 @@ class Report:
     def _tags(self) -> list[str]:
         return list(dict.fromkeys(tag for row in self.rows for tag in row.result.values))
 
-    def _files(self) -> list[Path]:
-        folder = shown(self.folder.path)
-        pictures = [*(["curves.png"] if self.series else []), *self._pictures()]
-        return [folder / self._name, *(folder / "evaluation" / name for name in pictures)]
-
-    def _pictures(self) -> dict[str, Any]:
-        """Return the pictures of the last checkpoint by file name."""
-        pictures = self.rows[-1].result.pictures
-        return {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
-
-    def _write(self) -> None:
-        self.folder.write_evaluation(self._name, self._content())
-        pictures = self._pictures()
-        if self.series:
-            pictures["curves.png"] = self._curves()
+    def _write(self, pictures: Mapping[str, np.ndarray]) -> None:
+        """Write the numbers, and the pictures of the last checkpoint by tag."""
+        numbers = self.folder.path / self._name
+        refuse_link(numbers)
+        text = json.dumps(self._content(), indent=2, allow_nan=False) + "\n"
+        write_atomically(numbers, text.encode(), durable=False)
+        files = {"curves.png": self._curves()} if self.series else {}
+        files |= {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
         folder = self.folder.path / "evaluation"
-        if pictures:
+        if files:
             make_folder(folder)
-        for name, picture in pictures.items():
+        for name, picture in files.items():
             save_png(folder / name, picture)
+        self._written = [numbers, *(folder / name for name in files)]
 
-    def _curves(self) -> Any:
+    def _curves(self) -> np.ndarray:
         panels = {}
         for tag in self._tags():
             points = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import yaml
+
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer", "logger", "experiment", "debug")
 EXAMPLES = (
     ("wgan-train", "train on 1,797 handwritten digits, no download"),
@@ -24,17 +26,19 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
         "",
         "Groups (the first is what runs unless you choose):",
     ]
-    defaults = _defaults(configs / "train.yaml")
+    train = configs / "train.yaml"
+    choices = yaml.safe_load(train.read_text())["defaults"]
+    defaults = {k: v for choice in choices if choice != "_self_" for k, v in choice.items()}
     for group in GROUPS:
         options = options_in(configs / group)
         if config_dir is not None:
-            options.update(options_in(config_dir / group))
+            options |= options_in(config_dir / group)
         chosen = defaults.get(group)
         names = sorted(options, key=lambda name: (name != chosen, name))
         lines += ["", f"  {group}="]
         lines += [f"    {name:<18} {options[name]}" for name in names]
     lines += ["", "Settings (wgan-train --cfg job shows them with their values):", ""]
-    lines += _settings(configs / "train.yaml")
+    lines += _settings(train)
     lines += [
         "",
         "Flags:",
@@ -73,19 +77,11 @@ def options_in(folder: Path) -> dict[str, str]:
     return options
 
 
-def _defaults(train: Path) -> dict[str, str]:
-    """Return the default option of each group."""
-    block, _ = _parts(train)
-    pairs = [line.strip(" -").split(": ") for line in block]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-
-
 def _settings(train: Path) -> list[str]:
     """Return a line of help for each root setting: its name, its default and its comment."""
-    _, lines = _parts(train)
     shown: list[str] = []
     comment: list[str] = []
-    for line in lines:
+    for line in train.read_text().splitlines():
         if line.startswith("#"):
             comment.append(line[1:].strip())
         elif line and not line.startswith(" "):
@@ -95,15 +91,7 @@ def _settings(train: Path) -> list[str]:
             text = textwrap.fill(
                 " ".join(comment), 100, initial_indent=indent, subsequent_indent=indent
             )
-            shown.append(f"  {name + default:<24} {text.strip()}".rstrip())
+            if name not in ("defaults", "hydra"):
+                shown.append(f"  {name + default:<24} {text.strip()}".rstrip())
             comment = []
     return shown
-
-
-def _parts(train: Path) -> tuple[list[str], list[str]]:
-    """Return the lines of the defaults list and the lines of the root settings."""
-    lines = train.read_text().splitlines()
-    first = lines.index("defaults:") + 1
-    end = next(n for n, line in enumerate(lines[first:], first) if not line.startswith("  "))
-    last = lines.index("hydra:")
-    return lines[first:end], lines[end:last]

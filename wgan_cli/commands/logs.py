@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.errors import WganError
-from wgan_cli.log_file import LogFile
+from wgan_cli.files import LogFile
 
 log = logging.getLogger("wgan_cli")
 # For errors of a sweep's jobs. Other messages of a job go only to its train.log.

@@ -7,21 +7,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
-from wgan_cli.commands.cli import exit_code_of, exit_process, shown
+from wgan_cli.commands.cli import entry_point, exit_code_of, shown
 from wgan_cli.errors import CheckpointError
-
-
-def main() -> NoReturn:
-    """Run `wgan-report` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-report` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
-    return exit_code_of("wgan-report", lambda: _report(arguments), smaller=".", interrupted=".")
+    return exit_code_of("wgan-report", lambda: _report(arguments))
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, exit_code_of, exit_process, shown
+from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, shown
 from wgan_cli.errors import CheckpointError, ConfigError
 
 _CHUNK = 256
 _COLUMNS = 8
-_DEFAULT_COUNT = 8 * _COLUMNS
-
-
-def main() -> NoReturn:
-    """Run `wgan-sample` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-sample` with these arguments; return the exit code."""
     arguments = _parser().parse_args(command_line)
-    return exit_code_of(
-        "wgan-sample",
-        lambda: _sample(arguments),
-        smaller="; try a smaller --n.",
-        interrupted=".",
-    )
+    return exit_code_of("wgan-sample", lambda: _sample(arguments), smaller="; try a smaller --n.")
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +74,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     chosen: int | None = arguments.label
     classes: int = state.get("classes") or 0
     rows_of_classes = classes > 0 and chosen is None
-    count = arguments.n or (_COLUMNS * classes if rows_of_classes else _DEFAULT_COUNT)
+    count = arguments.n or _COLUMNS * (classes if rows_of_classes else 8)
     labels = _labels(classes, chosen, count)
     samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
     if out is None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from wgan_cli.commands.cli import exit_code_of_training, exit_process, print_error, shown
+from wgan_cli.commands.cli import entry_point, exit_code_of_training, print_error, shown
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
 
-def main() -> NoReturn:
-    """Run `wgan-search` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
-
-
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-search` with these arguments; return the exit code."""
     arguments = _parser().parse_intermixed_args(command_line)
@@ -41,6 +37,9 @@ def run(command_line: Sequence[str]) -> int:
         lambda: _search(arguments),
         lambda: PreemptedError("asked to stop before a trial began."),
     )
+
+
+main = entry_point(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,15 +70,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from wgan_cli.search.storage import refuse_missing_optuna, refuse_unreachable
-
-    refuse_missing_optuna()
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
     from wgan_cli.commands.folders import reserved
-    from wgan_cli.search.folder import SearchFolder
+    from wgan_cli.search.folder import SearchFolder, refuse_unreachable
     from wgan_cli.search.loop import SearchLoop
-    from wgan_cli.search.printing import final_summary, trials_text
     from wgan_cli.search.space import as_overrides
+    from wgan_cli.search.study import final_summary, trials_text
 
     name, search = _asked_for(arguments)
     first = _check(search)
@@ -159,8 +157,7 @@ def _check(search: Search) -> dict[str, Value]:
     The dict is empty if the config is not valid without values from the space.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
-    from wgan_cli.search.default_trial import default_values
-    from wgan_cli.search.space import override_key
+    from wgan_cli.search.space import default_values, override_key
 
     for word in (*search.words, *search.settings):
         if override_key(word) in _RESERVED:

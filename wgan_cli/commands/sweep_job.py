@@ -9,12 +9,12 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.commands.composition import override_key
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
-from wgan_cli.locking import held, locked
-from wgan_cli.run_folder import LOCK, LOG, OVERRIDES, RunFolder, make_folder, remove_if_empty
+from wgan_cli.files import LogFile, held, locked
+from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
+from wgan_cli.search.space import override_key
 
 
 class Launcher(enum.Enum):
@@ -69,12 +69,6 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
     return path
 
 
-def release_job_folder(folder: RunFolder) -> None:
-    """Remove the reservation of a job's folder if it holds no run, for example after Ctrl-C."""
-    if not folder.holds_run():
-        (folder.path / OVERRIDES).unlink(missing_ok=True)
-
-
 def record_failure(
     folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
 ) -> None:
@@ -89,8 +83,6 @@ def record_failure(
     try:
         make_folder(folder.path)
         if early.buffer:
-            from wgan_cli.log_file import LogFile
-
             with file_log(LogFile(folder.path / LOG), early):
                 pass
         folder.write_overrides(job_overrides(overrides))

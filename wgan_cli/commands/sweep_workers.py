@@ -14,12 +14,13 @@ from pathlib import Path
 from types import FrameType
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
-from wgan_cli.locking import locked
+from wgan_cli.files import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 # Whether a signal has asked this worker to end. Then it starts no other job.
 _over = False
+# Whether this worker handles stop signals, unblocked, and watches its parent.
 _prepared = False
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = 1.0
@@ -34,8 +35,13 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
     Between jobs, a signal only sets a flag: a worker that dies while it takes the next job would
     block the others.
     """
-    global _over
-    _prepare()
+    global _over, _prepared
+    if not _prepared:
+        _prepared = True
+        for number in _SIGNALS:
+            signal.signal(number, _note_end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        threading.Thread(target=_watch_parent, args=[os.getppid()], daemon=True).start()
     busy = folder / _BUSY / str(os.getpid())
     make_folder(busy.parent)
     busy.touch()
@@ -50,18 +56,6 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, _note_end)
         busy.unlink(missing_ok=True)
     return PreemptedError.exit_code
-
-
-def _prepare() -> None:
-    """Before a worker's first job, handle stop signals, unblock them, and watch the parent."""
-    global _prepared
-    if _prepared:
-        return
-    _prepared = True
-    for number in _SIGNALS:
-        signal.signal(number, _note_end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    threading.Thread(target=_watch_parent, args=[os.getppid()], daemon=True).start()
 
 
 def _note_end(number: int, frame: FrameType | None) -> None:

@@ -84,8 +84,17 @@ def run_follower(group: ProcessGroup) -> int:
         # Rank 0 prints the message. The terminal sends Ctrl-C to all ranks.
         pass
     except Exception as error:
+        from wgan_cli.training.failures import in_plain_words
+
         _ignore_signals()
-        code = _report_failure(group, error, 1 if settings is None else settings["batch_size"])
+        failure = in_plain_words(error, 1 if settings is None else settings["batch_size"])
+        if isinstance(failure, WganError):
+            code, reason, state = failure.exit_code, str(failure), failure.state
+        else:
+            code, reason, state = 1, f"{type(failure).__name__}: {failure}", "failed"
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            print_error(f"wgan-train, rank {group.process.rank}: unexpected error:\n{trace}")
+        group.report_end(code, reason, state)
         group.close(failed=True)
         return code
     _ignore_signals()
@@ -102,7 +111,7 @@ def _ignore_signals() -> None:
 
 
 def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) -> None:
-    from wgan_cli.build import build_dataset, build_trainer, complete
+    from wgan_cli import build
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
 
     config, _ = fill(validate(settings))
@@ -110,9 +119,9 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     machine = choose_machine(config, device)
     set_up_torch(machine, device, group.process, deterministic=config.deterministic)
     group.connect({}, device)
-    dataset = group.one_per_machine_first(lambda: build_dataset(config))
-    trainer = build_trainer(
-        complete(config, machine, dataset),
+    dataset = group.one_per_machine_first(lambda: build.build_dataset(config))
+    trainer = build.build_trainer(
+        build.complete(config, machine, dataset),
         dataset,
         device,
         group,
@@ -121,17 +130,3 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     group.arrive("start")
     with signals:
         trainer.fit()
-
-
-def _report_failure(group: ProcessGroup, error: Exception, batch_size: int) -> int:
-    """Report this process's failure to rank 0; return the exit code."""
-    from wgan_cli.training.failures import in_plain_words
-
-    failure = in_plain_words(error, batch_size)
-    if isinstance(failure, WganError):
-        group.report_end(failure.exit_code, str(failure), failure.state)
-        return failure.exit_code
-    trace = "".join(traceback.format_exception(error)).rstrip()
-    print_error(f"wgan-train, rank {group.process.rank}: unexpected error:\n{trace}")
-    group.report_end(1, f"{type(failure).__name__}: {failure}")
-    return 1

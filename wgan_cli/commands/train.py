@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wgan_cli import __version__
-from wgan_cli.commands.cli import exit_code_of_training, exit_process
+from wgan_cli.commands.cli import entry_point, exit_code_of_training
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
-from wgan_cli.distributed.process import Process, refuse_in_several, refuse_uneven
+from wgan_cli.distributed.process import Process, refuse_uneven
 from wgan_cli.errors import ConfigError, PreemptedError, WganError
 from wgan_cli.files import disk_error
 from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 
 # The first nonzero exit code of a `task`: `hydra.main` discards what `task` returns.
 _exit_code = 0
-
-
-def main() -> NoReturn:
-    """Run `wgan-train` and exit with its code."""
-    exit_process(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -59,6 +54,9 @@ def run(arguments: Sequence[str]) -> int:
     return run_follower(group)
 
 
+main = entry_point(run)
+
+
 def _run_command(arguments: Sequence[str], reason: Callable[[], WganError | None]) -> int:
     """Run the command; return the exit code. `reason` returns the failure of another rank."""
     idle = PreemptedError("asked to stop while nothing was training.")
@@ -79,7 +77,11 @@ def _dispatch(arguments: list[str]) -> int:
     parsed = _parse(arguments)
     if parsed.shell_completion or parsed.info or parsed.hydra_help:
         return _hand_over(arguments)
-    refuse_in_several(Process.current(), sweep=parsed.multirun)
+    if parsed.multirun and Process.current().world > 1:
+        raise ConfigError(
+            "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
+            " out, or use hydra/launcher=joblib for several runs at once."
+        )
     composer, overrides, resume = _compose(parsed, trusted)
     if parsed.cfg:
         # Compose first, so that mistakes get this package's messages instead of Hydra's.

@@ -48,15 +48,6 @@ class Process:
 ALONE = Process()
 
 
-def refuse_in_several(process: Process, *, sweep: bool) -> None:
-    """Raise `ConfigError` if `sweep` is true and there are several processes."""
-    if process.world > 1 and sweep:
-        raise ConfigError(
-            "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
-            " out, or use hydra/launcher=joblib for several runs at once."
-        )
-
-
 def refuse_uneven(process: Process, batch_size: int, *, going_on: bool = False) -> None:
     """Raise `ConfigError` if the batch cannot be divided evenly among the processes.
 

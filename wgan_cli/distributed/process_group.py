@@ -26,10 +26,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.distributed.process import Process
-from wgan_cli.distributed.shared_signals import SharedStopSignals
 from wgan_cli.errors import RankError
 from wgan_cli.randomness import FULL_BATCH, Shard
-from wgan_cli.stop_signals import StopSignals
+from wgan_cli.stop_signals import SharedStopSignals, StopSignals
 
 # The longest wait for the other processes to start.
 _START_TIMEOUT = timedelta(minutes=30)
@@ -91,7 +90,7 @@ class ProcessGroup(SingleProcess):
         self.store = store
         self.shard = Shard(process.rank, process.world)
         self.leads = process.rank == 0
-        self.signals: SharedStopSignals | None = None
+        self.signals = SharedStopSignals(StopSignals())
         self._lost_ranks: list[int] = []
         self._unreachable = False
         self._on_gpu = False
@@ -129,7 +128,7 @@ class ProcessGroup(SingleProcess):
 
     def settings(self) -> dict[str, Any] | None:
         """Wait for rank 0's settings and return them; None if rank 0 ends without training."""
-        return self._read("settings") if self._wait_for_key("settings") else None
+        return json.loads(self.store.get("settings")) if self._wait_for_key("settings") else None
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
         """Return `work()`. Local rank 0 runs it before the other ranks of its machine."""
@@ -151,8 +150,7 @@ class ProcessGroup(SingleProcess):
         message = network.gradient_message(count)
         tail = message[-count:].zero_()
         torch.stack([term.to(tail.dtype) for term in terms], out=tail[: len(terms)])
-        local = self.signals.local() if self.signals is not None else SharedStopSignals.NONE
-        for index, signalled in enumerate(local, start=len(terms)):
+        for index, signalled in enumerate(self.signals.local(), start=len(terms)):
             if signalled:
                 tail[index] = 1
         try:
@@ -163,8 +161,7 @@ class ProcessGroup(SingleProcess):
         network.take_gradients(message)
         # Copy the values, because the next message may use the same memory.
         means = tail.clone()
-        if self.signals is not None:
-            self.signals.counts = means[len(terms) :]
+        self.signals.counts = means[len(terms) :]
         return list(means[: len(terms)].unbind())
 
     def share_signals(self, signals: StopSignals) -> StopSignals:
@@ -203,7 +200,8 @@ class ProcessGroup(SingleProcess):
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
         """Return the report of a rank about its end; None if there is no report."""
-        return self._read(f"end/{rank}") if self._has(f"end/{rank}") else None
+        key = f"end/{rank}"
+        return json.loads(self.store.get(key)) if self._has(key) else None
 
     def leader_exit_code(self, seconds: float) -> int:
         """Wait for rank 0's exit code and return it; 1 if rank 0 was lost."""
@@ -250,9 +248,6 @@ class ProcessGroup(SingleProcess):
         if not self._unreachable:
             with suppress(RuntimeError):
                 self.store.set(key, value)
-
-    def _read(self, key: str) -> Any:
-        return json.loads(self.store.get(key))
 
     def _has(self, key: str) -> bool:
         """Return True if the store has the key; False also if the store has ended."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan_cli.charts import class_histogram, layer_norms, weight_histogram
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.evaluation.comparison import Comparison
 from wgan_cli.evaluation.samples import SampleCounts
@@ -26,6 +25,7 @@ from wgan_cli.metrics.inception import available
 from wgan_cli.metrics.lipschitz import layer_gradient_norms, weights_in_use
 from wgan_cli.metrics.neighbours import modes_found, share_within
 from wgan_cli.metrics.wasserstein import exact_wasserstein, projected_distance
+from wgan_cli.pictures import class_histogram, layer_norms, weight_histogram
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from wgan_cli.environment import read_command
+from wgan_cli.files import is_stale
 from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
-from wgan_cli.run_folder import CONFIG, RunFolder
+from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.study import FAILED, PRUNED, StudySummary
@@ -190,12 +190,12 @@ def _run_folders(path: Path) -> Iterator[Path]:
 def _read(path: Path, name: str) -> Run:
     folder = RunFolder(path)
     status = read_status(path)
-    gone = status.running and folder.lock_is_stale()
+    gone = status.running and is_stale(path / LOCK)
     if gone:
         # The run may have ended since the first read.
         status = read_status(path)
     run = Run(path, readable(name), overrides=_tried(lambda: readable(folder.read_overrides()), []))
-    run.argv = _tried(lambda: readable(read_command(path)), [])
+    run.argv = _tried(lambda: readable(folder.read_command()), [])
     config: Any = _tried(lambda: readable(read_yaml((path / CONFIG).read_text())), {})
     run.config = {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
     run.state = status.state or "unknown"

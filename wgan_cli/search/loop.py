@@ -1,4 +1,7 @@
-"""Run the trials of a search, one after another, until the total number is reached."""
+"""Run the trials of a search, one after another, until the total number is reached.
+
+The next trial is an unfinished trial of a dead process if there is one, else a new one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from wgan_cli.errors import (
     ConfigError,
@@ -18,31 +21,56 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.printing import trial_line, trials_text
-from wgan_cli.search.space import Search, Value, as_overrides
-from wgan_cli.search.storage import open_study
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, REASON, StudySummary, summarize_study
-from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, Outcome, run_trial
-from wgan_cli.search.trials import ClaimedTrial, claim_trial
+from wgan_cli.search.folder import SearchFolder, open_study, sampler_for
+from wgan_cli.search.space import Choices, Search, Value, as_overrides
+from wgan_cli.search.study import (
+    FAILED,
+    FINISHED,
+    PRUNED,
+    REASON,
+    StudySummary,
+    summarize_study,
+    trial_line,
+    trials_text,
+)
+from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, run_trial
 
 if TYPE_CHECKING:
     from optuna.study import Study
+    from optuna.trial import Trial
 
-# Maps overrides and a run folder to the command line that trains with them.
-TrialCommand = Callable[[Sequence[str], Path], Sequence[str]]
+
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A trial that only this process may run while `lock` is open.
+
+    `values` are its settings by key. `resumed` is true if an earlier process started the trial.
+    """
+
+    trial: Trial
+    values: dict[str, Value]
+    lock: TextIO
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class NoTrialLeft:
+    """No trial is left to start; `running_elsewhere` is the number running in other processes."""
+
+    running_elsewhere: int
 
 
 @dataclass
 class SearchLoop:
     """Runs the trials of the search in `folder`.
 
-    `command` returns a trial's command line. `stop_error` returns an error after a stop signal,
-    otherwise None. `print_line` prints progress. `first_values` are the settings of trial 0.
+    `command` maps overrides and a run folder to the command line that trains with them.
+    `stop_error` returns an error after a stop signal, otherwise None. `print_line` prints progress.
+    `first_values` are the settings of trial 0.
     """
 
     folder: SearchFolder
-    command: TrialCommand
+    command: Callable[[Sequence[str], Path], Sequence[str]]
     stop_error: Callable[[], WganError | None]
     print_line: Callable[[str], None]
     first_values: Mapping[str, Value] | None = None
@@ -74,7 +102,8 @@ class SearchLoop:
     def _run_trials(self, study: Study) -> None:
         waiting = False
         while True:
-            self._raise_stop_error()
+            if (error := self.stop_error()) is not None:
+                raise error
             claimed = claim_trial(self.folder, study, self.search, self.first_values)
             if isinstance(claimed, ClaimedTrial):
                 with claimed.lock:
@@ -90,6 +119,8 @@ class SearchLoop:
             time.sleep(POLL_SECONDS)
 
     def _run_trial(self, study: Study, claimed: ClaimedTrial) -> None:
+        from optuna.trial import TrialState
+
         trial, number = claimed.trial, claimed.trial.number
         run = RunFolder(self.folder.trial(number))
         overrides = [*self.search.words, *as_overrides(claimed.values)]
@@ -107,42 +138,86 @@ class SearchLoop:
         command = self.command(overrides, run.path)
         outcome = run_trial(command, metric, claimed.lock, report, self.stop_error)
         if outcome.state == STOPPED:
-            self._raise_stop_error()
+            if (error := self.stop_error()) is not None:
+                raise error
             # This process got no stop signal, so the trial got one from elsewhere.
             interrupted = outcome.code == InterruptedRunError.exit_code
-            error = InterruptedRunError if interrupted else PreemptedError
-            raise error(f"Trial {number} was asked to stop, and saved itself.")
+            stopped = InterruptedRunError if interrupted else PreemptedError
+            raise stopped(f"Trial {number} was asked to stop, and saved itself.")
         if outcome.code == DiskError.exit_code:
             raise DiskError(outcome.reason)
-        _record(study, claimed, outcome)
+        if outcome.state == FAILED:
+            trial.set_user_attr(REASON, outcome.reason)
+        ended = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+        study.tell(trial, outcome.value, state=ended[outcome.state])
         summary = summarize_study(self.folder, study)
         self.print_line(trial_line(summary.trials[number], summary.best))
-        _refuse_common_failure(outcome, metric, self.search, summary)
-
-    def _raise_stop_error(self) -> None:
-        error = self.stop_error()
-        if error is not None:
-            raise error
-
-
-def _record(study: Study, claimed: ClaimedTrial, outcome: Outcome) -> None:
-    from optuna.trial import TrialState
-
-    if outcome.state == FINISHED:
-        study.tell(claimed.trial, outcome.value)
-    elif outcome.state == PRUNED:
-        study.tell(claimed.trial, state=TrialState.PRUNED)
-    else:
-        claimed.trial.set_user_attr(REASON, outcome.reason)
-        study.tell(claimed.trial, state=TrialState.FAIL)
+        # In two cases, all further trials would fail for the same reason.
+        if outcome.code == DataError.exit_code and not summary.count(FINISHED):
+            raise DataError(outcome.reason)
+        if outcome.state == FAILED and not outcome.code and not metric.values:
+            measured = ", ".join(sorted(metric.tags - {"step"}))
+            raise ConfigError(
+                f"metric: {self.search.metric}: a run measured no such tag, only {measured}."
+            )
 
 
-def _refuse_common_failure(
-    outcome: Outcome, metric: MetricReader, search: Search, study: StudySummary
-) -> None:
-    """Raise an error if all further trials would fail for the same reason as this one."""
-    if outcome.code == DataError.exit_code and not study.count(FINISHED):
-        raise DataError(outcome.reason)
-    if outcome.state == FAILED and not outcome.code and not metric.values:
-        measured = ", ".join(sorted(metric.tags - {"step"}))
-        raise ConfigError(f"metric: {search.metric}: a run measured no such tag, only {measured}.")
+def claim_trial(
+    folder: SearchFolder,
+    study: Study,
+    search: Search,
+    first_values: Mapping[str, Value] | None = None,
+) -> ClaimedTrial | NoTrialLeft:
+    """Lock and return the next trial with its settings, or `NoTrialLeft`.
+
+    Trial 0 uses the settings in `first_values`; the sampler proposes all other settings. A lock
+    ensures that processes sharing a folder start at most `search.trials` trials in total. If a
+    trial is recorded as running but its lock is free, its process is dead: this trial comes first
+    and keeps its number. Raises `ConfigError` if the folder of a new trial already holds a run.
+    """
+    from optuna.trial import Trial, TrialState
+
+    with folder.claiming():
+        running_elsewhere = 0
+        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lock = folder.lock_trial(running.number)
+            if lock is None:
+                running_elsewhere += 1
+                continue
+            # The trial may have ended after it was listed.
+            if study.get_trials(deepcopy=False)[running.number].state != TrialState.RUNNING:
+                lock.close()
+                continue
+            study.sampler = sampler_for(search, running.number)
+            trial = Trial(study, running._trial_id)
+            return ClaimedTrial(trial, _propose(trial, search), lock, resumed=True)
+        existing = study.get_trials(deepcopy=False)
+        # If a process was killed after enqueueing trial 0, that trial waits and is not started.
+        number = sum(trial.state != TrialState.WAITING for trial in existing)
+        if number >= search.trials:
+            return NoTrialLeft(running_elsewhere)
+        folder.refuse_foreign_run(number)
+        if first_values and not existing:
+            study.enqueue_trial(dict(first_values))
+        study.sampler = sampler_for(search, number)
+        trial = study.ask()
+        new_lock = folder.lock_trial(trial.number)
+        assert new_lock is not None, "nobody else can hold the lock of a new trial"
+        return ClaimedTrial(trial, _propose(trial, search), new_lock, resumed=False)
+
+
+def _propose(trial: Trial, search: Search) -> dict[str, Value]:
+    """Return a value for every setting; a resumed trial keeps the values proposed earlier."""
+    values: dict[str, Value] = {}
+    for key, entry in search.settings.items():
+        if isinstance(entry, Choices):
+            values[key] = trial.suggest_categorical(key, entry.values)
+        elif entry.integer:
+            values[key] = trial.suggest_int(
+                key, int(entry.low), int(entry.high), step=int(entry.step or 1), log=entry.log
+            )
+        else:
+            values[key] = entry.rounded(
+                trial.suggest_float(key, entry.low, entry.high, step=entry.step, log=entry.log)
+            )
+    return values

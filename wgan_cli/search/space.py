@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from wgan_cli.errors import ConfigError
+from wgan_cli.run_folder import read_yaml
 from wgan_cli.schema.settings import setting
-from wgan_cli.validation import typed
+from wgan_cli.validation import flatten, typed
 
 Value = float | int | str | bool | None
 
@@ -111,14 +110,6 @@ def read_search(path: Path) -> Search:
     return parse_search(read_yaml(path), path)
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-
-
 def parse_search(node: Any, path: Path) -> Search:
     """Return the search in `node`, the content of file `path`; `ConfigError` if it is invalid."""
     try:
@@ -150,7 +141,7 @@ def value_text(value: Any) -> str:
 
 
 def override_key(override: str) -> str:
-    """Return the key of the setting that an override sets."""
+    """Return the key of the setting that an override sets: `a.b` for `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~")
 
 
@@ -207,3 +198,38 @@ def _choices(path: str, node: dict[Any, Any]) -> Choices:
     if len(set(map(value_text, items))) < len(items):
         raise ConfigError(f"{path}.choices contains a value twice.")
     return Choices([value_text(item) if isinstance(item, list) else item for item in items])
+
+
+def default_values(search: Search, config: dict[str, Any]) -> dict[str, Value]:
+    """Return the config's value of each searched setting, if the search space includes it."""
+    defaults: dict[str, Value] = {}
+    flat = flatten(config)
+    for key, entry in search.settings.items():
+        value = _config_value(flat, key)
+        if isinstance(entry, Choices):
+            for choice in entry.values:
+                if value_text(choice) == value_text(value):
+                    defaults[key] = choice
+        elif _in_range(entry, value):
+            defaults[key] = int(value) if entry.integer else float(value)
+    return defaults
+
+
+def _config_value(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of `key` in a flat config; for a group, return the name of its option."""
+    value = config.get(key, config.get(f"{key}.name"))
+    groups, _, last = key.rpartition(".")
+    if value is None and "." in groups:
+        # If optimizer.critic.lr is null, optimizer.lr applies.
+        return _config_value(config, f"{groups.rpartition('.')[0]}.{last}")
+    return value
+
+
+def _in_range(entry: Range, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not entry.low <= value <= entry.high or (entry.integer and value != int(value)):
+        return False
+    steps = (value - entry.low) / entry.step if entry.step else 0.0
+    # Allow a tolerance: a step such as 0.1 is not exact in floating point.
+    return abs(steps - round(steps)) <= 1e-9

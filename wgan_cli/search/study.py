@@ -1,15 +1,16 @@
-"""Summarize an Optuna study as plain data, for the search's output and the report."""
+"""Summarize an Optuna study as plain data and as text, for the search's output and the report."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgan_cli.search.folder import SearchFolder
-from wgan_cli.search.space import Range, Search
+from wgan_cli.search.folder import SearchFolder, open_study
+from wgan_cli.search.space import Range, Search, value_text
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -20,6 +21,8 @@ _STATES = {"COMPLETE": FINISHED, "PRUNED": PRUNED, "FAIL": FAILED}
 REASON = "reason"
 # With fewer finished trials, importances would be mostly noise.
 _MIN_FINISHED = 8
+# The number of trials that the final summary lists.
+_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,6 @@ def read_study(folder: Path) -> StudySummary | None:
     """
     search_folder = SearchFolder(folder)
     try:
-        from wgan_cli.search.storage import open_study
-
         return summarize_study(search_folder, open_study(search_folder, read_only=True))
     except Exception:
         # Damaged files can raise any exception; the report then leaves out the study.
@@ -138,3 +139,51 @@ def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, fl
             return {}
     shares = {key: float(share) for key, share in importances.items()}
     return shares if all(map(math.isfinite, shares.values())) else {}
+
+
+def trial_line(trial: TrialSummary, best: TrialSummary | None) -> str:
+    """Return a line on a trial that has ended and on the best trial so far."""
+    value = trial.reason if trial.state == FAILED else _short(trial.value)
+    line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {_settings(trial.params)}"
+    return f"{line}  (best {_short(best.value)}, #{best.number})" if best else line
+
+
+def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -> str:
+    """Return a text: the trials by state, the best trial, and the command that repeats it.
+
+    `runs` maps trial numbers to run folders. `command` is the command line that trains with the
+    best settings.
+    """
+    counts = ", ".join(f"{study.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
+    lines = [f"\n{trials_text(len(study.trials))}: {counts}. {study.metric}, the best first:", ""]
+    for trial in study.ranked[:_LISTED]:
+        lines.append(f"  #{trial.number:<4} {_short(trial.value):<8}  {_settings(trial.params)}")
+    best = study.best
+    if best is None:
+        return "\n".join([*lines[:1], "  none finished"])
+    if study.importances:
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in study.importances.items())
+        lines += ["", f"  importances    {shares}"]
+    lines += [
+        "",
+        f"  the best run   {runs[best.number]}",
+        f"  to repeat it   {command}",
+        "  It was chosen on one seed: try it on others (-m … seed=1,2,3) before you trust it.",
+    ]
+    return "\n".join(lines)
+
+
+def trials_text(count: int) -> str:
+    """Return a count as text: "1 trial", "2 trials" and so on."""
+    return f"{count} trial{'s' * (count != 1)}"
+
+
+def _settings(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={_short(value)}" for key, value in params.items())
+
+
+def _short(value: Any) -> str:
+    """Return a float with four digits, None as a dash, and other values as in an override."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)

@@ -20,9 +20,8 @@ from wgan_cli.report.ranking import is_metric, margin, number
 from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.varying_settings import MAX_COLUMNS
 from wgan_cli.report.writers.drawing import Ink, chart, heat_chart, svg_chart
-from wgan_cli.search.printing import trials_text
 from wgan_cli.search.space import value_text
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary
+from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary, trials_text
 
 # Limits of a thumbnail's longer side, in pixels.
 _MAX_SIDE, _MIN_SIDE = 300, 110

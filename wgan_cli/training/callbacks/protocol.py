@@ -13,7 +13,7 @@ from torch import nn
 from wgan_cli.evaluation.evaluation import EvaluationResult
 from wgan_cli.loggers import Measurements
 from wgan_cli.training.class_sampler import ClassSampler
-from wgan_cli.training.divergence import RollbackRecord
+from wgan_cli.training.rollback import RollbackRecord
 
 # Takes the name of a phase of a step; returns a context that a profiler shows as a named range.
 Phase = Callable[[str], AbstractContextManager[object]]

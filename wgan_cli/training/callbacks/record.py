@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 
-from wgan_cli.log_file import LogFile
+from wgan_cli.files import LogFile
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import RunStatus, now, read_status, write_status
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
