@@ -110,7 +110,7 @@ def test_each_update_makes_its_own_where_the_pass_would_be_another(words: list[s
 def test_no_more_is_made_at_once_than_there_is_room_for(
     batches: float, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wgan_cli.training.updates.MAX_NUMBERS", int(batches * 8 * 64))
+    monkeypatch.setattr("wgan_cli.acceleration.joint_fakes.MAX_NUMBERS", int(batches * 8 * 64))
     trainer = trainer_of("precision=bf16")
     heard = Heard(trainer)
     trainer.train_step()

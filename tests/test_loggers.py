@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from wgan_cli.commands import evaluate, sample
-from wgan_cli.commands.composition import Composer
+from wgan_cli.commands.composition import Composer, jobs_of
 from wgan_cli.commands.train import run
 from wgan_cli.config import validate
 from wgan_cli.errors import ConfigError
@@ -328,7 +328,7 @@ def test_the_example_of_the_docs_logs_every_scalar(here: Path, monkeypatch: pyte
 
 
 def test_a_sweep_over_loggers_composes_a_job_for_each():
-    jobs = Composer().jobs(["logger=tensorboard,none,[none,tensorboard]"])
+    jobs = jobs_of(Composer().choices(["logger=tensorboard,none,[none,tensorboard]"]))
     loggers = [validate(without_hydra(Composer().compose(words))).logger for words in jobs]
     assert [list(node) for node in loggers] == [["tensorboard"], [], ["tensorboard"]]
 

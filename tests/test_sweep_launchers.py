@@ -18,7 +18,7 @@ from conftest import TINY, metrics_of, status_of
 from forked_commands import CommandServer, ForkedProcess
 
 from wgan_cli.commands import sweep_workers
-from wgan_cli.commands.composition import Composer
+from wgan_cli.commands.composition import Composer, jobs_of
 from wgan_cli.commands.sweep_job import claim_job_folder
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
@@ -318,7 +318,7 @@ def test_a_launcher_that_is_set_wrongly_is_2(
     ],
 )
 def test_a_sweep_knows_how_many_jobs_it_has(words: list[str], count: int) -> None:
-    assert len(Composer().jobs(words)) == count
+    assert len(jobs_of(Composer().choices(words))) == count
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(

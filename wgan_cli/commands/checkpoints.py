@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from wgan_cli.build import build_generator
-from wgan_cli.commands.resume import check_trusted, refuse_references
+from wgan_cli.commands.resume import refuse_references
+from wgan_cli.commands.trust import check_trusted
 from wgan_cli.config import validate
 from wgan_cli.errors import CheckpointError
 from wgan_cli.run_folder import RunFolder

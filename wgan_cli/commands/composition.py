@@ -66,31 +66,12 @@ class Composer:
         except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
             raise ConfigError(self._plain_words(error)) from error
 
-    def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Return the overrides of every job of a sweep: one list for each combination of values.
+    def choices(self, overrides: Sequence[str]) -> list[list[str]]:
+        """Return, for each key of a sweep, one override per value, as Hydra's basic sweeper does.
 
         Values come from `overrides` and from an experiment's sweep. If a key is typed twice, the
         last override counts. Typed overrides replace those of the experiment.
         """
-        return [list(job) for job in itertools.product(*self._choices(overrides))]
-
-    def samples(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Return the overrides of a few jobs that together contain every value of a sweep.
-
-        At most one key differs from its first value in each job. Types and keys depend on one value
-        at a time, so checking these jobs checks all combinations.
-        """
-        choices = self._choices(overrides)
-        base = [values[0] for values in choices]
-        changed = [
-            [*base[:index], value, *base[index + 1 :]]
-            for index, values in enumerate(choices)
-            for value in values[1:]
-        ]
-        return [base, *changed]
-
-    def _choices(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Return, for each key, one override per value, as Hydra's basic sweeper does."""
         typed = _values(self._parsed(overrides))
         composed = self.compose([values[0] for values in typed.values()])
         params = composed.hydra.sweeper.get("params") or {}
@@ -171,6 +152,26 @@ class Composer:
         if key in known:
             return f"{key} is a setting of another option of {key.partition('.')[0]}, not of this."
         return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
+
+
+def jobs_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the overrides of every job of a sweep: one list for each combination of choices."""
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def samples_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the overrides of a few jobs that together contain every value of a sweep.
+
+    At most one key differs from its first value in each job. Types and keys depend on one value at
+    a time, so checking these jobs checks all combinations.
+    """
+    base = [values[0] for values in choices]
+    changed = [
+        [*base[:index], value, *base[index + 1 :]]
+        for index, values in enumerate(choices)
+        for value in values[1:]
+    ]
+    return [base, *changed]
 
 
 def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:

@@ -93,7 +93,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands import checkpoints
     from wgan_cli.commands.evaluation_report import Bar, Report
     from wgan_cli.commands.logs import console_log
-    from wgan_cli.commands.resume import check_trusted
+    from wgan_cli.commands.trust import check_trusted
     from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.registry import all_metrics, curve_metrics
     from wgan_cli.machine import choose_machine, find_device, set_up_torch

@@ -12,9 +12,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from wgan_cli.commands.cli import shown
-from wgan_cli.commands.composition import typeable
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
+from wgan_cli.commands.summary import resume_hint, summary
 from wgan_cli.commands.sweep_job import (
     claim_job_folder,
     job_overrides,
@@ -24,12 +24,7 @@ from wgan_cli.commands.torchrun import log_process_count
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.distributed.process import Process
 from wgan_cli.errors import (
-    DiskError,
-    DivergedError,
     InterruptedRunError,
-    OutOfMemoryError,
-    PreemptedError,
-    RankError,
     WganError,
 )
 from wgan_cli.files import LogFile
@@ -170,57 +165,3 @@ def _log_start(config: RunConfig, folder: RunFolder, notes: Sequence[str]) -> No
     if notes:
         log.info("%s", ", ".join(notes))
     log.info("run folder: %s", folder.path)
-
-
-def resume_hint(error: WganError, path: Path, composed: DictConfig) -> str:
-    """Return a sentence with the command that resumes the run in `path`, or "" if none does."""
-    command = f"{Process.current().command} {typeable('resume', path)}"
-    if isinstance(error, InterruptedRunError | PreemptedError):
-        return f" Saved; go on with: {command}"
-    resumable = any((path / "checkpoints").glob("step_*.pt"))
-    if isinstance(error, DiskError) and resumable:
-        return f" Then go on with: {command}"
-    if isinstance(error, DivergedError) and resumable and composed.on_divergence == "stop":
-        return f" Back to the last checkpoint at a lower rate: {command} on_divergence=rollback"
-    if isinstance(error, RankError) and resumable:
-        return f" The run goes on with: {command}"
-    if isinstance(error, OutOfMemoryError) and resumable:
-        return f" Where more memory is free, the run goes on with: {command}"
-    return ""
-
-
-def summary(folder: RunFolder) -> str:
-    """Return the summary of a finished run, as text for the terminal."""
-    status = read_status(folder.path)
-    points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
-    # Do not use `status.final`: it may hold metrics that only an earlier start computed.
-    first, last = points[0], points[-1]
-    peak = max(points, key=lambda p: p["critic/wasserstein"])
-    pictures = sorted(folder.samples.glob("step_*.png"))
-    lines = [
-        f"Finished {status.steps} steps in {status.seconds or 0:.0f} s.",
-        f"  Wasserstein estimate  {first['critic/wasserstein']:.4g} at step {first['step']},"
-        f" {last['critic/wasserstein']:.4g} at step {last['step']}"
-        f" (peak {peak['critic/wasserstein']:.4g} at {peak['step']})",
-    ]
-    if "wasserstein/exact" in last:
-        lines.append(
-            f"  exact W1 to held-out  {last['wasserstein/exact']:.4g}"
-            f" (real against real {last['wasserstein/exact_real_real']:.4g},"
-            f" n = {last['wasserstein/exact_n']:.0f})"
-        )
-    if "wasserstein/normalized" in last:
-        lines.append(
-            f"  the critic's own W1   {last['wasserstein/normalized']:.4g}"
-            " (its estimate on the same samples over K)"
-        )
-    if pictures:
-        lines.append(f"  last samples          {pictures[-1]}")
-    if folder.tensorboard.is_dir():
-        # If the run is inside the current folder, give the topmost folder, to show other runs too.
-        relative = folder.path.parts and not folder.path.is_absolute()
-        logdir = folder.path.parts[0] if relative else folder.path
-        lines.append(f"  curves                tensorboard --logdir {logdir}")
-    lines.append(f"  more samples          wgan-sample {folder.path}")
-    lines.append(f"  more numbers          wgan-eval {folder.path}")
-    return "\n".join(lines)

@@ -170,7 +170,7 @@ def _check(search: Search) -> dict[str, Value]:
                 " words; leave one of them out."
             )
     composer = Composer()
-    if len(composer.jobs(search.words)) > 1:
+    if any(len(values) > 1 for values in composer.choices(search.words)):
         raise ConfigError(
             "A word holds one value for all trials; values to try go into the space, as"
             " {choices: [a, b]}."

@@ -84,8 +84,11 @@ def _dispatch(arguments: list[str]) -> int:
         )
     composer, overrides, resume = _compose(parsed, trusted)
     if parsed.cfg:
+        from wgan_cli.commands.composition import samples_of
+
         # Compose first, so that mistakes get this package's messages instead of Hydra's.
-        composer.compose(composer.jobs(overrides)[0] if parsed.multirun else overrides)
+        first = samples_of(composer.choices(overrides))[0] if parsed.multirun else overrides
+        composer.compose(first)
         flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
         package = ["--package", parsed.package] if parsed.package else []
         return _hand_over([*overrides, *composer.flags, *flags, *package])
@@ -149,17 +152,18 @@ def _composer(
 
 def _sweep(composer: Composer, overrides: list[str]) -> int:
     """Check every value of a sweep, then run its jobs; return the exit code."""
-    from wgan_cli.commands.composition import quoted, without_hydra
+    from wgan_cli.commands.composition import jobs_of, quoted, samples_of, without_hydra
     from wgan_cli.commands.folders import new_folder
     from wgan_cli.commands.sweep import run_jobs
     from wgan_cli.commands.sweep_job import Launcher
 
-    for sample in composer.samples(overrides):
+    choices = composer.choices(overrides)
+    for sample in samples_of(choices):
         composed = composer.compose(sample)
         validate(without_hydra(composed))
     folder = new_folder(composed, "sweep", overrides)
     handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
-    jobs, launcher = composer.jobs(overrides), Launcher.of(composed.hydra)
+    jobs, launcher = jobs_of(choices), Launcher.of(composed.hydra)
     if launcher is Launcher.LOCAL:
         # This launcher starts all jobs at once, and each would use as many threads as cores.
         share = max(1, (os.cpu_count() or 1) // len(jobs))
