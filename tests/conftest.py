@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_commands import CommandServer
+from forked_commands import BLANK_CHARTS, CommandServer, save_blank
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 # Tests run side by side, and threads of two processes on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -213,19 +215,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def blank_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are blank: where no test looks at them, drawing takes longest."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@pytest.fixture(autouse=True)
+def blank_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are blank, in forked commands too, unless a test is marked `charts`.
 
-    save = Figure.savefig
-
-    def save_blank(figure: Figure, file: Any, **how: Any) -> None:
-        save(Figure(figsize=(1, 1)), file, **how)
-
+    Drawing them takes longer than most tests' training.
+    """
+    if request.node.get_closest_marker("charts"):
+        return
     monkeypatch.setattr(Figure, "savefig", save_blank)
     monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+    monkeypatch.setenv(BLANK_CHARTS, "1")
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def test_until_then_torch_is_not_imported(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "what", ["n_critic=0", "wrong type in a sweep", "array, all equal", "run folder, taken"]
 )

@@ -25,6 +25,8 @@ from benchmarks.fixed_generator import (
 )
 from wgan_cli.models.mlp import Critic
 
+pytestmark = pytest.mark.charts
+
 QUICK = ["--batch=32", "--width=16"]
 
 

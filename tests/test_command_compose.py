@@ -33,7 +33,6 @@ USUAL = [path for path in OPTIONS if path.parent.name not in ("dataset", "experi
 NORMS = ["batch", "none", "layer", "group"]
 MODELS = [p.name for p in OPTIONS if p.parent.name == "model" and p.name != "parallel_lines"]
 
-pytestmark = pytest.mark.usefixtures("blank_charts")
 
 OWN_MODULE = """
 import math

@@ -22,6 +22,8 @@ from wgan_cli.data.feeds import to_floats
 from wgan_cli.data.images import digits
 from wgan_cli.metrics.wasserstein import exact_wasserstein
 
+pytestmark = pytest.mark.charts
+
 STEPS = 6
 
 

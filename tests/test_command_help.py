@@ -116,7 +116,6 @@ def test_help_shows_its_five_examples(here: Path, capsys: pytest.CaptureFixture[
         assert f"  {command}\n      {what}\n" in page
 
 
-@pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize("command", [command for command, _ in EXAMPLES])
 def test_the_example_works(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = command.split()

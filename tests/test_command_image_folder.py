@@ -53,6 +53,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_the_same_in_memory_streamed_and_resumed(folder: Path):
     for name, words in KINDS.items():
         assert run([*SMALL, *words, f"hydra.run.dir={name}"]) == 0

@@ -28,8 +28,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wgan_cli.commands.train import run
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
-pytestmark = pytest.mark.usefixtures("blank_charts")
-
 # The others take longer than the training.
 TINY = [*TINY, "metrics=[wasserstein/exact]"]
 FEW = [word for word in TINY if not word.startswith("steps")]

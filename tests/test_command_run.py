@@ -26,6 +26,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from wgan_cli.commands.train import run
 from wgan_cli.machine import multiplies_bfloat16
 
+pytestmark = pytest.mark.charts
+
 STEPS = 7
 CADENCE = [f"steps={STEPS}", "log_every=2", "sample_every=3", "checkpoint_every=4", "eval_every=4"]
 LOGGED = [

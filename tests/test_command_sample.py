@@ -15,6 +15,8 @@ from PIL import Image
 from wgan_cli.commands.sample import run as sample
 from wgan_cli.commands.train import run as train
 
+pytestmark = pytest.mark.charts
+
 OWN_MODULE = """
 import math
 

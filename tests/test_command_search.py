@@ -207,6 +207,7 @@ def test_a_trial_is_a_real_run_that_repeats(
     assert metrics_of(here / "again")[-1]["wasserstein/exact"] == facts.best.value
 
 
+@pytest.mark.exhaustive
 def test_a_request_to_end_reaches_the_run(
     tiny: str, command_server: CommandServer, here: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, Command, metrics_of, status_of
+from conftest import TINY, Command, exhaustive_beyond, metrics_of, status_of
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
@@ -293,7 +293,7 @@ class SmallMnist:
         self.targets = torch.arange(len(self.data)) % 10
 
 
-@pytest.mark.parametrize("model", ["dcgan", "resnet"])
+@pytest.mark.parametrize("model", exhaustive_beyond(["dcgan"], ["dcgan", "resnet"]))
 def test_conditional_convolutions_train_and_resume(
     model: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ):

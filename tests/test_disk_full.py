@@ -195,7 +195,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_after_its_checkpoint(here: Pa
     assert heard(run, "resume=run")[0] == 0
 
 
-@pytest.mark.usefixtures("blank_charts")
+@pytest.mark.exhaustive
 def test_a_sweep_says_which_jobs_were_lost_and_makes_them_up(disk: SmallDisk) -> None:
     def story(disk: SmallDisk) -> None:
         sweep = ["-m", *WORDS[:-1], "seed=1,2", "hydra.sweep.dir=sweep"]

@@ -21,8 +21,6 @@ from wgan_cli.training.callbacks.protocol import Point
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest
 from wgan_cli.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("blank_charts")
-
 FEW = [word for word in TINY if not word.startswith("steps")]
 WILD = [*FEW, "constraint=none", "optimizer=sgd", "steps=40", "checkpoint_every=2", "log_every=1"]
 # Diverges at its 19th step in float32, and at half that rate.

@@ -103,6 +103,7 @@ def test_starts_in_one_instant_have_a_folder_each(
         assert_whole(folder)
 
 
+@pytest.mark.exhaustive
 def test_sweeps_in_one_instant_have_a_folder_each(
     started_at_once: StartedAtOnce, here: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import leaves
+from conftest import exhaustive_beyond, leaves
 from omegaconf import open_dict
 from torch import Tensor
 
@@ -124,7 +124,9 @@ def test_compiled_passes_meet_one_size_of_batch() -> None:
     assert not trainer.updates.joins_fakes
 
 
-@pytest.mark.parametrize("end", [1, GROUP - 1, GROUP, GROUP + 1, UPDATES + 3])
+@pytest.mark.parametrize(
+    "end", exhaustive_beyond([1, GROUP + 1], [1, GROUP - 1, GROUP, GROUP + 1, UPDATES + 3])
+)
 def test_a_step_cut_off_amid_a_group_goes_on_bit_for_bit(end: int) -> None:
     whole = trainer_of("precision=bf16")
     for _ in range(2):

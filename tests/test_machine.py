@@ -131,6 +131,7 @@ def test_a_sweeps_job_goes_on_with_the_threads_it_began_with(
     assert yaml.safe_load((folder / "config.yaml").read_text())["threads"] == 2
 
 
+@pytest.mark.exhaustive
 def test_a_sweeps_job_goes_on_in_the_precision_it_began_in(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_the_wasserstein_experiment_brings_theta_to_the_data(tmp_path: Path):
     assert all(abs(theta) < 0.08 for step, theta in thetas.items() if step >= 100)
 
 
+@pytest.mark.exhaustive
 def test_the_minimax_experiment_leaves_theta_where_it_was(tmp_path: Path):
     thetas = thetas_of(
         tmp_path / "run",
@@ -121,6 +122,7 @@ def test_the_minimax_experiment_leaves_theta_where_it_was(tmp_path: Path):
     assert all(abs(theta - 1) < 0.01 for theta in thetas.values())
 
 
+@pytest.mark.exhaustive
 def test_the_alternative_gan_loss_moves_theta_in_the_same_experiment(tmp_path: Path):
     thetas = thetas_of(
         tmp_path / "run",

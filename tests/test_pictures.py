@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from conftest import TINY
 from PIL import Image
@@ -23,6 +24,8 @@ from wgan_cli.loggers import Measurements, RunInfo
 from wgan_cli.loggers.tensorboard import TensorBoard
 from wgan_cli.pictures import grid, scatter
 from wgan_cli.randomness import Draws, Stream
+
+pytestmark = pytest.mark.charts
 
 WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=out"]
 # An average that is far behind after two steps.

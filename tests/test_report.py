@@ -29,6 +29,8 @@ from wgan_cli.files import locked
 from wgan_cli.report import Report, read_runs
 from wgan_cli.report.ranking import higher_is_better
 
+pytestmark = pytest.mark.charts
+
 EXACT = "wasserstein/exact"
 
 

@@ -23,6 +23,8 @@ from wgan_cli.report import Report, read_runs
 from wgan_cli.report.curves import HeatMap, merged, thinned
 from wgan_cli.report.writers.drawing import heat_chart
 
+pytestmark = pytest.mark.charts
+
 __all__ = ["default"]
 
 HOSTILE = (

@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
+from conftest import exhaustive_beyond
 
 from wgan_cli.errors import (
     ConfigError,
@@ -226,7 +227,7 @@ def test_maximize_prefers_the_largest_value(begun: Any, search: Any) -> None:
     assert facts.best_so_far == {n: max(values[: n + 1]) for n in range(5)}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", exhaustive_beyond(["tpe"], ["tpe", "random"]))
 def test_the_same_seed_proposes_the_same_settings(sampler: str, begun: Any, search: Any) -> None:
     def proposed(name: str, seed: int, *parts: int) -> list[float]:
         for total in parts:

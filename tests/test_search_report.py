@@ -18,6 +18,8 @@ from wgan_cli.search.loop import ClaimedTrial, claim_trial
 from wgan_cli.search.space import parse_search
 from wgan_cli.search.study import FINISHED, StudySummary, read_study
 
+pytestmark = pytest.mark.charts
+
 HOSTILE = "<script>alert(1)</script>"
 
 

@@ -94,7 +94,7 @@ def interrupt_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int]
 @pytest.mark.parametrize(
     ("nth", "number"),
     exhaustive_beyond(
-        [(1, signal.SIGTERM), (2, signal.SIGINT), (3, signal.SIGHUP)],
+        [(1, signal.SIGTERM), (2, signal.SIGINT)],
         itertools.product([1, 2, 3], OUTCOMES),
     ),
 )
@@ -145,7 +145,7 @@ def test_before_training_a_command_ends_at_once_and_leaves_nothing(
     assert not list(here.iterdir())
 
 
-@pytest.mark.usefixtures("blank_charts")
+@pytest.mark.exhaustive
 def test_a_sweep_that_is_asked_to_end_between_trainings_starts_no_further_job(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +240,7 @@ def pictures_in(run: Path) -> dict[str, list[int]]:
     return {tag: [image.step for image in events.Images(tag)] for tag in tags}
 
 
-@pytest.mark.parametrize("nth", [1, 5, 6, 9])
+@pytest.mark.parametrize("nth", exhaustive_beyond([1, 6], [1, 5, 6, 9]))
 def test_a_step_that_takes_too_long_is_saved_half_done_and_finished_later(
     nth: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +285,6 @@ def test_a_step_that_is_soon_over_is_finished(here: Path, monkeypatch: pytest.Mo
     assert (state_of(here / "cut")["step"], state_of(here / "cut")["inner"]) == (2, 0)
 
 
-@pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize(
     ("failing", "number"),
     exhaustive_beyond(

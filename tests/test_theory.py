@@ -416,6 +416,7 @@ def test_maxmin_keeps_the_gradients_length():
 # Section 8
 
 
+@pytest.mark.exhaustive
 def test_the_floors_of_normal_samples():
     head, *rows = table("d")
     sizes = [int(cell.removeprefix("n = ")) for cell in head[1:]]

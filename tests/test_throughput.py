@@ -59,6 +59,7 @@ def loop_of(critic: nn.Module, clip: float | None, real: torch.Tensor) -> Textbo
     )
 
 
+@pytest.mark.exhaustive
 def test_the_mlp_trains_as_the_textbook_does():
     compared = agreement([*CLIPPED, "threads=1", "device=cpu"], 20)
     assert compared.losses == 120
@@ -70,6 +71,7 @@ def test_the_dcgan_trains_as_the_textbook_does(tmp_path: Path):
     assert agreement(words, 20).reached
 
 
+@pytest.mark.exhaustive
 def test_the_penalised_resnet_trains_as_the_textbook_does(tmp_path: Path):
     words = [*array_of(tmp_path, 28), "batch_size=8", *PENALISED, *TINY, "n_critic=2"]
     assert agreement(words, 20).reached
@@ -219,6 +221,7 @@ def test_the_command_measures_and_writes_json(
     assert "LOSSES DIFFER" not in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_memory_is_that_of_a_process_of_its_own():
     ballast = torch.ones(2**26)
     tracked = measuring.peak_memory([*TINY, "batch_size=16"], None)

@@ -95,6 +95,7 @@ def test_two_ranks_leave_what_one_process_leaves(whole: Path, here: Path) -> Non
     assert follower == ""
 
 
+@pytest.mark.exhaustive
 def test_four_ranks_train(here: Path) -> None:
     words = [word for word in WORDS if not word.endswith("depth=1")]
     words += ["model=dcgan", "conditional=true", "hydra.run.dir=run"]
@@ -170,6 +171,7 @@ def test_networks_with_batch_norm_go_on_bit_for_bit_where_a_rank_was_killed(here
     assert_same_state(here / "whole", here / "cut")
 
 
+@pytest.mark.exhaustive
 def test_a_killed_rank_ends_all_soon_and_nothing_is_lost(whole: Path, here: Path) -> None:
     words = [*WORDS, "hydra.run.dir=cut"]
     started = time.monotonic()
