@@ -21,7 +21,7 @@ def with_short(words: list[str]) -> list[str]:
     return ["-m", *SHORT, *words[1:]] if words[:1] == ["-m"] else [*SHORT, *words]
 
 
-def started(words: list[str]) -> int:
+def started(*handed: object) -> int:
     raise AssertionError("what the words show is answered before Hydra, which imports torch")
 
 
@@ -36,6 +36,7 @@ def test_a_bad_command_is_answered_in_plain_words(
     monkeypatch.delitem(sys.modules, "own_colour", raising=False)
     if what in BAD_WORDS:
         monkeypatch.setattr("wgan_cli.commands.train._hand_over", started)
+        monkeypatch.setattr("wgan_cli.commands.train._start", started)
     code = run(with_short(bad.words))
     answer = capsys.readouterr()
     assert refusals.wrongs_of(bad, code, answer.err, here) == []

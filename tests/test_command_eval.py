@@ -110,6 +110,7 @@ def test_another_checkpoint_by_step_name_or_path(wgan: Command, run: Path, named
     assert evaluation_of(run)["checkpoints"][0]["step"] == 3
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_file_stands_for_its_run(shell: Command, run: Path):
     path = "run/checkpoints/step_00000002.pt"
     done = shell(path, "--metrics", "exact", command="wgan-eval")
@@ -246,6 +247,7 @@ def test_mistakes_are_answered_in_a_sentence(
     assert not (run / "evaluation.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_root_says_where_a_file_of_arrays_is_now(here: Path, capsys: pytest.CaptureFixture[str]):
     points = np.random.default_rng(0).standard_normal((80, 2))
     np.save(here / "points.npy", points)

@@ -71,6 +71,7 @@ def test_every_metric_of_digits_is_written_with_its_floor_and_cost(wgan: Command
     assert "metrics/fid_classifier_359" in events.Tags()["scalars"]
 
 
+@pytest.mark.exhaustive
 def test_a_critic_of_known_constant_never_exceeds_the_exact_distance(wgan: Command, tmp_path: Path):
     done = wgan(
         "dataset=gaussians_ring",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY, Command, status_of
+from conftest import TINY, Command, exhaustive_beyond, status_of
 
 from wgan_cli import __version__
 from wgan_cli.commands.help import EXAMPLES
@@ -116,7 +116,13 @@ def test_help_shows_its_five_examples(here: Path, capsys: pytest.CaptureFixture[
         assert f"  {command}\n      {what}\n" in page
 
 
-@pytest.mark.parametrize("command", [command for command, _ in EXAMPLES])
+@pytest.mark.parametrize(
+    "command",
+    exhaustive_beyond(
+        [command for command, _ in EXAMPLES if " -m " not in command],
+        [command for command, _ in EXAMPLES],
+    ),
+)
 def test_the_example_works(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *words = command.split()
     assert program == "wgan-train"

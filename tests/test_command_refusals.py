@@ -207,6 +207,7 @@ def test_a_folder_that_another_process_writes_to_is_exit_8(
     assert run(["resume=first", "steps=4"]) == 0
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_leaves_alone_the_job_that_another_process_trains(here: Path) -> None:
     words = [*TINY, "seed=1,2", "hydra.sweep.dir=sweep", "-m"]
     assert run(words) == 0

@@ -312,7 +312,7 @@ def test_a_fork_that_names_no_folder_gets_a_new_one(here: Path) -> None:
     assert status_of(status.parent)["step"] == 3
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "empty"])
+@pytest.mark.parametrize("harm", exhaustive_beyond(["cut"], ["flipped", "cut", "empty"]))
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     harm: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,7 +447,9 @@ def test_a_run_killed_after_its_last_checkpoint_is_finished_like_any_other(here:
     assert shown.PluginTagToContent("hparams")["_hparams_/session_start_info"]
 
 
-@pytest.mark.parametrize("text", ["[", "- a: b\n  - c", "3", "", "- ${oc.env:HOME}"])
+@pytest.mark.parametrize(
+    "text", exhaustive_beyond(["["], ["[", "- a: b\n  - c", "3", "", "- ${oc.env:HOME}"])
+)
 def test_a_broken_record_of_what_was_typed_stops_nothing(text: str, here: Path) -> None:
     assert run([*TINY, "hydra.run.dir=first"]) == 0
     (here / "first" / "overrides.yaml").write_text(text)

@@ -78,6 +78,7 @@ def test_a_sweep_trains_every_combination_in_its_own_folder(
         assert all(word in row for word in pair)
 
 
+@pytest.mark.exhaustive
 def test_sweeps_go_to_a_folder_named_by_their_start(here: Path) -> None:
     assert run(["-m", *TINY, "seed=1,2"]) == 0
     (folder,) = (here / "outputs" / "multirun").iterdir()
@@ -152,6 +153,7 @@ def test_each_failed_job_tells_its_own_story_and_a_rerun_mends_it_alone(
         assert snapshot(job.parent, job.name) == files
 
 
+@pytest.mark.exhaustive
 def test_an_impossible_pair_is_a_failed_row_and_the_others_finish(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +180,7 @@ def test_settings_without_effect_together_fail_their_job_alone(here: Path) -> No
     assert status_of(here / "sweep" / "1")["exit_code"] == 2
 
 
+@pytest.mark.exhaustive
 def test_missing_data_fails_its_job_alone(here: Path) -> None:
     option = here / "mine" / "dataset" / "absent.yaml"
     option.parent.mkdir(parents=True)
@@ -213,6 +216,7 @@ def test_the_same_sweep_again_writes_nothing(
     assert sum(row.split()[1:2] == ["finished"] for row in rows) == 2
 
 
+@pytest.mark.exhaustive
 def test_jobs_are_matched_by_their_overrides_not_their_numbers(here: Path) -> None:
     assert sweep("seed=1,2") == 0
     before = snapshot(here / "sweep")
@@ -281,6 +285,7 @@ def test_a_signal_ends_the_sweep_and_starts_no_further_job(
     assert (job / "checkpoints" / f"step_{status['step']:08d}.pt").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_ones_own_that_holds_another_job_is_left_alone(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,12 +299,14 @@ def test_a_folder_of_ones_own_that_holds_another_job_is_left_alone(
     assert run([*words, "seed=1"]) == 0
 
 
+@pytest.mark.exhaustive
 def test_jobs_may_lie_deeper(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-m", *TINY, "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir='a/${seed}'"]
     assert run(words) == 0
     assert "a/1" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_the_order_of_words_makes_no_other_job(here: Path) -> None:
     assert run(["-m", *TINY, "seed=1,2", "loss=hinge", "hydra.sweep.dir=sweep"]) == 0
     assert run(["-m", "loss=hinge", "seed=1,2", *TINY, "hydra.sweep.dir=sweep"]) == 0

@@ -68,6 +68,7 @@ def of_classes(data: TensorDataset, wanted: list[int]) -> Samples:
     return Samples(chosen, lambda: chosen.split(32))
 
 
+@pytest.mark.exhaustive
 def test_the_modes_of_stacked_images_are_found(tmp_path: Path):
     data = stacked_digits(600, 900)
     reference = Reference(data, CPU, tmp_path, eval_samples=8)
@@ -107,6 +108,7 @@ def test_a_class_is_found_by_one_sample(counts: list[int], expected: int):
     assert number(Told(counts)) == expected
 
 
+@pytest.mark.charts
 @pytest.mark.parametrize("classes", [10, 64, 65, 1000])
 def test_a_collapse_to_one_class_is_seen(classes: int):
     real, fake = np.full(classes, 10), np.zeros(classes, dtype=int)

@@ -348,6 +348,7 @@ def test_with_many_varying_settings_rows_name_the_uncommon_ones(
     assert [setting.label for setting in report.groups] == [f"{key}=0.5" for key in keys]
 
 
+@pytest.mark.exhaustive
 def test_the_reports_numbers_are_those_of_the_runs_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +501,7 @@ def test_the_files_are_written_to_the_given_folder(
     assert (tmp_path / "file").read_bytes() == b""
 
 
+@pytest.mark.exhaustive
 def test_the_console_script_answers_and_loads_no_torch(
     shell: Command, tmp_path: Path, default: dict[str, Any]
 ) -> None:

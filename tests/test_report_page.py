@@ -40,6 +40,7 @@ def points(folder: Path, *lines: dict[str, float]) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.exhaustive
 def test_sixty_runs_are_on_one_page_without_network_or_broken_references(tmp_path: Path) -> None:
     write_runs(tmp_path, 60)
     report = Report(read_runs([tmp_path]))

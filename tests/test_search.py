@@ -227,6 +227,7 @@ def test_maximize_prefers_the_largest_value(begun: Any, search: Any) -> None:
     assert facts.best_so_far == {n: max(values[: n + 1]) for n in range(5)}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("sampler", exhaustive_beyond(["tpe"], ["tpe", "random"]))
 def test_the_same_seed_proposes_the_same_settings(sampler: str, begun: Any, search: Any) -> None:
     def proposed(name: str, seed: int, *parts: int) -> list[float]:
@@ -399,6 +400,7 @@ def test_a_run_that_outlives_its_search_is_not_started_twice(
     assert starts(folder, 0) == [0]
 
 
+@pytest.mark.exhaustive
 def test_two_processes_share_the_trials(begun: Any, driver: Any) -> None:
     folder = begun("plan=held,held,ok", trials=8)
     both = [driver(folder), driver(folder)]
@@ -588,6 +590,7 @@ def test_the_total_cannot_fall_below_the_existing_trials(begun: Any, search: Any
     assert begun(trials=5).read()[0].trials == 5
 
 
+@pytest.mark.exhaustive
 def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     folder = begun(storage=url, trials=2)

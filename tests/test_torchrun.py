@@ -126,6 +126,7 @@ def test_a_signal_at_any_rank_stops_all_at_one_step_and_the_run_goes_on_bit_for_
     assert_same_curves(whole / "run", here / "cut")
 
 
+@pytest.mark.exhaustive
 def test_a_signal_in_an_evaluation_stops_all_and_the_run_goes_on_bit_for_bit(
     whole: Path, here: Path
 ) -> None:
@@ -220,6 +221,7 @@ def with_nan_on_rank_1(rank: int) -> None:
         ResidentFeed.batch = spoiling  # type: ignore[method-assign]
 
 
+@pytest.mark.exhaustive
 def test_a_nan_at_one_rank_is_kept_out_at_all(whole: Path, here: Path) -> None:
     processes = commands(2, here, [*WORDS, "hydra.run.dir=cut"], with_nan_on_rank_1)
     assert processes.codes() == [5, 5], processes.said()
@@ -307,6 +309,7 @@ def test_a_rank_that_fails_before_it_meets_the_others_ends_all(here: Path) -> No
     assert not (here / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_rank_that_fails_while_it_builds_is_told_of_in_the_status_of_a_run(here: Path) -> None:
     def arrange(rank: int) -> None:
         if rank == 1:
