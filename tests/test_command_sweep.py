@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -27,13 +26,6 @@ PAIRS = [
     ["loss=hinge", "clip=0.01"],
     ["loss=hinge", "clip=0.03"],
 ]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["wgan-train"])
-    return tmp_path
 
 
 def sweep(*words: str) -> int:
@@ -310,6 +302,19 @@ def test_jobs_may_lie_deeper(here: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_order_of_words_makes_no_other_job(here: Path) -> None:
     assert run(["-m", *TINY, "seed=1,2", "loss=hinge", "hydra.sweep.dir=sweep"]) == 0
     assert run(["-m", "loss=hinge", "seed=1,2", *TINY, "hydra.sweep.dir=sweep"]) == 0
+    assert jobs_in(here / "sweep") == ["0", "1"]
+
+
+@pytest.mark.parametrize("how", ["typed", "in a file"])
+def test_a_sweep_may_be_asked_for_by_hydras_mode(how: str, here: Path) -> None:
+    recipe = here / "mine" / "experiment" / "two.yaml"
+    recipe.parent.mkdir(parents=True)
+    mode = {} if how == "typed" else {"mode": "MULTIRUN"}
+    node = yaml.safe_dump({"hydra": {**mode, "sweeper": {"params": {"seed": "1,2"}}}})
+    recipe.write_text(f"# @package _global_\n{node}")
+    words = ["hydra.mode=MULTIRUN"] if how == "typed" else []
+    words += ["--config-dir", "mine", "experiment=two", "hydra.sweep.dir=sweep"]
+    assert run([*TINY, *words]) == 0
     assert jobs_in(here / "sweep") == ["0", "1"]
 
 

@@ -399,6 +399,24 @@ def test_a_run_from_a_saved_config_is_repeated_from_its_own_config(
     assert shlex.split(run.command) == ["wgan-train", "--config-dir", "my configs", "steps=3"]
 
 
+def test_the_commands_of_real_runs_repeat_them(here: Path) -> None:
+    words = [*TINY, "metrics=[]"]
+    assert train([*words, "hydra.run.dir=first"]) == 0
+    fork = ["resume=first/checkpoints/step_00000002.pt", "steps=3", "hydra.run.dir=fork"]
+    assert train(fork) == 0
+    (here / "mine" / "loss").mkdir(parents=True)
+    (here / "mine" / "loss" / "mine.yaml").write_text(
+        "_target_: wgan_cli.losses.Hinge\nname: mine\n"
+    )
+    assert train([*words, "loss=mine", "hydra.run.dir=own", "--config-dir=mine"]) == 0
+    commands = {run.name: shlex.split(run.command) for run in read_runs([here])}
+    assert commands["first"] == ["wgan-train", *words]
+    forked = ["--config-dir", str(here / "fork"), "--config-name", "config"]
+    assert commands["fork"] == ["wgan-train", *forked]
+    own = ["--config-dir", str(here / "mine"), *words, "loss=mine"]
+    assert commands["own"] == ["wgan-train", *own]
+
+
 def test_names_are_relative_to_the_given_folders(tmp_path: Path, default: dict[str, Any]) -> None:
     for name in ("a/10", "a/2", "b/x/0"):
         write(tmp_path / name, default, [], 3.0)

@@ -208,11 +208,11 @@ def held(path: Path) -> Iterator[None]:
     """
     while (file := locked(path)) is None:
         time.sleep(0.02)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def disk_error(

@@ -187,3 +187,8 @@ def nearest(word: str, known: list[str]) -> str:
         matches = difflib.get_close_matches(last_part, list(by_last_part), n=1, cutoff=0.75)
         close = [by_last_part[match] for match in matches]
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def override_key(override: str) -> str:
+    """Return the key of the setting that an override sets: `a.b` for `+a.b=1`."""
+    return override.partition("=")[0].lstrip("+~")

@@ -166,7 +166,8 @@ class TrainedNetwork:
 
         `numbers` is at most `ROOM`. For a flat network the tensor is the gradients' own memory.
         Otherwise it is a copy with zeros for missing gradients, followed by a flag per parameter:
-        1 if its gradient exists, because an optimizer may change a weight whose gradient is zero.
+        1 if its gradient exists. An optimizer may change a weight whose gradient is zero, but not a
+        weight without a gradient.
         """
         if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]

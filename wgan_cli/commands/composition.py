@@ -26,8 +26,7 @@ from yaml import YAMLError
 
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
-from wgan_cli.search.space import override_key
-from wgan_cli.validation import flatten, nearest, no_setting
+from wgan_cli.validation import flatten, nearest, no_setting, override_key
 
 PRIMARY = "train"
 _SAVED = "_saved_config"

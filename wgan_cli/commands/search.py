@@ -157,7 +157,8 @@ def _check(search: Search) -> dict[str, Value]:
     The dict is empty if the config is not valid without values from the space.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
-    from wgan_cli.search.space import default_values, override_key
+    from wgan_cli.search.space import default_values
+    from wgan_cli.validation import override_key
 
     for word in (*search.words, *search.settings):
         if override_key(word) in _RESERVED:

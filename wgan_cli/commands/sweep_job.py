@@ -14,7 +14,7 @@ from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.files import LogFile, held, locked
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
-from wgan_cli.search.space import override_key
+from wgan_cli.validation import override_key
 
 
 class Launcher(enum.Enum):

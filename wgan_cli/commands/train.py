@@ -103,7 +103,6 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
-    parsed.multirun |= "hydra.mode=MULTIRUN" in parsed.overrides
     if parsed.config_path or parsed.experimental_rerun:
         _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
     return parsed
@@ -180,12 +179,16 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
 
 def _single_run(composer: Composer, overrides: list[str], resume: str | None) -> int:
     """Check the settings of one run, create its folder and run it; return the exit code."""
-    from wgan_cli.commands.composition import without_hydra
+    from hydra.types import RunMode
+
+    from wgan_cli.commands.composition import quoted, without_hydra
     from wgan_cli.commands.folders import run_folder
     from wgan_cli.commands.resume import refuse_changes, run_of
 
     resumed = None if resume is None or resume == "auto" else run_of(Path(resume))
     composed = composer.compose(overrides)
+    if composed.hydra.mode == RunMode.MULTIRUN:
+        return _sweep(composer, overrides)
     config = validate(without_hydra(composed))
     refuse_uneven(Process.current(), config.batch_size, going_on=resumed is not None)
     refuse_missing_packages(config)
@@ -194,27 +197,40 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
         refuse_changes(read_config(resumed / CONFIG), as_dict(filled), resumed)
     folder = run_folder(composed, overrides, resume)
     try:
+        # environment.json records this command line, with which a report can repeat the run.
+        directory = f"hydra.run.dir={quoted(str(folder))}"
+        sys.argv = [sys.argv[0], *overrides, directory, *composer.flags]
         return _start(composed, folder)
     finally:
         remove_if_empty(folder)
 
 
 def _start(composed: DictConfig, folder: Path) -> int:
-    """Call `task` as `hydra.main` does, which would compose the config twice more."""
+    """Call `task` as `hydra.main` does, which would compose the config twice more.
+
+    Hydra's own log is not configured. Raises `ConfigError` for a callback or log of Hydra's that
+    cannot be made.
+    """
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.utils import run_job
+    from hydra.errors import CompactHydraException
     from hydra.types import HydraContext, RunMode
+    from omegaconf.errors import OmegaConfBaseException
 
     composed.hydra.mode = RunMode.RUN
     composed.hydra.run.dir = str(folder)
-    callbacks, name = Callbacks(composed), composed.hydra.job.config_name
-    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
-        callbacks.on_run_start(config=composed, config_name=name)
-        done = run_job(task, composed, "hydra.run.dir", None, context)
-        callbacks.on_run_end(config=composed, config_name=name, job_return=done)
+    name = composed.hydra.job.config_name
+    try:
+        with initialize_config_dir(str(configs_folder()), "train", version_base="1.3"):
+            callbacks = Callbacks(composed)
+            context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+            callbacks.on_run_start(config=composed, config_name=name)
+            done = run_job(task, composed, "hydra.run.dir", None, context)
+            callbacks.on_run_end(config=composed, config_name=name, job_return=done)
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"hydra: {str(error).splitlines()[0]}") from None
     code = done.return_value
     assert isinstance(code, int)
     return code

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wgan_cli.files import is_stale
-from wgan_cli.report.settings import flat_settings, parse_value, read_yaml
+from wgan_cli.report.settings import flat_settings, parse_value, parse_yaml
 from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.search.folder import SearchFolder
@@ -196,7 +196,7 @@ def _read(path: Path, name: str) -> Run:
         status = read_status(path)
     run = Run(path, readable(name), overrides=_tried(lambda: readable(folder.read_overrides()), []))
     run.argv = _tried(lambda: readable(folder.read_command()), [])
-    config: Any = _tried(lambda: readable(read_yaml((path / CONFIG).read_text())), {})
+    config: Any = _tried(lambda: readable(parse_yaml((path / CONFIG).read_text())), {})
     run.config = {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
     run.state = status.state or "unknown"
     run.message = " ".join(status.message.split())

@@ -53,7 +53,7 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
     return {key: value for key, value in flat.items() if not _is_bookkeeping(key, flat)}
 
 
-def read_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Return parsed YAML. Raises `YAMLError`; `ValueError` or `RecursionError` if unprintable."""
     # Refuse aliases: a few of them can expand to gigabytes, and a run's files have none.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
@@ -71,7 +71,7 @@ def read_yaml(text: str) -> Any:
 def parse_value(text: str) -> Any:
     """Return an override's value parsed as in a config: `1e-4` is a number, `true` a boolean."""
     try:
-        return read_yaml(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 

@@ -25,6 +25,7 @@ class Limits(TypedDict, total=False):
 
 def setting(*, default: Any = MISSING, **limits: Unpack[Limits]) -> Any:
     """Return a dataclass field with a range; the default is usually in YAML instead of here."""
+    assert limits.keys() <= Limits.__annotations__.keys(), limits
     return dataclasses.field(default=default, metadata=limits)
 
 

@@ -10,17 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 from wgan_cli.files import held, locked, write_atomically
 from wgan_cli.run_folder import RunFolder, make_folder, read_yaml
-from wgan_cli.search.space import Search, override_key, parse_search
-from wgan_cli.validation import flatten
+from wgan_cli.search.space import Search, parse_search
+from wgan_cli.validation import flatten, override_key
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.study import Study
 
@@ -186,20 +184,6 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
         raise DiskError(
             f"The study in {url or folder.journal} cannot be read: {_short(error)}"
         ) from None
-
-
-def sampler_for(search: Search, number: int) -> BaseSampler:
-    """Return the sampler that proposes the settings of trial `number`.
-
-    The sampler's seed depends on the search's seed and the trial's number. With the same seed for
-    all trials, each process would propose the same settings, and again after each restart.
-    """
-    import optuna
-
-    seed = int(np.random.SeedSequence([search.sampler.seed, number]).generate_state(1)[0])
-    if search.sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
 
 
 def _short(error: Exception) -> str:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
+
 from wgan_cli.errors import (
     ConfigError,
     DataError,
@@ -21,7 +23,7 @@ from wgan_cli.errors import (
     WganError,
 )
 from wgan_cli.run_folder import RunFolder
-from wgan_cli.search.folder import SearchFolder, open_study, sampler_for
+from wgan_cli.search.folder import SearchFolder, open_study
 from wgan_cli.search.space import Choices, Search, Value, as_overrides
 from wgan_cli.search.study import (
     FAILED,
@@ -36,6 +38,7 @@ from wgan_cli.search.study import (
 from wgan_cli.search.trial_process import POLL_SECONDS, STOPPED, MetricReader, run_trial
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import Trial
 
@@ -188,7 +191,7 @@ def claim_trial(
             if study.get_trials(deepcopy=False)[running.number].state != TrialState.RUNNING:
                 lock.close()
                 continue
-            study.sampler = sampler_for(search, running.number)
+            study.sampler = _sampler_for(search, running.number)
             trial = Trial(study, running._trial_id)
             return ClaimedTrial(trial, _propose(trial, search), lock, resumed=True)
         existing = study.get_trials(deepcopy=False)
@@ -199,7 +202,7 @@ def claim_trial(
         folder.refuse_foreign_run(number)
         if first_values and not existing:
             study.enqueue_trial(dict(first_values))
-        study.sampler = sampler_for(search, number)
+        study.sampler = _sampler_for(search, number)
         trial = study.ask()
         new_lock = folder.lock_trial(trial.number)
         assert new_lock is not None, "nobody else can hold the lock of a new trial"
@@ -221,3 +224,17 @@ def _propose(trial: Trial, search: Search) -> dict[str, Value]:
                 trial.suggest_float(key, entry.low, entry.high, step=entry.step, log=entry.log)
             )
     return values
+
+
+def _sampler_for(search: Search, number: int) -> BaseSampler:
+    """Return the sampler that proposes the settings of trial `number`.
+
+    The sampler's seed depends on the search's seed and the trial's number. With the same seed for
+    all trials, each process would propose the same settings, and again after each restart.
+    """
+    import optuna
+
+    seed = int(np.random.SeedSequence([search.sampler.seed, number]).generate_state(1)[0])
+    if search.sampler.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)

@@ -14,7 +14,7 @@ from typing import Any
 from wgan_cli.errors import ConfigError
 from wgan_cli.run_folder import read_yaml
 from wgan_cli.schema.settings import setting
-from wgan_cli.validation import flatten, typed
+from wgan_cli.validation import flatten, override_key, typed
 
 Value = float | int | str | bool | None
 
@@ -138,11 +138,6 @@ def value_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def override_key(override: str) -> str:
-    """Return the key of the setting that an override sets: `a.b` for `+a.b=1`."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def with_overrides(search: Search, overrides: Sequence[str]) -> Search:
