@@ -32,7 +32,7 @@ class FlatBuffer:
 
 
 def flatten_in_place(tensors: Sequence[Tensor]) -> FlatBuffer:
-    """Move tensors of one dtype and device into a new buffer; return it. They become views."""
+    """Move tensors of one dtype and device into a new buffer, as views. Return the buffer."""
     buffer = FlatBuffer(tensors)
     for tensor, part in zip(tensors, buffer.parts, strict=True):
         part.copy_(tensor.detach())

@@ -22,8 +22,8 @@ class Loss(ABC):
     def generator(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
         """Return the scalar that the generator minimises: -E f(G(z)) by default.
 
-        `real_scores`, for relativistic losses, are the critic's scores of a real batch, without
-        gradient. They are None for other losses.
+        For relativistic losses, `real_scores` are the critic's scores of a real batch, without
+        gradient. For other losses, they are None.
         """
         return -fake_scores.mean()
 
@@ -32,7 +32,7 @@ class Wasserstein(Loss):
     """The WGAN loss -E f(x) + E f(G(z)) (arXiv 1701.07875, equation 2 and Algorithm 1)."""
 
     def critic(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return -E f(x) and E f(G(z)). Minus their sum estimates K times the W1 distance."""
+        """Return -E f(x) and E f(G(z)). Minus the sum of both estimates K times the W1 distance."""
         return -real_scores.mean(), fake_scores.mean()
 
 
@@ -47,8 +47,9 @@ class Hinge(Loss):
 class Gan(Loss):
     """The original GAN loss (arXiv 1406.2661) on logits, as a baseline.
 
-    By default the generator minimises E softplus(-f(G(z))), the alternative in section 3. With
-    `saturating` it minimises the minimax loss -E softplus(f(G(z))), the Jensen-Shannon case.
+    By default, the generator minimises the non-saturating loss E softplus(-f(G(z))) of section 3.
+    With `saturating`, it minimises the minimax loss -E softplus(f(G(z))), which corresponds to the
+    Jensen-Shannon divergence.
     """
 
     def __init__(self, saturating: bool = False) -> None:

@@ -13,11 +13,11 @@ class RMSprop(torch.optim.RMSprop):
     """torch's RMSprop, computed by one fused kernel if there is no momentum.
 
     RMSprop is Adam with beta1 = 0 and without bias correction. The bias correction of Adam's fused
-    kernel vanishes at a step count so large that alpha ** step is 0, so the kernel is called with
-    such a count. torch's RMSprop makes six passes over the weights, which on a CPU take as long as
-    the matrix products of a small critic. The results equal torch's up to rounding, and the state
-    dict has the same format. The kernel stores Adam's first moment in the gradient's memory, so
-    `.grad` is not the gradient after a step. With momentum, or on a device without the kernel,
+    kernel vanishes if the step count is so large that alpha ** step is 0. So the kernel is called
+    with such a count. torch's RMSprop makes six passes over the weights, which on a CPU take as
+    long as the matrix products of a small critic. The results equal torch's up to rounding, and the
+    state dict has the same format. The kernel stores Adam's first moment in the gradient's memory,
+    so `.grad` is not the gradient after a step. With momentum, or on a device without the kernel,
     torch's own step runs.
     """
 
@@ -37,7 +37,7 @@ class RMSprop(torch.optim.RMSprop):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update all parameters with a gradient; return the closure's loss, if any."""
+        """Update all parameters that have a gradient. Return the loss of the closure, if any."""
         groups = self.param_groups
         if closure is not None or not all(self._fusible(group) for group in groups):
             return super().step(closure)

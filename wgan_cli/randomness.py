@@ -95,7 +95,7 @@ class Draws:
 
     @contextmanager
     def global_seed(self) -> Iterator[None]:
-        """Seed torch's CPU generator within the context, for initialisers, then restore it."""
+        """Seed torch's CPU generator inside the block, for weight initialisers; then restore it."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed_64())
             yield

@@ -21,12 +21,12 @@ _IN_FLOAT32 = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def bf16_copy_of(network: nn.Module) -> nn.Module | None:
-    """Return a copy of the network with bfloat16 weights, or None if it cannot have one.
+    """Return a copy of the network with bfloat16 weights, or None if no copy is possible.
 
-    The copy shares the network's BatchNorm weights and all buffers. A network with parametrized
-    weights, or with weights in layers that are not listed above, has no copy. The network's code
-    must support bfloat16, which `NetworkTraits.bf16_copy` states. Call the copy with bfloat16
-    inputs; its output may be bfloat16 or float32.
+    The copy shares the network's BatchNorm weights and all buffers. No copy is possible if a layer
+    is parametrized, or has weights but is not listed above. The network's code must support
+    bfloat16; the trait `NetworkTraits.bf16_copy` states this. Call the copy with bfloat16 inputs.
+    Its output may be bfloat16 or float32.
     """
     if not all(map(_known, network.modules())):
         return None

@@ -1,9 +1,10 @@
 """Faster convolutions on the CPU, for bfloat16 copies of networks.
 
 oneDNN is slow at convolutions with few output channels or small maps. The classes here compute
-these convolutions as matrix products or as other convolutions. Each class has the weights of its
-base class and gives the same result up to rounding, but some shapes have no second derivatives. On
-other devices and for other shapes it calls its base class. docs/performance.md has measurements.
+these convolutions as matrix products or as other convolutions. Each class has the same weights as
+its base class and gives the same result up to rounding, but for some shapes it has no second
+derivatives. On other devices and for other shapes, it calls the base class. docs/performance.md has
+measurements.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 # Use `_ByPatches` if the input or output with the smaller maps has at most _SMALL x _SMALL pixels
 # and at least _MANY channels. With fewer channels, copying the patches costs more than it saves.
 _SMALL, _MANY = 8, 256
-# The largest number of output channels that is treated as an image, the output of a last layer.
+# An output with at most this many channels is taken to be an image from the last layer.
 _FEW = 4
 # A transposed convolution of a row x with a kernel k of size 4, stride 2 and padding 1 is
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
@@ -28,7 +29,7 @@ _EVEN_AND_ODD = torch.tensor(((3, 1, 4), (4, 2, 0)))
 
 
 def use_fast_convolutions(layer: nn.Module) -> None:
-    """Turn a torch convolution into a class of this module; do not change any other layer."""
+    """Convert a torch convolution to a class of this module. Leave other layers unchanged."""
     if type(layer) is nn.Conv2d and _is_plain(layer):
         layer.__class__ = Convolution
     elif type(layer) is nn.ConvTranspose2d and _is_plain(layer) and layer.output_padding == (0, 0):
@@ -72,7 +73,8 @@ class Convolution(nn.Conv2d):
 class TransposedConvolution(nn.ConvTranspose2d):
     """A transposed convolution that uses a matrix product for maps of one pixel.
 
-    For few output channels it uses a plain convolution, and for other small inputs `_ByPatches`.
+    For few output channels, it uses a plain convolution. For other small inputs, it uses
+    `_ByPatches`.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -91,7 +93,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
         return super().forward(input, output_size)
 
     def _interleaved(self, maps: Tensor) -> Tensor:
-        """Return the output maps; one convolution computes 2 x 2 pixels per input pixel."""
+        """Return the output maps. One convolution computes 2 x 2 output pixels per input pixel."""
         padded = F.pad(self.weight, (0, 1, 0, 1))
         kernel = padded[:, :, _EVEN_AND_ODD][..., _EVEN_AND_ODD]
         kernel = kernel.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
@@ -103,15 +105,15 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 def _by_patches(layer: nn.Conv2d | nn.ConvTranspose2d, channels: int, sizes: Sequence[int]) -> bool:
-    """Return True if `_ByPatches` is faster, by the channels and sizes of the smaller maps."""
+    """Return True if `_ByPatches` is faster for these channels and sizes of the smaller maps."""
     return max(layer.stride) > 1 and max(sizes) <= _SMALL and channels >= _MANY
 
 
 class _ByPatches(torch.autograd.Function):
     """A convolution that computes its weight gradient as one matrix product.
 
-    The factors are the pixels of the smaller maps and the patches of the larger maps. Second
-    derivatives are not supported.
+    One factor holds the pixels of the smaller maps, the other the patches of the larger maps.
+    Second derivatives are not supported.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Record an update as a CUDA graph and replay it.
 
-An update launches several hundred kernels of a few microseconds each. To launch them from Python
-takes longer than to run them. A graph launches all of them at once. Critic and generator
-updates have separate graphs, so n_critic may change from step to step.
+An update launches several hundred kernels of a few microseconds each. Launching these kernels from
+Python takes longer than running them, but a graph launches all of them at once. The critic and
+generator updates have separate graphs, so n_critic may change from step to step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wgan_cli.randomness import Draws
 
 log = logging.getLogger(__name__)
 
-# The first calls run without a graph, while libraries choose kernels and optimizers create state.
+# In the first calls, libraries choose kernels and optimizers create state. No graph is used yet.
 WARM_UP = 3
 
 
@@ -33,7 +33,7 @@ class CudaGraph:
     def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
         """Run an update and return its result. Raise `RuntimeError` if it waits for the device.
 
-        Such an update cannot be recorded.
+        An update that waits for the device cannot be recorded.
         """
         before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
@@ -57,11 +57,12 @@ class CudaGraph:
 class GraphedUpdate:
     """An update that is recorded once and replayed from then on.
 
-    `update` is called as `update(*inputs, draws=draws)`, or without draws. Inputs and random
-    numbers are copied into the graph's buffers; weights, optimizer state and learning rate must
-    stay in the same memory. `state()` returns the tensors that the update changes. The first replay
-    is compared with the same update without a graph, by its result and by these tensors. If they
-    differ, or if the update cannot be recorded, log a warning and never use a graph.
+    `update` is called as `update(*inputs, draws=draws)`, or as `update(*inputs)` without draws.
+    Inputs and random numbers are copied into the graph's buffers. Weights, optimizer state and
+    learning rate must stay in the same memory. `state()` returns the tensors that the update
+    changes. The result and these tensors are compared between the first replay and the same update
+    without a graph. If they differ, or if the update cannot be recorded, a warning is logged and no
+    graph is used.
     """
 
     name: str
@@ -74,7 +75,7 @@ class GraphedUpdate:
         self.reset()
 
     def reset(self) -> None:
-        """Drop the graph, and record again in later calls. Call this if tensors have moved."""
+        """Delete the graph; later calls record a new one. Call this if tensors were moved."""
         self._calls = 0
         self._graph: CudaGraph | None = None
         self._inputs: list[Tensor | None] = []
@@ -147,7 +148,7 @@ class GraphedUpdate:
 
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's learning rate and step count to the device, so that graphs read them."""
+    """Move an optimizer's learning rate and step count to the device, for use in graphs."""
     for group in optimizer.param_groups:
         device = group["params"][0].device
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
@@ -243,7 +244,7 @@ def _moved_alike(
     """
     for now, start, expected in zip(state, before, after, strict=True):
         step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
-        # Written with `not`, so that a NaN norm fails too.
+        # Use `not`, so that the comparison also fails for a NaN norm.
         if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
             return False
     return True

@@ -17,9 +17,9 @@ MAX_NUMBERS = 2**20
 class JointFakes:
     """The fakes for the `count` critic updates of one step, generated in groups of updates.
 
-    The generator does not change between these updates, so one pass can generate the fakes of
-    several updates if a sample does not depend on the rest of its batch. Rounding depends on the
-    size of the group. Groups therefore begin at fixed updates, and a run that resumes inside a
+    The generator does not change between these updates. So one pass can generate the fakes of
+    several updates, if a sample does not depend on the other samples of its batch. Rounding depends
+    on the size of a group, so each group begins at a fixed update. A run that resumes inside a
     group generates the complete group again. `generate` returns a batch for each index in a range.
     """
 

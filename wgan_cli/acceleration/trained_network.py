@@ -28,9 +28,9 @@ ROOM = 16
 class TrainedNetwork:
     """A float32 network, the module that runs its forward passes, and its optimizer's parameters.
 
-    With `flat`, `optimizer_parameters` holds one parameter (n,), and the network's parameters are
-    views of its memory, so that an elementwise optimizer needs one kernel instead of one per layer.
-    A network is flattened only if all its parameters are float32 on one device. Otherwise
+    With `flat`, `optimizer_parameters` holds a single parameter (n,), and the network's parameters
+    are views of its memory. An elementwise optimizer then needs one kernel instead of one per
+    layer. A network is flattened only if all its parameters are float32 on one device. Otherwise
     `optimizer_parameters` holds the network's parameters.
 
     With `bf16`, forward passes run in bfloat16. They use a bfloat16 copy if the network is flat,
@@ -73,11 +73,11 @@ class TrainedNetwork:
 
     @classmethod
     def of(cls, network: TrainedNetwork | nn.Module) -> TrainedNetwork:
-        """Return a `TrainedNetwork` unchanged, or a plain module wrapped as one."""
+        """Wrap a plain module as a `TrainedNetwork`. Return a `TrainedNetwork` unchanged."""
         return network if isinstance(network, cls) else cls(network)  # type: ignore[arg-type]
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Run a forward pass in the chosen precision; return its output, which may be bfloat16."""
+        """Run a forward pass in the chosen precision. The output may be bfloat16."""
         has_copy = self.forward_network is not self.network
         if has_copy:
             inputs = inputs.bfloat16()
@@ -96,9 +96,10 @@ class TrainedNetwork:
     ) -> tuple[Tensor, Tensor]:
         """Return a critic's scores of the real and of the fake samples, each (batch,).
 
-        A bfloat16 copy without BatchNorm computes them in one pass. Float32 needs two passes, so
-        that rounding errors are those of a plain training loop: if the terms of real and fake
-        samples cancel, RMSprop and Adam make full steps of the rounding error that remains.
+        A bfloat16 copy without BatchNorm computes both in one pass. Otherwise two passes are made,
+        so that rounding errors are those of a plain training loop. This matters when the terms of
+        real and fake samples cancel: RMSprop and Adam then take full steps along the remaining
+        rounding error.
         """
         if not self.rows_independent:
             return self.score(real, labels), self.score(fake, labels)
@@ -156,7 +157,7 @@ class TrainedNetwork:
         if any(gradient is None for gradient in gradients):
             self._gradients.flat.zero_()
         _foreach(torch._foreach_copy_, parts, gradients)
-        # The gradients of a constraint's penalty are those of the float32 network; add them.
+        # A constraint's penalty has gradients in the float32 network. Add these gradients.
         copied = parts[: len(self._copied)]
         _foreach(torch._foreach_add_, copied, [p.grad for p in self._copied])
 
@@ -164,10 +165,10 @@ class TrainedNetwork:
     def gradient_message(self, numbers: int) -> Tensor:
         """Return a tensor (n,) of the gradients, with space for `numbers` values at its end.
 
-        `numbers` is at most `ROOM`. For a flat network the tensor is the gradients' own memory.
-        Otherwise it is a copy with zeros for missing gradients, followed by a flag per parameter:
-        1 if its gradient exists. An optimizer may change a weight whose gradient is zero, but not a
-        weight without a gradient.
+        `numbers` is at most `ROOM`. For a flat network, the tensor shares the memory of the
+        gradients. Otherwise it is a copy with zeros for missing gradients, followed by a flag for
+        each parameter: 1 if its gradient exists. The flags are needed because an optimizer skips a
+        missing gradient, but may change a weight whose gradient is zero.
         """
         if self._flat is not None:
             return self._gradients.whole[: len(self._gradients.flat) + numbers]
@@ -180,9 +181,9 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def take_gradients(self, message: Tensor) -> None:
-        """Copy the gradients of a `gradient_message`, averaged over the ranks, to the parameters.
+        """Copy the averaged gradients of a `gradient_message` to the parameters.
 
-        A flat network needs no copy, because the message is the memory of its gradients.
+        A flat network needs no copy, because the message shares the memory of its gradients.
         """
         if self._flat is not None:
             return
@@ -197,13 +198,13 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def refresh_bf16_copy(self) -> None:
-        """Copy the rounded weights into the bfloat16 copy. Call this after every change."""
+        """Copy the rounded weights into the bfloat16 copy. Call this after every weight change."""
         if self._copies and self._flat is not None:
             flat = self._flat_copies.flat
             flat.copy_(self._flat.flat[: len(flat)])
 
     def updated_tensors(self) -> list[Tensor]:
-        """Return the tensors that an update changes, without the optimizer's state."""
+        """Return the tensors that an update changes, except the state of the optimizer."""
         return [*self.optimizer_parameters, *self.network.buffers(), *self._copies]
 
     def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +223,7 @@ class TrainedNetwork:
         }
 
     def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the state from which `split_optimizer_state` made this one.
+        """Do the reverse of `split_optimizer_state`: return the state for the flat parameter.
 
         Raise KeyError, ValueError or RuntimeError if the state belongs to another network.
         """
@@ -248,8 +249,8 @@ class TrainedNetwork:
 class Frozen:
     """A context in which a network gets no gradients and keeps its BatchNorm running statistics.
 
-    In train mode BatchNorm still normalises by the batch. Create the context once and reuse it,
-    because listing a network's modules takes as long as a small layer.
+    In train mode, BatchNorm still normalises by the batch. Create the context once and reuse it,
+    because listing the modules of a network takes as long as running a small layer.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -272,7 +273,7 @@ class Frozen:
 
 
 def _is_shared(key: str, value: Any) -> bool:
-    """Return True if all parameters share this entry of an optimizer's state, as the step count."""
+    """Return True if all parameters share this state of the optimizer, such as the step count."""
     return key == _COUNT or not isinstance(value, Tensor)
 
 

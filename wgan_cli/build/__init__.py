@@ -1,4 +1,4 @@
-"""Build objects from the config. No other package does this."""
+"""Build the objects of a run from the config. No other package builds objects from the config."""
 
 from wgan_cli.build.data import (
     build_dataset,

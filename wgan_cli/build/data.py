@@ -26,7 +26,7 @@ from wgan_cli.schema import FilledConfig, RunConfig, TrainConfig
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
-    """Return the data set, read or generated. Raise `DataError` if it cannot be read."""
+    """Read or generate the data set. Raise `DataError` if it cannot be read."""
     node = {key: value for key, value in config.dataset.items() if key != "recommended"}
     try:
         dataset: Dataset = built("dataset", node, optional={"name"})
@@ -87,7 +87,7 @@ def complete(
 def build_evaluation(
     config: RunConfig, dataset: Dataset, constraint: Constraint, device: torch.device
 ) -> Evaluation:
-    """Return a run's evaluation with its feature networks. Raises `DataError` if one is missing."""
+    """Return a run's evaluation. Raise `DataError` if a feature network is not available."""
     counts = config.eval_samples, config.feature_samples
     reference = Reference(dataset, device, cache_folder(), *counts, conditional=config.conditional)
     evaluation = Evaluation(config.metrics, reference, config.latent_dim, config.seed, constraint)

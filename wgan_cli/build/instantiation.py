@@ -1,4 +1,4 @@
-"""Build the object that a node's `_target_` names; only this module calls Hydra's `instantiate`."""
+"""Build objects from config nodes. Only this module calls Hydra's `instantiate`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hydra.utils import get_object, instantiate
 
 from wgan_cli.errors import ConfigError, WganError
 
-# Hydra also logs the errors that it raises. Do not print them: `called` translates the errors.
+# Hydra logs the errors that it raises. Do not print this log: `called` translates the errors.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 
 def built(
     path: str, node: Mapping[str, Any], *, optional: Collection[str] = (), **facts: Any
 ) -> Any:
-    """Return the object of a config node: call its `_target_` with its settings and `facts`.
+    """Build the object of a config node: call `_target_` with the node's settings and `facts`.
 
     `path` is the node's path in the config, for messages. Settings in `optional` are passed only if
     the target accepts them. Raises `ConfigError` as `maker` and `called` do.
@@ -30,9 +30,10 @@ def built(
 
 
 def maker(path: str, node: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[[str], bool]]:
-    """Return the class or function that `_target_` names, and a test if it accepts a keyword.
+    """Return the class or function that `_target_` names, and a function `accepts`.
 
-    Raises `ConfigError` if the class or function does not exist.
+    `accepts(key)` returns True if the class or function accepts the keyword `key`. Raises
+    `ConfigError` if the class or function does not exist.
     """
     name = node["_target_"]
     try:

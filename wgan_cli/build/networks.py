@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 def build_generator(
     model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
-    """Return the generator, on the CPU, for samples of this shape and number of classes."""
+    """Return the generator on the CPU, for this sample shape and number of classes."""
     return _build_network(model, "generator", shape, classes, latent_dim=latent_dim)
 
 
 def build_critic(
     config: TrainConfig, constraint: Constraint, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
-    """Return the constrained critic, on the CPU, for this sample shape and number of classes."""
+    """Return the constrained critic on the CPU, for this sample shape and number of classes."""
     return constraint.wrap(_build_network(config.model, "critic", shape, classes))
 
 
@@ -46,11 +46,11 @@ def build_constraint(config: TrainConfig) -> Constraint:
 def trained_network(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
     """Return a network wrapped for training, with flat weights and a bfloat16 copy if possible.
 
-    The traits of the network, the optimizer and the constraint decide this.
+    The traits of the network, the optimizer and the constraint determine what is possible.
     """
     bf16, stated = config.precision == "bf16", traits("network", config.model[name])
-    # In float32, channels_last would change the order of additions, which makes BatchNorm on a CPU
-    # thirty times less exact.
+    # Use channels_last only in bfloat16. In float32, it would change the order of additions and
+    # make BatchNorm on a CPU thirty times less exact.
     if bf16 and stated.channels_last:
         network.to(memory_format=torch.channels_last)
     flat = (
@@ -64,7 +64,7 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
 def build_optimizer(
     node: Mapping[str, Any], network_name: str, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Return a network's optimizer; settings under `critic` or `generator` take precedence."""
+    """Return a network's optimizer. Settings under the network's name override shared settings."""
     settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
@@ -76,7 +76,7 @@ def build_optimizer(
 
 
 def facts_of(critic: nn.Module) -> CriticFacts:
-    """Return the properties of a critic's layers that compatibility rules need."""
+    """Return the properties of the critic's layers that the compatibility rules check."""
     normalization = layer_names(critic, NORMALIZATION)
     return CriticFacts(
         lipschitz=getattr(critic, "lipschitz_constant", None) is not None,

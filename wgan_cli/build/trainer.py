@@ -108,7 +108,7 @@ def build_trainer(
     rollback: Rollback | None = None,
     signals: StopSignals | None = None,
 ) -> Trainer:
-    """Return the trainer of a run. It can `fit` at once or load a checkpoint first.
+    """Return the trainer of a run. Call `fit` at once, or load a checkpoint first.
 
     Raises a `WganError` if parts of the config do not fit together. Only rank 0 has an evaluation.
     """

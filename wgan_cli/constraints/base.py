@@ -9,7 +9,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from wgan_cli.randomness import Draws
 
-# BatchNorm makes the samples of a batch interdependent.
+# With BatchNorm, the output for a sample depends on the other samples of its batch.
 BATCH_NORM = (_BatchNorm,)
 NORMALIZATION = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LINEAR = (nn.Linear, _ConvNd)
@@ -21,10 +21,10 @@ def layer_names(critic: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[s
 
 
 class Constraint:
-    """Base of all constraints. Its hooks do nothing; a constraint overrides those it needs.
+    """The base class of constraints. Its methods do nothing; subclasses override some of them.
 
-    `wrap` runs once, when the networks are built. `penalty` runs in every critic update, before
-    the backward pass. `after_step` runs after every optimizer step of the critic.
+    `wrap` runs once, when the networks are built. `penalty` runs in every critic update, before the
+    backward pass. `after_step` runs after every optimizer step of the critic.
     """
 
     # False for the class that does not constrain the critic.
@@ -36,7 +36,7 @@ class Constraint:
         return type(self).penalty is not Constraint.penalty
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the critic and return it. Runs once, before its optimizer is created."""
+        """Reparametrise the critic and return it. Runs once, before the optimizer is created."""
         return critic
 
     def penalty(
@@ -50,7 +50,7 @@ class Constraint:
         """Return a scalar to add to the critic's loss, or None for no penalty.
 
         `real` and `fake` are (batch, *sample_shape), float32. `labels` (batch,) are the classes of
-        their rows; None for an unconditional critic. All random numbers must come from `draws`.
+        both; None for an unconditional critic. All random numbers must come from `draws`.
         """
         return None
 
@@ -62,7 +62,7 @@ class Constraint:
         return {}
 
     def bounded_weights(self, critic: nn.Module) -> tuple[float, list[Tensor]] | None:
-        """Return the bound on absolute weights and the bounded weights; None if there is none."""
+        """Return the bound on absolute weights, and the bounded weights; None without a bound."""
         return None
 
 

@@ -13,8 +13,8 @@ class OrthogonalRegularization(Constraint):
     """Adds weight * (sum over layers of |W W^T - I|^2) to the loss, in the Frobenius norm.
 
     W is the weight of a linear or convolution layer as a matrix (outputs, all other dimensions). If
-    W has more rows than columns, its rows cannot be orthonormal, and W^T W is used instead. The
-    regulariser is that of arXiv 1609.07093, squared as in arXiv 1809.11096, equation 2. A ReLU
+    W has more rows than columns, its rows cannot be orthonormal, and W^T W is used instead. This is
+    the regulariser of arXiv 1609.07093, but squared as in arXiv 1809.11096, equation 2. A ReLU
     perceptron with a small penalty is nearly 1-Lipschitz, but there is no guaranteed bound.
     """
 
@@ -31,7 +31,7 @@ class OrthogonalRegularization(Constraint):
         draws: Draws,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """Return the penalty for the current weights, a scalar; samples and labels are unused."""
+        """Return the penalty of the current weights, a scalar. Samples and labels are not used."""
         with torch.autocast(real.device.type, enabled=False):
             parts = [deviation.square().sum() for deviation in _deviations(critic)]
             return self.weight * torch.stack(parts).sum()

@@ -34,14 +34,14 @@ class SpectralDivision(nn.Module):
         self.register_buffer("u", vectors[:, 0].clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the normalised weight, in float32 even under autocast; a weight of 0 stays 0."""
+        """Return the normalised weight in float32, even under autocast. A weight of 0 stays 0."""
         with torch.autocast(weight.device.type, enabled=False):
             largest = torch.linalg.vector_norm(self.u @ self._matrix(weight))
             return weight / torch.where(largest > 0, largest, 1)
 
     @torch.no_grad()
     def update_vector(self, weight: Tensor, iterations: int) -> None:
-        """Update `u` for a changed weight, by Lanczos iterations on W W^T from the old `u`.
+        """Update `u` for a changed weight by Lanczos iterations on W W^T, starting from old `u`.
 
         `u` becomes the best vector in the span of u, (W W^T) u, ..., (W W^T)^iterations u. The same
         number of power iterations gives only the last of these vectors.
@@ -60,7 +60,7 @@ class SpectralDivision(nn.Module):
             basis[index] = _unit(vector, least)
             images[index] = basis[index] @ matrix
             vector = matrix @ images[index]
-        # `eigh` raises on NaN; leave that to the NaN guard.
+        # `eigh` raises an error for NaN, so replace NaN here. The NaN guard handles NaN weights.
         gram = (images @ images.mT).nan_to_num(0.0, 0.0, 0.0)
         self.u.copy_(_unit(torch.linalg.eigh(gram)[1][:, -1] @ basis))
 
@@ -93,7 +93,7 @@ class SpectralNorm(Constraint):
         self._divisions: tuple[nn.Module, list[tuple[SpectralDivision, Tensor]]] | None = None
 
     def wrap(self, critic: nn.Module) -> nn.Module:
-        """Reparametrise the layers, starting from exact singular values, and return the critic.
+        """Reparametrise the layers and return the critic. The initial singular values are exact.
 
         Raises `ConfigError` if a weight is already parametrised.
         """

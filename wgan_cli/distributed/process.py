@@ -10,9 +10,11 @@ from wgan_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Process:
-    """One of the `world` processes of a run, `local_world` of which run on the same machine.
+    """One process of a run.
 
-    `rank`, `local_rank` and `machine`, the number of the machine, count from 0.
+    `world` is the number of processes of the run, and `rank` is the number of this process. On this
+    machine, the numbers are `local_world` and `local_rank`. `machine` is the number of the machine.
+    Ranks and machines are numbered from 0.
     """
 
     rank: int = 0
@@ -23,7 +25,7 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """Return this process, read from torchrun's variables; a single process without them."""
+        """Return this process from torchrun's variables, or a single process if there are none."""
         if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return cls()
         rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
@@ -51,8 +53,8 @@ ALONE = Process()
 def refuse_uneven(process: Process, batch_size: int, *, going_on: bool = False) -> None:
     """Raise `ConfigError` if the batch cannot be divided evenly among the processes.
 
-    If `going_on`, the run is resumed and cannot change its batch size, so that the message suggests
-    numbers of processes instead of batch sizes.
+    `going_on` is True for a resumed run. Such a run cannot change its batch size, so the message
+    suggests numbers of processes instead of batch sizes.
     """
     world = process.world
     if batch_size % world and going_on:

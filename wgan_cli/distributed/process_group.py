@@ -1,8 +1,9 @@
 """Communication between the processes of a run.
 
-Every update sums one message over the ranks. It contains the gradients, the update's terms and
-flags for stop signals. While rank 0 measures and writes files, the other ranks wait for its
-instruction. Each process writes the reason for its end into torchrun's store, which outlives it.
+In every update, the ranks sum one message. It contains the gradients, the update's terms (losses
+and norms) and flags for stop signals. While rank 0 measures and writes files, the other ranks wait
+for an instruction. Each process writes the reason for its end into torchrun's store, which
+continues to exist after the process has ended.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from wgan_cli.stop_signals import SharedStopSignals, StopSignals
 
 # The longest wait for the other processes to start.
 _START_TIMEOUT = timedelta(minutes=30)
-# The longest wait for a message. The connection reports a lost process earlier.
+# The longest wait for a message. If a process is lost, the connection fails earlier.
 _TIMEOUT = timedelta(days=1)
-# Seconds for the remaining ranks to write the reason for their end.
+# Seconds to wait for the other ranks to report that they are alive or why they ended.
 _REASON_TIMEOUT = 5.0
 _POLL_SECONDS = 0.05
 
@@ -50,7 +51,7 @@ class Instruction(enum.IntEnum):
 
 
 class SingleProcess:
-    """The group of a run with one process. See `ProcessGroup` for several."""
+    """The process group of a run with one process. `ProcessGroup` is for several processes."""
 
     shard: Shard = FULL_BATCH
     leads = True
@@ -67,11 +68,15 @@ class SingleProcess:
         """Wait until all processes reach this point. Raise `RankError` if one has failed."""
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`. One process per machine runs it first; the others reuse its files."""
+        """Return `work()`.
+
+        With several processes, one per machine calls it first. The others then call it too and find
+        the files that the first call wrote.
+        """
         return work()
 
     def share_signals(self, signals: StopSignals) -> StopSignals:
-        """Return signals that are shared by all ranks, so that all stop at the same step."""
+        """Return stop signals that all ranks share, so that all ranks stop at the same step."""
         return signals
 
     def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
@@ -83,7 +88,7 @@ ALONE = SingleProcess()
 
 
 class ProcessGroup(SingleProcess):
-    """A process's connection to the other processes. All of them read and write `store`."""
+    """The connection of a process to the others. All processes read and write `store`."""
 
     def __init__(self, process: Process, store: Store) -> None:
         self.process = process
@@ -96,7 +101,7 @@ class ProcessGroup(SingleProcess):
         self._on_gpu = False
 
     def connect(self, settings: dict[str, Any], device: torch.device) -> None:
-        """Connect to the other processes. Rank 0 writes `settings` into the store for them."""
+        """Connect to the other processes. They receive `settings` from rank 0 through the store."""
         self._on_gpu = device.type == "cuda"
         if self.leads:
             self.store.set("settings", json.dumps(settings))
@@ -114,7 +119,7 @@ class ProcessGroup(SingleProcess):
         )
 
     def arrive(self, point: str) -> None:
-        """On rank 0, wait until all ranks reach this point. Raise `RankError` if one failed."""
+        """On rank 0, wait until all ranks reach this point. Raise `RankError` if one has failed."""
         if not self.leads:
             self._set(f"{point}/{self.process.rank}", "")
             return
@@ -127,11 +132,11 @@ class ProcessGroup(SingleProcess):
                 time.sleep(_POLL_SECONDS)
 
     def settings(self) -> dict[str, Any] | None:
-        """Wait for rank 0's settings and return them; None if rank 0 ends without training."""
+        """Wait for the settings from rank 0. Return None if rank 0 ends without training."""
         return json.loads(self.store.get("settings")) if self._wait_for_key("settings") else None
 
     def one_per_machine_first(self, work: Callable[[], Result]) -> Result:
-        """Return `work()`. Local rank 0 runs it before the other ranks of its machine."""
+        """Return `work()`. On each machine, local rank 0 calls it before the other ranks do."""
         done = f"done/{self.process.machine}"
         if self.process.local_rank > 0:
             if not self._wait_for_key(done):
@@ -144,7 +149,7 @@ class ProcessGroup(SingleProcess):
     def average(self, network: TrainedNetwork, terms: Sequence[Tensor]) -> list[Tensor]:
         """Average the gradients over all ranks; return the averages of the terms.
 
-        The same message shares the stop signals.
+        The message also contains the stop signals of all ranks.
         """
         count = len(terms) + len(SharedStopSignals.NONE)
         message = network.gradient_message(count)
@@ -165,12 +170,12 @@ class ProcessGroup(SingleProcess):
         return list(means[: len(terms)].unbind())
 
     def share_signals(self, signals: StopSignals) -> StopSignals:
-        """Return the stop signals of all ranks, which every update shares."""
+        """Return the stop signals of all ranks. The ranks share their signals in every update."""
         self.signals = SharedStopSignals(signals)
         return self.signals
 
     def send(self, state: dict[str, Any]) -> None:
-        """Send a state to all ranks as bytes, because they may have no common disk."""
+        """Send a state to all ranks as bytes, because the ranks may not share a disk."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
@@ -194,17 +199,17 @@ class ProcessGroup(SingleProcess):
         return Instruction(int(self._broadcast(torch.zeros(1, dtype=torch.int64))))
 
     def report_end(self, exit_code: int, message: str = "", state: str = "failed") -> None:
-        """Write the end of this process into the store; `message` is the reason for a failure."""
+        """Write into the store how this process ended. `message` is the reason for a failure."""
         end = {"exit_code": exit_code, "message": message, "state": state}
         self._set(f"end/{self.process.rank}", json.dumps(end))
 
     def end_of(self, rank: int) -> dict[str, Any] | None:
-        """Return the report of a rank about its end; None if there is no report."""
+        """Return what a rank wrote by `report_end`, or None if it has not written anything."""
         key = f"end/{rank}"
         return json.loads(self.store.get(key)) if self._has(key) else None
 
     def leader_exit_code(self, seconds: float) -> int:
-        """Wait for rank 0's exit code and return it; 1 if rank 0 was lost."""
+        """Wait at most `seconds` for the exit code of rank 0. Return 1 if rank 0 was lost."""
         self._wait_for([0], seconds)
         end = self.end_of(0)
         return 1 if end is None else int(end["exit_code"])
@@ -214,7 +219,7 @@ class ProcessGroup(SingleProcess):
         self._wait_for(sorted({*range(1, self.world)} - {*self._lost_ranks}), seconds)
 
     def close(self, *, failed: bool) -> None:
-        """Close the connections; otherwise their threads would abort the process at its exit."""
+        """Close the connections, because their threads would abort the process at its exit."""
         # After a failure, NCCL would wait forever for the lost process.
         if dist.is_initialized() and not (failed and self._on_gpu):
             dist.destroy_process_group()
@@ -228,7 +233,7 @@ class ProcessGroup(SingleProcess):
         return None
 
     def raise_lost_rank(self) -> NoReturn:
-        """Raise `RankError` after a failed message, with the reason if a rank has reported it."""
+        """Raise `RankError` after a failed message. Give the reason if a rank has reported one."""
         if not self.leads:
             self._set(f"alive/{self.process.rank}", "")
             raise RankError("Another process of the run ended.")
@@ -250,7 +255,7 @@ class ProcessGroup(SingleProcess):
                 self.store.set(key, value)
 
     def _has(self, key: str) -> bool:
-        """Return True if the store has the key; False also if the store has ended."""
+        """Return True if the store has the key. Return False if not, or if the store has ended."""
         try:
             return not self._unreachable and self.store.check([key])
         except RuntimeError:
@@ -258,7 +263,7 @@ class ProcessGroup(SingleProcess):
             return False
 
     def _wait_for_key(self, key: str) -> bool:
-        """Wait until the store has the key and return True; False if rank 0 ends before."""
+        """Wait until the store has the key. Return False if rank 0 ends before that."""
         while not self._has(key):
             if self._unreachable or self.end_of(0) is not None:
                 return False
@@ -266,7 +271,7 @@ class ProcessGroup(SingleProcess):
         return True
 
     def _wait_for(self, ranks: Sequence[int], seconds: float, also: str = "end") -> list[int]:
-        """Wait until these ranks have ended or set the key `also`; return those that have not."""
+        """Wait for the ranks to end or to set the key `also`. Return the ranks that did neither."""
         until = time.monotonic() + seconds
         while True:
             ranks = [r for r in ranks if not any(self._has(f"{key}/{r}") for key in ("end", also))]
@@ -285,7 +290,7 @@ class ProcessGroup(SingleProcess):
 
 @cache
 def join_process_group(process: Process) -> SingleProcess:
-    """Return the group of the run's processes, which connect through torchrun's store."""
+    """Return the process group of the run. Its processes connect through torchrun's store."""
     if process.world == 1:
         return ALONE
     store, _, _ = next(rendezvous("env://", timeout=_START_TIMEOUT))

@@ -1,1 +1,1 @@
-"""Measuring networks on held-out data, during and after a run, without changing the training."""
+"""Evaluation of networks on held-out data, during or after a run, without changing the training."""

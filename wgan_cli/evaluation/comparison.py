@@ -51,17 +51,18 @@ class Comparison:
 
     @cached_property
     def steepest_slope(self) -> float:
-        """The largest norm of the critic's gradient at random points between real-fake pairs.
+        """The largest norm of the critic's gradient at random points between real and fake samples.
 
-        It is a lower bound of the Lipschitz constant K. For a conditional critic, both samples of a
-        pair have the same class. Raises ValueError if it is not finite.
+        The norm is a lower bound of the critic's Lipschitz constant K. Each point lies between one
+        real and one fake sample; for a conditional critic, both samples have the same class. Raises
+        ValueError if the norm is NaN or infinite.
         """
         classes = label_batches(self.reference.real.labels, len(self.real))
         pairs = zip(self.real.split(BATCH), self.fake.split(BATCH), classes, strict=True)
         norms = []
         with evaluating(self.critic):
             for batch, (real, fake, labels) in enumerate(pairs):
-                # `generated` uses steps 0 and 2 of the stream.
+                # Use step 1 of the stream, because `generated` uses steps 0 and 2.
                 draws = Draws(self.seed, Stream.EVALUATION, step=1, inner=batch)
                 critic = with_labels(self.critic, labels)
                 norms.append(gradient_norms(critic, real, fake, draws).max())
@@ -83,7 +84,7 @@ class Comparison:
         return self.estimate / constant
 
     def features(self, space: str) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) of the reference's feature samples, and of the candidate's."""
+        """Return the features (m, d) of the reference's and of the candidate's feature samples."""
         network = self.reference.network(space)
         real, _ = self.reference.real.features(space, network)
         fake, _ = self.candidate.features(space, network)
@@ -95,15 +96,15 @@ class Comparison:
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """The number of the candidate's feature samples in each class, by the classifier."""
+        """For each class, the number of feature samples that the classifier puts in this class."""
         classes = len(self.reference.class_counts)
         return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
 
     def neighbours(self, space: str) -> tuple[float, float]:
-        """Return precision and recall in a space, computed once.
+        """Return precision and recall in a space, cached per space.
 
-        `space` is `pixel`, which uses the evaluation samples, or the name of a feature network,
-        which uses the feature samples.
+        If `space` is `pixel`, the evaluation samples are compared. Otherwise `space` is the name of
+        a feature network, and the features of the feature samples are compared.
         """
         if space not in self._neighbours:
             pair = (self.real, self.fake) if space == "pixel" else self.features(space)

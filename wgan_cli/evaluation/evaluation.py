@@ -33,13 +33,13 @@ def _log_if_slow(metric: str, slow: bool) -> None:
 
 @dataclass
 class EvaluationResult:
-    """The results of one evaluation, each by metric tag.
+    """The results of one evaluation. The keys of all dicts are metric tags.
 
-    `values` are the scores of the evaluated generator. If this is a moving average of the weights,
-    `raw` holds the scores with the current weights, for cheap metrics. `floors` are the scores of
-    other real samples, `pictures` are RGB arrays, and `failures` are the reasons of missing values.
-    `seconds` is the time of each metric; its key `samples` is the time to generate the samples. `n`
-    is the number of evaluation samples.
+    `values` are the scores of the evaluated generator. If this generator is a moving average of the
+    weights, `raw` holds the scores with the current weights, for metrics that need only samples.
+    `floors` are the scores of other real samples, `pictures` are RGB arrays, and `failures` are the
+    reasons for missing values. `seconds` is the time of each metric; its key `samples` is the time
+    to generate the samples. `n` is the number of evaluation samples.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Evaluation:
     _last_seconds: dict[str, float] = field(default_factory=dict, init=False)
 
     def prepare(self) -> None:
-        """Load or train the feature networks (up to minutes). Raises `DataError` on failure."""
+        """Load or train feature networks (this can take minutes). Raises `DataError` on failure."""
         for space in dict.fromkeys(TABLE[tag].network for tag in self.metrics):
             if space is not None:
                 self.reference.network(space)
@@ -87,7 +87,7 @@ class Evaluation:
     def __call__(
         self, generator: nn.Module, critic: nn.Module, raw: nn.Module | None = None
     ) -> EvaluationResult:
-        """Return the metrics of `generator`, and those of `raw` that need only samples.
+        """Return all metrics of `generator`, and for `raw` the metrics that need only samples.
 
         Raises `DivergedError` if the samples are NaN or infinite.
         """
@@ -138,7 +138,7 @@ class Evaluation:
         )
 
     def _slow(self, tag: str) -> bool:
-        """Predict whether a metric takes long: by its last time if any, otherwise by its inputs."""
+        """Predict if a metric is slow, from its last time or, the first time, from its inputs."""
         if tag in self._last_seconds:
             return self._last_seconds[tag] > _SLOW_SECONDS
         return TABLE[tag].network is not None or (

@@ -29,7 +29,7 @@ from wgan_cli.pictures import class_histogram, layer_norms, weight_histogram
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.schema import METRICS
 
-# With fewer held-out samples, feature statistics depend more on their number than on the images.
+# With fewer held-out samples, feature statistics depend more on the sample count than on images.
 _FEATURES_FROM = 2000
 
 
@@ -37,9 +37,9 @@ _FEATURES_FROM = 2000
 class Metric:
     """Functions that compute a number, a picture or both from a comparison.
 
-    If `count` is given, the tag of the number ends with this attribute of the `SampleCounts`.
-    `network` is the name of the feature network that the metric needs. `picture_tag` is the tag of
-    the picture if it differs from that of the number.
+    If `count` is given, it names an attribute of `SampleCounts`, and the tag of the number ends
+    with this sample count. `network` is the name of the feature network that the metric needs.
+    `picture_tag` is the tag of the picture if it differs from the tag of the number.
     """
 
     number: Callable[[Comparison], float] | None = None
@@ -50,7 +50,7 @@ class Metric:
 
 
 def sized(tag: str, metric: Metric, counts: SampleCounts) -> str:
-    """Return the tag with its sample count, if it has one: `_10k` for 10,000, `_359` for 359."""
+    """Return the tag, with any sample count: `_10k` for 10,000 and `_359` for 359 samples."""
     if metric.count is None:
         return tag
     count: int = getattr(counts, metric.count)
@@ -169,9 +169,10 @@ def data_kinds(dataset: Dataset) -> set[str]:
 
 
 def usual_metrics(dataset: Dataset) -> list[str]:
-    """Return the tags of the metrics during training: all that apply and are fast.
+    """Return the tags of the default metrics in training: all fast metrics that apply.
 
-    Those with labels need enough held-out images, because they use a classifier's features.
+    Metrics that need labels also need at least 2,000 held-out images, because they use the features
+    of a classifier.
     """
     kinds = data_kinds(dataset)
     if len(dataset.held_out) < _FEATURES_FROM:
@@ -180,7 +181,7 @@ def usual_metrics(dataset: Dataset) -> list[str]:
 
 
 def all_metrics(dataset: Dataset) -> list[str]:
-    """Return the tags of all metrics that apply; Inception's only if its weights are on disk."""
+    """Return the tags of all metrics that apply. Inception metrics need the weights on disk."""
     kinds, inception = data_kinds(dataset), available()
     return [
         tag
@@ -190,7 +191,7 @@ def all_metrics(dataset: Dataset) -> list[str]:
 
 
 def curve_metrics(dataset: Dataset) -> list[str]:
-    """Return the tags for all checkpoints: the usual metrics, and the FID if there are labels."""
+    """Return the metrics for all checkpoints: the usual ones, and the FID if there are labels."""
     chosen = usual_metrics(dataset)
     if "labels" in data_kinds(dataset):
         chosen.append("metrics/fid_classifier")

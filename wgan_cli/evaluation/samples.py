@@ -61,7 +61,7 @@ class Samples:
         return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) and logits (m, classes) on the CPU; computed once per space."""
+        """Return features (m, d) and logits (m, classes) on the CPU, cached per space."""
         if space not in self._features:
             batches = [extract(network, batch) for batch in self.feature_batches()]
             features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
@@ -69,13 +69,16 @@ class Samples:
         return self._features[space]
 
     def radii(self, space: str, points: Tensor) -> Tensor:
-        """Return the `ball_radii` of `points`, these samples in a space, computed once."""
+        """Return `ball_radii(points)`, cached per `space`.
+
+        `points` must be the features of these samples in that space.
+        """
         if space not in self._radii:
             self._radii[space] = ball_radii(points)
         return self._radii[space]
 
     def sorted_projections(self, draws: Draws) -> np.ndarray:
-        """Return the `sorted_projections` of `eval_set`, computed once per `draws`."""
+        """Return the `sorted_projections` of `eval_set`, cached per `draws`."""
         if draws not in self._projections:
             self._projections[draws] = sorted_projections(self.eval_set, draws)
         return self._projections[draws]
@@ -83,7 +86,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """The numbers of evaluation samples, for distances, and of feature samples."""
+    """The number of evaluation samples (for distances), and the number of feature samples."""
 
     eval_samples: int
     feature_samples: int
@@ -95,7 +98,7 @@ def sample_counts(
     feature_samples: int | None = None,
     max_feature_samples: int = MAX_FEATURE_SAMPLES,
 ) -> SampleCounts:
-    """Return the sample numbers of an evaluation, with defaults for arguments that are None.
+    """Return the sample counts of an evaluation. An argument that is None has a default.
 
     The default of `feature_samples` is `max_feature_samples`, or less for small data sets. Raises
     `ConfigError` if the data set has fewer samples than requested.
@@ -120,10 +123,11 @@ class Reference:
 
     `real` are held-out samples. `floor_samples` are other real samples: their score against `real`
     is the floor of a metric, the best score that a generator can expect from as many samples. The
-    evaluation samples of `floor_samples` are held out too. The feature samples are training samples
-    from a fixed random quarter of the training part (at most 10,000). The classifier is not trained
-    on this quarter, because its features of training images differ from those of new images.
-    `sample_counts` returns the numbers of samples. With `conditional`, samples have their classes.
+    evaluation samples of `floor_samples` are also held out. The feature samples of `floor_samples`
+    are training samples from a fixed random quarter of the training part (at most 10,000). The
+    classifier is not trained on this quarter, because its features of training images differ from
+    those of new images. `sample_counts` returns the numbers of samples. With `conditional`, the
+    classes of `real` are kept too.
     """
 
     def __init__(
@@ -177,7 +181,8 @@ class Reference:
     def network(self, space: str) -> FeatureNetwork:
         """Return the feature network `classifier` (trained on the labels) or `inception`.
 
-        The first call trains or loads it. Raises `DataError` if Inception's weights are missing.
+        The first call trains or loads the network. Raises `DataError` if Inception's weights are
+        missing.
         """
         if space not in self._networks:
             if space == "classifier":
@@ -210,8 +215,8 @@ class Reference:
                 data.name, train, held_out, classes, self._cache, log.info
             )
         self.classifier_accuracy = trained.accuracy
-        # Channels-last is twice as fast on the CPU. Set it for the weights explicitly: images with
-        # one channel do not imply it.
+        # The channels-last layout is twice as fast on the CPU. Set it for the weights, because
+        # images with one channel do not select this layout.
         return trained.network.to(memory_format=torch.channels_last).to(self.device)
 
     def _batches(self, samples: Tensor) -> Iterator[Tensor]:
@@ -219,7 +224,7 @@ class Reference:
 
 
 def generated(generator: nn.Module, latent_dim: int, reference: Reference, seed: int) -> Samples:
-    """Return generated samples, as many as the reference has; the noise depends only on `seed`.
+    """Generate as many samples as the reference has. The noise depends only on `seed`.
 
     A conditional generator uses the classes of the reference's held-out samples. Raises
     `DivergedError` if samples are NaN or infinite.

@@ -27,7 +27,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 def label_batches(labels: Tensor | None, count: int) -> list[Tensor | None]:
-    """Return the labels of `count` samples in batches of `BATCH`; None per batch without labels."""
+    """Return the labels of `count` samples in batches of `BATCH`. Without labels, each is None."""
     if labels is None:
         return [None] * -(-count // BATCH)
     return list(labels[:count].split(BATCH))
@@ -35,9 +35,9 @@ def label_batches(labels: Tensor | None, count: int) -> list[Tensor | None]:
 
 @torch.no_grad()
 def generate(generator: nn.Module, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Return float32 samples (n, *shape) for noise (n, latent_dim), in eval mode and in batches.
+    """Generate samples (n, *shape) from noise (n, latent_dim), in eval mode and in batches.
 
-    `labels` (n,) are the classes of the samples, for a conditional generator.
+    The samples are float32. `labels` (n,) are their classes, for a conditional generator.
     """
     with evaluating(generator):
         batches = zip(latent.split(BATCH), label_batches(labels, len(latent)), strict=True)

@@ -1,6 +1,6 @@
 """Loggers, which write a run's curves, pictures, histograms and text during training.
 
-Here are the base class and the types of its arguments.
+This module has the base class of loggers and the types of its arguments.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Measurements:
 
 
 class Logger:
-    """Base class of loggers. Override the methods that you need; here they do nothing.
+    """The base class of loggers. Its methods do nothing; override the methods that you need.
 
     With several processes, only rank 0 has loggers. If a method raises an exception, the run ends
     with a message that names the logger.

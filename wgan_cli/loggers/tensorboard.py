@@ -34,9 +34,10 @@ _NO_HYPERPARAMETERS = ("dataset.recommended.", "logger", "metrics", "profile")
 class TensorBoard(Logger):
     """Write an event file into `tensorboard/` of the run's folder, without a writer thread.
 
-    If the disk is full, the thread of torch's `SummaryWriter` prints a traceback, leaves an
-    incomplete record and reports the error late or never. Here each record is in the file when a
-    method returns. Otherwise the method raises `DiskError`, and earlier records stay intact.
+    Torch's `SummaryWriter` has a writer thread. If the disk is full, this thread prints a
+    traceback, leaves an incomplete record and reports the error late or never. In this class, each
+    record is in the file when a method returns. Otherwise the method raises `DiskError`, and
+    earlier records stay intact.
     """
 
     def start(self, run: RunInfo) -> None:

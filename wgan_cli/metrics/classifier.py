@@ -1,4 +1,4 @@
-"""Small image classifiers for features that need no download; one has a class per channel."""
+"""Small image classifiers, whose features need no downloaded weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SIDE = 8
 class Classifier(nn.Module):
     """A small convolutional network: maps images (n, C, H, W) in [-1, 1] to features and logits.
 
-    A strided convolution reduces each side to about 16. Three more convolutions, with two max
-    pools, and a mean over positions give the features (n, 128). A linear layer gives the logits
-    (n, classes). Height and width may differ. Raises ValueError for sides below 8 pixels.
+    A strided convolution reduces each side to about 16. Three more convolutions, two max pools and
+    a mean over positions give the features (n, 128). A linear layer gives the logits (n, classes).
+    Height and width may differ. Raises ValueError for sides below 8 pixels.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
@@ -64,9 +64,10 @@ def _block(inner: int, outer: int) -> list[nn.Module]:
 class ChannelClassifier(nn.Module):
     """Applies a classifier of single channels to each channel of an image.
 
-    Maps images (n, C, H, W) to features (n, C * d), the concatenated features of the channels, and
-    to logits (n, classes^C), the sums of the channels' log-probabilities. The digits of a logit's
-    index to the base `classes` are the classes of the channels, first channel first.
+    Maps images (n, C, H, W) to features (n, C * d) and logits (n, classes^C). The features are
+    those of the channels, concatenated. A logit is the sum of one log-probability per channel.
+    Written in base `classes`, the index of a logit has one digit per channel, first channel first:
+    its class.
     """
 
     def __init__(self, single: nn.Module) -> None:

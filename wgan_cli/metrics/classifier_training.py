@@ -1,4 +1,4 @@
-"""Trains a classifier on the labels of a data set, once, and caches it in a file."""
+"""Train a classifier once on the labels of a data set, and cache it in a file."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from wgan_cli.randomness import Draws, Stream
 
 # Part of the cache key: increase it whenever the network or its training changes.
 FORMAT = 1
-# The last bits of the weights depend on the number of threads. Fix it, so that scores do not depend
-# on the machine. Use 1, because on a busy machine several threads wait for each other.
+# The last bits of the weights depend on the number of threads. Fix this number, so that scores do
+# not depend on the machine. Use one thread, because threads on a busy machine wait for others.
 THREADS = 1
 
 SEED = 20171
@@ -40,8 +40,8 @@ BATCH = 128
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
-# Training ends after BUDGET * image channels positions in the first layer's output: half an epoch
-# of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
+# Training ends when the first layer has computed BUDGET * image channels output positions: half an
+# epoch of MNIST, and 1.5 epochs of CIFAR-10, which is harder to classify.
 BUDGET = 7_000_000
 # Small data sets need fewer steps: EPOCHS epochs, but at least STEPS steps.
 EPOCHS = 30
@@ -74,10 +74,10 @@ def trained_classifier(
 ) -> TrainedClassifier:
     """Return a classifier of the data set's labels, from the folder `cache` or newly trained.
 
-    The weights depend only on the data, not on the number of threads or the global random state,
-    and neither is changed. `log` is called with a message before and after training, and if a cache
-    file is unusable. Raises DataError if images are too small or all equal, if there are fewer than
-    two classes, or if the numbers of images and labels differ.
+    The weights depend only on the data, not on the number of threads or the global random state.
+    The function changes neither of these. `log` is called with a message before and after training,
+    and if a cache file is unusable. Raises DataError if images are too small or all equal, if there
+    are fewer than two classes, or if the numbers of images and labels differ.
     """
     problem = _problem(train, held_out)
     if problem is not None:
@@ -115,9 +115,10 @@ def trained_channel_classifier(
 ) -> TrainedClassifier:
     """Train a classifier on single channels and return a `ChannelClassifier` that applies it.
 
-    The digits of a label to the base `classes` are the classes of the channels. The accuracy is
-    measured on single channels. The other arguments are those of `trained_classifier`. Raises
-    DataError as `trained_classifier` does, and if no channel has the last class.
+    Written in base `classes`, a label has one digit per channel, which is the class of that
+    channel. The accuracy is measured on single channels. The other arguments are those of
+    `trained_classifier`. Raises DataError as `trained_classifier` does, and if no channel has the
+    last class.
     """
     single_train = _singles(*train, classes, CHANNELS_TRAINED)
     if int(single_train[1].max()) + 1 != classes:
@@ -234,7 +235,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _seconds_per_step(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Return the time of the fastest of three steps on a copy; the first step is slow."""
+    """Return the time of the fastest of three steps on a copy, because the first step is slow."""
     trial, times = copy.deepcopy(network).train(), []
     for _ in range(3):
         start = time.perf_counter()
@@ -269,7 +270,7 @@ def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None])
         network.load_state_dict(weights)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # A damaged or foreign file raises anything from EOFError to UnpicklingError.
+    # A damaged file, or a file of another program, can raise many kinds of errors.
     except Exception:
         log(
             f"metrics: {path} is damaged or not a file of this program; the classifier is trained"
@@ -280,7 +281,7 @@ def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None])
 
 
 def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
-    """Cache the network; return a clause for the log: the path, or the reason of the failure."""
+    """Cache the network. Return a clause for the log: the path, or the reason for the failure."""
     weights = dict(network.state_dict())
     stored = io.BytesIO()
     checksum = _checksum(key, weights, accuracy)

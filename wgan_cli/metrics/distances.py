@@ -1,4 +1,4 @@
-"""Euclidean distances between samples: float64 rows, and fast distances with an error bound."""
+"""Euclidean distances between samples, computed fast and with a bound on the rounding error."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def finite_rows(samples: Tensor) -> Tensor:
 def squared_distances(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return all squared distances (n, m), and a bound on the rounding error of each, (n, m).
 
-    They are computed by a matrix product. For samples with many dimensions, this is tens of times
-    faster than exact `cdist`. The bound also covers the rounding of `cdist`.
+    The distances are computed by a matrix product. For samples with many dimensions, this is tens
+    of times faster than exact `cdist`. The bound also covers the rounding error of `cdist`.
     """
     sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
     squared = torch.addmm(sizes, rows, columns.T, alpha=-2)
     # The rounding error of a sum of d products is at most d/2 eps times the sum of their absolute
-    # values, here at most |x|^2 + |y|^2. The slack is several times that.
+    # values, here at most |x|^2 + |y|^2. The slack is several times this bound.
     slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
     return squared, slack

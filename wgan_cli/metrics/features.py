@@ -1,7 +1,7 @@
 """Distances and scores from a classifier's features, logits and classes.
 
-All functions but `class_divergence` call torch-fidelity, in float64. They check the samples first,
-because torch-fidelity returns meaningless numbers for NaN or constant samples.
+All functions except `class_divergence` call torch-fidelity in float64. They check the samples
+first, because torch-fidelity returns meaningless numbers for NaN or constant samples.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SEED = 2020
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return the Frechet distance of Gaussians fitted to two sets of features (arXiv 1706.08500).
 
-    It is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) with unbiased covariances (equation 6). On
-    Inception's features it is the FID. It is biased upwards for few samples, so compare only values
-    from equal numbers of samples. Features are (n, d) and (m, d). Raises ValueError for NaN or
-    infinity, for fewer than 2 samples, for unequal d, and if all samples of a set are equal.
+    The distance is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) with unbiased covariances (equation
+    6). On Inception's features, it is the FID. It is biased upwards for few samples, so compare
+    only values from equal numbers of samples. Features are (n, d) and (m, d). Raises ValueError for
+    NaN or infinity, for fewer than 2 samples, for unequal d, and if all samples of a set are equal.
     """
     real, fake = _pair(real, fake)
     import numpy as np
@@ -36,10 +36,10 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """Return the squared MMD of two sets of features (arXiv 1801.01401, equation 4).
 
-    On Inception's features it is the KID. The kernel is (<x, y> / d + 1)^3. The estimate is
-    unbiased: for equal distributions it is near 0 and may be negative. It is the mean over 100
-    random subsets of 1,000 samples, or of the size of the smaller set. Features are (n, d) and
-    (m, d). Raises ValueError as `frechet_distance` does.
+    On Inception's features, this is the KID. The kernel is (<x, y> / d + 1)^3. The estimate is
+    unbiased: for equal distributions it is near 0 and may be negative. The result is the mean over
+    100 random subsets. A subset has 1,000 samples, or as many as the smaller set. Features are (n,
+    d) and (m, d). Raises ValueError as `frechet_distance` does.
     """
     real, fake = _pair(real, fake)
     from torch_fidelity import metric_kid
@@ -49,7 +49,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
         real,
         fake,
         kid_subset_size=size,
-        # If a subset holds all samples, one is enough.
+        # If a subset contains all samples, one subset is enough.
         kid_subsets=1 if len(real) == len(fake) == size else 100,
         rng_seed=_SEED,
         verbose=False,
@@ -60,10 +60,10 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def inception_score(logits: Tensor) -> float:
     """Return exp(E[KL(p(y|x) || p(y))]) with p(y|x) from the logits (arXiv 1606.03498).
 
-    It lies between 1 and the number of classes. Like published scores, it is the mean over 10
-    random splits. For n < 1,000 there are max(1, n // 100) splits, so that a split has 100 samples
-    if possible. Logits are (n, classes). Raises ValueError for NaN or infinity, for fewer than 2
-    samples, and if all samples are equal.
+    The score lies between 1 and the number of classes. Like published scores, it is the mean over
+    10 random splits. For n < 1,000 there are max(1, n // 100) splits, so that a split has 100
+    samples if possible. Logits are (n, classes). Raises ValueError for NaN or infinity, for fewer
+    than 2 samples, and if all samples are equal.
     """
     logits = _features(logits)
     from torch_fidelity import metric_isc

@@ -60,7 +60,7 @@ class Inception(nn.Module):
 
 
 def weights_path() -> Path:
-    """Return the path of the weights file, in the torch hub folder, as in torch-fidelity."""
+    """Return the path of the weights file in the torch hub folder. torch-fidelity uses it too."""
     return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
 
 
@@ -74,7 +74,7 @@ def available() -> bool:
 
 
 def inception() -> Inception:
-    """Return the network on the CPU, from `weights_path()`; download the file if it is missing.
+    """Load the network from `weights_path()` to the CPU. Download the file if it is missing.
 
     Raises DataError if the file cannot be downloaded or is not the published one.
     """

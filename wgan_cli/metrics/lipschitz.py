@@ -1,4 +1,4 @@
-"""Norms of a critic's gradients, by samples and by layer outputs, and its effective weights."""
+"""Gradients of a critic with respect to samples and layer outputs, and the weights in use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from wgan_cli.randomness import Draws
 def gradient_norms(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, draws: Draws
 ) -> Tensor:
-    """Return the critic's gradient norm at a random point between each real-fake pair, (n,).
+    """Return the norm of the critic's gradient at a random point of each real-fake pair, (n,).
 
-    Samples are (n, ...). The largest norm is a lower bound of the critic's Lipschitz constant. The
-    critic must treat samples independently: a critic with BatchNorm must be in eval mode.
+    Samples are (n, ...). Each point lies between the two samples of a pair. The largest norm is a
+    lower bound of the critic's Lipschitz constant. The critic must treat samples independently: a
+    critic with BatchNorm must be in eval mode.
     """
     weights = draws.uniform((len(real),), real.device).reshape(-1, *[1] * (real.ndim - 1))
     points = torch.lerp(fake, real, weights).requires_grad_()
@@ -31,14 +32,14 @@ def gradient_norms(
 def layer_gradient_norms(
     critic: nn.Module, samples: Tensor, labels: Tensor | None = None
 ) -> list[tuple[str, float]]:
-    """Return (name, norm) of each layer in forward order; norm is the mean of |df/d output|.
+    """Return (name, norm) of each layer in forward order. The norm is the mean of |df/d output|.
 
     Norms that shrink or grow from layer to layer show vanishing or exploding gradients, as in arXiv
-    1704.00028, figure 1b. Layers are the modules with a weight of two or more dimensions (linear,
-    convolution; parametrised ones too), named by their path in the critic. A layer that runs twice
-    is listed twice. A layer that does not affect the score has norm 0. Samples are (n, ...), with
-    labels (n,) for a conditional critic. The critic must treat samples independently: with
-    BatchNorm, it must be in eval mode. Its mode and its gradients are not changed.
+    1704.00028, figure 1b. A layer is a linear, convolution or other module whose weight has two or
+    more dimensions, parametrised or not. Its name is its path in the critic. A layer that runs
+    twice is listed twice. A layer that does not affect the score has norm 0. Samples are (n, ...),
+    with labels (n,) for a conditional critic. The critic must treat samples independently: with
+    BatchNorm, it must be in eval mode. The critic's mode and gradients are not changed.
     """
     outputs: list[tuple[str, Tensor]] = []
 
@@ -71,7 +72,7 @@ def layer_gradient_norms(
 
 @torch.no_grad()
 def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
-    """Return all weights by name; a parametrised weight has the value that the network uses."""
+    """Return all weights by name. A parametrised weight has the value that the network uses."""
     weights: dict[str, Tensor] = {}
     for path, module in network.named_modules():
         if isinstance(module, ParametrizationList):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
 
-# The largest number of elements of a temporary array: 64 MB in float64. A few exist at a time.
+# The largest number of elements of a temporary array (64 MB in float64). A few arrays exist at
+# once.
 _MAX_NUMBERS = 2**23
 _RADIUS_IN_STD = 3.0
 
@@ -17,11 +18,11 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Return improved precision and recall (arXiv 1904.06991, section 3) of samples or features.
 
-    Each sample is the centre of a ball that reaches to its k-th nearest neighbour in its own set.
-    Precision is the fraction of fake samples inside a real ball, recall the fraction of real
+    Each sample is the centre of a ball that reaches to the k-th nearest neighbour in the same set.
+    Precision is the fraction of fake samples inside a real ball. Recall is the fraction of real
     samples inside a fake ball. Samples are (n, ...) and are flattened. If `ball_radii(real, k)` is
-    known, pass it as `real_radii`. Memory grows with n times d, not with n squared.
-    Raises ValueError for NaN or infinity, and for sets of k or fewer samples.
+    known, pass it as `real_radii`. Memory grows with n times d, not with n squared. Raises
+    ValueError for NaN or infinity, and for sets of k or fewer samples.
     """
     if real_radii is None:
         real_radii = ball_radii(real, k)

@@ -9,7 +9,7 @@ from torch import Tensor
 from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
 from wgan_cli.randomness import Draws
 
-# The number of costs in each median of `exact_wasserstein`, approximately.
+# The approximate number of costs from which `exact_wasserstein` computes each median.
 _MEDIAN_OF = 64
 
 
@@ -31,7 +31,7 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
     costs = _distances(first, second).numpy()
     # Subtracting a constant from a row or column does not change the best assignment. It makes the
     # search several times faster if generated samples are similar, because costs are then similar
-    # too. Use medians: after subtracting a mean with one distant sample, rounding hides the others.
+    # too. Use medians: one distant sample makes a mean so large that rounding hides other costs.
     stride = max(1, len(costs) // _MEDIAN_OF)
     costs -= np.median(costs[:, ::stride], axis=1, keepdims=True)
     costs -= np.median(costs[::stride], axis=0)
@@ -40,7 +40,7 @@ def exact_wasserstein(first: Tensor, second: Tensor) -> float:
 
 
 def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) -> np.ndarray:
-    """Return samples (n, ...) projected to random lines, sorted along each, (projections, n).
+    """Project samples (n, ...) to random lines; return the sorted values, (projections, n).
 
     The same `draws` give the same lines. Raises ValueError for NaN or infinite values.
     """
@@ -55,10 +55,10 @@ def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) ->
 def projected_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return sliced W1 between two sets of samples, given their `sorted_projections`.
 
-    It estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>) (Bonneel et
-    al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1), and never exceeds W1. On a line, the
-    cheapest assignment pairs sorted points, so sliced W1 is the mean distance within the pairs.
-    Raises ValueError if the shapes differ or there are no samples.
+    Sliced W1 estimates the expectation over unit vectors theta of W1(<theta, x>, <theta, y>)
+    (Bonneel et al. 2015, doi 10.1007/s10851-014-0506-3, with p = 1), and never exceeds W1. On a
+    line, the cheapest assignment pairs sorted points, so sliced W1 is the mean distance within the
+    pairs. Raises ValueError if the shapes differ or there are no samples.
     """
     if first.shape != second.shape or first.size == 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Modules for conditional networks: the class in a generator's latent and in a critic's score.
+"""Modules that add the class to a generator's latent or to a critic's score.
 
 Unconditional networks use the same modules, which then have no weights and change nothing.
 """
@@ -14,7 +14,7 @@ _MAX_LENGTH = 128
 
 
 def check_labels(classes: int | None, labels: Tensor | None) -> None:
-    """Raise `ValueError` unless labels are given exactly if the network has `classes`."""
+    """Raise `ValueError` if labels are missing for a network with classes, or given without."""
     if classes is None and labels is not None:
         raise ValueError("a network without classes was given labels")
     if classes is not None and labels is None:

@@ -2,7 +2,7 @@
 
 The critic halves the image at least twice, and again while its side is even and above 4. The
 smallest map is 4x4 for images of side 64, 32 and 16, 7x7 for side 28, 9x9 for side 36, and 2x2 for
-side 8. The generator does the reverse. Convolutions are 4x4 with stride 2, which halve exactly.
+side 8. The generator does the reverse. A 4x4 convolution with stride 2 halves the side exactly.
 """
 
 from collections.abc import Sequence

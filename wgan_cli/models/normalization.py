@@ -18,7 +18,7 @@ def norm2d(kind: str, channels: int, *, affine: bool = True) -> nn.Module:
       of equal size, with at least 8 channels each if possible.
     - `none` changes nothing.
 
-    With `affine`, it has a scale and a shift per channel. Raises `ValueError` for other kinds.
+    With `affine`, a scale and a shift per channel are learned. Raises `ValueError` for other kinds.
     """
     if kind == "none":
         return nn.Identity()

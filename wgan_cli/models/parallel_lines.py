@@ -14,7 +14,7 @@ class Generator(nn.Module):
     The only parameter is theta; the constructor takes its initial value. z is the standard normal
     distribution function (CDF) of the latent. The W1 distance to the line (0, z) is abs(theta).
     Unless theta is 0, the Jensen-Shannon divergence is log 2 and the total variation is 1. Raises
-    `ConfigError` if the latent or sample shape differs.
+    `ConfigError` for another latent dimension or sample shape.
     """
 
     def __init__(self, latent_dim: int, sample_shape: Sequence[int], theta: float = 1.0) -> None:

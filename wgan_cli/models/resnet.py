@@ -1,10 +1,10 @@
-"""Residual networks like those of arXiv 1704.00028 (appendix), for sides 28 to 128.
+"""Residual networks like those of arXiv 1704.00028 (appendix), for images of side 28 to 128.
 
 At 32x32 pixels these are the paper's CIFAR-10 networks. The generator starts from a map of side 4
-to 7 and doubles it up to the image's size. The critic halves the image until its side is at most 8;
-then come two blocks that keep the size. Weights are initialised as in the authors' code. The 3x3
-convolutions of the blocks use He's uniform distribution with the mean of fan-in and fan-out, and
-the other layers use Xavier's. Biases start at 0.
+to 7 and doubles it up to the image's size. The critic halves the image until its side is at most 8.
+Two more blocks keep the size. Weights are initialised as in the authors' code. The 3x3 convolutions
+of the blocks use He's uniform distribution with the mean of fan-in and fan-out, and the other
+layers use Xavier's. Biases start at 0.
 """
 
 import math
@@ -74,9 +74,10 @@ def _norm(kind: str, channels: int, classes: int | None) -> nn.Module:
 class Block(nn.Module):
     """A residual block from `inner` to `outer` channels, which may double or halve the side.
 
-    The residual branch is normalisation, ReLU and a 3x3 convolution, twice. The normalisation is
-    `normalization.ClassNorm2d` with `classes`, and `normalization.norm2d` without. If the block
-    keeps the size, it also keeps the channels, and its shortcut is the identity.
+    The residual branch applies normalisation, ReLU and a 3x3 convolution, in this order, twice.
+    With `classes`, the normalisation is `normalization.ClassNorm2d`; otherwise it is
+    `normalization.norm2d`. If the block keeps the size, it also keeps the channels, and its
+    shortcut is the identity.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class Block(nn.Module):
             residual = F.interpolate(residual, scale_factor=2, mode="nearest")
         residual = self.conv1(residual)
         residual = self.conv2(torch.relu(with_labels(self.norm2, labels)(residual)))
-        # A 1x1 convolution commutes with resampling; the smaller map needs a quarter of the time.
+        # A 1x1 convolution commutes with resampling. It takes a quarter of the time on the smaller
+        # map.
         if self.resample == "up":
             return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":
@@ -112,7 +114,7 @@ class Block(nn.Module):
 
 
 class ImageBlock(nn.Module):
-    """The critic's first block: halves the side; no ReLU precedes its first convolution."""
+    """The critic's first block. It halves the side and has no ReLU before its first convolution."""
 
     def __init__(self, channels: int, hidden: int, outer: int) -> None:
         super().__init__()

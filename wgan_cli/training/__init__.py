@@ -1,1 +1,1 @@
-"""The training loop, its updates, checkpoints and callbacks."""
+"""The training loop, the updates, the checkpoints and the callbacks."""

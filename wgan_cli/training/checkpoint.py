@@ -1,8 +1,9 @@
 """Write, verify, find and read checkpoints.
 
-A checkpoint is an ordinary `torch.save` archive whose zip comment holds the SHA-256 of everything
-before the comment, because `torch.load` and zip readers do not detect every damaged byte. It is
-written to a temporary file in the same folder and then renamed, so that it is never incomplete.
+A checkpoint is an ordinary `torch.save` archive. Its zip comment holds the SHA-256 of the archive,
+because `torch.load` and zip readers do not detect every damaged byte. A checkpoint is first written
+to a temporary file in the same folder, and this file is then renamed. So a file with the name of a
+checkpoint is never incomplete.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _END_RECORD = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _MARK = b"wgan-train sha256="
 _NAME = re.compile(r"step_(\d{8,})\.pt")
-# Entries that every checkpoint has and whose values are dicts.
+# Every checkpoint has these entries, and their values are dicts.
 _PARTS = ("config", "generator", "critic", "generator_optimizer", "critic_optimizer", "window")
 
 
@@ -37,13 +38,13 @@ def checkpoint_name(step: int) -> str:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoint files in a folder, lowest step first. Ignore folders and pipes."""
+    """Return a folder's checkpoint files, sorted by step. Folders and pipes are ignored."""
     paths = (p for p in folder.glob("step_*.pt") if _NAME.fullmatch(p.name) and p.is_file())
     return sorted(paths, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """Return the step in a checkpoint's file name. Raise `CheckpointError` if it has none."""
+    """Return the step in a checkpoint's file name. Raise `CheckpointError` for other names."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path} is not named like a checkpoint (step_00001000.pt).")
@@ -51,7 +52,7 @@ def step_of(path: Path) -> int:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state to `path`. If that raises `DiskError`, an existing file stays as it was.
+    """Write the state to `path`. On `DiskError`, an existing file stays unchanged.
 
     The state may contain only tensors, numbers, strings, lists and dicts, because `torch.load`
     reads it with `weights_only=True`.
@@ -67,7 +68,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read and verify a checkpoint; return its state with all tensors on the CPU.
 
-    Raises `CheckpointError` with the reason if that fails, but does not catch out-of-memory errors.
+    Raises `CheckpointError` with the reason if the file cannot be read, is damaged or has another
+    format. Out-of-memory errors are raised unchanged.
     """
     try:
         # Reading a pipe would block until another process writes to it.
@@ -92,7 +94,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def check_whole(state: dict[str, Any], path: Path) -> None:
     """Raise `CheckpointError` if an entry of the state is missing or has the wrong type.
 
-    A valid checksum does not show that this program wrote the file.
+    This check is needed in addition to the checksum: another program can write a file with a valid
+    checksum but the wrong contents.
     """
 
     def is_rollback(value: Any) -> bool:
@@ -129,11 +132,12 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
 def load_newest(
     folder: Path, before: int | None = None
 ) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """Return the newest intact checkpoint's state and path, and warnings about damaged newer ones.
+    """Load the newest intact checkpoint; return its state, its path and a list of warnings.
 
-    With `before`, consider only steps before it. State and path are None if no checkpoint is
+    Each warning is about a newer checkpoint that is damaged and was skipped. With `before`, only
+    checkpoints of steps before `before` are considered. State and path are None if no checkpoint is
     intact. Raises `CheckpointError` if a checkpoint cannot be read but may be intact, for example
-    because a later version wrote it: to resume from an older one would lose work.
+    because a later version wrote it. Resuming from an older checkpoint would then lose work.
     """
     warnings: list[str] = []
     for path in reversed(find_checkpoints(folder)):
@@ -155,7 +159,7 @@ def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> Non
 
 
 def _seal(archive: io.BytesIO) -> None:
-    """Append the archive's digest as its zip comment, without copying the archive."""
+    """Store the archive's SHA-256 as the archive's zip comment, without copying the data."""
     with archive.getbuffer() as data:
         end = len(data) - _END_RECORD_SIZE
         assert data[end : end + len(_END_RECORD)] == _END_RECORD, "torch.save writes no zip comment"

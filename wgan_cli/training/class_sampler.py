@@ -11,8 +11,8 @@ from wgan_cli.randomness import Draws
 class ClassSampler:
     """Draws random classes with the frequencies of the training data.
 
-    `labels` (n,) holds the classes of the training samples, and `count` is the networks' number of
-    classes. The attribute `shares` (count,) is the fraction of the data that each class has.
+    `labels` (n,) holds the classes of the training samples. `count` is the number of classes of the
+    networks. The attribute `shares` (count,) is the fraction of the training samples in each class.
     """
 
     def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
@@ -21,12 +21,12 @@ class ClassSampler:
         self._bounds = self.shares.cumsum(0)
 
     def draw(self, count: int, draws: Draws) -> Tensor:
-        """Return random classes (count,), int64, on the device."""
+        """Return random classes (count,) as int64 on the device."""
         uniform = draws.uniform((count,), self._bounds.device).double()
         # Rounding may leave the last bound slightly below 1.
         return torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
 
     def rows(self, most: int, columns: int) -> Tensor:
-        """Return classes (rows * columns,), one class per row, with at most `most` rows."""
+        """Return labels (rows * columns,) for a grid with one class per row, up to `most` rows."""
         rows = min(self.count, most)
         return torch.arange(rows, device=self._bounds.device).repeat_interleave(columns)

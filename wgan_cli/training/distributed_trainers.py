@@ -18,8 +18,8 @@ from wgan_cli.training.updates import Updates
 class DistributedUpdates(Updates):
     """`Updates` for several ranks. If an update fails, BatchNorm's statistics are restored.
 
-    A rank may be lost during an update. The run is then saved as it was before that update, and a
-    resume repeats the update.
+    An update fails if another rank is lost. The run is then saved in the state before the update,
+    and a resume repeats the update.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -28,12 +28,12 @@ class DistributedUpdates(Updates):
         self._statistics = [b for m in modules if isinstance(m, _BatchNorm) for b in m.buffers()]
 
     def critic_update(self, *arguments: Any, **options: Any) -> Tensor:
-        """Do the same as `Updates.critic_update`."""
+        """Run `Updates.critic_update`. If it fails, restore BatchNorm's statistics."""
         with self._statistics_restored_on_failure():
             return super().critic_update(*arguments, **options)
 
     def generator_update(self, *arguments: Any, **options: Any) -> Tensor:
-        """Do the same as `Updates.generator_update`."""
+        """Run `Updates.generator_update`. If it fails, restore BatchNorm's statistics."""
         with self._statistics_restored_on_failure():
             return super().generator_update(*arguments, **options)
 
@@ -56,12 +56,12 @@ class _DistributedTrainer(Trainer):
 
 
 class LeaderTrainer(_DistributedTrainer):
-    """Trainer of rank 0, which measures, writes files and sends instructions to the other ranks."""
+    """The trainer of rank 0. It measures, writes files and sends instructions to other ranks."""
 
     _others_wait = False  # whether the other ranks wait for an instruction
 
     def fit(self) -> None:
-        """Train until `steps`. Raise a `WganError` if the run ends before."""
+        """Train until step `steps`. Raise a `WganError` if the run ends earlier."""
         try:
             super().fit()
         except RankError:
@@ -72,7 +72,7 @@ class LeaderTrainer(_DistributedTrainer):
             raise
 
     def start(self) -> None:
-        """Start the callbacks, wait for the other ranks, and send the state to them."""
+        """Start the callbacks, wait for the other ranks, and send the initial state to them."""
         super().start()
         self.group.arrive("start")
         self.group.send(self.state_dict())
@@ -85,16 +85,17 @@ class LeaderTrainer(_DistributedTrainer):
             super().stop(error)
 
     def housekeeping(self) -> None:
-        """Log, evaluate, draw and save if due; then let the other ranks continue."""
+        """Do the work that is due after a step, then let the other ranks continue."""
         self._others_wait = due = self.cadence.point(self.step, self.steps).anything
         super().housekeeping()
         if due:
             self._send(Instruction.CONTINUE)
 
     def stop(self, error: WganError) -> NoReturn:
-        """Save the run and raise `error`, or the failure of another rank if there is one.
+        """Save the run and raise `error`.
 
-        If a rank fails, torchrun stops the others, so that the failure is the cause of `error`.
+        If another rank has reported a failure, raise that failure instead: torchrun stops all
+        processes when one rank fails, so `error` may only be a consequence of it.
         """
         self._others_wait = True
         super().stop(self.group.failure_of_other_rank() or error)
@@ -112,14 +113,14 @@ class LeaderTrainer(_DistributedTrainer):
 
 
 class FollowerTrainer(_DistributedTrainer):
-    """Trainer of all other ranks. It has no callbacks and follows rank 0's instructions."""
+    """The trainer of the other ranks. It has no callbacks and follows instructions of rank 0."""
 
     def start(self) -> None:
-        """Receive and load the state with which rank 0 starts."""
+        """Receive the initial state from rank 0 and load it."""
         self.load_state_dict(self.group.receive())
 
     def housekeeping(self) -> None:
-        """Wait while rank 0 measures or writes; stop if a signal requested it."""
+        """Wait while rank 0 measures or writes files. Stop the run if a signal requested a stop."""
         due = self.cadence.point(self.step, self.steps).anything
         self.unmeasured = False
         if due or (self.device.type == "cpu" and self.updates.nan_guard.tripped()):
@@ -127,12 +128,12 @@ class FollowerTrainer(_DistributedTrainer):
         self.stop_if_requested()
 
     def stop(self, error: WganError) -> NoReturn:
-        """Wait for rank 0's instruction to end or to roll back, and raise the matching error."""
+        """Wait for rank 0 to decide. Raise `DivergedError` to roll back or `RankError` to end."""
         self._follow_instruction()
         raise error
 
     def roll_back(self, error: DivergedError) -> None:
-        """Receive and load the state to which rank 0 rolled back."""
+        """Receive the state after the rollback of rank 0, and load it."""
         self.load_state_dict(self.group.receive())
 
     def _follow_instruction(self) -> None:

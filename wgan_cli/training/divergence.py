@@ -1,4 +1,4 @@
-"""Detect that a run diverged, and advise the user."""
+"""Detect that a run has diverged, and suggest remedies to the user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from wgan_cli.errors import DivergedError
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
 
-# The order of the search for a cause: a term comes before the terms that depend on it.
+# The order in which terms are checked for the cause. A term precedes the terms computed from it.
 _CRITIC_ORDER = (
     "critic/loss_real",
     "critic/loss_fake",
@@ -25,8 +25,8 @@ def check_finite(
 ) -> None:
     """Raise `DivergedError` if the NaN guard blocked an update, or a weight or mean is not finite.
 
-    `guard_reset_at` is the step at which the guard was created or reset, and `step` the last
-    finished step. The call waits for the device.
+    `guard_reset_at` is the step at which the guard was created or last reset. `step` is the last
+    finished step. This function waits for the device.
     """
     guard = updates.nan_guard
     if guard.tripped():
@@ -43,7 +43,7 @@ def check_finite(
 
 
 def _cause(critic: list[float], generator: list[float]) -> tuple[str, str]:
-    """Return the name of the first term that is not finite, and "NaN" or "infinite"."""
+    """Return the name of the first term that is not finite, and its value: "NaN" or "infinite"."""
     terms = dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
     for name in (*_CRITIC_ORDER, *GENERATOR_TERMS):
         if not math.isfinite(terms[name]):
@@ -69,7 +69,7 @@ def _advice(term: str, updates: Updates) -> str:
 
 
 def _norms(updates: Updates) -> dict[str, float]:
-    """Return the norms of all weights and statistics; a NaN may not have reached a loss yet."""
+    """Return the norms of weights and running statistics. A NaN may appear there before a loss."""
     weights, statistics = {}, {}
     for name, network in (("generator", updates.generator), ("critic", updates.critic)):
         floating = [b for b in network.buffers() if b.is_floating_point()]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class ExponentialMovingAverage:
     """A moving average of a network's weights and BatchNorm statistics, kept in `module`.
 
-    `module` is a copy of the network. After the network's first update it equals the network; each
-    later update sets average = decay * average + (1 - decay) * weight. Integer buffers are copied.
+    `module` is a copy of the network. The first call of `update` copies the network's weights. Each
+    later call sets average = decay * average + (1 - decay) * weight. Integer buffers are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the network's current weights to the average. Call this after every update."""
+        """Add the network's weights to the average. Call this after each generator update."""
         # List the buffers each time, because a module may replace a buffer by another tensor.
         averages, weights = [*self._averages], [*self._weights]
         for average, buffer in zip(self.module.buffers(), self.network.buffers(), strict=True):
@@ -42,6 +42,6 @@ class ExponentialMovingAverage:
         self._started = True
 
     def load_state_dict(self, state: dict[str, Any], *, started: bool) -> None:
-        """Load the averages. `started` is true if the network had been updated before."""
+        """Load the averages. `started` is False if the network has had no update yet."""
         self.module.load_state_dict(state)
         self._started = started

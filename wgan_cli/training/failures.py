@@ -1,4 +1,4 @@
-"""Translate machine failures into user errors, and call a run's `on_end` functions."""
+"""Translate failures of the machine into errors for users, and call a run's `on_end` functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
 _NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 
-# A function that is called with the error that ended a run, or with None.
+# A function that is called at the end of a run, with the error that ended the run or with None.
 OnEnd = Callable[[BaseException | None], None]
 
 
@@ -49,7 +49,7 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
 
 @contextmanager
 def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
-    """Translate an exception of the block by `in_plain_words`; call all `on_end` functions."""
+    """Run the block, then call all `on_end` functions. Translate errors by `in_plain_words`."""
     error: BaseException | None = None
     try:
         yield
@@ -65,8 +65,9 @@ def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
 def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size: int) -> None:
     """Call every `on_end` function with the error that ended the run, or with None.
 
-    If there is none and a function raises, pass its error to the remaining functions and raise it
-    at the end. If the run has an error, drop those of the functions: they must not hide it.
+    If the run has no error, the first error of a function is passed to the remaining functions and
+    raised at the end. If the run has an error, errors of the functions are dropped, because they
+    must not hide the error of the run.
     """
     first = error
     for call in on_end:
@@ -79,7 +80,7 @@ def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size
 
 
 def _in_evaluation(error: Exception) -> bool:
-    """True if the evaluation raised the error. Ignore `sampling`, because pictures use it too."""
+    """Return True for an error in an evaluation. `sampling` does not count: pictures use it too."""
     modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     package, sampling = "wgan_cli.evaluation.", "wgan_cli.evaluation.sampling"
     return any(name.startswith(package) and name != sampling for name in modules)

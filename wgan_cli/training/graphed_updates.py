@@ -13,7 +13,7 @@ from wgan_cli.training.updates import Updates
 
 
 class GraphedUpdates(Updates):
-    """`Updates` that run as CUDA graphs, for one process. It takes the arguments of `Updates`."""
+    """`Updates` that run as CUDA graphs in one process. The arguments are those of `Updates`."""
 
     def __init__(self, *arguments: Any, graph: type[CudaGraph] = CudaGraph, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -37,22 +37,25 @@ class GraphedUpdates(Updates):
         labels: Tensor | None = None,
         fake: Tensor | None = None,
     ) -> Tensor:
-        """Do the same as `Updates.critic_update`; `latent` is required and `fake` is ignored."""
+        """Run `Updates.critic_update` as a graph. `latent` is required and `fake` is ignored."""
         return self._critic_graph(real, latent, labels, draws=draws)
 
     def generator_update(
         self, latent: Tensor, labels: Tensor | None = None, real: Tensor | None = None
     ) -> Tensor:
-        """Do the same as `Updates.generator_update`."""
+        """Run `Updates.generator_update` as a graph."""
         return self._generator_graph(latent, labels, real)
 
     @property
     def joins_fakes(self) -> bool:
-        """False, because a recorded critic update includes the generator's pass."""
+        """Return False: fakes for several critic updates cannot be generated in one batch.
+
+        Each recorded critic update runs the generator itself.
+        """
         return False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state and record again, because loading moves tensors of the graphs."""
+        """Load the state. Record the graphs again, because loading moves their tensors."""
         super().load_state_dict(state)
         self._record_anew()
 

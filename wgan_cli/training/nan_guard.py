@@ -11,15 +11,16 @@ from torch import Tensor
 
 
 class NanGuard:
-    """Blocks all optimizer steps from the first loss or gradient that is not finite.
+    """Blocks all optimizer steps as soon as a loss or gradient is not finite.
 
-    Its state is a tensor on the device, which fused optimizer kernels read, so that updates do not
-    wait for the device; only `tripped()` waits. The guard stores each network's terms of the update
-    that tripped it, and counts the generator updates before that.
+    The guard trips at the first loss or gradient that is NaN or infinite. Its state is a tensor on
+    the device, which fused optimizer kernels read. So updates do not wait for the device; only
+    `tripped()` waits. The guard stores each network's terms up to the update that tripped it, and
+    counts the generator updates before that update.
 
-    Both mappings have the network's name as key. `terms` gives the number of terms that an update
-    reports. `keeps_finite` is true if a step with a finite gradient cannot make a finite weight
-    infinite or NaN. Otherwise (the default) the guard checks not only terms but also new weights.
+    The keys of both mappings are the names of the networks. `terms` is the number of terms that an
+    update reports. `keeps_finite` is True if a step with a finite gradient always keeps finite
+    weights finite. If it is False (the default), the guard also checks the new weights.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class NanGuard:
         self._finite = torch.ones((), dtype=torch.bool, device=device)
         self._updates_passed = torch.zeros((), dtype=torch.int64, device=device)
         self._last_terms = {network: torch.zeros(n, device=device) for network, n in terms.items()}
-        # Reading a tensor on the CPU never waits, so a blocked step can be skipped there.
+        # On the CPU, reading a tensor never waits, so a blocked step can be skipped.
         self._on_cpu = device.type == "cpu"
 
     @contextmanager
@@ -38,8 +39,9 @@ class NanGuard:
     ) -> Iterator[bool]:
         """Check an update's terms; yield True if the block should call `optimizer.step()`.
 
-        `terms` holds the losses and the gradient's norm. On the CPU the value is False once the
-        guard has tripped. On CUDA it is always True, and a blocked step changes no weights.
+        `terms` holds the losses and the gradient's norm. On the CPU, the yielded value is False
+        once the guard has tripped. On CUDA, the value is always True, and a blocked step changes no
+        weights.
         """
         self._check(network, terms)
         keeps_finite = self._keeps_finite.get(network, False)
@@ -70,11 +72,11 @@ class NanGuard:
         return int(self._updates_passed)
 
     def last_terms(self, network: str) -> list[float]:
-        """Return the terms of a network's last update, or of its update when the guard tripped."""
+        """Return the terms of a network's last update, or of the update that tripped the guard."""
         return self._last_terms[network].tolist()
 
     def tensors(self) -> list[Tensor]:
-        """Return those tensors of the guard that an update changes."""
+        """Return the guard's tensors that an update changes."""
         return [self._finite, self._updates_passed, *self._last_terms.values()]
 
     def reset(self) -> None:
@@ -105,7 +107,7 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Yield all weights and state tensors of an optimizer; before a step, it has no state."""
+    """Yield the weights and state tensors of an optimizer. The first step creates the state."""
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

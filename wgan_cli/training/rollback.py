@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RollbackRecord:
-    """A rollback from step `at` to `to`, with learning rates times `lr_factor` from there."""
+    """A rollback from step `at` to step `to`. `lr_factor` then multiplies the learning rates."""
 
     at: int
     to: int
@@ -29,9 +29,10 @@ class Rollback:
     """Implements `on_divergence=rollback`.
 
     A run may roll back at most `times` times; rollbacks before a resume count too. A rollback loads
-    the newest checkpoint. If the run did not get past the step of its previous divergence, the
-    rollback loads a checkpoint older than the previous one. Each rollback multiplies all learning
-    rates by `lr_factor`. Batches and noise depend only on (seed, step), so they are the same again.
+    the newest checkpoint. If the run diverged again without passing the step of the previous
+    divergence, a checkpoint older than that of the previous rollback is loaded. Each rollback
+    multiplies all learning rates by `lr_factor`. Batches and noise depend only on (seed, step), so
+    the repeated steps use the same ones.
     """
 
     checkpoints: Path
@@ -41,10 +42,10 @@ class Rollback:
     def state_to_load(
         self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
     ) -> dict[str, Any]:
-        """Return the state of the checkpoint to load, with this rollback added to its list.
+        """Return the state of the checkpoint to load, with this rollback in its list of rollbacks.
 
-        `at` is the step of the divergence, `so_far` the earlier rollbacks. Raises `DivergedError`
-        if no rollback or no checkpoint is left.
+        `at` is the step at which the run diverged. `so_far` holds the earlier rollbacks. Raises
+        `DivergedError` if `times` rollbacks were already made, or if there is no checkpoint.
         """
         if len(so_far) >= self.times:
             times = f"It went back {len(so_far)} times already."
@@ -53,7 +54,7 @@ class Rollback:
         for warning in warnings:
             log.warning("%s", warning)
         if so_far and at <= so_far[-1].at:
-            # A lower rate did not help: the weights of that checkpoint may already be the cause.
+            # A lower rate did not help, so the weights in that checkpoint may already be the cause.
             older, _, _ = load_newest(self.checkpoints, before=so_far[-1].to)
             state = older or state
         if state is None:

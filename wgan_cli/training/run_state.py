@@ -16,11 +16,11 @@ from wgan_cli.training.updates import Updates
 class RunState:
     """Networks, optimizers, the generator's average, counters and running means.
 
-    `step` counts finished generator updates, `inner` the critic updates since the last generator
-    update. `unmeasured` is true until the measurements of the last step are complete. `rollbacks`
-    lists the rollbacks so far. With `ema_decay` above 0, `generator` is a moving average and
-    `raw_generator` the trained generator; otherwise `generator` is trained and `raw_generator` is
-    None. Samples are drawn from `generator`.
+    `step` is the number of finished generator updates. `inner` is the number of critic updates
+    since the last generator update. `unmeasured` is True until the measurements of the last step
+    are complete. `rollbacks` lists the rollbacks so far. With `ema_decay` above 0, `generator` is a
+    moving average of the trained generator, which is `raw_generator`. Otherwise `generator` is the
+    trained generator, and `raw_generator` is None. Samples are drawn from `generator`.
     """
 
     updates: Updates

@@ -12,9 +12,9 @@ from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 
 
 class RunningMeans:
-    """Means of the losses and other terms of the updates since the last multiple of `log_every`.
+    """The means of the updates' terms since the last step that is a multiple of `log_every`.
 
-    The values are summed on the device, so that adding them does not wait for it.
+    The sums are kept on the device, so adding a term does not wait for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class RunningMeans:
         self.steps += 1
 
     def means(self) -> dict[str, float]:
-        """Return the mean of every term by its tag. This waits for the device."""
+        """Return the mean of every term, by tag. This waits for the device."""
         critic = (self.critic / max(self.critic_updates, 1)).tolist()
         generator = (self.generator / max(self.steps, 1)).tolist()
         return dict(zip((*CRITIC_TERMS, *GENERATOR_TERMS), (*critic, *generator), strict=True))
@@ -57,7 +57,7 @@ class RunningMeans:
 
 
 class Throughput:
-    """Images per second and time per step since the last multiple of `log_every`.
+    """Images per second and time per step since the last step that is a multiple of `log_every`.
 
     The time includes logging, evaluation and saving.
     """
@@ -67,11 +67,11 @@ class Throughput:
         self.restart(0, 0)
 
     def restart(self, step: int, critic_updates: int) -> None:
-        """Start to measure. `step` and `critic_updates` are totals since the start of the run."""
+        """Start a new measurement. Both arguments are totals since the start of the run."""
         self._start = (time.perf_counter(), step, critic_updates)
 
     def report(self, step: int, critic_updates: int, *, restart: bool) -> dict[str, float]:
-        """Return the values by tag; empty if no step was done. With `restart`, also restart."""
+        """Return the values by tag, or {} if no step was done. With `restart`, measure anew."""
         now = time.perf_counter()
         start_time, start_step, start_updates = self._start
         if restart:

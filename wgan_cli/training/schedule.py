@@ -13,8 +13,9 @@ import torch
 class CriticSchedule:
     """The number of critic updates before each generator update.
 
-    It is `n_critic`, but `warmup_n_critic` for the first `warmup_steps` generator updates and for
-    every `warmup_every`-th one (0: none), as in the authors' code.
+    The usual number is `n_critic`. It is `warmup_n_critic` for the first `warmup_steps` generator
+    updates and, if `warmup_every` is not 0, for every `warmup_every`-th generator update, as in the
+    authors' code.
     """
 
     n_critic: int
@@ -40,14 +41,15 @@ class CriticSchedule:
 class LearningRateDecay:
     """The factor by which all learning rates are multiplied.
 
-    It is 1 if `kind` is "none", and falls from 1 to 0 over `steps` if it is "linear" or "cosine".
+    If `kind` is "none", the factor is 1. If `kind` is "linear" or "cosine", the factor falls from 1
+    to 0 over `steps` steps.
     """
 
     kind: str = "none"
     steps: int | None = None
 
     def factor(self, step: int) -> float:
-        """Return the factor for step `step`: its critic updates and its generator update."""
+        """Return the factor for the critic updates and the generator update of step `step`."""
         if self.kind == "none" or self.steps is None:
             return 1.0
         progress = min(step / self.steps, 1.0)
@@ -72,5 +74,5 @@ class LearningRates:
                 group["lr"] = initial * factor
 
     def _groups(self) -> list[dict[str, Any]]:
-        # Look them up each time, because loading an optimizer's state replaces its groups.
+        # Do not store the groups, because loading an optimizer's state replaces them.
         return [group for optimizer in self._optimizers for group in optimizer.param_groups]

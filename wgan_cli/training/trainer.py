@@ -30,9 +30,9 @@ from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, Learni
 class Trainer(RunState):
     """Train a WGAN by Algorithm 1 of arXiv 1701.07875.
 
-    Random numbers and batches depend only on (seed, step, inner), so a resume needs nothing but
-    `load_state_dict`. `classes` draws the labels for conditional networks. With several ranks,
-    this process trains on its `shard` of every batch.
+    Random numbers and batches depend only on (seed, step, inner), so a resume only has to call
+    `load_state_dict`. For conditional networks, `classes` draws the labels of generated samples.
+    With several ranks, this process trains on its `shard` of every batch.
     """
 
     feed: Feed
@@ -61,8 +61,9 @@ class Trainer(RunState):
         self._last_batch: Batch | None = None
 
     def fit(self) -> None:
-        """Train until `steps`. Raise a `WganError` if the run ends before."""
-        # In reverse order: the first callback records how the run ended, also if another one fails.
+        """Train until step `steps`. Raise a `WganError` if the run ends earlier."""
+        # Call the first callback last: it records how the run ended, even if another callback
+        # fails.
         on_end = [partial(callback.on_end, self) for callback in reversed(self.callbacks)]
         with closing(self.feed), reported_end(on_end, self.batch_size):
             self.start()
@@ -74,13 +75,16 @@ class Trainer(RunState):
                     self.roll_back(diverged)
 
     def start(self) -> None:
-        """Start the callbacks."""
+        """Call `on_start` of all callbacks."""
         point = Point(self.step)
         for callback in self.callbacks:
             callback.on_start(self, point)
 
     def advance(self) -> None:
-        """Train one step and do its housekeeping; after a stop in the latter, repeat only that."""
+        """Train one step, then do its housekeeping.
+
+        If the run was stopped during housekeeping, a resume repeats only the housekeeping.
+        """
         if not self.unmeasured:
             self.train_step()
         self.housekeeping()
@@ -123,7 +127,10 @@ class Trainer(RunState):
             self.inner += 1
 
     def generator_phase(self) -> None:
-        """Do one update on new noise; relativistic losses also use the critic's last real batch."""
+        """Do one generator update on new noise.
+
+        Losses that need real scores also get the real batch of the last critic update.
+        """
         latent = self._noise(Stream.GENERATOR_NOISE)
         labels = real = None
         if self.updates.generator_needs_real_scores:
@@ -138,7 +145,7 @@ class Trainer(RunState):
             self.means.add_generator(self.updates.generator_update(latent, labels, real))
 
     def housekeeping(self) -> None:
-        """Log, evaluate, draw and save if due; stop if a signal requested it."""
+        """Log, evaluate, draw pictures and save if due. Stop if a signal requested a stop."""
         point = self.cadence.point(self.step, self.steps)
         self.unmeasured = True
         if point.anything:
@@ -152,7 +159,7 @@ class Trainer(RunState):
         self.stop_if_requested()
 
     def stop_if_requested(self) -> None:
-        """Stop the run if a signal requested it, except after the last step."""
+        """Stop the run if a signal requested a stop, except after the last step."""
         request = self.signals.requested()
         if request is not None and self.step < self.steps:
             self.stop(request)
@@ -206,7 +213,7 @@ class Trainer(RunState):
         raise error
 
     def roll_back(self, error: DivergedError) -> None:
-        """Load a checkpoint and lower the learning rates. Raise if no rollback is possible."""
+        """Load a checkpoint and lower the learning rates. Raise an error if this is impossible."""
         if self.rollback is None:
             raise error
         self.load_state_dict(self.rollback.state_to_load(error, self.step, self.rollbacks))

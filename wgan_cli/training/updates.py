@@ -1,7 +1,8 @@
 """One critic update and one generator update of Algorithm 1 (arXiv 1701.07875).
 
-Each returns its terms (losses, gradient norm) as one small tensor on the device, so that no update
-waits for the device. After a term that is not finite, weights no longer change (see `NanGuard`).
+An update returns its terms (losses and gradient norm) as one small tensor on the device, so it does
+not wait for the device. After a term that is NaN or infinite, the weights no longer change (see
+`NanGuard`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from wgan_cli.losses import Loss
 from wgan_cli.randomness import Draws
 from wgan_cli.training.nan_guard import NanGuard
 
-# The names of the terms that an update returns, in the order of its tensor.
+# The names of the terms that each update returns, in the order of the returned tensor.
 CRITIC_TERMS = (
     "critic/wasserstein",
     "critic/loss",
@@ -34,16 +35,16 @@ GENERATOR_TERMS = ("generator/loss", "generator/grad_norm")
 
 
 class Updates:
-    """The critic's and the generator's update of a WGAN.
+    """The critic update and the generator update of a WGAN.
 
     The networks are `TrainedNetwork`s; plain modules are wrapped. Their forward passes may run in
     bfloat16, but losses, penalties and optimizer steps use float32. The optimizers must update the
     networks' `optimizer_parameters`.
 
-    `grad_clip`: the largest gradient norms of critic and generator; None does not clip.
-    `keeps_finite`: by network, True if its optimizer keeps weights finite (see `NanGuard`).
+    `grad_clip`: the largest gradient norm of the critic and of the generator; None for no clipping.
+    `keeps_finite`: for each network, True if the optimizer keeps weights finite (see `NanGuard`).
     `generator_needs_real_scores`: True if the generator's loss needs scores of a real batch.
-    `ranks`: the run's processes. Each has its rows of a batch; gradients and terms are averaged.
+    `ranks`: the processes of the run, over which gradients and terms are averaged.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class Updates:
     ) -> Tensor:
         """Update the critic; return the values of `CRITIC_TERMS`, shape (6,).
 
-        The batch of fakes is `fake`, or is generated from `latent` if `fake` is None. `draws`
-        provides the penalty's random numbers. `labels` (batch,) holds the classes of both the real
-        and the fake samples of conditional networks. The generator does not change.
+        If `fake` is None, the batch of fakes is generated from `latent`. `draws` provides the
+        penalty's random numbers. For conditional networks, `labels` (batch,) holds the classes,
+        which are the same for the real and the fake samples. The generator does not change.
         """
         generator, critic = self.trained_generator, self.trained_critic
         critic.zero_grad()
@@ -126,8 +127,8 @@ class Updates:
     ) -> Tensor:
         """Update the generator; return the values of `GENERATOR_TERMS`, shape (2,).
 
-        `labels` (batch,) holds the classes to generate, for conditional networks. `real` is a real
-        batch of the same classes, for losses that need real scores. The critic does not change.
+        For conditional networks, `labels` (batch,) holds the classes to generate. For losses that
+        need real scores, `real` is a real batch of the same classes. The critic does not change.
         """
         generator, critic = self.trained_generator, self.trained_critic
         generator.zero_grad()
@@ -151,13 +152,13 @@ class Updates:
 
     @property
     def joins_fakes(self) -> bool:
-        """True if `fakes` and a critic update generate the same samples up to rounding."""
+        """True if `fakes` gives the same samples, up to rounding, as one pass per critic update."""
         # A compiled generator would be compiled again for a larger batch.
         return self.trained_generator.rows_independent and not self.trained_generator.compiled
 
     @torch.no_grad()
     def fakes(self, latents: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Generate the fakes of several critic updates in one pass; return a batch per latent."""
+        """Generate the fakes of several critic updates in one pass; return one batch per update."""
         return self.trained_generator(torch.cat(list(latents))).chunk(len(latents))
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Updates:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load networks and optimizers. Raise the errors of torch's `load_state_dict`."""
+        """Load networks and optimizers. Raise the same errors as `load_state_dict` of torch."""
         for name, (trained, optimizer) in self._networks().items():
             trained.network.load_state_dict(state[name])
             trained.refresh_bf16_copy()
@@ -184,7 +185,7 @@ class Updates:
 
 
 def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Clip the gradient to `max_norm`, if given; return its Euclidean norm before clipping."""
+    """Clip the gradient to the norm `max_norm`, if given. Return the norm before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if [gradient.dim() for gradient in gradients] == [1]:
         # For one flat gradient this is eight times faster than `get_total_norm`.

@@ -26,9 +26,10 @@ KEPT = 2
 class Checkpoints(Callback):
     """Write checkpoints; keep the two newest and the one with the lowest `wasserstein/exact`.
 
-    With `keep_every`, also keep checkpoints whose step is a multiple of it. With `from_start`, save
-    before the first step, so that a rollback always has a checkpoint. `facts` is stored with the
-    trainer's state: the config, the samples' shape and more, so that sampling needs no other file.
+    With `keep_every`, also keep checkpoints whose step is a multiple of `keep_every`. With
+    `from_start`, save a checkpoint before the first step, because a rollback needs one. `facts`
+    (the config, the samples' shape and more) is stored with the trainer's state, so that generating
+    samples from a checkpoint needs no other file.
     """
 
     phase = "checkpoint"
@@ -41,18 +42,18 @@ class Checkpoints(Callback):
     _best: tuple[float, float, Path] | None = field(default=None, init=False)
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Find the best checkpoint. Delete those of later steps, because they are damaged."""
+        """Delete checkpoints of later steps, because they are damaged. Find the best checkpoint."""
         self._forget_after(trainer.step)
         if self.from_start and not find_checkpoints(self.folder.checkpoints):
             self.save(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Save at once, so that the rollback still counts if the process is killed."""
+        """Save a checkpoint at once, so that a rollback counts even if the process is killed."""
         self.save(trainer)
         self._forget_after(trainer.step)
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Save if a checkpoint is due, and delete checkpoints that need not be kept."""
+        """If a checkpoint is due, save it and delete checkpoints that are no longer needed."""
         if point.save:
             self.save(trainer)
             self._note_best(point.step, point.scalars)
@@ -63,7 +64,7 @@ class Checkpoints(Callback):
             prune_checkpoints(self.folder.checkpoints, KEPT, kept)
 
     def on_stop(self, trainer: ObservedTrainer) -> None:
-        """Save the trainer, even in the middle of a step."""
+        """Save a checkpoint, even in the middle of a step."""
         self.save(trainer)
 
     def save(self, trainer: ObservedTrainer) -> None:
@@ -74,7 +75,7 @@ class Checkpoints(Callback):
         save_checkpoint(path, {**self.facts, "versions": versions, **trainer.state_dict()})
 
     def _forget_after(self, step: int) -> None:
-        """Delete the checkpoints of steps after `step`; find the best of the others."""
+        """Delete the checkpoints of steps after `step`. Find the best remaining checkpoint."""
         for path in find_checkpoints(self.folder.checkpoints):
             if step_of(path) > step:
                 path.unlink()

@@ -22,9 +22,9 @@ from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Poin
 class Loggers(Callback):
     """Pass the measurements of each point to all loggers.
 
-    `loggers` holds the loggers by their names in the config, `final` the newest value of every tag.
-    `first` is true in a new run. This callback comes after those that add measurements and before
-    `Checkpoints`, so that everything up to a checkpoint's step is logged.
+    `loggers` maps names in the config to loggers, and `final` maps every tag to its newest value.
+    `first` is True in a new run. This callback comes after the callbacks that add measurements. It
+    comes before `Checkpoints`, so that everything up to the step of a checkpoint is logged.
     """
 
     loggers: Mapping[str, Logger]
@@ -51,7 +51,7 @@ class Loggers(Callback):
         self._log(point)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Let loggers drop the steps that will be repeated; log the reason for the rollback."""
+        """Delete the logged steps that will be repeated, and log the reason for the rollback."""
         for name, logger in self._started.items():
             with _named(name, logger):
                 logger.rollback(trainer.recorded)
@@ -81,7 +81,7 @@ class Loggers(Callback):
 
 @contextmanager
 def _named(name: str, logger: Logger) -> Iterator[None]:
-    """Raise a logger's exception as a `LoggerError` that names the logger and the line."""
+    """Convert an exception of a logger to a `LoggerError` that names the logger and the line."""
     try:
         yield
     except Exception as error:

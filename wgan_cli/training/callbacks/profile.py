@@ -23,10 +23,11 @@ _TRACED = 10
 
 
 class Profile(Callback):
-    """Trace steps 11 to 20 after each start, or the second half of the run if fewer are left.
+    """Trace steps 11 to 20 after each start.
 
-    The file `profile/steps_<first>-<last>.pt.trace.json` is a Chrome trace with the trainer's
-    phases as named ranges. It includes logging and saving, as this comes after `Checkpoints`.
+    If fewer than 20 steps are left, trace the second half of them. The file
+    `profile/steps_<first>-<last>.pt.trace.json` is a Chrome trace with the trainer's phases as
+    named ranges. It includes logging and saving, because this callback comes after `Checkpoints`.
     """
 
     phase = "profile"
@@ -47,7 +48,7 @@ class Profile(Callback):
         self._follow(trainer)
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
-        """If the run ends early, write the trace of the steps so far."""
+        """If the run ends during the trace, write the trace of the steps so far."""
         if self._running is not None:
             self._finish(trainer)
 
@@ -58,7 +59,7 @@ class Profile(Callback):
             self._finish(trainer)
 
     def _begin(self, trainer: ObservedTrainer) -> None:
-        # Without this the profiler's library prints every start and every missing GPU on stderr.
+        # Otherwise the profiler's library prints every start and every missing GPU on stderr.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU]
         if trainer.device.type == "cuda":

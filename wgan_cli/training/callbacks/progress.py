@@ -52,7 +52,7 @@ class Progress(Callback):
             self._bar.refresh()
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Show progress. The numbers are those of the last log point."""
+        """Show the progress, with the numbers of the last log point."""
         if point.evaluation is not None:
             self._report(point.evaluation, point.step)
         if self._bar is not None:
@@ -68,7 +68,7 @@ class Progress(Callback):
             log.info("step %d of %d, %s, %.0f s left", point.step, trainer.steps, numbers, left)
 
     def _report(self, evaluation: EvaluationResult, step: int) -> None:
-        """Log the time of the first evaluation; once per metric, log why it has no value."""
+        """Log the time of the first evaluation. If a metric has no value, log the reason once."""
         if not self._costs_shown:
             self._costs_shown = True
             costs = sorted(evaluation.seconds.items(), key=lambda cost: -cost[1])

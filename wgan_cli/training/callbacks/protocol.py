@@ -15,13 +15,13 @@ from wgan_cli.loggers import Measurements
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.rollback import RollbackRecord
 
-# Takes the name of a phase of a step; returns a context that a profiler shows as a named range.
+# A function from the name of a phase to a context that a profiler shows as a named range.
 Phase = Callable[[str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """The intervals, in steps, at which work is due; all of it is also due at the last step."""
+    """The intervals in steps at which work is due. All work is also due after the last step."""
 
     log: int
     sample: int
@@ -29,7 +29,10 @@ class Cadence:
     evaluate: int
 
     def point(self, step: int, steps: int) -> Point:
-        """Return the `Point` of `step`, of `steps` in all, with the work that is due."""
+        """Return a `Point` for step `step` with flags for the work due after it.
+
+        `steps` is the total number of steps. All work is due after the last step.
+        """
         last = step == steps
         return Point(
             step=step,
@@ -60,7 +63,7 @@ class Point(Measurements):
 
 
 class ObservedTrainer(Protocol):
-    """The attributes of the trainer that callbacks may use. They may set only `phase`."""
+    """The attributes of the trainer that callbacks may use. Callbacks may set only `phase`."""
 
     phase: Phase
     steps: int  # total number of generator updates
@@ -84,21 +87,21 @@ class ObservedTrainer(Protocol):
 
 
 class Callback:
-    """Observe a run without changing the training; `phase` is its name in a profiler's trace."""
+    """Observe a run without changing the training. `phase` is the name in a profiler trace."""
 
     phase = "log"
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called before this process trains; `trainer.step` is above 0 after a resume."""
+        """Called before training starts. After a resume, `trainer.step` is the resumed step."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called after every step. Nothing is due after most steps."""
+        """Called after every step. After most steps, no work is due."""
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""
 
     def on_stop(self, trainer: ObservedTrainer) -> None:
-        """Called before a requested stop; the step or its measurements may be incomplete."""
+        """Called before a requested stop. The step or its measurements may be incomplete."""
 
     def on_end(self, trainer: ObservedTrainer, error: BaseException | None) -> None:
         """Called after the last step, or after `error`, even if `on_start` was not called."""

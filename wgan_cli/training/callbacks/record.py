@@ -26,7 +26,7 @@ class Record(Callback):
         self._seconds_before = 0.0
 
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Delete the lines of steps that will be repeated; restore the times before a resume."""
+        """Delete the lines of steps that will be repeated. Restore the times of a resumed run."""
         self._drop_after(trainer.recorded)
         before = read_status(self.folder.path)
         if trainer.step or trainer.inner:
@@ -37,7 +37,7 @@ class Record(Callback):
         self._write_running(trainer)
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
-        """Delete the lines of steps that will be repeated; write the rollback into the status."""
+        """Delete the lines of steps that will be repeated. Write the rollback into the status."""
         self._drop_after(trainer.recorded)
         self._write_running(trainer)
 
@@ -85,12 +85,12 @@ class Record(Callback):
 
 @dataclass(eq=False)
 class LogWatch(Callback):
-    """End the run at the next log point after `train.log` could not be written."""
+    """End the run at the next log point if `train.log` could not be written."""
 
     file: LogFile
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """At log points, raise the error of a failed write; `Checkpoints` has saved the step."""
+        """At log points, raise the error of a failed write. `Checkpoints` has saved the step."""
         if point.log:
             self._raise()
 

@@ -1,4 +1,4 @@
-"""The callbacks for sample points: pictures of samples, and histograms of the critic's weights."""
+"""Callbacks that draw pictures of samples and record histograms of the critic's weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _POINTS = 1024
 def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
     """Return samples (n, *sample shape) from the run's fixed noise, on the device.
 
-    n is 64. A conditional generator gives eight samples of each of the first 20 classes, with the
-    same noise for every class.
+    An unconditional generator gives n = 64 samples. A conditional generator gives eight samples of
+    each of the first 20 classes, with the same noise for every class.
     """
     draws = Draws(trainer.seed, Stream.SAMPLES)
     if trainer.classes is None:
@@ -39,10 +39,10 @@ def fixed_samples(trainer: ObservedTrainer, generator: nn.Module) -> Tensor:
 class SamplePictures(Callback):
     """Draw images in a grid, and samples with two numbers as points over the critic's scores.
 
-    Other samples get no picture. If the run keeps a moving average of the generator, also draw
-    samples of the trained generator. `real` holds held-out samples in the data set's own format,
-    `labels` their classes, if any. The grids of a conditional run have a row for each class.
-    `first` is true in a new run.
+    Other samples get no picture. If the run keeps a moving average of the generator, samples of the
+    trained generator are drawn too. `real` holds held-out samples in the data set's own format, and
+    `labels` holds their classes, if any. In a conditional run, each row of a grid shows one class.
+    `first` is True in a new run.
     """
 
     phase = "samples"
@@ -108,10 +108,13 @@ class SamplePictures(Callback):
 
 
 class WeightHistograms(Callback):
-    """At sample points, add every critic weight as the forward pass uses it."""
+    """When samples are due, record all critic weights as the forward pass uses them."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Add copies: on the CPU the arrays would otherwise share the parameters' memory."""
+        """If samples are due, copy the critic's weights into `point.histograms`.
+
+        Without the copy, the arrays would share memory with the parameters on the CPU.
+        """
         if point.sample:
             for name, weight in weights_in_use(trainer.critic).items():
                 copied = weight.detach().float().cpu().clone()
@@ -120,7 +123,7 @@ class WeightHistograms(Callback):
 
 @torch.no_grad()
 def _scores(trainer: ObservedTrainer, points: Tensor) -> Tensor:
-    """Return the critic's scores (n,); for classes, their mean weighted by class frequency."""
+    """Return the critic's scores (n,). With classes, average them, weighted by class frequency."""
     critic, classes = trainer.critic, trainer.classes
     with evaluating(critic):
         if classes is None:
