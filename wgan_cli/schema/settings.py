@@ -24,13 +24,13 @@ class Limits(TypedDict, total=False):
 
 
 def setting(*, default: Any = MISSING, **limits: Unpack[Limits]) -> Any:
-    """Return a dataclass field with a range; the default is usually in YAML instead of here."""
+    """Return a dataclass field with limits for its values. Most defaults are in YAML, not here."""
     return dataclasses.field(default=default, metadata=limits)
 
 
 @dataclass
 class NamedConfig:
-    """A component that has only a name."""
+    """Settings of a component that has only a name."""
 
     _target_: str = MISSING
     name: str = MISSING
