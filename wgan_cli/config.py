@@ -1,8 +1,8 @@
 """Turn a composed config into typed settings: check them, and fill in recommended values.
 
 `validate` turns a composed config into frozen dataclasses or raises `ConfigError`. `fill` replaces
-nulls by the data set's recommendations or the paper's choices. Neither needs data, a device or
-torch. `build.complete` fills in the settings that depend on them.
+null settings by the data set's recommendations or the paper's choices. Both work without data, a
+device or torch. `build.complete` fills in the settings that depend on the data or the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
 from wgan_cli.validation import typed
 
-# The groups that define the training; each takes one option. `logger` takes any number.
+# The config groups that define the training. Each of them takes one option. The group `logger`,
+# which takes any number of options, is not listed.
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer")
 
 # From arXiv 1701.07875, Algorithm 1, which specifies no number of steps.
@@ -38,8 +39,8 @@ T = TypeVar("T")
 def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
     """Check the types, keys and ranges of a composed config.
 
-    Return the typed config, whose groups are plain dicts. Raises `ConfigError` with the key, its
-    value and the allowed values. `rules.check_rules` checks combinations of settings.
+    Return the typed config, in which each group is a plain dict. Raises `ConfigError` with the key,
+    its value and the allowed values. `rules.check_rules` later checks combinations of settings.
     """
     plain = _plain(composed)
     nodes = {group: plain.pop(group, None) for group in GROUPS}
@@ -106,14 +107,15 @@ def fill(config: TrainConfig) -> tuple[FilledConfig, list[str]]:
 
 
 def settings_below(config: TrainConfig, stage: type[TrainConfig]) -> dict[str, Any]:
-    """Return the settings of `config` that the class `stage` does not redefine."""
+    """Return the settings of `config`, without those that the subclass `stage` declares again."""
     return {key: value for key, value in vars(config).items() if key not in stage.__annotations__}
 
 
 def refuse_missing_packages(config: TrainConfig) -> None:
-    """Raise `ConfigError` for a `_target_` whose package is not installed.
+    """Raise `ConfigError` if the package of a `_target_` is not installed.
 
-    Nothing is imported here. Other mistakes in a `_target_` raise when it is built.
+    This function imports nothing. Any other mistake in a `_target_` raises an error when the
+    component is built.
     """
     nodes = {group: getattr(config, group) for group in GROUPS if group != "model"}
     nodes |= {f"model.{network}": config.model[network] for network in ("generator", "critic")}
@@ -133,7 +135,7 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def configs_folder() -> Path:
-    """Return the folder of the shipped YAML: in an installed package, beside it in a checkout."""
+    """Return the folder `configs`: inside an installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
@@ -175,7 +177,7 @@ def _checked_group(group: str, node: Any) -> dict[str, Any]:
 
 
 def _checked_loggers(node: Any) -> dict[str, Any]:
-    """Return the loggers' settings by name; an empty dict for `logger=none`."""
+    """Return a dict from logger names to their checked settings; it is empty for `logger=none`."""
     if not isinstance(node, dict | None):
         raise ConfigError(f"logger={node!r} is no logger; wgan-train --help lists the options.")
     checked = {}

@@ -1,11 +1,12 @@
-"""Errors shown to users, each with an exit code and the state of the run that it ends.
+"""Errors shown to users.
 
-A message is one or two plain sentences: the mistake, the allowed values, and what to type instead.
+Each class has an exit code and the state to record for a run that fails with it. A message is one
+or two plain sentences: the mistake, the allowed values, and what to type instead.
 """
 
 
 class WganError(Exception):
-    """Base of the errors that end a command with a message and an exit code, not a traceback."""
+    """Base class of errors that end a command with a message and an exit code, not a traceback."""
 
     exit_code = 1
     state = "failed"
@@ -38,7 +39,7 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class DivergedError(WganError):
-    """A loss, gradient or weight became NaN or infinite. `what` is the message."""
+    """A loss, gradient or weight became NaN or infinite. The message is `what`, then `advice`."""
 
     exit_code = 5
     state = "diverged"
@@ -81,14 +82,14 @@ class RankError(WganError):
 
 
 class PreemptedError(WganError):
-    """The run was asked to stop (SIGTERM), saved itself and can be resumed."""
+    """The run got a stop signal such as SIGTERM, saved its state and can be resumed."""
 
     exit_code = 75
     state = "preempted"
 
 
 class InterruptedRunError(WganError):
-    """The user pressed Ctrl-C; the run saved itself and can be resumed."""
+    """The user pressed Ctrl-C. The run saved its state and can be resumed."""
 
     exit_code = 130
     state = "interrupted"

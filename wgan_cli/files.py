@@ -14,7 +14,7 @@ from typing import TextIO
 
 from wgan_cli.errors import CheckpointError, DiskError
 
-# Error number to the reason and the remedy.
+# Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
     errno.EDQUOT: ("The disk quota is used up", "Free some space."),
@@ -23,12 +23,13 @@ _FULL = {
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
-    """Replace the content of `path` by `data` atomically. On an error the old file stays.
+    """Replace the content of `path` by `data` atomically. If this fails, the old file stays.
 
-    With `durable`, wait until the data are on the disk, so that the file survives a power failure.
-    Raises `DiskError`.
+    If `durable` is true, wait until the data are on the disk; the new file then survives a power
+    failure. Raises `DiskError`.
     """
-    # Write to a link's target, to keep the link. The process id separates concurrent writers.
+    # If `path` is a link, write to its target, which keeps the link. The process id in the
+    # temporary name separates concurrent writers.
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -59,10 +60,10 @@ def sync(path: Path) -> None:
 
 
 def overwrite_in_place(path: Path, data: bytes) -> bool:
-    """Overwrite `path` within the disk blocks it already has; return whether that succeeded.
+    """Overwrite `path` within the disk blocks that it already has; return whether this succeeded.
 
-    This is the last resort on a full disk, which has no room for the second file of an atomic
-    write. It is not atomic: a process killed during the write leaves a damaged file.
+    Use this only on a full disk, where an atomic write has no room for its second file. A process
+    that is killed during this write leaves a damaged file.
     """
     try:
         with path.open("r+b", buffering=0) as file:
@@ -82,7 +83,7 @@ def overwrite_in_place(path: Path, data: bytes) -> bool:
 
 
 class RecordFile:
-    """A file to which records are appended. A record that cannot be completed is removed again.
+    """A file for appending records. If a record cannot be written completely, none of it is kept.
 
     When `write` returns, other processes can read the record, but it may not be on the disk yet.
     """
@@ -118,7 +119,7 @@ class RecordFile:
         """Do nothing: `write` does not buffer."""
 
     def close(self) -> None:
-        """Close the file. Raises `DiskError`: some network disks report errors only on close."""
+        """Close the file. Raises `DiskError`, because some network disks report errors only now."""
         try:
             self._file.close()
         except OSError as error:
@@ -126,10 +127,10 @@ class RecordFile:
 
 
 class LogFile(logging.Handler):
-    """A logging handler that writes each message with its time, and never half a line.
+    """A logging handler that writes each message with its time, as a complete line or not at all.
 
-    The message may report an error, which a full disk must not hide. So `emit` stores a disk error
-    in `failure`, and `LogWatch` raises it later.
+    If the disk is full, `emit` raises no error, because the message itself may report an error that
+    must not be lost. `emit` stores the disk error in `failure`, and `LogWatch` raises it later.
     """
 
     def __init__(self, path: Path) -> None:
@@ -140,7 +141,7 @@ class LogFile(logging.Handler):
         self._file: RecordFile | None = None
 
     def open(self) -> None:
-        """Open the file. Call it before the first message."""
+        """Open the file. Call this before the first message."""
         self._file = RecordFile(self.path)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -162,9 +163,9 @@ class LogFile(logging.Handler):
 
 
 def locked(path: Path) -> TextIO | None:
-    """Create and lock the file `path`; return the open file, or None if another process has it.
+    """Create and lock the file `path`; return it open, or None if another process holds the lock.
 
-    The lock ends when the file is closed; the kernel closes it when the process ends. Raises
+    Closing the file releases the lock; the kernel closes the file when the process ends. Raises
     `DiskError`.
     """
     while True:
@@ -183,14 +184,15 @@ def locked(path: Path) -> TextIO | None:
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        # The last holder removed this file, so another process could lock a new one: retry.
+        # The last holder of the lock has removed this file, and others will lock a new one: retry.
         file.close()
 
 
 def is_stale(path: Path) -> bool:
     """Return whether the lock file `path` exists and no process holds it.
 
-    False if this is unknown, as on a network disk without `flock`. The file is not changed.
+    Return False if this cannot be found out, for example on a network disk without `flock`. The
+    file is not changed.
     """
     try:
         with path.open() as file:
@@ -237,9 +239,9 @@ def is_full(error: OSError) -> bool:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise `CheckpointError` for a link that points outside its own folder.
+    """Raise `CheckpointError` if `path` is a link that leads out of its folder.
 
-    Another user may have made the run folder; writing to it must not change files elsewhere.
+    A run folder may come from another user. Writing to it must not change files elsewhere.
     """
     if not path.is_symlink() or path.is_char_device():
         return

@@ -18,7 +18,7 @@ from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
-# Two options of glibc's mallopt, and the largest block size that it can keep when freed.
+# Two options of glibc's mallopt, and the size of the largest freed block that glibc can keep.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 
@@ -36,8 +36,8 @@ class Machine:
 def find_device(name: str, process: Process = ALONE) -> torch.device:
     """Return this process's device for the setting `device=NAME`.
 
-    If several processes train one run, each gets the GPU with the process's local rank. Raises
-    `ConfigError` if there is no such device.
+    If several processes train one run, each process gets the GPU whose index is its local rank.
+    Raises `ConfigError` if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,10 +66,11 @@ def choose_machine(
 ) -> Machine:
     """Return the machine settings; choose those that the config leaves open.
 
-    A resumed run, whose old config is `saved`, keeps its precision and number of threads, because
-    its exact results depend on them. Otherwise fixed rules apply (docs/performance.md): bf16 if
-    the CPU multiplies bfloat16 and both networks have the trait `bf16_copy`, as this package's
-    have; else fp32. Compilation is off unless the config turns it on.
+    `saved` is the saved config of a resumed run. The run keeps its precision and number of threads,
+    because its exact results depend on them. A new run follows fixed rules (docs/performance.md):
+    the precision is bf16 if the CPU can multiply bfloat16 matrices and both networks have the trait
+    `bf16_copy`, as all networks of this package do, and fp32 otherwise. Compilation is off unless
+    the config turns it on.
     """
     saved = saved or {}
     precision, threads = config.precision, config.threads
@@ -98,14 +99,15 @@ def set_up_torch(
 ) -> None:
     """Set up torch in this process for a run: threads, CUDA device, kernels and memory.
 
-    fp32 never uses TF32. `deterministic` has an effect only on CUDA.
+    Computations in fp32 never use TF32. `deterministic` has an effect only on CUDA.
     """
     torch.set_num_threads(machine.threads)
     if device.type == "cuda":
         if process.world > 1:
             torch.cuda.set_device(device)
         if deterministic:
-            # Required by torch's notes on reproducibility. cuBLAS reads it at its first use.
+            # torch's notes on reproducibility require this variable. cuBLAS reads it at its first
+            # use.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(deterministic)
     else:
@@ -123,8 +125,8 @@ def multiplies_bfloat16() -> bool:
 def _keep_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel.
 
-    Every step allocates the same blocks again. The kernel would have to zero every new page: about
-    ten thousand pages in each step of a DCGAN.
+    Every step allocates the same blocks again. If they were returned, the kernel would have to zero
+    all their pages each time: about ten thousand pages in each step of a DCGAN.
     """
     try:
         allocator = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Recognise out-of-memory errors, on the CPU or a GPU, and report how much was in use."""
+"""Recognise out-of-memory errors of the CPU and of GPUs; report how much memory was in use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def memory_used(error: Exception) -> str:
 
 
 def _peak(error: Exception) -> str:
-    """Return the peak of the fullest GPU if a GPU ran out of memory, else the process's peak."""
+    """Return the peak memory use: of the fullest GPU if a GPU ran out, else of this process."""
     if "CUDA" in str(error) and torch.cuda.is_available():
         gpu = max(range(torch.cuda.device_count()), key=torch.cuda.max_memory_allocated)
         total = torch.cuda.get_device_properties(gpu).total_memory

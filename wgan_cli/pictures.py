@@ -1,4 +1,4 @@
-"""Draw samples, and charts of a critic and of a run's metrics, as RGB pictures (H, W, 3), uint8."""
+"""Draw samples and charts as RGB pictures, which are uint8 arrays (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wgan_cli.files import write_atomically
 
-# Functions that draw import Matplotlib themselves: most commands do not need it.
+# Matplotlib is imported inside the functions that draw, because most commands do not need it.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -119,16 +119,16 @@ def rendered(figure: Figure) -> np.ndarray:
 
 
 def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray:
-    """Draw gradient norms against depth (arXiv 1704.00028, figure 1b).
+    """Return a chart of gradient norms by layer of the critic (arXiv 1704.00028, figure 1b).
 
     `curves` maps "real" and "generated" to their (layer, norm) pairs, from input to output. A flat
-    curve means that gradients neither vanish nor explode in the critic. Return the picture.
+    curve means that gradients neither vanish nor explode in the critic.
     """
     figure, axes = _figure()
     for (kind, norms), colour, marker in zip(curves.items(), (REAL, FAKE), "os", strict=True):
         depths, values = range(1, len(norms) + 1), [norm for _, norm in norms]
         axes.plot(depths, values, color=colour, marker=marker, label=f"{kind} samples")
-    # A logarithmic scale needs a positive value, and a norm is 0 if a layer gets no gradient.
+    # A logarithmic scale needs a positive value, but norms are 0 if layers get no gradient.
     if any(norm > 0 for norms in curves.values() for _, norm in norms):
         _logarithmic(axes)
     _whole_numbers(axes)
@@ -139,7 +139,7 @@ def layer_norms(curves: Mapping[str, Sequence[tuple[str, float]]]) -> np.ndarray
 
 
 def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
-    """Return a histogram of all weights (n,) of a critic, with lines at ±`clip` if it is given."""
+    """Return a histogram of a critic's weights (n,). If `clip` is given, lines mark ±`clip`."""
     figure, axes = _figure()
     reach = clip or float(np.abs(weights).max()) or 1.0
     counts, edges = np.histogram(weights, bins=_BINS, range=(-reach, reach))
@@ -158,11 +158,12 @@ def weight_histogram(weights: np.ndarray, clip: float | None) -> np.ndarray:
 
 
 def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Return a chart of each class's share of the held-out and of the generated samples.
+    """Return a chart of the share of each class among held-out samples and among generated samples.
 
-    `real` and `fake` are counts (classes,). Up to 64 classes are drawn as bars. For more classes,
-    each side's shares are sorted and drawn as a curve: if the generated curve is steeper, the
-    generator prefers some classes; if it ends earlier, the generator misses some.
+    `real` and `fake` count the samples of each class (classes,). Up to 64 classes are drawn as
+    bars. With more classes, the shares are sorted and drawn as two curves. If the curve of the
+    generated samples is steeper, the generator prefers some classes. If that curve ends earlier,
+    the generator misses some classes.
     """
     figure, axes = _figure()
     shares = (real / real.sum(), REAL, "held-out data"), (fake / fake.sum(), FAKE, "generated")
@@ -170,7 +171,7 @@ def class_histogram(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
         for share, colour, label in shares:
             present = np.sort(share[share > 0])[::-1]
             rank = np.arange(1, len(present) + 1)
-            # A single class has no line, so mark the first point.
+            # A curve of one class has no line, so mark the first point of each curve.
             axes.plot(rank, present, color=colour, label=label, marker="o", markevery=[0])
         axes.set_xlim(-0.02 * len(real), 1.02 * len(real))
         _logarithmic(axes)
@@ -189,10 +190,10 @@ def curves(
     estimate: tuple[Sequence[float], Sequence[float]],
     panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]],
 ) -> np.ndarray:
-    """Return a chart of the critic's estimate (steps, values), and of each metric in a panel.
+    """Return a chart with a panel for the critic's estimate and a panel for each metric.
 
-    `panels` maps a metric to its steps, its values and its values for real samples (None if
-    unknown).
+    `estimate` holds steps and values. `panels` maps a metric to its steps, its values and its
+    values for real samples (None if unknown).
     """
     from matplotlib.figure import Figure
 
@@ -223,10 +224,10 @@ def _whole_numbers(axes: Axes) -> None:
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Make the y axis logarithmic, with plain labels because typesetting 10^k is slow.
+    """Make the y axis logarithmic. Its labels are plain numbers, because typesetting 10^k is slow.
 
-    Minor ticks are only at 2, 3 and 5 times a power of ten, because each tick takes a third of a
-    millisecond.
+    Minor ticks are only at 2, 3 and 5 times a power of ten, because drawing a tick takes a third of
+    a millisecond.
     """
     from matplotlib.ticker import LogFormatter, LogLocator
 
@@ -237,7 +238,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """Return a small figure with fixed margins: computing margins takes as long as drawing."""
+    """Return a small figure with fixed margins, because computing them is as slow as drawing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), dpi=90)

@@ -1,7 +1,7 @@
 """Refuse settings that cannot work together, or that would have no effect.
 
 The rules need only the config and the components' traits, so they run before anything is built.
-`refuse_pair` runs again, on the layers of the built critic.
+After the critic is built, `refuse_pair` runs again with the facts about its layers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _NEEDED = {
 class CriticFacts:
     """The facts about a critic that decide which constraints it allows.
 
-    None means unknown, and an unknown fact is never refused. `batch_norm` and `normalization` name
-    the layers, by a setting or by module names; they are empty if there are none or if unknown.
+    None means that a fact is unknown; an unknown fact rules out no constraint. `batch_norm` and
+    `normalization` are texts for messages that name such layers, by a setting or by module names.
+    They are empty if the critic has no such layers or if this is unknown.
     """
 
     lipschitz: bool = False  # by construction
@@ -38,7 +39,7 @@ class CriticFacts:
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> CriticFacts:
-        """Return the facts that the config gives before the critic is built."""
+        """Return the facts that are known from the config, before the critic is built."""
         stated = traits("network", config.model["critic"])
         norm = stated.normalization
         where = f"model.critic.norm={norm}" if norm not in (None, "none") else ""
@@ -118,7 +119,7 @@ def _refuse_more_than_there_is(config: TrainConfig) -> None:
 
 
 def _refuse_images_for_points(config: TrainConfig) -> None:
-    """Refuse images for a network that takes 2D points; the message lists the settings it needs."""
+    """Refuse images or a wrong latent_dim for a network of 2D points; suggest other settings."""
     for network in ("generator", "critic"):
         needs, needed = traits("network", config.model[network]), []
         if needs.images is False and traits("dataset", config.dataset).side not in (0, None):
@@ -137,7 +138,7 @@ def _refuse_images_for_points(config: TrainConfig) -> None:
 
 
 def _refuse_unfit_images(config: TrainConfig) -> None:
-    """Refuse points or an image size that a network cannot handle, if the config fixes the size."""
+    """Refuse points, or images of an unsupported size, for a network that takes images."""
     side, name = traits("dataset", config.dataset).side, _dataset_name(config)
     for network in ("generator", "critic"):
         takes, model = traits("network", config.model[network]), config.model["name"]
@@ -193,7 +194,7 @@ def classless(config: TrainConfig) -> ConfigError:
 
 
 def refuse_metrics_without(kinds: Collection[str], config: TrainConfig) -> None:
-    """Raise `ConfigError` if a metric needs something, such as labels, that `kinds` lacks."""
+    """Raise `ConfigError` if a metric needs a kind of data, such as labels, that `kinds` lacks."""
     for tag in config.metrics or ():
         if METRICS[tag].needs not in kinds:
             raise ConfigError(
@@ -207,7 +208,7 @@ def _dataset_name(config: TrainConfig) -> str:
 
 
 def refuse_pair(config: TrainConfig, critic: CriticFacts) -> None:
-    """Raise `ConfigError` if the constraint's traits do not allow the critic."""
+    """Raise `ConfigError` if the constraint cannot be used with this critic."""
     held = traits("constraint", config.constraint)
     name = config.constraint.get("name") or config.constraint["_target_"]
     if held.acts_on_weights and critic.lipschitz:

@@ -28,7 +28,7 @@ _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
 
 
 class RunFolder:
-    """The folder of one run. `claim` creates and locks it; `release` or process exit unlocks it.
+    """The folder of one run. `claim` creates and locks it; `release` or a process exit unlocks it.
 
     Inside are the folders `checkpoints`, `samples` (pictures) and `tensorboard` (event files).
     """
@@ -51,9 +51,9 @@ class RunFolder:
     def claim(self, *, resuming: bool) -> None:
         """Create and lock the folder, and remove half-written files of a killed process.
 
-        Raises `FolderInUseError` if another process is using the folder, or if it holds a run and
-        `resuming` is false; `DiskError` if it cannot be created; `CheckpointError` if it contains
-        a link that points out of it.
+        Raises `FolderInUseError` if another process uses the folder, or if the folder holds a run
+        and `resuming` is false. Raises `DiskError` if the folder cannot be created, and
+        `CheckpointError` if it contains a link that leads out of it.
         """
         make_folder(self.path)
         self._refuse_links()
@@ -69,7 +69,8 @@ class RunFolder:
         self._lock = lock
         for folder in (self.checkpoints, self.samples):
             make_folder(folder)
-        # Only the trainer's temporary files: wgan-eval takes no lock, so its files may be in use.
+        # Remove only the trainer's temporary files. wgan-eval takes no lock and may still use its
+        # own.
         for name in _SMALL:
             _remove(self.path.glob(f".{name}.*tmp"))
         _remove(self.samples.glob(".step_*.tmp"))
@@ -85,7 +86,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.samples, self.tensorboard):
             with suppress(OSError):
                 folder.rmdir()
-        # Remove the lock last: the next process that creates it owns the folder.
+        # Remove the lock file last: another process can then create it and own the folder.
         _remove([self.path / LOCK])
 
     def release(self) -> None:
@@ -95,13 +96,13 @@ class RunFolder:
             self._lock = None
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write every setting to `config.yaml`, from which the run can be repeated."""
+        """Write all settings to `config.yaml`. The run can be repeated from this file."""
         command = f"wgan-train --config-dir {self.path} --config-name config"
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
 
     def write_overrides(self, overrides: Sequence[str]) -> None:
-        """Write `overrides` to `overrides.yaml`: those of the first start, then of each resume."""
+        """Write the overrides of the run's first start and of all resumes to `overrides.yaml`."""
         self._replace(OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
     def read_overrides(self) -> list[str]:
@@ -114,9 +115,9 @@ class RunFolder:
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
     def write_environment(self, **more: Any) -> None:
-        """Write the command line, machine, package versions and the fields `more` as JSON.
+        """Write this process's command line, machine, package versions and `more` as JSON.
 
-        They are those of the process that trained here last. Raises `DiskError`.
+        This replaces the file of any earlier process. Raises `DiskError`.
         """
         environment = {
             "command": sys.argv,
@@ -145,7 +146,7 @@ class RunFolder:
         return [point for point in map(_point, lines) if point is not None]
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines after `step`: a run resumed at that step writes them again."""
+        """Remove the lines after `step`, because a run that resumes there writes them again."""
         kept = [json.dumps(point) + "\n" for point in self.read_metrics() if point["step"] <= step]
         self._replace(METRICS, "".join(kept))
 
@@ -232,7 +233,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove a folder if it is empty, then each empty parent below the current folder."""
+    """Remove a folder if it is empty, then its empty parents inside the current folder."""
     path, current = path.absolute(), Path.cwd()
     try:
         path.rmdir()

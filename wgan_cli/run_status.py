@@ -23,9 +23,9 @@ T = TypeVar("T")
 class RunStatus:
     """The fields of `status.json`, in the same order.
 
-    `state` is empty if no run has begun. `final` holds the newest value of every tag.
-    `evaluation_seconds` holds the total time of each metric over all evaluations. `seconds` is the
-    total time of the run, resumes included.
+    `state` is empty if no run has begun. `final` holds the newest value of every tag. `returns`
+    lists the rollbacks. `evaluation_seconds` holds the total time of each metric over all
+    evaluations. `seconds` is the total time of the run, including resumes.
     """
 
     state: str = ""
@@ -42,7 +42,7 @@ class RunStatus:
 
     @property
     def running(self) -> bool:
-        """True if the run has begun and recorded no end. It may have been killed since."""
+        """True if the run has begun and not recorded its end. A killed run stays in this state."""
         return self.state == "running"
 
     @property
@@ -88,7 +88,7 @@ def read_status(folder: Path) -> RunStatus:
 def write_status(folder: Path, status: RunStatus) -> None:
     """Replace `status.json` atomically. Raises `DiskError`.
 
-    On a full disk, the status of an ended run is written by overwriting the file in place.
+    If the disk is full and the run has ended, the file is overwritten in place instead.
     """
     path, ended = folder / STATUS, status.exit_code is not None
     fields = dataclasses.asdict(status)
@@ -105,7 +105,7 @@ def now() -> str:
 
 
 def _text(value: Any) -> str:
-    # JSON allows half of a surrogate pair, which cannot be written to a terminal or a file.
+    # Replace lone surrogates: JSON allows them, but a terminal or a file cannot encode them.
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
@@ -117,7 +117,7 @@ def _numbers(values: Any) -> dict[str, float]:
 
 
 def _number(value: Any, kind: type[T]) -> T | None:
-    """Return `value` converted to the type `kind`, or None if it is no finite number."""
+    """Return `value` converted to the type `kind`, or None if it is not a finite number."""
     try:
         valid = type(value) in (int, float) and math.isfinite(value)
         return kind(value) if valid else None  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""Handle Ctrl-C and other stop signals: finish the step if it is short, then save and stop."""
+"""Handle Ctrl-C and other stop signals: finish the current step if it is short, save and stop."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Seconds that a signal may wait for the end of a step. Schedulers kill after 20 or 30 seconds.
+# After a signal, wait this many seconds for the end of a step. Schedulers kill after 20 or 30.
 PATIENCE = 5.0
 
 
 class StopNow(BaseException):
-    """Raised by a signal during work that can be repeated. The run ends with `error`."""
+    """Raised if a stop signal comes during work that can be repeated. The run ends with `error`."""
 
     def __init__(self, error: WganError) -> None:
         super().__init__(str(error))
@@ -34,9 +34,10 @@ class Terminated(BaseException):
 class StopSignals:
     """A context that records stop signals. A second Ctrl-C ends the process at once.
 
-    Stop signals are Ctrl-C, SIGTERM, SIGHUP (a closed terminal; not under nohup), and SIGUSR2 if it
-    has a handler: Slurm sends it shortly before a job's time limit, and submitit handles it.
-    Python allows handlers only in the main thread, so other threads record no signal.
+    Stop signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) except under nohup, and
+    SIGUSR2 if it has a handler. Slurm sends SIGUSR2 shortly before a job's time limit, and submitit
+    installs a handler for it. Python allows handlers only in the main thread, so a context in
+    another thread records no signal.
     """
 
     def __init__(self) -> None:
@@ -54,9 +55,9 @@ class StopSignals:
         self._handlers.close()
 
     def raise_again(self) -> None:
-        """Raise a recorded SIGUSR2 again, for the previous handler. Call it after saving the run.
+        """Send a recorded SIGUSR2 again, to the previous handler. Call this after saving the run.
 
-        Submitit's handler requeues the job and ends the process.
+        If submitit installed that handler, it requeues the job and ends the process.
         """
         if self._seen == signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)
@@ -70,12 +71,12 @@ class StopSignals:
         return PreemptedError("The run was asked to stop.")
 
     def overdue(self) -> WganError | None:
-        """Return that error if the signal came more than `PATIENCE` seconds ago, else None."""
+        """Return the same error as `requested`, but only `PATIENCE` seconds after the signal."""
         return self.requested() if time.monotonic() - self._since > PATIENCE else None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Raise `StopNow` within the context as soon as a signal comes, or came before."""
+        """Within the context, raise `StopNow` when a signal comes, or at once if one has come."""
         try:
             self._at_once = True
             self._raise_if_requested()
@@ -100,10 +101,10 @@ class StopSignals:
 
 
 class SharedStopSignals(StopSignals):
-    """The stop signals of all ranks, as shared by the last update, so that all stop at one step.
+    """The stop signals of all ranks. Every update shares them, so all ranks stop at the same step.
 
-    `signals` holds those of this process. `counts` (3,) is proportional to the number of ranks with
-    a request to end, with an interrupt, and with an overdue signal.
+    `signals` records the signals of this process. `counts` (3,) comes from the last update. It is
+    proportional to the numbers of ranks with a request to end, an interrupt and an overdue signal.
     """
 
     NONE = (False, False, False)
@@ -126,7 +127,7 @@ class SharedStopSignals(StopSignals):
         return not interrupted, interrupted, self.signals.overdue() is not None
 
     def requested(self) -> WganError | None:
-        """Return the error that must end the run, the same on all ranks; None without a signal.
+        """Return the error that must end the run, or None. All ranks get the same result.
 
         Call this once per step on every rank.
         """
@@ -138,7 +139,8 @@ class SharedStopSignals(StopSignals):
     def overdue(self) -> WganError | None:
         """Return the error if a signal has waited for `PATIENCE` seconds, otherwise None.
 
-        On a GPU, always return None: every update would wait for the device, and steps are short.
+        On a GPU, always return None: reading the counts would make every update wait for the
+        device, and steps on a GPU are short.
         """
         return self._error() if self._on_cpu() and self._read()[2] else None
 
@@ -157,7 +159,7 @@ class SharedStopSignals(StopSignals):
 
 @contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """Raise `Terminated` within the context if a stop signal other than Ctrl-C comes.
+    """Within the context, raise `Terminated` if a stop signal other than Ctrl-C comes.
 
     An inner `StopSignals` context replaces these handlers while it is active.
     """

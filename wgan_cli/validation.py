@@ -14,10 +14,10 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from wgan_cli.errors import ConfigError
 
-# The most choices, and the most characters of a value, that a message shows in full.
+# Limits for messages: the number of choices, and the characters of a value, shown in full.
 _MOST_CHOICES = 8
 _LONGEST = 80
-# The limits of a number: in words, and as a test of a value against the limit.
+# Maps each kind of limit to its words in a message and to a function that tests a value.
 _LIMITS = {
     "at_least": ("at least", operator.ge),
     "above": ("above", operator.gt),
@@ -28,7 +28,7 @@ _LIMITS = {
 
 
 def typed(schema: type, node: dict[str, Any], path: str) -> Any:
-    """Return `node` as an instance of `schema`. Raises `ConfigError` with the key below `path`."""
+    """Return `node` as an instance of `schema`. Raises `ConfigError`; `path` is for its message."""
 
     def at(key: str) -> str:
         return ".".join(filter(None, (path, key)))
@@ -37,7 +37,8 @@ def typed(schema: type, node: dict[str, Any], path: str) -> Any:
     for field in dataclasses.fields(schema):
         given, group = node.get(field.name), _settings_within(field)
         if group is not None:
-            # OmegaConf merges into a frozen dataclass, but not into those nested in it.
+            # OmegaConf can merge into a frozen dataclass, but not into frozen dataclasses inside
+            # it.
             OmegaConf.set_readonly(empty[field.name], False)
             if field.name in node and not isinstance(given, dict):
                 inner = ", ".join(f.name for f in dataclasses.fields(group))
@@ -127,7 +128,7 @@ def _check_ranges(checked: Any, path: str, raw: Any) -> None:
             continue
         if isinstance(given, bool) and isinstance(value, int) and not isinstance(value, bool):
             raise ConfigError(f"{key} must be a number, not {str(given).lower()}.")
-        # OmegaConf converts numbers to booleans without an error, so refuse them here.
+        # Refuse numbers for booleans here, because OmegaConf would convert them without an error.
         if isinstance(value, bool) and isinstance(given, int | float) and given is not value:
             raise ConfigError(f"{key} must be true or false, not {given}.")
         items = value.values() if isinstance(value, dict) else value

@@ -39,7 +39,7 @@ def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
 def trusted_generator(
     state: dict[str, Any], path: Path, trusted: Sequence[str], *, raw: bool
 ) -> nn.Module:
-    """Return the generator of a checkpoint's state: the EMA one if there is one, unless `raw`.
+    """Build a checkpoint's generator, with averaged weights (EMA) if there are any, unless `raw`.
 
     `path` is for messages. Raises `CheckpointError` if the config names a class that is not
     trusted, or if the weights do not fit.
@@ -56,7 +56,7 @@ def trusted_generator(
 
 
 def generator_key(state: dict[str, Any], *, raw: bool) -> str:
-    """Return the key of the generator's weights in a checkpoint's state; EMA unless `raw`."""
+    """Return the key of the generator's weights in `state`: EMA weights if any, unless `raw`."""
     return "generator_ema" if "generator_ema" in state and not raw else "generator"
 
 

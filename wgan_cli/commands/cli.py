@@ -37,7 +37,8 @@ def exit_code_of(
 ) -> int:
     """Call `work` and return the exit code; print expected errors as one sentence on stderr.
 
-    `smaller` ends the out-of-memory message, and `interrupted` ends the message after Ctrl-C.
+    `smaller` is the end of the out-of-memory message, and `interrupted` the end of the message
+    after Ctrl-C.
     """
     try:
         return work()
@@ -63,7 +64,7 @@ def exit_code_of(
 def exit_code_of_training(
     command: str, work: Callable[[], int], stopped: Callable[[], WganError]
 ) -> int:
-    """Call `work` and return the exit code, as `exit_code_of` does, for a command that trains.
+    """Call `work`, which may train; return the exit code, and print expected errors on stderr.
 
     `stopped` returns the error to report if a stop signal comes while no run is training.
     """
@@ -95,18 +96,18 @@ def shown(path: Path) -> Path:
 
 
 def print_error(message: str) -> None:
-    """Print the message on stderr, if stderr can be written."""
+    """Print the message on stderr; do nothing if stderr cannot be written."""
     with suppress(OSError):
         print(message, file=sys.stderr)
 
 
 def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
-    """Return a console script that passes the arguments to `run` and exits with its code."""
+    """Return a function that calls `run` with the command line's words and exits with its code."""
     return lambda: exit_process(run(sys.argv[1:]))
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit with `code`, even if stdout or stderr cannot be flushed. A full disk changes 0 to 7."""
+    """Exit with `code`, even if output cannot be flushed. If the disk is full, 0 becomes 7."""
     for stream in (sys.stdout, sys.stderr):
         # The stream is None if the shell has closed it.
         if stream is None:
@@ -114,7 +115,7 @@ def exit_process(code: int) -> NoReturn:
         try:
             stream.flush()
         except OSError as error:
-            # At exit Python would flush again, and exit with 120.
+            # Otherwise Python would flush again at its exit, fail, and exit with 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if is_full(error):
                 code = code or DiskError.exit_code

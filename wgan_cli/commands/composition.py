@@ -30,7 +30,7 @@ from wgan_cli.validation import flatten, nearest, no_setting, override_key
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
-# The extra of this package that installs each launcher.
+# Maps each launcher to the extra of this package that installs it.
 _LAUNCHERS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 ONE_OPTION = (*GROUPS, "experiment", "debug")
 
@@ -66,10 +66,10 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def choices(self, overrides: Sequence[str]) -> list[list[str]]:
-        """Return, for each key of a sweep, one override per value, as Hydra's basic sweeper does.
+        """Return a list for each key of a sweep, with one override per value, like Hydra's sweeper.
 
-        Values come from `overrides` and from an experiment's sweep. If a key is typed twice, the
-        last override counts. Typed overrides replace those of the experiment.
+        The values come from `overrides` and from the sweep that an experiment defines. If both
+        contain a key, `overrides` counts. If `overrides` contains a key twice, the last one counts.
         """
         typed = _values(self._parsed(overrides))
         composed = self.compose([values[0] for values in typed.values()])
@@ -84,7 +84,7 @@ class Composer:
             raise ConfigError(self._plain_words(error)) from error
 
     def _refuse_lists(self, overrides: Sequence[str]) -> None:
-        """Refuse several options, or none, for a group that takes one; Hydra would accept them."""
+        """Refuse overrides with no or several options for a group of one; Hydra allows them."""
         for override in self._parsed(overrides):
             group = override.key_or_group
             if not group:
@@ -161,8 +161,8 @@ def jobs_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
 def samples_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the overrides of a few jobs that together contain every value of a sweep.
 
-    At most one key differs from its first value in each job. Types and keys depend on one value at
-    a time, so checking these jobs checks all combinations.
+    In each job, at most one key differs from its first value. Keys and types are checked value by
+    value, so checking these jobs is enough to check all combinations.
     """
     base = [values[0] for values in choices]
     changed = [
@@ -174,7 +174,7 @@ def samples_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Return, for each key, one override per value. Raises `ConfigError` for other sweeps."""
+    """Return one override per value for each key. Raises `ConfigError` for a continuous sweep."""
     single: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
@@ -190,10 +190,10 @@ def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
-    """Register a run's saved config with Hydra as a primary config; return its name.
+    """Register a run's saved config as a primary config of Hydra; return the config's name.
 
-    The saved node of a group is used unless an override chooses an option of that group. A root
-    setting that is missing in `config` gets the shipped value.
+    If an override chooses an option of a group, this option replaces the group's saved settings. A
+    root setting that `config` lacks gets the value from the shipped config.
     """
     chosen = {override_key(override): override for override in overrides}
     for key in ("experiment", "debug"):
@@ -209,7 +209,7 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
         for entry in train["defaults"]
         if isinstance(entry, dict) and next(iter(entry)).startswith("override ")
     ]
-    # A config without loggers was saved before that group existed.
+    # A config without the key `logger` is older than this group; use the group's default.
     logger = None if "logger" in config else "tensorboard"
     options = [*({group: None} for group in GROUPS), {"logger": logger}]
     replaced = chosen.keys() & {*GROUPS, "logger"}
@@ -236,14 +236,14 @@ def quoted(value: str) -> str:
 
 
 def typeable(key: str, path: Path) -> str:
-    """Return `key=path`, quoted for the shell and for Hydra if the path needs it."""
+    """Return the override `key=path`. If the path needs it, quote it for Hydra and the shell."""
     text = str(path)
     plain = re.fullmatch(r"[\w./:+@-]+", text, re.ASCII)
     return f"{key}={text}" if plain else shlex.quote(f"{key}={quoted(text)}")
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:
-    """Return the last value that the overrides give `key`; None if there is none or it is null."""
+    """Return the last value of `key` in the overrides, or None if it has no value or is null."""
     value = None
     for override in overrides:
         name, _, text = override.partition("=")

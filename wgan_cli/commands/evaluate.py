@@ -102,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     state, path, folder = checkpoints.chosen_checkpoint(_asked_path(arguments))
     generator = checkpoints.trusted_generator(state, path, arguments.trust, raw=arguments.raw)
-    # Loggers need not be trusted, because none is built here.
+    # Loggers need not be trusted, because this command builds none.
     without_loggers = {key: node for key, node in state["config"].items() if key != "logger"}
     check_trusted(without_loggers, arguments.trust)
     config, _ = fill(validate(_adapted(state["config"], arguments)))
@@ -160,7 +160,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _asked_path(arguments: argparse.Namespace) -> Path:
-    """Return the path of the checkpoint that --checkpoint names, or RUN without that option."""
+    """Return the path of the checkpoint that --checkpoint names; without the option, return RUN."""
     run: Path = arguments.run
     named: str | None = arguments.checkpoint
     if named is None:
@@ -180,7 +180,7 @@ def _asked_path(arguments: argparse.Namespace) -> Path:
 
 
 def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
-    """Raise `CheckpointError` if sample shape or classes differ from the checkpoint's."""
+    """Raise `CheckpointError` if the data's sample shape or classes differ from the checkpoint."""
     if shape != list(state["sample_shape"]):
         raise CheckpointError(
             f"The run's samples have shape {state['sample_shape']}, its data set's now {shape}."
@@ -193,7 +193,7 @@ def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int 
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the run's settings with the device, counts, seed and data path of the arguments."""
+    """Return the saved settings with the device, counts, seed and data path of the arguments."""
     asked = {
         "eval_samples": arguments.n,
         "feature_samples": arguments.n_features,
@@ -211,12 +211,15 @@ def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
 
 
 def _path_setting(dataset: Mapping[str, Any]) -> str | None:
-    """Return the data set's setting that holds the path of its files, or None if it has none."""
+    """Return the name of the setting for the path of the data set's files, or None without one."""
     return next((key for key in ("root", "path") if key in dataset), None)
 
 
 def _tags(text: str) -> list[str]:
-    """Return the full tags in a comma-separated list; the part before a slash may be left out."""
+    """Parse a comma-separated list of metrics and return their full tags.
+
+    The user may omit the part of a tag before the slash.
+    """
     if not text.strip():
         raise ConfigError("--metrics names none; --help lists them.")
     short = {tag.rpartition("/")[2]: tag for tag in METRICS}

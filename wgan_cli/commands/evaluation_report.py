@@ -26,12 +26,12 @@ from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
 _ESTIMATE = "critic/wasserstein"
-# With fewer checkpoints, a high correlation may be chance.
+# With fewer checkpoints than this, a high correlation may be chance.
 _POINTS = 4
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar on a terminal; elsewhere a line for each checkpoint and each slow metric."""
+    """A progress bar. Without a terminal, it logs a line per checkpoint and per slow metric."""
 
     def __init__(self) -> None:
         super().__init__(unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1)
@@ -57,7 +57,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A checkpoint's step, file name and evaluation, and the estimate logged at that step."""
+    """One evaluated checkpoint. `estimate` is the critic's estimate in the run's log at `step`."""
 
     step: int
     name: str
@@ -66,7 +66,7 @@ class Evaluated:
 
 
 class Report:
-    """The evaluations of one checkpoint or, with `series`, of several; `add` writes the files."""
+    """The evaluations of one checkpoint, or of several with `series`. `add` writes the files."""
 
     def __init__(
         self, folder: RunFolder, generator: str, evaluation: Evaluation, *, series: bool
@@ -92,7 +92,8 @@ class Report:
 
     def add(self, step: int, path: Path, result: EvaluationResult) -> None:
         """Add the result of one checkpoint and write the files."""
-        # Use the estimate only if it was logged at this step: at other steps the critic differs.
+        # Use the estimate only if it was logged at this step, because the critic changes at every
+        # step.
         self.rows.append(Evaluated(step, path.name, self._recorded.get(step), result))
         try:
             self._write(result.pictures)
@@ -102,8 +103,8 @@ class Report:
     def correlations(self) -> dict[str, dict[str, float]]:
         """Return each metric's Spearman and Pearson correlation with the critic's estimate.
 
-        They are computed over the checkpoints. A metric is left out if fewer than four checkpoints
-        have both numbers, or if one of the two is constant.
+        The correlations are over the checkpoints. A metric is left out if fewer than four
+        checkpoints have both the metric and the estimate, or if one of the two is constant.
         """
         coefficients = {}
         for tag in self._tags():
@@ -122,7 +123,7 @@ class Report:
         return coefficients
 
     def table(self) -> str:
-        """Return the text for the terminal."""
+        """Return the results as text for the terminal."""
         reference = self.evaluation.reference
         counts, accuracy = reference.counts, reference.classifier_accuracy
         features = (
@@ -162,7 +163,8 @@ class Report:
         for name in ("spearman", "pearson"):
             coefficients = (related.get(tag, {}).get(name) for tag in tags)
             columns.append([name, "", *map(number, coefficients)])
-        # One line for each metric: there are many, with long names. Steps are few and short.
+        # Use a line for each metric and a column for each step: metrics are many and have long
+        # names.
         widths = [max(map(len, column)) for column in columns]
         lines = [
             "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
@@ -183,7 +185,7 @@ class Report:
         return list(dict.fromkeys(tag for row in self.rows for tag in row.result.values))
 
     def _write(self, pictures: Mapping[str, np.ndarray]) -> None:
-        """Write the numbers, and the pictures of the last checkpoint by tag."""
+        """Write the numbers of all checkpoints; `pictures` maps tags to the last one's pictures."""
         numbers = self.folder.path / self._name
         refuse_link(numbers)
         text = json.dumps(self._content(), indent=2, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""Create the folder of a run or a sweep before it starts. The config gives the name."""
+"""Create the folder of a run or a sweep before it starts. The config gives the folder's name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wgan_cli.run_folder import RunFolder, make_folder, taken_message
 
 
 def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
-    """Create and return the folder of a run: a new one, or that of the run to resume."""
+    """Create and return the folder of a run: a new folder, or the folder of the run to resume."""
     if resume == "auto":
         folder = named_folder(composed, "run")
     elif resume is not None and Path(resume).is_dir():
@@ -30,8 +30,8 @@ def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | Non
 def new_folder(composed: DictConfig, mode: str, overrides: Sequence[str]) -> Path:
     """Create and return a new folder for a run or a sweep; `mode` is "run" or "sweep".
 
-    If the default name exists, a number is appended. Raises `FolderInUseError` if the user chose a
-    folder that already holds a run.
+    If the folder with the default name exists, a number is appended to the name. Raises
+    `FolderInUseError` if the user chose a folder that already holds a run.
     """
     folder = named_folder(composed, mode)
     pattern = OmegaConf.to_container(composed.hydra[mode])
@@ -56,10 +56,10 @@ def named_folder(composed: DictConfig, mode: str) -> Path:
 
 
 def reserved(path: Path) -> Path:
-    """Create and return a new folder: `path`, or path-1, path-2, ... if that exists.
+    """Create and return a new folder: `path`, or path-1, path-2 and so on if `path` exists.
 
-    Runs that start at the same instant have the same default name, and only one of them can create
-    that folder. Raises `DiskError`.
+    Runs that start at the same time have the same default name, but only one of them can create the
+    folder of that name. Raises `DiskError`.
     """
     for number in itertools.count():
         candidate = path.with_name(f"{path.name}-{number}") if number else path

@@ -65,7 +65,7 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
 
 
 def options_in(folder: Path) -> dict[str, str]:
-    """Return the options in a group's folder by name, each with its file's first comment line."""
+    """Return a dict from each option in a group's folder to the first comment line of its file."""
     options = {}
     for path in sorted(folder.glob("*.yaml")):
         comments = (

@@ -1,4 +1,4 @@
-"""Log a run's messages to stderr and, with times, to `train.log`."""
+"""Log a run's messages to stderr, and to `train.log` with their times."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
 
 @contextmanager
 def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterator[None]:
-    """Write to `handler` the early messages, those of the context, and the error that ends it."""
+    """Write to `handler` the messages stored in `early`, then the context's messages and error."""
     handler.open()
     early.setTarget(handler)
     early.flush()

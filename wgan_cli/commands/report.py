@@ -48,7 +48,7 @@ def _report(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder.")
 
-    # Slow imports come late, so that mistakes are reported at once.
+    # Import slow modules only here, so that the mistakes above are reported at once.
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.runs import apply_trial_states
     from wgan_cli.report.writers.tables import screen_width
@@ -75,7 +75,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Print the text; write `?` for characters that stdout cannot encode; ignore a closed pipe."""
+    """Print the text, with `?` for characters that stdout cannot encode. Ignore a closed pipe."""
     encoding = sys.stdout.encoding or "utf-8"
     with suppress(BrokenPipeError):
         print(text.encode(encoding, "replace").decode(encoding), flush=True)

@@ -1,4 +1,4 @@
-"""Resume a run: read its saved config and checkpoint; refuse untrusted classes and changes."""
+"""Resume a run: read its config and checkpoint; refuse untrusted classes and changed settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SHOWN = 5
 
 
 def run_of(resume: Path) -> Path:
-    """Return the run folder for `resume`, which is that folder or a checkpoint in it.
+    """Return the run folder for `resume`, the path of a run folder or of a checkpoint in one.
 
     Raises `CheckpointError`.
     """
@@ -95,8 +95,9 @@ def refuse_references(node: Any, path: Path) -> None:
 def state_to_resume(folder: RunFolder, resume: str | None) -> dict[str, Any] | None:
     """Return the state of the checkpoint to resume from, or None to start from scratch.
 
-    If `resume` is a file, it is the checkpoint. If it is a run folder or "auto", the newest
-    checkpoint in `folder` is used; only "auto" allows that there is none. Raises `CheckpointError`.
+    If `resume` is a file, this file is the checkpoint. If `resume` is a run folder or "auto", the
+    newest checkpoint in `folder` is used. If there is no checkpoint, "auto" starts from scratch,
+    and a run folder raises `CheckpointError`.
     """
     if resume is None:
         return None
@@ -140,8 +141,8 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
 def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
     """Raise `DataError` if the data set has changed since the run's checkpoint.
 
-    Both arguments are results of `build.data_facts`: `saved` from the checkpoint, None if it
-    contains none, and `now` from the current data.
+    `now` is the result of `build.data_facts` for the current data. `saved` is its result in the
+    checkpoint, or None if the checkpoint has none.
     """
     if saved is not None and saved != now:
         before, after = (

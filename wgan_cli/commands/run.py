@@ -1,4 +1,4 @@
-"""Train one run from its composed config; report errors or the results; return the exit code."""
+"""Train one run from its composed config; report its results or its error."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from wgan_cli.stop_signals import StopSignals
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:
     """Train one run in the folder `path`; return its exit code.
 
-    An error is printed on stderr. It is also recorded in the folder: for a single run only if
-    training had begun, for a job of a sweep always. If a stop signal ends a job, raise
-    KeyboardInterrupt or SystemExit to end the sweep too.
+    Errors are printed on stderr. A job of a sweep also records its error in the folder; a single
+    run does so only if training had begun. If a stop signal ends a job, this function raises
+    KeyboardInterrupt or SystemExit, which also ends the sweep.
     """
     folder, signals, reserved = RunFolder(shown(path)), StopSignals(), False
     # During a sweep, the terminal shows only the states of the jobs.
@@ -69,7 +69,7 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
             with signals:
                 folder.abandon()
                 folder.release()
-                # Ctrl-C, for example, may have come before the run began.
+                # If the run has not begun, for example because of Ctrl-C, free the folder again.
                 if reserved and not folder.holds_run():
                     (folder.path / OVERRIDES).unlink(missing_ok=True)
                 remove_if_empty(folder.path)
@@ -106,7 +106,7 @@ def _train(
     device = find_device(config.device, process)
     new = not folder.holds_run()
     if not new:
-        # If this is no resume, this raises, because another process has started a run here.
+        # The folder holds a run: `claim` raises an error unless this process resumes the run.
         folder.claim(resuming=resume is not None)
     state = state_to_resume(folder, resume)
     machine = choose_machine(config, device, None if state is None else state["config"])

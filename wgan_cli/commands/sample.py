@@ -101,7 +101,7 @@ def _labels(classes: int, chosen: int | None, count: int) -> Any:
 
 
 def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Return samples (count, *shape) in eval mode. Sample i does not depend on `count`."""
+    """Generate samples (count, *shape) in eval mode. Sample i does not depend on `count`."""
     import torch
 
     from wgan_cli.evaluation.sampling import generate

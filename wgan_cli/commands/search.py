@@ -1,4 +1,4 @@
-"""`wgan-search`: search settings with Optuna; each trial is a wgan-train run in its own process."""
+"""`wgan-search`: search for good settings with Optuna. Each trial is a wgan-train process."""
 
 from __future__ import annotations
 
@@ -151,10 +151,11 @@ def _space_file(space: str) -> Path:
 
 
 def _check(search: Search) -> dict[str, Value]:
-    """Raise `ConfigError` if a trial at the ends of the ranges, or with any choice, is not valid.
+    """Check trials at the ends of all ranges and with all choices; return the values for trial 0.
 
-    Return the config's own value of each searched setting, if the search space includes that value.
-    The dict is empty if the config is not valid without values from the space.
+    These values are the config's own values of the searched settings, where the search space
+    includes them. The dict is empty if the config is not valid without values from the space.
+    Raises `ConfigError` if a checked trial is not valid.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
     from wgan_cli.search.space import default_values
@@ -185,7 +186,7 @@ def _check(search: Search) -> dict[str, Value]:
         composed = without_hydra(composer.compose(search.words))
         return default_values(search, as_dict(fill(validate(composed))[0]))
     except ConfigError:
-        # The overrides are not valid without a value from the space.
+        # The overrides alone are not valid: they need a value from the space.
         return {}
 
 
@@ -206,7 +207,7 @@ def _check_metric(search: Search, config: FilledConfig) -> None:
 
 
 def _command(words: Sequence[str], folder: Path) -> list[str]:
-    """Return the command of a trial. It resumes if `folder` already holds a checkpoint."""
+    """Return the command of a trial. The trial resumes if `folder` already holds a checkpoint."""
     from wgan_cli.commands.composition import quoted
 
     run_dir = f"hydra.run.dir={quoted(str(folder.absolute()))}"

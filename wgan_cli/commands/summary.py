@@ -22,7 +22,7 @@ from wgan_cli.run_status import read_status
 
 
 def resume_hint(error: WganError, path: Path, composed: DictConfig) -> str:
-    """Return a sentence with the command that resumes the run in `path`, or "" if none does."""
+    """Return a sentence with the command that resumes the run in `path`, or "" if there is none."""
     command = f"{Process.current().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: {command}"
@@ -42,7 +42,7 @@ def summary(folder: RunFolder) -> str:
     """Return the summary of a finished run, as text for the terminal."""
     status = read_status(folder.path)
     points = [p for p in folder.read_metrics() if "critic/wasserstein" in p]
-    # Do not use `status.final`: it may hold metrics that only an earlier start computed.
+    # Do not use `status.final`: it may hold metrics that only an earlier start of the run computed.
     first, last = points[0], points[-1]
     peak = max(points, key=lambda p: p["critic/wasserstein"])
     pictures = sorted(folder.samples.glob("step_*.png"))
@@ -66,7 +66,7 @@ def summary(folder: RunFolder) -> str:
     if pictures:
         lines.append(f"  last samples          {pictures[-1]}")
     if folder.tensorboard.is_dir():
-        # If the run is inside the current folder, give the topmost folder, to show other runs too.
+        # If the run is inside the current folder, name the topmost folder: it shows other runs too.
         relative = folder.path.parts and not folder.path.is_absolute()
         logdir = folder.path.parts[0] if relative else folder.path
         lines.append(f"  curves                tensorboard --logdir {logdir}")

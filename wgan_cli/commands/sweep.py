@@ -22,18 +22,18 @@ from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated
 
 _SECONDS = 0.5
-# The number of times that joblib starts the jobs if it loses a worker each time.
+# The number of attempts to run the jobs with joblib if each attempt loses a worker process.
 _STARTS = 3
 
 
 def run_jobs(
     folder: Path, jobs: Sequence[Sequence[str]], launcher: Launcher, launch: Callable[[], int]
 ) -> int:
-    """Run a sweep by calling `launch`, and report on it; return the exit code.
+    """Run the jobs of a sweep by calling `launch`, and report on them; return the exit code.
 
-    `jobs` holds the overrides of each job. If the process of a job is killed, that job has failed
-    and the others continue. Raises `InterruptedRunError` or `PreemptedError` if a signal ended the
-    sweep, `ConfigError` if the launcher's settings are wrong.
+    `jobs` holds the overrides of each job. If the process of a job is killed, this job has failed,
+    and the other jobs continue. Raises `InterruptedRunError` or `PreemptedError` if a signal ended
+    the sweep, and `ConfigError` if the launcher's settings are wrong.
     """
     asked: WganError | None = None
     with _watched(folder):
@@ -60,7 +60,7 @@ def run_jobs(
 
 
 def _launch(launch: Callable[[], int]) -> Exception | None:
-    """Call `launch`; return the launcher's error, if any. Jobs record errors in their folders."""
+    """Call `launch`; return the launcher's error or None. Jobs record their errors themselves."""
     try:
         launch()
     except (WganError, OSError):
@@ -73,9 +73,10 @@ def _launch(launch: Callable[[], int]) -> Exception | None:
 def _run_in_workers(
     folder: Path, jobs: Sequence[Sequence[str]], launch: Callable[[], int]
 ) -> WganError | None:
-    """Run the jobs by joblib; return the error for a stop signal, or None if none came.
+    """Run the jobs with joblib; return the error for a stop signal, or None if no signal came.
 
-    If a worker is killed, joblib ends the others too, so all unfinished jobs are started again.
+    If a worker is killed, joblib also ends the other workers. All unfinished jobs are then started
+    again.
     """
     with asking_workers_to_end(folder) as asked:
         for _ in range(_STARTS):
@@ -102,7 +103,7 @@ def _refuse_setting(folder: Path, error: Exception) -> None:
 
 
 def _wait_for_others(folder: Path) -> None:
-    """Wait for the running jobs, because the launcher stops waiting if one of them is killed."""
+    """Wait for the jobs that still run, because the launcher stops waiting if one job is killed."""
     while any(
         read_status(path).running and not record_killed(RunFolder(path))
         for path in _job_folders(folder)
@@ -175,7 +176,7 @@ def _jobs_without_run(folder: Path, jobs: Sequence[Sequence[str]]) -> list[list[
 
 
 def _key(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the sorted overrides of a job, to compare jobs by."""
+    """Return the overrides of a job in sorted order. Equal jobs have equal keys."""
     return tuple(sorted(job_overrides(overrides)))
 
 

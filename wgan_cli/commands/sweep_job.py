@@ -18,7 +18,7 @@ from wgan_cli.validation import override_key
 
 
 class Launcher(enum.Enum):
-    """A Hydra launcher, by the name of its class. `OTHER` stands for all unlisted launchers."""
+    """Hydra's launchers by the name of their class. `OTHER` stands for all launchers not listed."""
 
     JOBLIB = "JoblibLauncher"
     LOCAL = "LocalLauncher"
@@ -42,10 +42,10 @@ def job_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
-    """Reserve and return a job's folder: the one with the same overrides, else a free one.
+    """Reserve and return a job's folder: the one with the same overrides if any, else a free one.
 
-    A lock ensures that only one job at a time chooses. Raises `FolderInUseError` if the folder
-    holds another job and its name is not a number, which means that the user chose the name.
+    A lock ensures that only one job at a time chooses a folder. Raises `FolderInUseError` if the
+    user chose the folder's name (it is not a number) and the folder holds another job.
     """
     wanted = sorted(job_overrides(overrides))
     with held(path.parent / ".jobs.lock"):
@@ -72,11 +72,11 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
 def record_failure(
     folder: RunFolder, overrides: Sequence[str], failure: Exception, early: MemoryHandler
 ) -> None:
-    """Write a failed job's `status.json`; also `train.log` if `early` still holds messages.
+    """Write `status.json` for a failed job, and `train.log` if `early` still holds messages.
 
     If the files cannot be written, log the failure on stderr instead.
     """
-    # Another process uses the folder, so do not change its files.
+    # In this case another process uses the folder, so do not change its files.
     if isinstance(failure, FolderInUseError):
         jobs.error("wgan-train: %s", failure)
         return
@@ -94,7 +94,7 @@ def record_failure(
 
 
 def record_killed(folder: RunFolder) -> bool:
-    """If a job's process was killed, record this in `status.json`; return whether it was."""
+    """Return whether a job's process was killed. If so, record this in `status.json`."""
     if not read_status(folder.path).running or (lock := locked(folder.path / LOCK)) is None:
         return False
     with lock:

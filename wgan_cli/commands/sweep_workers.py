@@ -18,22 +18,22 @@ from wgan_cli.files import locked
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
-# Whether a signal has asked this worker to end. Then it starts no other job.
+# True after a signal has asked this worker to end. The worker then starts no other job.
 _over = False
-# Whether this worker handles stop signals, unblocked, and watches its parent.
+# True after this worker has set its handlers for stop signals and begun to watch its parent.
 _prepared = False
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = 1.0
-# A subfolder of the sweep with a file for each process that runs a job, named by process id.
+# A subfolder of the sweep. Each process that runs a job has a file in it, named by process id.
 _BUSY = ".workers"
 
 
 def in_worker(folder: Path, job: Callable[[], int]) -> int:
     """Run a job in this worker; return the exit code. `folder` is the sweep's folder.
 
-    A signal ends the job but raises no error, because joblib would then kill the other workers.
-    Between jobs, a signal only sets a flag: a worker that dies while it takes the next job would
-    block the others.
+    A signal ends the job, but this function raises no error: on an error, joblib would kill the
+    other workers. Between jobs, a signal only sets a flag: if a worker died while it takes its next
+    job, the other workers would be blocked.
     """
     global _over, _prepared
     if not _prepared:
@@ -64,7 +64,7 @@ def _note_end(number: int, frame: FrameType | None) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Wait until the process `parent` has ended, let the job save its run, end this worker."""
+    """Wait for the process `parent` to end; then let the job save its run, and end this worker."""
     while os.getppid() == parent:
         time.sleep(_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -75,10 +75,11 @@ def _watch_parent(parent: int) -> None:
 
 @contextmanager
 def own_gpu(device: str) -> Iterator[str]:
-    """Yield a job's device: the GPU with the fewest jobs of this user, if there are several GPUs.
+    """Yield the device of a job. If there are several GPUs, it is the GPU with the fewest jobs.
 
-    `device` is the root setting; cpu and cuda:N are kept. To count the jobs, each job locks one
-    file of its GPU: slot 0 of the first GPU where it is free, else slot 1, and so on.
+    `device` is the root setting. If it is cpu or cuda:N, it is kept. Only jobs of this user count.
+    Each GPU has lock files called slots, and each job locks one slot. A job takes slot 0 of the
+    first GPU where slot 0 is free. If there is none, it tries slot 1 of all GPUs, and so on.
     """
     import torch
 
@@ -101,10 +102,10 @@ def own_gpu(device: str) -> Iterator[str]:
 def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | None]]:
     """Within the context, pass stop signals on to the workers, which then save their runs.
 
-    The context yields a function that returns the error for the signal, or None if none came. A
-    second Ctrl-C ends this process at once. New workers inherit the signal mask of this thread and
-    must not get signals too early, so this thread blocks them. Another thread receives them, and
-    Python still runs the handler in this thread.
+    The context yields a function that returns the error for the signal, or None if no signal came.
+    A second Ctrl-C ends this process at once. This thread blocks the signals: new workers inherit
+    its signal mask, and signals must not reach them too early. Another thread receives the signals,
+    and Python still runs the handler in this thread.
     """
     seen: list[int] = []
 
@@ -129,8 +130,8 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
     listener.start()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
-        # Under nohup, keep ignoring SIGHUP. Handle SIGINT even if it is ignored, as it is for
-        # background jobs of a shell.
+        # Under nohup, keep ignoring SIGHUP. Handle SIGINT even if it is ignored, because a shell
+        # ignores it in background jobs.
         if number != signal.SIGHUP or handler != signal.SIG_IGN:
             signal.signal(number, note)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -145,7 +146,7 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
 
 
 def _forget_workers(folder: Path) -> None:
-    """Remove the files of workers: the id of a killed worker may now belong to another process."""
+    """Remove the workers' files: the process id of a killed worker may now be another process's."""
     for busy in (folder / _BUSY).glob("*"):
         busy.unlink(missing_ok=True)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Run a command under torchrun: rank 0 runs it and sends its settings to the other ranks."""
+"""Run a command under torchrun. Rank 0 runs the command and sends its settings to other ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINGER = 3.0
 def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: int) -> None:
     """Log the number of processes, and a note if it has changed since the checkpoint `state`.
 
-    With another number, sums are added in another order, which changes the last bits of results.
+    The number of processes determines the order of sums, which affects the last bits of results.
     """
     if world > 1:
         rows = config.batch_size // world
@@ -49,10 +49,10 @@ def run_leader(
     signals: StopSignals,
     command: Callable[[Callable[[], WganError | None]], int],
 ) -> int:
-    """Run `command` as rank 0, unless a stop signal came already; return the exit code.
+    """Run `command` as rank 0, unless a stop signal has already come; return the exit code.
 
-    The other ranks end when rank 0 ends. `command` takes a function that returns the failure of
-    another rank, or None: after such a failure torchrun stops all processes.
+    The other ranks end when rank 0 ends. If another rank fails, torchrun stops all processes.
+    `command` therefore gets a function that returns the failure of another rank, or None.
     """
     code = 1
     try:
@@ -66,13 +66,14 @@ def run_leader(
         _ignore_signals()
         group.report_end(code)
         group.close(failed=code != 0)
-        # If torchrun does not host the store, the store ends with this process.
+        # Wait for the other ranks: unless torchrun hosts the store, the store ends with this
+        # process.
         group.wait_for_others(_LINGER)
     return code
 
 
 def run_follower(group: ProcessGroup) -> int:
-    """Train as another rank, with the settings of rank 0; return the exit code. Print nothing."""
+    """Train as a rank other than 0, with rank 0's settings; return the exit code. Log nothing."""
     log.addHandler(logging.NullHandler())
     log.propagate = False
     signals, settings = StopSignals(), None
@@ -81,7 +82,7 @@ def run_follower(group: ProcessGroup) -> int:
         if settings is not None:
             _train(group, settings, signals)
     except (RankError, KeyboardInterrupt):
-        # Rank 0 prints the message. The terminal sends Ctrl-C to all ranks.
+        # Rank 0 prints the message. This includes Ctrl-C, which the terminal sends to all ranks.
         pass
     except Exception as error:
         from wgan_cli.training.failures import in_plain_words
@@ -105,7 +106,7 @@ def run_follower(group: ProcessGroup) -> int:
 
 
 def _ignore_signals() -> None:
-    """Ignore stop signals: torchrun sends them to all processes as soon as one has ended."""
+    """Ignore stop signals, because torchrun sends them to all processes when one has ended."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

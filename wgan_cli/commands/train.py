@@ -1,6 +1,7 @@
 """`wgan-train`: parse the arguments, check the config, then let Hydra call `task` for each run.
 
-Hydra and torch are imported only where needed, so that --help and mistakes are answered at once.
+Hydra and torch are imported only where they are needed, so that --help and error messages appear at
+once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from wgan_cli.commands.composition import Composer
 
-# The first nonzero exit code of a `task`: `hydra.main` discards what `task` returns.
+# The first nonzero exit code of `task`. It is kept here because `hydra.main` discards it.
 _exit_code = 0
 
 
@@ -58,7 +59,7 @@ main = entry_point(run)
 
 
 def _run_command(arguments: Sequence[str], reason: Callable[[], WganError | None]) -> int:
-    """Run the command; return the exit code. `reason` returns the failure of another rank."""
+    """Run the command; return the exit code. `reason` returns another rank's failure, or None."""
     idle = PreemptedError("asked to stop while nothing was training.")
     return exit_code_of_training(
         "wgan-train", lambda: _dispatch(list(arguments)), lambda: reason() or idle
@@ -164,10 +165,11 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
     jobs, launcher = jobs_of(choices), Launcher.of(composed.hydra)
     if launcher is Launcher.LOCAL:
-        # This launcher starts all jobs at once, and each would use as many threads as cores.
+        # This launcher starts all jobs at once. By default, each would use as many threads as
+        # cores.
         share = max(1, (os.cpu_count() or 1) // len(jobs))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
-    # Otherwise Hydra prints a traceback if it cannot write multirun.yaml.
+    # Let Hydra raise an error if it cannot write multirun.yaml, instead of printing a traceback.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
@@ -206,10 +208,10 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
 
 
 def _start(composed: DictConfig, folder: Path) -> int:
-    """Call `task` as `hydra.main` does, which would compose the config twice more.
+    """Call `task` directly, because `hydra.main` would compose the config twice more.
 
-    Hydra's own log is not configured. Raises `ConfigError` for a callback or log of Hydra's that
-    cannot be made.
+    Hydra's own log is not configured. Raises `ConfigError` if a callback or log of Hydra's cannot
+    be created.
     """
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks

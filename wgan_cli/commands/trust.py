@@ -10,7 +10,7 @@ from typing import Any
 from wgan_cli.errors import CheckpointError
 from wgan_cli.schema import SCHEMAS
 
-# Hydra also logs the errors that it raises. Silence it, because the commands print them.
+# Hydra also logs the errors that it raises. Silence its log, because the commands print them.
 logging.getLogger("hydra").addHandler(logging.NullHandler())
 
 # Packages whose networks and optimizers a saved config may name.
@@ -20,8 +20,9 @@ _PACKAGES = ("wgan_cli", "torch.nn", "torch.optim")
 def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
     """Raise `CheckpointError` if a saved config names a class that is not trusted.
 
-    Trusted are the targets of the shipped configs, networks and optimizers defined in wgan_cli,
-    torch.nn or torch.optim, and all names under a prefix in `trusted`.
+    Three kinds of names are trusted: the targets of the shipped configs; networks and optimizers
+    that are defined in wgan_cli, torch.nn or torch.optim; and all names under a prefix in
+    `trusted`.
     """
     for target in _targets(config):
         if not isinstance(target, str):

@@ -14,8 +14,9 @@ from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes
 from wgan_cli.errors import DataError
 
-# Names of arrays in .npz files. PARTS maps the training part to its test part. UNSPLIT names an
-# array of all samples, and LABELS its labels. LABELS_OF maps each part to its labels.
+# Names of arrays in .npz files. PARTS maps the training part to its test part. UNSPLIT has the
+# names for an array of all samples, and LABELS the names for its labels. LABELS_OF maps each part
+# to its labels.
 PARTS = {"x_train": "x_test", "train": "test"}
 UNSPLIT = ("x", "images", "data", "samples")
 LABELS = ("y", "labels")
@@ -35,10 +36,10 @@ def array(
 
     Points (n, d) are floats and are not scaled. Images (n, h, w), (n, h, w, c) or (n, c, h, w) have
     1 or 3 channels. They are uint8, or floats that are converted to uint8: from [0, 1], or from
-    [-1, 1] if any value is negative. An .npz file holds the training and the test part under the
-    names in `PARTS`, or all samples in one array: the one named `key`, or a name in `UNSPLIT`.
-    Without a test part, a fixed 20% of the samples is held out. Raises `DataError` if the file is
-    missing, malformed or holds pickled objects.
+    [-1, 1] if any value is negative. An .npz file has a training and a test array, named as in
+    `PARTS`, or one array of all samples, named `key` or as in `UNSPLIT`. Without a test part, a
+    fixed 20% of the samples is held out. Raises `DataError` if the file is missing, malformed or
+    holds pickled objects.
     """
     try:
         with _open(Path(path).expanduser()) as arrays:
@@ -65,7 +66,10 @@ def array(
 
 @contextmanager
 def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield the file's arrays by name, read on access; that of an .npy file is named ''."""
+    """Yield a mapping from names to the file's arrays.
+
+    The arrays of an .npz file are read on access. The only array of an .npy file has the name ''.
+    """
     try:
         loaded = np.load(file, allow_pickle=False)
     except FileNotFoundError:
@@ -99,7 +103,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _choose_parts(arrays: Mapping[str, np.ndarray], key: str | None) -> tuple[str, str | None]:
-    """Return the array names of the training part and the test part; None without a test part."""
+    """Return the names of the training array and the test array (None without a test array)."""
     available = ", ".join(arrays)
     if key is not None:
         if "" in arrays:
@@ -149,7 +153,7 @@ def _is_float(values: np.ndarray) -> bool:
 
 
 def _to_samples(values: np.ndarray, signed: bool) -> Tensor:
-    """Return samples for a `TensorDataset`. If `signed`, float images are from [-1, 1]."""
+    """Return samples for a `TensorDataset`. Float images are in [-1, 1] if `signed`, or [0, 1]."""
     if values.size == 0:
         raise ValueError(f"it holds no samples: an array has shape {values.shape}")
     if _is_float(values):

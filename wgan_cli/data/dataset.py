@@ -1,4 +1,4 @@
-"""The interface of data sets, classes for data in memory and for endless data, and splits.
+"""Data sets: their interface, classes for data in memory and endless data, and the split.
 
 Images are uint8 (count, channels, height, width) until they are on the device, where `to_floats`
 maps them to [-1, 1]. Points are float32 (count, coordinates).
@@ -27,8 +27,8 @@ class Labels:
     """The class of every sample, int64 from 0, in the order of the samples.
 
     If `channel_classes` is set, each channel of an image has its own class, a number below
-    `channel_classes`. A label combines these numbers as digits to the base `channel_classes`, with
-    the first channel as the most significant digit.
+    `channel_classes`. The label is then the number with these classes as its digits in base
+    `channel_classes`; the first channel is the most significant digit.
     """
 
     train: Tensor
@@ -62,7 +62,7 @@ class Dataset(Protocol):
     def feed(
         self, batch_size: int, seed: int, device: torch.device, shard: Shard = FULL_BATCH
     ) -> Feed:
-        """Return a feed of training batches as floats on the device; `shard` selects the rows.
+        """Return a feed of training batches as floats on the device; `shard` selects their rows.
 
         Raises `DataError` if a batch is larger than the training part.
         """
@@ -142,7 +142,7 @@ class Modes:
 
 @dataclass(frozen=True)
 class EndlessDataset:
-    """A data set of new points from a distribution in every update.
+    """A data set without a fixed size: every update draws new points from a distribution.
 
     `draw(rng, count)` returns float32 points (count, coordinates). `modes` describes a mixture of
     Gaussians; it is None for other distributions.
@@ -179,7 +179,7 @@ class EndlessDataset:
 def split(
     samples: Tensor, name: str, fraction: float = 0.2, labels: Tensor | None = None
 ) -> TensorDataset:
-    """Return a data set that holds out a fraction of the samples, chosen by a fixed permutation."""
+    """Return a data set; a fixed permutation chooses which fraction of the samples is held out."""
     order = torch.from_numpy(Draws(FIXED_SEED, Stream.HELD_OUT).numpy().permutation(len(samples)))
     count = int(fraction * len(samples))
     held_out, train = order[:count], order[count:]
@@ -190,8 +190,9 @@ def split(
 def held_out_halves(dataset: Dataset, count: int | None) -> tuple[Tensor, Tensor]:
     """Return the indices of two disjoint random sets of `count` held-out samples, (count,) each.
 
-    They are the same in every run. If `count` is None, each set has 1024 samples, or half of the
-    held-out part if that is less. Raises `ConfigError` for fewer than 2 * count held-out samples.
+    The sets are the same in every run. If `count` is None, each set has 1024 samples, or half of
+    the held-out part if that is less. Raises `ConfigError` for fewer than 2 * count held-out
+    samples.
     """
     available = len(dataset.held_out)
     if count is None:

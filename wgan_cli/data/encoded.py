@@ -1,4 +1,4 @@
-"""Reads encoded images of any kind as 8-bit squares, and replaces those that cannot be read."""
+"""Read encoded images as 8-bit squares; replace unreadable images by other images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 GREY = 1
 COLOUR = 3
-# The only formats that PIL may open: for others, such as EPS, it would run external programs.
+# The only formats that PIL may open. For others, such as EPS, PIL would run external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Formats whose integers above 8 bits are always 16 bits, even if PIL's mode is I (32 bits).
+# In these formats, integers above 8 bits have 16 bits, even if PIL's mode is I (32 bits).
 _SIXTEEN_BIT = ("PNG", "PPM")
 # Log the path and reason of this many unreadable images; after that, log only their number.
 NAMED = 5
@@ -84,7 +84,7 @@ class ReadResult(NamedTuple):
 class Faults:
     """The unreadable images of a data set, each counted once.
 
-    Allows max(1, fraction * total) unreadable images, or none if `fraction` is 0.
+    At most max(1, fraction * total) images may be unreadable, or none if `fraction` is 0.
     """
 
     name: str
@@ -130,8 +130,9 @@ class ImagePart:
     """A subset of a source's images, cropped to squares and read on access.
 
     `indices` (n,) are the images' indices in the source, and `labels` (n,) their classes; both are
-    ascending. An unreadable image is replaced by the next readable image of its class, wrapping
-    around. The substitute depends only on the files, not on the order of reading.
+    ascending. An unreadable image is replaced by the next readable image of its class; after the
+    last image comes the first. The substitute depends only on the files, not on the order of
+    reading.
     """
 
     source: ImageSource
@@ -157,7 +158,8 @@ class ImagePart:
         images = torch.empty((len(positions), *self.shape), dtype=torch.uint8)
         faults: dict[str, str] = {}
         with warnings.catch_warnings():
-            # PIL warns about odd metadata and large photographs; that would flood the log.
+            # Ignore PIL's warnings about odd metadata and large photographs, which would flood the
+            # log.
             warnings.simplefilter("ignore")
             for row, position in enumerate(positions):
                 pixels = self._read(position, faults)
@@ -167,7 +169,7 @@ class ImagePart:
         return ReadResult(images, list(faults.items()), complete=True)
 
     def _read(self, position: int, faults: dict[str, str]) -> np.ndarray | None:
-        """Return an image or its substitute, or None; add unreadable images to `faults`."""
+        """Return an image, else its substitute, else None; add unreadable images to `faults`."""
         for candidate in self._candidates(position):
             index = int(self.indices[candidate])
             try:

@@ -1,7 +1,8 @@
 """Feeds return the batch of real samples for each critic update, as floats on the device.
 
-A feed has no position to save: the batch of critic update u is a function of (seed, u), so a run
-can resume at any step, even within an epoch. With a `shard`, a feed returns this process's rows.
+A feed has no state to save: the batch of critic update u depends only on (seed, u), so a run can
+resume at any step, even within an epoch. With a `shard`, a feed returns only the rows of this
+process.
 """
 
 from __future__ import annotations

@@ -37,12 +37,13 @@ def image_folder(
     workers: int | None = None,
     corrupt_limit: float = 0.01,
 ) -> Dataset:
-    """Return all images at any depth below `root`, `size` x `size`, with 1 (grey) or 3 channels.
+    """Return all images at any depth below `root`, with sides of `size` pixels.
 
-    If `root` has a folder `TRAINING` and a folder with a name in `HELD_OUT`, these are the two
-    parts, and other folders are ignored. Otherwise a fixed 20% of the images, at most 10,000, is
-    held out. If all images of a part lie in two or more subfolders, the subfolders are the classes,
-    as in torchvision's ImageFolder. Raises `DataError` if there are no images or too few.
+    `channels` is 1 (grey) or 3 (colour). If `root` has a folder `TRAINING` and a folder with a name
+    in `HELD_OUT`, these are the two parts, and other folders are ignored. Otherwise a fixed 20% of
+    the images, at most 10,000, is held out. If all images of a part lie in two or more subfolders,
+    the subfolders are the classes, as in torchvision's ImageFolder. Raises `DataError` if there are
+    no images or too few.
     """
     if channels not in (GREY, COLOUR):
         raise ConfigError(f"dataset.channels must be 1 (grey) or 3 (colour), not {channels}.")
@@ -130,7 +131,8 @@ def _walk(
             child, is_link = folder / entry.name, entry.is_symlink()
             if child.is_dir() if is_link else entry.is_dir():
                 yield from _walk(child, (*path, entry.name), (*ancestors, real))
-            # List broken links: they count as unreadable. Skip pipes: reading one may block.
+            # List broken links, which count as unreadable images. Skip pipes: reading one may
+            # block.
             elif child.is_file() or not child.exists() if is_link else entry.is_file():
                 yield (*path, entry.name)
 

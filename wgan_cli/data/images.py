@@ -55,7 +55,7 @@ def digits_table() -> np.ndarray:
 def torchvision_images(
     name: str, root: str = "data", download: bool = True, flip: bool = False
 ) -> TensorDataset:
-    """Return a data set of `TORCHVISION_CLASSES`, its test part held out. Raises `DataError`."""
+    """Return one of `TORCHVISION_CLASSES`. Its test part is held out. Raises `DataError`."""
     if name not in TORCHVISION_CLASSES:
         known = ", ".join(TORCHVISION_CLASSES)
         raise DataError(f"dataset.name={name} is none of these data sets: {known}.")
@@ -67,7 +67,7 @@ def torchvision_images(
     return TensorDataset(name, train.contiguous(), test.contiguous(), labels, flip=flip)
 
 
-# The target of data sets whose images may be mirrored, unlike letters and digits.
+# The `_target_` of data sets whose images may be mirrored. Letters and digits may not.
 flippable_images = torchvision_images
 
 
@@ -138,8 +138,9 @@ def read_part(
 ) -> tuple[Tensor, Tensor]:
     """Return uint8 images (n, c, h, w) and int64 labels (n,) of a part of a torchvision data set.
 
-    `kind` is the name of a class in torchvision.datasets, and `which` holds its arguments that
-    select the part. `name` is for messages. The images may be a view. Raises `DataError`.
+    `kind` is the name of a class in torchvision.datasets, and `which` holds the arguments of this
+    class that select the part. `name` is for messages. The images may be a view. Raises
+    `DataError`.
     """
     with torchvision_files(name, root, download) as (datasets, folder):
         part: Any = getattr(datasets, kind)(str(folder), download=download, **which)

@@ -68,7 +68,8 @@ class ParallelReader(Iterator[Tensor]):
             collate_fn=_identity,
             pin_memory=pin,
             prefetch_factor=PREFETCH if workers else None,
-            # The loader draws a seed for its processes. Keep it from the global generator.
+            # The loader draws a seed for its processes, but must not draw it from the global
+            # generator.
             generator=torch.Generator(),
         )
         before = active_children()
@@ -76,7 +77,7 @@ class ParallelReader(Iterator[Tensor]):
             self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
         processes = [process for process in active_children() if process not in before]
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        # At exit, close before Python sends child processes SIGTERM, which these block.
+        # Close at exit, before Python sends SIGTERM to child processes: these block the signal.
         atexit.register(self.close)
 
     def __next__(self) -> Tensor:
@@ -105,8 +106,8 @@ class ParallelReader(Iterator[Tensor]):
 
 def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
     """End the processes, when a `ParallelReader` is closed or garbage-collected."""
-    # The loader's iterator ends its processes when it is freed, but a traceback may keep it alive.
-    # It sends SIGTERM to stuck processes, which block that signal. So kill the processes.
+    # Freeing the loader's iterator ends its processes, but a traceback may keep the iterator alive.
+    # The iterator also sends SIGTERM to stuck processes, which block it. So kill the processes.
     iterators.clear()
     for process in processes:
         if process.is_alive():
@@ -141,9 +142,9 @@ def _identity(result: Any) -> Any:
 def _signals_blocked_in_children() -> Iterator[None]:
     """Block SIGINT, SIGTERM and SIGHUP in child processes started in this context.
 
-    Only the run's process handles these signals. Also restore the SIGCHLD handler, which torch
-    replaces: if a child process dies, torch's handler raises an exception that could interrupt any
-    code. `ParallelReader` detects the death when it waits for images.
+    Only the run's process handles these signals. The context also restores the SIGCHLD handler that
+    torch replaces: if a child process dies, torch's handler raises an exception that could
+    interrupt any code. `ParallelReader` notices a dead process when it waits for images.
     """
     blocked = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

@@ -26,7 +26,7 @@ from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
 log = logging.getLogger(__name__)
 
-# By default, a training part of up to this size, decoded, is held in memory.
+# By default, a training part is held in memory if its decoded images have at most this size.
 IN_MEMORY_GIB = 2
 MAX_HELD_OUT = 10_000
 

@@ -22,8 +22,8 @@ def gaussians_grid(
     """Return side * side equal Gaussians on a square grid (arXiv 1704.00028, figure 1).
 
     The grid is centred on 0, and neighbours are `spacing` apart: with side 5 and spacing 1.0, each
-    coordinate of a mean is -2, -1, 0, 1 or 2. The paper's code divides spacing 2 and std 0.05 by
-    2.828; relative to the spacing, the std here is twice as large.
+    coordinate of a mean is -2, -1, 0, 1 or 2. The paper's code uses spacing 2 and std 0.05, and
+    divides both by 2.828. Relative to the spacing, the default std here is twice as large.
     """
     line = spacing * (np.arange(side) - (side - 1) / 2)
     centres = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -19,13 +19,14 @@ class Report(Comparison):
     """A comparison of runs that can be printed and written to files."""
 
     def table(self, width: int | None = None) -> str:
-        """Return the table of ranked runs, wrapped at `width` characters; None: do not wrap."""
+        """Return the table of ranked runs, wrapped at `width` characters unless `width` is None."""
         return terminal_table(self, width)
 
     def write(self, folder: Path) -> list[Path]:
         """Write `summary.csv`, `report.html` and `report.png`, each completely or not at all.
 
-        Returns their paths. Raises `DiskError` if a write fails, `CheckpointError` for a link.
+        Returns their paths. Raises `DiskError`, or `CheckpointError` for a link that leads
+        elsewhere.
         """
         # Import here: matplotlib and jinja2 take almost a second, and the table needs neither.
         from wgan_cli.report.writers.drawing import picture

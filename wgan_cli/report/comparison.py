@@ -23,8 +23,8 @@ _CAUTION = (
 class Comparison:
     """Ranked runs and everything that a report shows about them.
 
-    The tag `by` ranks the runs; if it is None, `ranking.rank_tag` chooses one. `studies` are the
-    searches whose trials are among the runs. Raises `ConfigError` if no run has the tag `by`.
+    The tag `by` ranks the runs. If `by` is None, `ranking.rank_tag` chooses a tag. `studies` are
+    the searches whose trials are among the runs. Raises `ConfigError` if no run has the tag `by`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def ranked(self) -> bool:
-        """Whether it is known if higher or lower values of the ranking tag are better."""
+        """True if it is known whether higher or lower values of the ranking tag are better."""
         return ranking.higher_is_better(self.by or "") is not None
 
     @cached_property
@@ -58,7 +58,7 @@ class Comparison:
 
     @cached_property
     def heat_maps(self) -> tuple[list[curves.HeatMap], str]:
-        """The heat maps, and a note that says why any are missing; see `curves.heat_maps`."""
+        """The heat maps, and a note that says why heat maps are missing; see `curves.heat_maps`."""
         if self.by is not None and not self.ranked:
             return [], f"No heat map: it is unknown whether more or less of {self.by} is better."
         return curves.heat_maps(self.groups, self.varying.keys)
@@ -73,7 +73,7 @@ class Comparison:
         return f"{varying} {overrides_text({'seed': run.seed})}".strip()
 
     def note(self, run: Run) -> str:
-        """Return why a finished run counts in no mean, or an empty text if it counts."""
+        """Return why a finished run is not included in a mean, or an empty text for other runs."""
         if not run.finished or self.by is None or run.folder in self.counted:
             return ""
         if self.value(run) is None:

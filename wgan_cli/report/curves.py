@@ -11,12 +11,12 @@ from wgan_cli.report.ranking import ESTIMATE, RAW, SeedGroup, floor_tag, is_metr
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Up to COLOURS groups, each group has a colour that readers can tell apart. With more groups, the
-# best HIGHLIGHTED groups have a colour and the others are grey.
+# If there are at most COLOURS groups, each group has a colour that readers can tell apart.
+# Otherwise the best HIGHLIGHTED groups have a colour, and all other groups are grey.
 COLOURS, HIGHLIGHTED = 8, 6
-# The largest number of points of one curve, and of all grey curves of a chart together.
+# The largest number of points in one curve, and in all grey curves of one chart together.
 _POINTS, _GREY_POINTS = 300, 6000
-# Draw no heat maps if results fill less than this share of their cells.
+# Draw heat maps only if results fill at least this share of their cells.
 _MIN_FILLED = 0.25
 _MAX_MAPS = 6
 
@@ -65,12 +65,12 @@ class HeatMap:
 
 
 def coloured_count(groups: int) -> int:
-    """Return the number of groups drawn in colour, which are the best ones."""
+    """Return the number of groups drawn in colour. These are the best groups."""
     return groups if groups <= COLOURS else HIGHLIGHTED
 
 
 def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
-    """Return a panel for each metric, first the ranking tag, then the critic's estimate."""
+    """Return a panel for each metric. The ranking tag comes first, then the critic's estimate."""
     tags = {
         tag
         for group in groups
@@ -122,7 +122,7 @@ def merged(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     """Return steps, mean, minimum and maximum over curves, each of shape (n,).
 
     The steps are the union of all curves' steps. Missing values within a curve are interpolated
-    linearly. Before its first step and after its last, a curve is left out of the statistics.
+    linearly. A curve does not count at steps before its first or after its last step.
     """
     grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     table = np.stack([np.interp(grid, *curve, left=np.nan, right=np.nan) for curve in curves])
@@ -157,7 +157,7 @@ def _panel(groups: Sequence[SeedGroup], tag: str) -> Panel:
 
 
 def _averaged_runs(group: SeedGroup) -> list[Run]:
-    """Return the counted runs and unfinished runs of other seeds; if none, all finished runs."""
+    """Return the counted runs and the unfinished runs of other seeds, else all finished runs."""
     seeds = {str(run.seed) for run in group.counted}
     live = [run for run in group.runs if not run.failed and not run.finished]
     live = [run for run in live if str(run.seed) not in seeds]
@@ -188,10 +188,10 @@ def _is_numeric(values: Sequence[Hashable]) -> bool:
 def _filled_enough(maps: Sequence[HeatMap]) -> bool:
     """Return whether enough cells have results to compare settings within rows or columns.
 
-    For a random search they do not: hardly any two of its trials share a row or a column.
+    In a random search the result is False: hardly any two trials share a row or a column.
     """
     filled = sum(int((np.isfinite(one.cells) | one.failed).sum()) for one in maps)
     size = sum(one.cells.size for one in maps)
-    # The largest number of results of which no two share a row or a column.
+    # This many results can lie in the maps without two in one row, or without two in one column.
     unshared = sum(max(one.cells.shape) for one in maps)
     return filled == size or (filled > unshared and filled >= _MIN_FILLED * size)

@@ -27,9 +27,9 @@ CONFIDENCE = 0.95
 class SeedGroup:
     """Runs that differ only in their seed, and their values of the ranking tag.
 
-    `values` are the values of the varying settings, and `label` shows them as overrides. `counted`
-    are the finished runs that have the tag, the newest for each seed; `numbers` are their values of
-    the tag. `floor` is the mean value of the metric for real data.
+    `values` are the values of the varying settings, and `label` shows them as overrides. For each
+    seed, `counted` holds the newest finished run that has the tag, and `numbers` holds this run's
+    value of the tag. `floor` is the mean value of the metric for real data.
     """
 
     label: str
@@ -41,7 +41,7 @@ class SeedGroup:
 
     @property
     def n(self) -> int:
-        """The number of seeds that count in the mean."""
+        """The number of seeds that are included in the mean."""
         return len(self.numbers)
 
     @property
@@ -51,13 +51,13 @@ class SeedGroup:
 
     @property
     def sd(self) -> float | None:
-        """The sample standard deviation over seeds (n − 1), or None for fewer than two."""
+        """The sample standard deviation over seeds (n − 1), or None for fewer than two seeds."""
         return statistics.stdev(self.numbers) if self.n > 1 else None
 
 
 @dataclass(frozen=True)
 class Margin:
-    """The `amount` by which one group's mean is better, and Welch's interval (low, high) for it."""
+    """The `amount` by which one group's mean beats another's; `interval` is Welch's (low, high)."""
 
     amount: float
     interval: tuple[float, float] | None
@@ -87,15 +87,15 @@ def floor_tag(tag: str) -> str:
 
 
 def is_metric(tag: str) -> bool:
-    """Return whether the tag measures the model: not real data, a sample count or a speed."""
+    """Return whether the tag measures the model, and not real data, a sample count or a speed."""
     return not tag.endswith((FLOOR, "_n")) and not tag.startswith("throughput/")
 
 
 def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
-    """Return the ranking tag: `by`, else `wasserstein/exact`, else the preferred metric.
+    """Return the ranking tag: `by` if given, else `wasserstein/exact`, else another metric.
 
-    A metric is preferred if all finished runs have it. Returns None if no run has a metric. Raises
-    `ConfigError` if no run has the tag `by`.
+    Without `by`, the tag is one that a run has, and metrics that all finished runs have are
+    preferred. Returns None if no run has a metric. Raises `ConfigError` if no run has the tag `by`.
     """
     tags = list(dict.fromkeys(tag for run in runs for tag in run.final))
     if by is not None:
@@ -121,8 +121,8 @@ def groups_by_rank(
 ) -> list[SeedGroup]:
     """Group the runs by settings; return the groups, the one with the best mean first.
 
-    Groups without a mean come next, and groups whose runs all failed come last. If the tag's better
-    direction is unknown, groups with a mean stay in the order of their runs.
+    Groups without a mean come next, and groups whose runs all failed come last. If it is unknown
+    whether higher or lower values are better, groups with a mean stay in the order of their runs.
     """
     by_values: dict[tuple[Hashable, ...], list[Run]] = {}
     for run in runs:
@@ -161,8 +161,8 @@ def _seed_group(
 def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
     """Return the margin by which the mean of `better` beats the mean of `other`.
 
-    Returns None if a group has no mean or the tag's better direction is unknown. The margin has
-    Welch's interval if both groups have at least two seeds.
+    Returns None if a group has no mean, or if it is unknown whether higher or lower values are
+    better. The margin has Welch's interval if both groups have at least two seeds.
 
     Welch (1947): with vᵢ = sᵢ²/nᵢ, the interval is the difference of the means ± t·√(v₁ + v₂). Here
     t is the quantile of Student's distribution with (v₁ + v₂)² / (v₁²/(n₁ − 1) + v₂²/(n₂ − 1))

@@ -21,11 +21,11 @@ from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.study import FAILED, PRUNED, StudySummary
 
-# Runs in these states are listed last and count in no mean: resuming them would fail again.
+# Runs in these states would fail again if resumed. They are listed last and not averaged.
 _FAILED = ("diverged", "failed")
 # Subfolders of a run folder that are not searched for other runs.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
-# Values of --config-name that wgan-train passes to Hydra: its default, and another run's config.
+# Values of --config-name that wgan-train passes to Hydra: the default, and a saved config's name.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
 _PRUNED_REASON = "ended early: worse than half of the trials before it"
@@ -40,7 +40,7 @@ class Run:
     """One run: its folder, its `name` in tables, and the contents of its files.
 
     `state`, `message`, `step`, `steps`, `seconds`, `ended` and `final` (tag to finite number) come
-    from `status.json`. If that says "running" but the process has ended, the state is "cut off".
+    from `status.json`. If the file says "running" but the process has ended, `state` is "cut off".
     `config` is the content of `config.yaml`, empty if it cannot be read. `overrides` are the
     overrides that the user typed, and `argv` is the command line of the process.
     """
@@ -60,12 +60,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run completed all steps; only finished runs count in a mean."""
+        """True if the run completed all steps. Only finished runs are included in a mean."""
         return self.state == "finished"
 
     @property
     def failed(self) -> bool:
-        """Whether the run diverged or failed."""
+        """True if the run diverged or failed."""
         return self.state in _FAILED
 
     @property
@@ -103,11 +103,11 @@ class Run:
 
     @cached_property
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Maps each tag in `metrics.jsonl` to steps (n,), increasing, and finite values (n,)."""
+        """Maps each tag in `metrics.jsonl` to increasing steps (n,) and finite values (n,)."""
         by_tag: dict[str, dict[int, float]] = {}
         points: list[dict[str, float]] = _tried(RunFolder(self.folder).read_metrics, [])
         for point in points:
-            # A larger step means that the file is damaged: float64 cannot represent it exactly.
+            # Skip a step that float64 cannot represent exactly: the file must be damaged.
             if not 0 <= point["step"] < 2**53:
                 continue
             for tag, value in point.items():
@@ -145,10 +145,11 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def apply_trial_states(runs: Iterable[Run], folder: Path, study: StudySummary) -> None:
-    """Set the state and message of the search's runs in `folder` from their trials.
+    """Set the state and message of runs that are trials of the search in `folder`.
 
-    The study has details that a run's status lacks: the run of a pruned trial only records a stop
-    signal, and a killed run records nothing. Finished runs and running trials do not change.
+    They come from `study`, which knows more than a run's status: the run of a pruned trial records
+    only a stop signal, and a killed run records nothing. Finished runs and running trials do not
+    change.
     """
     search_folder = SearchFolder(folder)
     trials = {os.path.realpath(search_folder.trial(t.number)): t for t in study.trials}
@@ -166,7 +167,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def readable(node: Any) -> Any:
-    """Return the node with lone surrogates replaced, which JSON allows but UTF-8 cannot encode."""
+    """Return the node without lone surrogates: JSON allows them, but UTF-8 cannot encode them."""
     if isinstance(node, str):
         return node.encode(errors="replace").decode()
     if isinstance(node, dict):

@@ -37,8 +37,8 @@ ABSENT = "–"
 def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Hashable]:
     """Return the settings that affect training, by dotted key, without the seed.
 
-    The value of a group's key is the name of its option. If `config` is empty, the settings are the
-    `overrides` that the user typed.
+    For a config group such as `loss`, the value is the name of the chosen option, for example
+    `hinge`. If `config` is empty, the settings are the `overrides` that the user typed.
     """
     flat: dict[str, Hashable] = {}
     for key, node in config.items():
@@ -54,7 +54,7 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
 
 
 def parse_yaml(text: str) -> Any:
-    """Return parsed YAML. Raises `YAMLError`; `ValueError` or `RecursionError` if unprintable."""
+    """Parse YAML. Raises `YAMLError`, and `ValueError` or `RecursionError` for unprintable data."""
     # Refuse aliases: a few of them can expand to gigabytes, and a run's files have none.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
         raise yaml.YAMLError("aliases are not allowed")
@@ -63,7 +63,7 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_data()
     finally:
         loader.dispose()
-    # Raises for nesting that is too deep and for integers with more digits than Python prints.
+    # This raises an error if nesting is too deep or an integer has more digits than Python prints.
     str(node)
     return node
 
@@ -77,12 +77,12 @@ def parse_value(text: str) -> Any:
 
 
 def overrides_text(values: Mapping[str, Any]) -> str:
-    """Return settings as text such as `loss=hinge clip=0.01`, without those that are `ABSENT`."""
+    """Return settings as text such as `loss=hinge clip=0.01`; `ABSENT` values are left out."""
     return " ".join(as_overrides({k: value for k, value in values.items() if value != ABSENT}))
 
 
 def _is_bookkeeping(key: str, flat: Mapping[str, Hashable]) -> bool:
-    # The path matters only for image_folder: there it determines the data set.
+    # The path matters only for the data set image_folder, because it determines the images.
     if key == "dataset.root":
         return flat.get("dataset") != "image_folder"
     return any(key == name or key.startswith(f"{name}.") for name in _BOOKKEEPING)

@@ -10,9 +10,9 @@ from wgan_cli.config import GROUPS
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT, overrides_text
 
-# Hardware settings, which affect results only by rounding. They vary only if a user typed them.
+# Hardware settings affect results only by rounding. They count as varying only if typed.
 _MACHINE = {"device", "threads", "compile", "graphs", "deterministic"}
-# With more varying settings, a row shows only values that differ from the most common ones.
+# With more varying settings than this, a row shows only values that are not the most common ones.
 MAX_COLUMNS = 6
 
 
@@ -21,8 +21,8 @@ class VaryingSettings:
     """The settings that differ between runs, without the seed.
 
     `keys` are the dotted keys that distinguish the runs; a group's key stands for its option.
-    `dependent` are further keys whose values follow from those, such as settings that a data set
-    recommends. `common` maps each key to its most common value if there are more than
+    `dependent` are keys whose values follow from the values of `keys`, such as settings that a data
+    set recommends. `common` maps each key to its most common value if there are more than
     `MAX_COLUMNS` keys, and is empty otherwise.
     """
 
@@ -35,14 +35,14 @@ class VaryingSettings:
         return tuple(run.settings.get(key, ABSENT) for key in self.keys)
 
     def label(self, values: Sequence[Hashable]) -> str:
-        """Return the values of `keys` as override text, without those equal to the common ones."""
+        """Return the values of `keys` as override text; leave out values that are in `common`."""
         missing = object()
         pairs = zip(self.keys, values, strict=True)
         return overrides_text({k: v for k, v in pairs if self.common.get(k, missing) != v})
 
 
 def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
-    """Return the typed settings that differ, and others needed to distinguish the runs."""
+    """Return the typed settings that differ, and other settings needed to distinguish the runs."""
     typed = list(dict.fromkeys(key for run in runs for key in run.override_values))
     known = list(dict.fromkeys([*GROUPS, *(key for run in runs for key in run.settings)]))
     flats = [run.settings for run in runs]
@@ -57,7 +57,7 @@ def find_varying_settings(runs: Sequence[Run]) -> VaryingSettings:
 
     keys: list[str] = []
     dependent: list[str] = []
-    # A run without a config has only typed settings: leave it out when comparing others.
+    # Leave out runs without a config, of which only the typed settings are known.
     flats = [run.settings for run in runs if run.config] or flats
     # Each run's values of the chosen keys. Add a key if it distinguishes runs with equal values.
     values: list[tuple[Hashable, ...]] = [()] * len(flats)

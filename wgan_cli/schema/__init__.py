@@ -47,7 +47,7 @@ _COMPONENTS: dict[str, dict[str, Component]] = {
     "logger": LOGGERS,
 }
 # The settings classes of this package's components, by group and target. A user's own component has
-# none; its settings are checked against the signature of its constructor.
+# no such class; its settings are checked against the signature of its constructor.
 SCHEMAS_OF: dict[str, dict[str, type]] = {
     "model" if group == "network" else group: {
         target: component.settings for target, component in components.items()
@@ -70,8 +70,8 @@ def traits(group: Literal["optimizer"], node: Mapping[str, Any]) -> OptimizerTra
 def traits(group: str, node: Mapping[str, Any]) -> Any:
     """Return the traits of the component that a checked config node names.
 
-    For a user's own component, read them from the node's key `traits`; missing ones have their
-    default. For the group "network", `node` is the node of a model's generator or critic.
+    For a user's own component, the traits are read from the node's key `traits`; a missing trait
+    has its default. For the group "network", `node` is the node of a model's generator or critic.
     """
     component = _COMPONENTS[group].get(node["_target_"])
     if component is None:

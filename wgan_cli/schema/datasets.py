@@ -81,7 +81,7 @@ class ArrayConfig(DatasetConfig):
 
 @dataclass
 class ImageFilesConfig(DatasetConfig):
-    """Settings of images in files, read into memory at the start or during training."""
+    """Settings of a data set of image files, which are read at the start or during training."""
 
     root: str = MISSING
     size: int = setting(at_least=4, at_most=1024)

@@ -11,7 +11,7 @@ from wgan_cli.schema.traits import Component
 
 @dataclass
 class LoggerConfig:
-    """A logger that has no settings."""
+    """Settings of a logger that has only a target."""
 
     _target_: str = MISSING
 

@@ -1,4 +1,4 @@
-"""The traits of each metric, and whether higher is better for the other curves."""
+"""The traits of each metric. For other curves: whether a higher value is better."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from functools import partial
 
 from wgan_cli.schema.traits import MetricTraits
 
-# A distance between generated and real samples; a share, count or score, where higher is better.
+# `_distance` is for distances between generated and real samples. `_score` is for shares, counts
+# and scores, where higher is better.
 _distance = partial(MetricTraits, has_floor=True, higher_is_better=False)
 _score = partial(MetricTraits, has_floor=True, higher_is_better=True)
 
@@ -37,7 +38,7 @@ METRICS: dict[str, MetricTraits] = {
     "metrics/share_within_3sigma": _score("modes"),
 }
 
-# Whether higher is better, for each other curve for which this is known.
+# Whether a higher value is better, for other curves than metrics, where this is known.
 CURVES = {
     "critic/wasserstein": False,
     "critic/orthogonality": False,

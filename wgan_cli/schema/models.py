@@ -39,7 +39,10 @@ class DcganConfig:
 
 @dataclass
 class ResnetConfig(DcganConfig):
-    """Settings of a residual network as in arXiv 1704.00028; `width` halves above 32 pixels."""
+    """Settings of a residual network as in arXiv 1704.00028.
+
+    For images above 32 pixels, the largest feature maps have `width` / 2 channels.
+    """
 
     width: int = setting(at_least=2, at_most=4_096)
 

@@ -47,7 +47,10 @@ class SGDSettings:
 
 
 def for_both_networks(settings: type) -> type:
-    """Return a subclass with settings for `critic` and `generator`; null means the common one."""
+    """Return a subclass of `settings` with the extra fields `critic` and `generator`.
+
+    Each field overrides settings for one network. Null means the value that both networks share.
+    """
     return dataclasses.make_dataclass(
         settings.__name__.replace("Settings", "Config"),
         [

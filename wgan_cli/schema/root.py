@@ -1,4 +1,4 @@
-"""A run's settings in three stages: as typed, with recommendations filled in, and complete."""
+"""A run's settings as three classes: as typed, with recommendations filled in, and complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wgan_cli.schema.metrics import METRICS
 from wgan_cli.schema.settings import setting
 
 if TYPE_CHECKING:
-    # The config node of a group: maps its settings' names to values, read-only.
+    # The config node of a group: a read-only mapping from names of settings to their values.
     Node = Mapping[str, Any]
 else:
     # OmegaConf reads these annotations and does not support Mapping.
@@ -22,7 +22,10 @@ else:
 
 @dataclass(frozen=True)
 class CriticWarmup:
-    """Extra critic updates in the first `steps` generator updates and at every `every`-th one."""
+    """More critic updates in the first `steps` generator updates and in every `every`-th one.
+
+    In these generator updates, `n_critic` replaces the root setting of that name.
+    """
 
     steps: int = setting(at_least=0)
     n_critic: int = setting(at_least=1, at_most=1_000_000)
@@ -108,7 +111,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledConfig(TrainConfig):
-    """Settings after `config.fill`; hardware, `metrics` and sample counts may still be open."""
+    """Settings after `config.fill`. Hardware, `metrics` and sample counts may still be unset."""
 
     steps: int
     latent_dim: int

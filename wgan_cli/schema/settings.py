@@ -24,14 +24,14 @@ class Limits(TypedDict, total=False):
 
 
 def setting(*, default: Any = MISSING, **limits: Unpack[Limits]) -> Any:
-    """Return a dataclass field with a range; the default is usually in YAML instead of here."""
+    """Return a dataclass field with limits for its values. Most defaults are in YAML, not here."""
     assert limits.keys() <= Limits.__annotations__.keys(), limits
     return dataclasses.field(default=default, metadata=limits)
 
 
 @dataclass
 class NamedConfig:
-    """A component that has only a name."""
+    """Settings of a component that has only a name."""
 
     _target_: str = MISSING
     name: str = MISSING

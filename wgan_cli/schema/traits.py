@@ -22,8 +22,8 @@ KINDS = ("samples", "images", "labels", "modes")
 class OptimizerTraits:
     """Traits of an optimizer."""
 
-    # Each weight's update depends only on this weight, its gradient and its optimizer state. Then
-    # all weights of a network may be one flat parameter, so that a step needs one kernel instead of
+    # Each weight's update depends only on this weight, its gradient and its optimizer state. All
+    # weights of a network may then be one flat parameter, and a step needs one kernel instead of
     # one for each layer. False for Adafactor, LARS, LAMB and Muon, whose updates depend on a
     # layer's shape or norm.
     elementwise: bool = False
@@ -43,19 +43,19 @@ class OptimizerTraits:
 class ConstraintTraits:
     """Traits of a constraint."""
 
-    # Its bound is the root setting `clip`, which its constructor takes as a parameter.
+    # The root setting `clip` is its bound. The constructor takes it as a parameter.
     takes_clip: bool = False
-    # It changes weights in place, so that they may be views of one vector. False for a constraint
-    # that replaces parameters after `wrap`.
+    # It changes weights only in place, so the weights may be views of one vector. False for a
+    # constraint that replaces parameters after `wrap`.
     weights_in_place: bool = False
     # It constrains each sample's score separately, so the critic must not have BatchNorm.
     needs_independent_samples: bool = False
-    # It needs second derivatives, which torch.compile does not support. Set it to false if yours
-    # does not need them; otherwise `compile=true` is refused.
+    # It needs second derivatives, which torch.compile does not support, so `compile=true` is
+    # refused. Set this to false if your own constraint needs none.
     differentiates_twice: bool = True
     # It changes or penalizes weights, so the critic must not already be Lipschitz by construction.
     acts_on_weights: bool = False
-    # Its bound on the weights bounds the critic only if the critic has no normalisation layers.
+    # It bounds the weights; this bounds the critic only if the critic has no normalisation layers.
     undone_by_normalization: bool = False
     # It has a setting to skip normalisation layers, which has no effect without such layers.
     exempts_normalization: bool = False
@@ -67,10 +67,10 @@ class ConstraintTraits:
 class NetworkTraits:
     """Traits of a generator or a critic."""
 
-    # Its parameters are never moved in memory, so that they may be views of one vector.
+    # Its parameters are never moved in memory, so the parameters may be views of one vector.
     weights_in_place: bool = False
-    # It works well in bfloat16: `precision=auto` may choose bf16, and, if its layers allow it, a
-    # copy with bfloat16 weights may replace autocast.
+    # It works well in bfloat16, so `precision=auto` may choose bf16. If the network's layers allow
+    # it, a copy with bfloat16 weights may replace autocast.
     bf16_copy: bool = False
     # Its feature maps may be channels_last in memory: no `view` of a map needs another layout.
     channels_last: bool = False
@@ -86,7 +86,7 @@ class NetworkTraits:
     sides: list[int] = field(default_factory=list)
     # The only latent_dim that it supports; None: any.
     latent_dim: int | None = None
-    # The data set that it is designed for; error messages name it if another is refused.
+    # The data set for which the network is made. Error messages suggest it if another is refused.
     dataset: str | None = None
     # Its normalisation: none, batch, layer or group. None: find out from its layers.
     normalization: str | None = None
@@ -111,7 +111,8 @@ class MetricTraits:
     needs: str = setting(default="samples", choices=KINDS)
     # It is fast enough to be measured during training if the user chooses no metrics.
     while_training: bool = True
-    # It can also compare real with other real samples: the best value for generated samples.
+    # It can also compare real samples with other real samples. The result is the best value that
+    # generated samples can have.
     has_floor: bool = False
     # None: unknown. Reports then list the runs without ranking them by this metric.
     higher_is_better: bool | None = None
@@ -119,7 +120,7 @@ class MetricTraits:
 
 @dataclass(frozen=True)
 class DatasetTraits:
-    """Traits of a data set; None means that only its files tell."""
+    """Traits of a data set. None means that a trait is unknown before the files are read."""
 
     # The kinds of data that it has, for metrics that need them.
     kinds: list[str] | None = setting(default=None, choices=KINDS)

@@ -1,4 +1,4 @@
-"""Manage a search's folder: its definition, Optuna's study, and a run folder for each trial."""
+"""Manage a search's folder: its settings, Optuna's study, and a run folder for each trial."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SearchFolder:
         return (self.path / SEARCH).is_file()
 
     def read(self) -> tuple[Search, str, str | None]:
-        """Return the search, its study's name, and the database's URL (None: the journal file).
+        """Return the search, the study's name, and the database's URL (None for the journal file).
 
         Raises `CheckpointError` if there is no search, `ConfigError` if it cannot be read.
         """
@@ -61,11 +61,11 @@ class SearchFolder:
         return search, study, storage
 
     def begin(self, search: Search, name: str, storage: str | None) -> Search:
-        """Start a search, or continue the folder's search; return the search to run.
+        """Start `search`, or continue the search in this folder; return the search to run.
 
-        When continuing, `search.trials` replaces the saved total, but the new total is at least the
-        number of existing trials. Raises `ConfigError` if the folder holds a different search,
-        `DiskError` if writing fails.
+        When a search continues, `search.trials` replaces the saved total, but the new total is at
+        least the number of existing trials. Raises `ConfigError` if the folder holds a different
+        search, and `DiskError` if writing fails.
         """
         make_folder(self.path)
         with self.claiming():
@@ -87,26 +87,26 @@ class SearchFolder:
             return search
 
     def claiming(self) -> AbstractContextManager[None]:
-        """Return a context that locks the search, so one process at a time chooses a trial."""
+        """Return a context that locks the search: only one process at a time may choose a trial."""
         return held(self.path / ".lock")
 
     def lock_trial(self, number: int) -> TextIO | None:
-        """Return a trial's lock, or None if another process or a run it left behind holds it."""
+        """Lock a trial and return the lock, or None if another process or its run holds it."""
         make_folder(self.trial(number))
         return locked(self.trial(number) / ".search.lock")
 
     def refuse_foreign_run(self, number: int, overrides: Sequence[str] | None = None) -> None:
         """Raise `ConfigError` if a trial's folder holds a run of another study.
 
-        This happens if the study was lost but the run folders were not. `overrides` are the trial's
-        overrides, or None for a new trial, whose folder must not hold a run.
+        This happens if the study was deleted but its run folders were not. `overrides` are the
+        trial's overrides, or None for a new trial, whose folder must not hold a run.
         """
         run = RunFolder(self.trial(number))
         if overrides is None:
             foreign = run.holds_run()
         else:
-            # A run does not save overrides of Hydra's own settings. If it was killed before it
-            # saved its overrides, nothing can be compared.
+            # A run does not save overrides of Hydra's own settings. If the run was killed before it
+            # saved its overrides, there is nothing to compare.
             hydra = ("hydra.", "hydra/")
             typed = {text for text in overrides if not override_key(text).startswith(hydra)}
             foreign = set(run.read_overrides()) not in (set(), typed)
@@ -139,7 +139,7 @@ class SearchFolder:
 
 
 def refuse_unreachable(url: str) -> None:
-    """Raise `ConfigError` if the database cannot be opened; create the tables if it is new."""
+    """Raise `ConfigError` if the database cannot be opened. Create the tables in a new database."""
     from optuna.storages import RDBStorage
 
     try:
@@ -150,9 +150,10 @@ def refuse_unreachable(url: str) -> None:
 
 
 def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
-    """Return the study of the search in a folder; create it if needed, unless `read_only`.
+    """Return the study of the search in a folder. Create a missing study, unless `read_only`.
 
-    Raises `ConfigError` if a database cannot be opened, `DiskError` if the study cannot be read.
+    Raises `ConfigError` if a database cannot be opened, and `DiskError` if the study cannot be
+    read.
     """
     import optuna
 
@@ -191,7 +192,7 @@ def _short(error: Exception) -> str:
 
 
 def _refuse_missing_file(folder: SearchFolder, url: str | None) -> None:
-    """Raise `FileNotFoundError` if the journal or SQLite file is missing: opening creates it."""
+    """Raise `FileNotFoundError` for a missing journal or SQLite file, which Optuna would create."""
     scheme, _, path = (url or "").partition(":///")
     file = folder.journal if url is None else Path(path.partition("?")[0])
     if (url is None or scheme.startswith("sqlite")) and not file.is_file():
@@ -208,7 +209,7 @@ def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
     class KernelLock(JournalFileOpenLock):
         """A lock that the kernel releases when its process ends.
 
-        Optuna's own locks remain for 30 s or for ever after a process is killed.
+        After a process is killed, Optuna's own locks stay for 30 s or for ever.
         """
 
         def acquire(self) -> bool:

@@ -1,6 +1,7 @@
 """Run the trials of a search, one after another, until the total number is reached.
 
-The next trial is an unfinished trial of a dead process if there is one, else a new one.
+If a dead process left a trial unfinished, this trial is the next one. Otherwise the next one is a
+new trial.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 class ClaimedTrial:
     """A trial that only this process may run while `lock` is open.
 
-    `values` are its settings by key. `resumed` is true if an earlier process started the trial.
+    `values` maps the trial's settings to their values. `resumed` is true if an earlier process
+    started the trial.
     """
 
     trial: Trial
@@ -58,7 +60,7 @@ class ClaimedTrial:
 
 @dataclass(frozen=True)
 class NoTrialLeft:
-    """No trial is left to start; `running_elsewhere` is the number running in other processes."""
+    """No trial is left to start. Other processes still run `running_elsewhere` trials."""
 
     running_elsewhere: int
 
@@ -86,11 +88,11 @@ class SearchLoop:
     def run(self) -> StudySummary:
         """Run trials until all processes together reach the total; return the study's summary.
 
-        Raises the error of `stop_error` after a stop signal, and `DiskError`. Also raises errors
-        that every further trial would repeat: `DataError` if no trial has finished yet,
-        `ConfigError` if runs do not measure the metric or a trial's folder holds another study's
-        run. After a stop, a full disk or another study's run, the trial stays recorded as running,
-        and the next start resumes it.
+        Raises the error of `stop_error` after a stop signal, and `DiskError`. Two more errors end
+        the search, because every further trial would raise them again: `DataError` if no trial has
+        finished yet, and `ConfigError` if runs do not measure the metric or a trial's folder holds
+        a run of another study. After a stop, a full disk or a run of another study, the trial stays
+        recorded as running, and the next start of the search resumes it.
         """
         from optuna.exceptions import StorageInternalError
 
@@ -143,7 +145,7 @@ class SearchLoop:
         if outcome.state == STOPPED:
             if (error := self.stop_error()) is not None:
                 raise error
-            # This process got no stop signal, so the trial got one from elsewhere.
+            # This process got no stop signal, so someone else has sent one to the trial's process.
             interrupted = outcome.code == InterruptedRunError.exit_code
             stopped = InterruptedRunError if interrupted else PreemptedError
             raise stopped(f"Trial {number} was asked to stop, and saved itself.")
@@ -174,9 +176,10 @@ def claim_trial(
     """Lock and return the next trial with its settings, or `NoTrialLeft`.
 
     Trial 0 uses the settings in `first_values`; the sampler proposes all other settings. A lock
-    ensures that processes sharing a folder start at most `search.trials` trials in total. If a
-    trial is recorded as running but its lock is free, its process is dead: this trial comes first
-    and keeps its number. Raises `ConfigError` if the folder of a new trial already holds a run.
+    ensures that processes that share a folder start at most `search.trials` trials in total. If a
+    trial is recorded as running but its lock is free, the trial's process is dead. Such a trial
+    comes first and keeps its number. Raises `ConfigError` if the folder of a new trial already
+    holds a run.
     """
     from optuna.trial import Trial, TrialState
 
@@ -195,7 +198,8 @@ def claim_trial(
             trial = Trial(study, running._trial_id)
             return ClaimedTrial(trial, _propose(trial, search), lock, resumed=True)
         existing = study.get_trials(deepcopy=False)
-        # If a process was killed after enqueueing trial 0, that trial waits and is not started.
+        # Do not count a waiting trial: a process was killed after enqueueing trial 0, before it
+        # started.
         number = sum(trial.state != TrialState.WAITING for trial in existing)
         if number >= search.trials:
             return NoTrialLeft(running_elsewhere)

@@ -21,7 +21,7 @@ Value = float | int | str | bool | None
 
 @dataclass
 class SamplerConfig:
-    """The sampler's settings. The same seed and the same earlier results give equal proposals."""
+    """The sampler's settings. Equal seeds and equal earlier results give equal proposals."""
 
     name: str = setting(default="tpe", choices=("tpe", "random"))
     seed: int = setting(default=0, at_least=0, at_most=2**32 - 1)
@@ -31,7 +31,7 @@ class SamplerConfig:
 class PrunerConfig:
     """The pruner's settings: `median` stops a trial that is worse than the finished trials' median.
 
-    It prunes no trial before generator update `first_step`, and none before `warmup_trials` trials
+    No trial is pruned before its generator update `first_step`, or before `warmup_trials` trials
     have finished.
     """
 
@@ -42,7 +42,7 @@ class PrunerConfig:
 
 @dataclass
 class Search:
-    """A search as its YAML defines it; `words` are the wgan-train overrides of every trial."""
+    """A search as defined in its YAML file. `words` are the overrides that every trial uses."""
 
     metric: str = setting(default="wasserstein/exact")
     direction: str = setting(default="minimize", choices=("minimize", "maximize"))
@@ -60,8 +60,8 @@ class Search:
     def corners(self) -> Iterator[list[str]]:
         """Yield the overrides of trials that together cover the ends of each range and all choices.
 
-        wgan-train checks each setting's type and limits separately. So if these trials are valid,
-        all trials are.
+        wgan-train checks the type and limits of each setting separately. So if these trials are
+        valid, all trials are valid.
         """
         extremes = {key: entry.extremes() for key, entry in self.settings.items()}
         for i in range(max(map(len, extremes.values()))):
@@ -89,19 +89,19 @@ class Range:
     def rounded(self, value: float) -> float:
         """Return the value rounded to six digits, within the range.
 
-        This way, a trial trains with exactly the number that reports show and a user can type.
+        The trial then trains with exactly the number that reports show and that a user can type.
         """
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
 
 @dataclass
 class Choices:
-    """A choice between values; a list among them is stored as its override text."""
+    """A choice between values. A value that is a list is stored as override text."""
 
     values: list[Value]
 
     def extremes(self) -> list[Value]:
-        """Return all values."""
+        """Return all values, because choices have no order and so no lowest or highest value."""
         return self.values
 
 
@@ -111,7 +111,7 @@ def read_search(path: Path) -> Search:
 
 
 def parse_search(node: Any, path: Path) -> Search:
-    """Return the search in `node`, the content of file `path`; `ConfigError` if it is invalid."""
+    """Return the search in `node`, read from file `path`. Raises `ConfigError` if it is invalid."""
     try:
         if not isinstance(node, dict) or not isinstance(node.get("space"), dict):
             raise ConfigError("a search needs space: with a setting and its range on each line.")
@@ -132,7 +132,7 @@ def as_overrides(values: Mapping[str, Value]) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as override text, floats at full precision."""
+    """Return a value as override text, with floats at full precision."""
     if isinstance(value, list):
         return f"[{','.join(map(value_text, value))}]"
     if value is None or isinstance(value, bool):
@@ -141,7 +141,7 @@ def value_text(value: Any) -> str:
 
 
 def with_overrides(search: Search, overrides: Sequence[str]) -> Search:
-    """Return the search with more overrides; the settings they fix are no longer searched."""
+    """Return the search with more overrides. The settings in these overrides are not searched."""
     fixed = {override_key(override) for override in overrides}
     kept = [override for override in search.words if override_key(override) not in fixed]
     space = {key: node for key, node in search.space.items() if key not in fixed}
@@ -196,7 +196,7 @@ def _choices(path: str, node: dict[Any, Any]) -> Choices:
 
 
 def default_values(search: Search, config: dict[str, Any]) -> dict[str, Value]:
-    """Return the config's value of each searched setting, if the search space includes it."""
+    """Return the config's value of each searched setting, if the space includes this value."""
     defaults: dict[str, Value] = {}
     flat = flatten(config)
     for key, entry in search.settings.items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
 _STATES = {"COMPLETE": FINISHED, "PRUNED": PRUNED, "FAIL": FAILED}
 REASON = "reason"
-# With fewer finished trials, importances would be mostly noise.
+# With fewer finished trials than this, importances would be mostly noise.
 _MIN_FINISHED = 8
 # The number of trials that the final summary lists.
 _LISTED = 10
@@ -29,9 +29,9 @@ _LISTED = 10
 class TrialSummary:
     """One trial: `params` are its settings, and `history` maps steps to values of the metric.
 
-    `state` is finished, pruned, failed or running; if the search was killed, the state is running
-    until the trial is resumed. `value` is the final value of the metric, for a pruned trial the
-    last one. `reason` says why a trial failed.
+    `state` is finished, pruned, failed or running. If the search is killed, its trial stays in the
+    state "running" until the trial is resumed. `value` is the final value of the metric, or the
+    last value before pruning. `reason` says why a trial failed.
     """
 
     number: int
@@ -47,7 +47,8 @@ class StudySummary:
     """A study: `total` is the planned number of trials, and `trials` are those started so far.
 
     `importances` maps settings to their importance, computed by Optuna with PED-ANOVA over finished
-    trials. They sum to 1, the largest first; the mapping is empty if too few trials have finished.
+    trials. The importances sum to 1, and the largest comes first. If too few trials have finished,
+    the mapping is empty.
     """
 
     metric: str
@@ -70,7 +71,7 @@ class StudySummary:
 
     @property
     def best_so_far(self) -> dict[int, float]:
-        """Maps each trial's number to the best value up to it, from the first finished trial on."""
+        """Maps each trial's number to the best value so far. Starts at the first finished trial."""
         best: dict[int, float] = {}
         values: list[float] = []
         for trial in self.trials:
@@ -86,9 +87,10 @@ class StudySummary:
 
 
 def read_study(folder: Path) -> StudySummary | None:
-    """Return a summary of the study in `folder`, or None if it cannot be read.
+    """Return a summary of the study in `folder`, or None if the study cannot be read.
 
-    It cannot be read without Optuna either. Never writes and never raises.
+    Without Optuna, the result is also None. This function never writes files and never raises
+    errors.
     """
     search_folder = SearchFolder(folder)
     try:
@@ -102,7 +104,7 @@ def summarize_study(folder: SearchFolder, study: Study) -> StudySummary:
     """Return a summary of an open study."""
     search, _, _ = folder.read()
     trials = tuple(_summarize_trial(trial, search) for trial in study.get_trials(deepcopy=False))
-    # Another process may still run towards a larger total than the saved one.
+    # Another process may still run with a larger total than the saved one.
     total = max(search.trials, len(trials))
     return StudySummary(search.metric, search.direction, total, trials, _importances(study, trials))
 
@@ -142,14 +144,14 @@ def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, fl
 
 
 def trial_line(trial: TrialSummary, best: TrialSummary | None) -> str:
-    """Return a line on a trial that has ended and on the best trial so far."""
+    """Return a line of text about a trial that has ended and about the best trial so far."""
     value = trial.reason if trial.state == FAILED else _short(trial.value)
     line = f"  #{trial.number:<3} {trial.state:<8}  {value}  {_settings(trial.params)}"
     return f"{line}  (best {_short(best.value)}, #{best.number})" if best else line
 
 
 def final_summary(study: StudySummary, runs: Mapping[int, Path], command: str) -> str:
-    """Return a text: the trials by state, the best trial, and the command that repeats it.
+    """Return a text: the number of trials by state, the best trials, and how to repeat the best.
 
     `runs` maps trial numbers to run folders. `command` is the command line that trains with the
     best settings.

@@ -81,21 +81,21 @@ def run_trial(
 ) -> Outcome:
     """Run the command in a new process until it ends or is stopped; return how the trial ended.
 
-    `report` receives each new step and value, and returns whether to prune the trial. If it does,
-    or if `stop_requested` returns a true value, the process receives SIGTERM, saves its state and
-    ends. The process inherits the trial's lock, so that no other search starts the same trial if
-    this process dies first.
+    `report` receives each new step and value, and returns whether to prune the trial. If `report`
+    or `stop_requested` returns a true value, the process receives SIGTERM, saves its state and
+    ends. The process inherits the trial's lock. If the search dies first, the lock keeps other
+    searches from starting the same trial.
     """
     run = metric.run
 
     def should_prune() -> bool:
-        # At the last step, stopping the run would save no time.
+        # Do not prune at the last step: stopping the run there would save no time.
         last, prune = read_status(run.path).steps, False
         for step, value in metric.new_values():
             prune |= report(step, value) and step != last
         return prune
 
-    # A resumed trial may have finished already, or may already have values to prune it for.
+    # A resumed trial may have finished already, or its earlier values may be a reason to prune it.
     prune = should_prune()
     if read_status(run.path).finished:
         return _outcome(0, metric)
@@ -132,7 +132,7 @@ def _outcome(code: int, metric: MetricReader) -> Outcome:
         return Outcome(STOPPED, code=code)
     if code:
         return Outcome(FAILED, reason=_failure_reason(code, metric.run), code=code)
-    # Read the lines of `metrics.jsonl` not read yet.
+    # Read the remaining lines of `metrics.jsonl`.
     list(metric.new_values())
     if not metric.values:
         return Outcome(FAILED, reason="the run measured no such metric")

@@ -28,7 +28,7 @@ from wgan_cli.report.ranking import higher_is_better, number
 _SERIES = "#1f6fb4 #d0322d #23875a #c77a0a #7b4fb5 #0b8796 #b8487f #75654a"
 _MAX_LABEL = 60
 _MAX_TICKS = 12
-# The smallest cell width that fits a number, in points.
+# The smallest width of a heat map's cell that fits a number, in points.
 _MIN_CELL = 16
 # Width of one character of a tick label, in inches.
 _CHARACTER = 0.065
@@ -48,7 +48,7 @@ class Ink:
 
 
 _PRINT = Ink("#222222", "#b9b9b9", tuple(_SERIES.split()))
-# Placeholder colours that no chart uses otherwise; `_svg` replaces each with a CSS variable.
+# Placeholder colours that no chart uses otherwise. `_svg` replaces them by CSS variables.
 _PAGE = Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
 _VARIABLES = {
     _PAGE.text: "currentColor",
@@ -79,9 +79,10 @@ def svg_chart(
     box: tuple[float, float, float, float],
     draw: Callable[[Axes, Ink], None],
 ) -> str:
-    """Call `draw` on new axes and return the SVG text; a hash of `name` makes its ids unique.
+    """Call `draw` on new axes and return the SVG text. A hash of `name` makes the SVG's ids unique.
 
-    `size` is (width, height) in inches; `box` is the axes' (left, bottom, width, height) in shares.
+    `size` is (width, height) in inches. `box` is (left, bottom, width, height) of the axes, in
+    shares of `size`.
     """
     with _style(_PAGE, name):
         figure = Figure(figsize=size)
@@ -152,7 +153,7 @@ def _joined(lines: list[Line]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
-    """Set the y range so that one exploding line does not flatten the others."""
+    """Set the y range so that one exploding line does not flatten the other lines."""
     lines = [line for line in panel.lines if not line.failed] or list(panel.lines)
     coloured = [line for line in lines if line.rank < coloured_ranks] or lines
     parts = [part for line in coloured for part in (line.mean, line.low, line.high)]
@@ -200,7 +201,7 @@ def _draw_heat_map(one: HeatMap, tag: str, axes: Axes, ink: Ink) -> None:
 
 
 def _tick_labels(values: Sequence[float]) -> list[str]:
-    """Return the values as text with four digits, or with six if four would make two equal."""
+    """Return the values as text with four digits, or with six if two texts would be equal."""
     short = [number(value) for value in values]
     return short if len(set(short)) == len(values) else [f"{value:g}" for value in values]
 

@@ -27,7 +27,7 @@ from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummar
 _MAX_SIDE, _MIN_SIDE = 300, 110
 # The largest size of all pictures of a page together, in bytes.
 _MAX_BYTES = 6_000_000
-# A run's pictures have far fewer pixels; a picture with more may be a decompression bomb.
+# A run's pictures have far fewer pixels. A picture with more may be a decompression bomb.
 _MAX_PIXELS = 20_000_000
 # Space above and below the values in the chart of a search, as a share of their range.
 _MARGIN = 0.08
@@ -105,9 +105,9 @@ def _thumbnail(path: Path, count: int) -> str | None:
 def _search_section(study: StudySummary) -> dict[str, Any]:
     """Return the data of a study for the template: its texts, varied settings and chart.
 
-    The chart shows values by trial number, as SVG text; a line shows the best value so far. Filled
-    circles are finished trials, hollow circles are pruned trials, and crosses at the bottom are
-    failed trials. Triangles at the edge are values outside the chart's range.
+    The chart is SVG text. It shows the value of each trial by trial number, and the best value so
+    far as a line. Filled circles are finished trials, hollow circles are pruned trials, and crosses
+    at the bottom are failed trials. Triangles at the edge are values outside the chart's range.
     """
     running = (RUNNING,) if study.count(RUNNING) else ()
     states = (FINISHED, PRUNED, FAILED, *running)
@@ -151,7 +151,7 @@ def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
 
 
 def _limits(study: StudySummary) -> tuple[float, float]:
-    """Return the lowest and highest value to show, leaving out outliers on the worse side.
+    """Return the lowest and highest value to show. Outliers on the worse side are left out.
 
     The range covers finished trials, or all trials while none has finished.
     """

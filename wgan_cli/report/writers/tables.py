@@ -14,7 +14,7 @@ from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.ranking import number
 from wgan_cli.search.space import value_text
 
-# Show at most this many groups; the page shows all, and the terminal also lists every run.
+# The terminal shows at most this many groups, but lists every run. The page shows all groups.
 _MAX_SETTINGS = 20
 # Do not wrap the last column if it would be narrower than this.
 _MIN_WRAPPED = 24
@@ -26,7 +26,7 @@ def screen_width() -> int | None:
 
 
 def terminal_table(comparison: Comparison, width: int | None) -> str:
-    """Return text: settings with mean ± sd over seeds, the conclusion, and a row for each run."""
+    """Return the comparison as text: mean ± sd for each setting, the conclusion, and all runs."""
     lines = [_printable(comparison.heading()), ""]
     if comparison.by is not None:
         lines += _settings(comparison, width)
@@ -59,7 +59,7 @@ def _runs(comparison: Comparison, width: int | None) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None, left: Sequence[int]) -> list[str]:
-    """Return aligned lines, with columns `left` flush left; wrap the last column at `width`."""
+    """Return the rows as lines. Columns in `left` are left-aligned; the last wraps at `width`."""
     rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     lines = []
@@ -82,12 +82,12 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Return text without line breaks and control characters, which untrusted files may hold."""
+    """Return text with spaces for line breaks and control characters, which a file may hold."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def csv_table(comparison: Comparison) -> str:
-    """Return CSV text with the runs by rank; column `counted` is 1 for runs that enter a mean."""
+    """Return CSV text with the runs by rank; `counted` is 1 for runs that are part of a mean."""
     keys = comparison.varying.keys
     tags = sorted({tag for run in comparison.runs for tag in run.final})
     file = io.StringIO()
