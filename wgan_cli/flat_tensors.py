@@ -23,7 +23,10 @@ class FlatBuffer:
         self.parts = self.split(self.flat)
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Return views of another tensor (n,) with the shapes and offsets of `parts`."""
+        """Return views of the argument `flat`, with the same shapes and offsets as `parts`.
+
+        The argument is contiguous and has at least n elements; any after the first n are not used.
+        """
         parts, start = [], flat.storage_offset()
         for shape, stride in self._shapes:
             parts.append(flat.as_strided(shape, stride, start))

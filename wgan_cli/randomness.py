@@ -66,7 +66,7 @@ FULL_BATCH = Shard()
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers at one position in a run. Repeated draws return the same numbers.
+    """The random numbers for one (seed, stream, step, inner); repeated draws are the same.
 
     `normal` and `uniform` draw numbers for the full batch and return the rows of `shard`.
     """
@@ -78,7 +78,7 @@ class Draws:
     shard: Shard = FULL_BATCH
 
     def numpy(self) -> np.random.Generator:
-        """Return a new numpy generator at this position."""
+        """Return a new numpy generator, set to the seed, stream, step and inner index."""
         philox = np.random.Philox(
             key=np.array([self.seed, self.stream], dtype=np.uint64),
             counter=np.array([0, 0, self.inner, self.step], dtype=np.uint64),
@@ -117,10 +117,11 @@ class Draws:
         return self.shard.take(drawn)
 
     def _thread_generator(self) -> np.random.Generator:
-        """Return the thread's generator, set to this position. The next call changes its state.
+        """Return this thread's generator, set to the seed, stream, step and inner index.
 
-        The generator is reused, because a new Philox reads entropy from the system, which takes
-        longer than drawing the noise.
+        All calls in a thread return the same generator, so use it before the next call. Creating a
+        new Philox generator each time would read entropy from the system, which takes longer than
+        drawing the numbers.
         """
         if not hasattr(_thread_local, "generator"):
             _thread_local.generator = self.numpy()

@@ -23,9 +23,10 @@ T = TypeVar("T")
 class RunStatus:
     """The fields of `status.json`, in the same order.
 
-    `state` is empty if no run has begun. `final` holds the newest value of every tag. `returns`
-    lists the rollbacks. `evaluation_seconds` holds the total time of each metric over all
-    evaluations. `seconds` is the total time of the run, including resumes.
+    `state` is empty if no run has begun. `final` holds the newest value of every tag. `returns` is
+    the list of rollbacks (returns to an earlier checkpoint). `evaluation_seconds` holds the total
+    time of each metric over all evaluations. `seconds` is the total time of the run, including
+    resumes.
     """
 
     state: str = ""

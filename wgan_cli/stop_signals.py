@@ -101,10 +101,11 @@ class StopSignals:
 
 
 class SharedStopSignals(StopSignals):
-    """The stop signals of all ranks. Every update shares them, so all ranks stop at the same step.
+    """The stop signals of all ranks, which are exchanged so that all ranks stop at the same step.
 
-    `signals` records the signals of this process. `counts` (3,) comes from the last update. It is
-    proportional to the numbers of ranks with a request to end, an interrupt and an overdue signal.
+    `signals` records the signals of this process. In every update, the ranks add up their flags
+    from `local`. `counts` (3,) comes from the last update. It is proportional to the numbers of
+    ranks with a request to end, an interrupt and an overdue signal.
     """
 
     NONE = (False, False, False)
@@ -137,10 +138,11 @@ class SharedStopSignals(StopSignals):
         return self._error()
 
     def overdue(self) -> WganError | None:
-        """Return the error if a signal has waited for `PATIENCE` seconds, otherwise None.
+        """Return the error that must end the run if a stop signal is overdue, otherwise None.
 
-        On a GPU, always return None: reading the counts would make every update wait for the
-        device, and steps on a GPU are short.
+        A signal is overdue if it came more than `PATIENCE` seconds ago. On a GPU, always return
+        None: reading `counts` would make every update wait for the device. Steps on a GPU are
+        short, so the check by `requested` every few steps is enough.
         """
         return self._error() if self._on_cpu() and self._read()[2] else None
 

@@ -1,4 +1,4 @@
-"""Generate the fakes of several critic updates in one pass."""
+"""Generate the fake samples of several critic updates in one forward pass."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ MAX_NUMBERS = 2**20
 
 @dataclass(eq=False)
 class JointFakes:
-    """The fakes for the `count` critic updates of one step, generated in groups of updates.
+    """The fake samples for the `count` critic updates of one step.
 
-    The generator does not change between these updates. So one pass can generate the fakes of
-    several updates, if a sample does not depend on the other samples of its batch. Rounding depends
-    on the size of a group, so each group begins at a fixed update. A run that resumes inside a
-    group generates the complete group again. `generate` returns a batch for each index in a range.
+    The generator does not change between these updates, so one forward pass can generate the fakes
+    of several updates (a group), if a sample does not depend on the other samples of its batch. The
+    size of a group affects rounding. To get the same numbers after a resume, the boundaries of the
+    groups are fixed, and a run that resumes inside a group generates the complete group again.
+    `generate` takes a range of critic updates and returns one batch for each.
     """
 
     generate: Callable[[range], Sequence[Tensor]]

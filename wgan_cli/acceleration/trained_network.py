@@ -120,7 +120,10 @@ class TrainedNetwork:
             )
 
     def compile(self, name: str, inputs: Tensor, labels: Tensor | None = None) -> None:
-        """Compile the forward network and test it on these inputs. On failure, log the reason."""
+        """Compile `forward_network`, and try a forward and a backward pass on these inputs.
+
+        If this fails, log the reason and continue uncompiled. Out-of-memory errors are passed on.
+        """
         buffers = [(buffer, buffer.clone()) for buffer in self.forward_network.buffers()]
         self.forward_network.compile()
         try:
@@ -139,7 +142,7 @@ class TrainedNetwork:
 
     @property
     def compiled(self) -> bool:
-        """True if the forward network is compiled."""
+        """True if `forward_network` is compiled."""
         return self.forward_network._compiled_call_impl is not None
 
     def zero_grad(self) -> None:

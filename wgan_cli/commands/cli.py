@@ -102,12 +102,16 @@ def print_error(message: str) -> None:
 
 
 def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
-    """Return a function that calls `run` with the command line's words and exits with its code."""
+    """Return a function that calls `run` with the command's arguments and exits with its code."""
     return lambda: exit_process(run(sys.argv[1:]))
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit with `code`, even if output cannot be flushed. If the disk is full, 0 becomes 7."""
+    """Exit with `code`, even if output cannot be flushed.
+
+    If the flush fails because the disk is full and `code` is 0, exit with 7 (the code of
+    `DiskError`).
+    """
     for stream in (sys.stdout, sys.stderr):
         # The stream is None if the shell has closed it.
         if stream is None:

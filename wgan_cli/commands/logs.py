@@ -36,7 +36,10 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
 
 @contextmanager
 def file_log(handler: LogFile, early: logging.handlers.MemoryHandler) -> Iterator[None]:
-    """Write to `handler` the messages stored in `early`, then the context's messages and error."""
+    """Write the messages stored in `early` to `handler`, then all messages logged inside the block.
+
+    If the block raises an exception, write that too.
+    """
     handler.open()
     early.setTarget(handler)
     early.flush()

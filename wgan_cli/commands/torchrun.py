@@ -51,8 +51,9 @@ def run_leader(
 ) -> int:
     """Run `command` as rank 0, unless a stop signal has already come; return the exit code.
 
-    The other ranks end when rank 0 ends. If another rank fails, torchrun stops all processes.
-    `command` therefore gets a function that returns the failure of another rank, or None.
+    The other ranks end when rank 0 ends. If another rank fails, torchrun sends a stop signal to all
+    processes. So that rank 0 can report the real cause, `command` gets a function that returns the
+    error of the failed rank, or None.
     """
     code = 1
     try:

@@ -201,9 +201,10 @@ def to_square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     The steps are: rotate by the EXIF orientation, scale to 8 bits, crop to a centred square, blend
     transparent pixels with white, convert to RGB (`COLOUR`) or to luma by ITU-R 601-2 (`GREY`), and
     resize with antialiased Lanczos. Images of the right size are not resized. For an animation, the
-    first frame is used. 16-bit pixels are scaled by 255/65535, and so are the 32-bit integers of a
-    TIFF if any is above 255. Raises ValueError for pixels of unknown range (floats, and integers
-    beyond 16 bits). Errors of PIL for damaged images are passed on.
+    first frame is used. 16-bit pixels are multiplied by 255/65535. The 32-bit pixels of a TIFF are
+    treated as 16-bit if one of them is above 255, otherwise as 8-bit. Raises ValueError for float
+    pixels and for integer values below 0 or above 65535. Errors of PIL for damaged images are
+    passed on.
     """
     ImageOps.exif_transpose(image, in_place=True)
     image = _eight_bit(image)

@@ -70,9 +70,10 @@ class Comparison:
 
     @property
     def normalized(self) -> float:
-        """The estimate divided by the critic's known Lipschitz constant, or by the steepest slope.
+        """`estimate` divided by the critic's Lipschitz constant.
 
-        Raises ValueError if all gradients are 0.
+        If the constant is not known, divide by `steepest_slope`, the largest measured gradient
+        norm. Raises ValueError if the divisor is 0.
         """
         known: float | None = getattr(self.critic, "lipschitz_constant", None)
         constant = self.steepest_slope if known is None else known

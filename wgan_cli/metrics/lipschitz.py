@@ -1,4 +1,7 @@
-"""Gradients of a critic with respect to samples and layer outputs, and the weights in use."""
+"""Gradients of a critic with respect to samples and layer outputs.
+
+Also a function that returns a network's weights after parametrization.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,11 @@ def layer_gradient_norms(
 
 @torch.no_grad()
 def weights_in_use(network: nn.Module) -> dict[str, Tensor]:
-    """Return all weights by name. A parametrised weight has the value that the network uses."""
+    """Return all weights by name.
+
+    For a weight with a torch parametrization (for example spectral norm), return the computed
+    weight, not the stored original.
+    """
     weights: dict[str, Tensor] = {}
     for path, module in network.named_modules():
         if isinstance(module, ParametrizationList):

@@ -3,8 +3,8 @@
 At 32x32 pixels these are the paper's CIFAR-10 networks. The generator starts from a map of side 4
 to 7 and doubles it up to the image's size. The critic halves the image until its side is at most 8.
 Two more blocks keep the size. Weights are initialised as in the authors' code. The 3x3 convolutions
-of the blocks use He's uniform distribution with the mean of fan-in and fan-out, and the other
-layers use Xavier's. Biases start at 0.
+of the blocks use uniform He initialisation, with (fan_in + fan_out) / 2 in place of fan_in. The
+other layers use uniform Xavier initialisation. Biases start at 0.
 """
 
 import math

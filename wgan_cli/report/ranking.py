@@ -25,11 +25,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ only in their seed, and their values of the ranking tag.
+    """Runs that differ only in their seed, with their results for the tag used for ranking.
 
-    `values` are the values of the varying settings, and `label` shows them as overrides. For each
-    seed, `counted` holds the newest finished run that has the tag, and `numbers` holds this run's
-    value of the tag. `floor` is the mean value of the metric for real data.
+    `values` are the group's settings that vary between groups; `label` shows them as overrides.
+    `counted` has, for each seed, the newest finished run that has the tag, and `numbers` has the
+    results of these runs. `floor` is the mean value of the metric for real data.
     """
 
     label: str
@@ -92,7 +92,7 @@ def is_metric(tag: str) -> bool:
 
 
 def rank_tag(runs: Sequence[Run], by: str | None) -> str | None:
-    """Return the ranking tag: `by` if given, else `wasserstein/exact`, else another metric.
+    """Return the tag for ranking: `by` if given, else `wasserstein/exact`, else another metric.
 
     Without `by`, the tag is one that a run has, and metrics that all finished runs have are
     preferred. Returns None if no run has a metric. Raises `ConfigError` if no run has the tag `by`.

@@ -38,7 +38,7 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
     """Return the settings that affect training, by dotted key, without the seed.
 
     For a config group such as `loss`, the value is the name of the chosen option, for example
-    `hinge`. If `config` is empty, the settings are the `overrides` that the user typed.
+    `hinge`. If `config` is empty, the settings are the `overrides` that the user gave.
     """
     flat: dict[str, Hashable] = {}
     for key, node in config.items():
@@ -54,7 +54,12 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML. Raises `YAMLError`, and `ValueError` or `RecursionError` for unprintable data."""
+    """Parse YAML, without aliases.
+
+    Raises `YAMLError` if the text is invalid or contains an alias, `RecursionError` if the data are
+    nested too deeply, and `ValueError` if a value cannot be converted, for example a date that does
+    not exist or an integer that is too long for `str`.
+    """
     # Refuse aliases: a few of them can expand to gigabytes, and a run's files have none.
     if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
         raise yaml.YAMLError("aliases are not allowed")

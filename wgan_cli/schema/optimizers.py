@@ -49,7 +49,8 @@ class SGDSettings:
 def for_both_networks(settings: type) -> type:
     """Return a subclass of `settings` with the extra fields `critic` and `generator`.
 
-    Each field overrides settings for one network. Null means the value that both networks share.
+    Each of the two fields holds settings for one network only. A setting that is null there takes
+    the value set for both networks.
     """
     return dataclasses.make_dataclass(
         settings.__name__.replace("Settings", "Config"),

@@ -1,4 +1,4 @@
-"""A run's settings as three classes: as typed, with recommendations filled in, and complete."""
+"""A run's settings as three classes: as the user gave them, filled in, and complete."""
 
 from __future__ import annotations
 
@@ -65,7 +65,11 @@ class RollbackConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of `configs/train.yaml` as typed; null usually means an automatic choice."""
+    """The settings of `configs/train.yaml` as the user gave them.
+
+    Recommended values are not filled in yet (see `FilledConfig`). Null usually means that the
+    program chooses the value.
+    """
 
     dataset: Node = setting(default=None)
     model: Node = setting(default=None)

@@ -107,7 +107,10 @@ class NanGuard:
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    """Yield the weights and state tensors of an optimizer. The first step creates the state."""
+    """Yield the weights and state tensors of an optimizer.
+
+    Before the optimizer's first step it has no state, so only the weights are yielded.
+    """
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():

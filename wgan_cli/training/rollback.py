@@ -42,10 +42,11 @@ class Rollback:
     def state_to_load(
         self, error: DivergedError, at: int, so_far: Sequence[RollbackRecord]
     ) -> dict[str, Any]:
-        """Return the state of the checkpoint to load, with this rollback in its list of rollbacks.
+        """Choose the checkpoint to load and return its state, with the new rollback added.
 
-        `at` is the step at which the run diverged. `so_far` holds the earlier rollbacks. Raises
-        `DivergedError` if `times` rollbacks were already made, or if there is no checkpoint.
+        The rollback is added to the state's list of rollbacks. `at` is the step at which the run
+        diverged. `so_far` holds the earlier rollbacks. Raises `DivergedError` if the run has
+        already rolled back `times` times, the maximum, or if there is no checkpoint.
         """
         if len(so_far) >= self.times:
             times = f"It went back {len(so_far)} times already."

@@ -71,7 +71,10 @@ class Throughput:
         self._start = (time.perf_counter(), step, critic_updates)
 
     def report(self, step: int, critic_updates: int, *, restart: bool) -> dict[str, float]:
-        """Return the values by tag, or {} if no step was done. With `restart`, measure anew."""
+        """Return the values by tag, or {} if no step was done since the start of the measurement.
+
+        If `restart` is true, also start a new measurement.
+        """
         now = time.perf_counter()
         start_time, start_step, start_updates = self._start
         if restart:

@@ -95,7 +95,11 @@ class Callback:
         """Called before training starts. After a resume, `trainer.step` is the resumed step."""
 
     def on_step(self, trainer: ObservedTrainer, point: Point) -> None:
-        """Called after every step. After most steps, no work is due."""
+        """Called after every step.
+
+        The flags of `point` say what to do after this step (log, sample, save, evaluate); usually
+        all are False.
+        """
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Called after the run diverged and the checkpoint of `trainer.step` was loaded."""
