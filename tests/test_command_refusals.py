@@ -224,6 +224,16 @@ def test_a_sweep_leaves_alone_the_job_that_another_process_trains(here: Path) ->
     assert {path: path.stat().st_mtime_ns for path in job.rglob("*")} == before
 
 
+def test_a_callback_of_hydras_that_cannot_be_made_is_exit_2(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, "+hydra.callbacks.mine._target_=no_package.Mine"]) == 2
+    answer = capsys.readouterr().err
+    assert "no_package.Mine" in answer
+    assert len(answer.splitlines()) == 1
+    assert list(here.rglob("*.*")) == []
+
+
 def test_a_run_that_diverges_is_exit_5_and_keeps_its_folder(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
