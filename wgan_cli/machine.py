@@ -18,7 +18,8 @@ from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
-# Two options of glibc's mallopt, and the size of the largest freed block that glibc can keep.
+# The numbers of two options of glibc's function mallopt, and the size in bytes of the largest
+# freed block that glibc can keep for reuse.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
 

@@ -1,4 +1,4 @@
-"""Check a plain config node against a dataclass: types, unknown keys and ranges."""
+"""Check a config node against a dataclass: types, keys and ranges; parse override texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import difflib
 import math
 import operator
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -193,3 +194,12 @@ def nearest(word: str, known: list[str]) -> str:
 def override_key(override: str) -> str:
     """Return the key of the setting that an override sets: `a.b` for `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~")
+
+
+def job_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that define the job: all except `resume` and `hydra.*`."""
+    return [
+        override
+        for override in overrides
+        if (key := override_key(override)) != "resume" and not key.startswith(("hydra.", "hydra/"))
+    ]

@@ -15,7 +15,7 @@ from wgan_cli.commands.cli import shown
 from wgan_cli.commands.logs import console_log, file_log, log
 from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
 from wgan_cli.commands.summary import resume_hint, summary
-from wgan_cli.commands.sweep_job import claim_job_folder, job_overrides, record_failure
+from wgan_cli.commands.sweep_job import claim_job_folder, record_failure
 from wgan_cli.commands.torchrun import log_process_count
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.distributed.process import Process
@@ -25,6 +25,7 @@ from wgan_cli.run_folder import LOG, OVERRIDES, RunFolder, remove_if_empty
 from wgan_cli.run_status import read_status
 from wgan_cli.schema import RunConfig
 from wgan_cli.stop_signals import StopSignals
+from wgan_cli.validation import job_overrides
 
 
 def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep: bool) -> int:

@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.composition import typeable
-from wgan_cli.commands.sweep_job import Launcher, job_overrides, record_killed, status_line
+from wgan_cli.commands.sweep_job import Launcher, record_killed, status_line
 from wgan_cli.commands.sweep_workers import asking_workers_to_end
 from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated
+from wgan_cli.validation import job_overrides
 
 _SECONDS = 0.5
 # The number of attempts to run the jobs with joblib if each attempt loses a worker process.

@@ -14,7 +14,7 @@ from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.files import LogFile, held, locked
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
-from wgan_cli.validation import override_key
+from wgan_cli.validation import job_overrides
 
 
 class Launcher(enum.Enum):
@@ -30,15 +30,6 @@ class Launcher(enum.Enum):
         """Return the launcher that Hydra's config node `hydra` names."""
         name = str(hydra.launcher._target_).rpartition(".")[2]
         return next((launcher for launcher in cls if launcher.value == name), cls.OTHER)
-
-
-def job_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that define the job: all except `resume` and `hydra.*`."""
-    return [
-        override
-        for override in overrides
-        if (key := override_key(override)) != "resume" and not key.startswith(("hydra.", "hydra/"))
-    ]
 
 
 def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:

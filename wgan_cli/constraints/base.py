@@ -1,4 +1,4 @@
-"""The base class of constraints, and the kinds of layers that they distinguish."""
+"""The base class of constraints, and the types of layers that some constraints look for."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_data()
     finally:
         loader.dispose()
-    # This raises an error if nesting is too deep or an integer has more digits than Python prints.
+    # The report prints these values. Raise now if Python cannot print one: it may be nested too
+    # deeply, or an integer may have too many digits.
     str(node)
     return node
 

@@ -16,7 +16,7 @@ from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 from wgan_cli.files import held, locked, write_atomically
 from wgan_cli.run_folder import RunFolder, make_folder, read_yaml
 from wgan_cli.search.space import Search, parse_search
-from wgan_cli.validation import flatten, override_key
+from wgan_cli.validation import flatten, job_overrides
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -105,11 +105,8 @@ class SearchFolder:
         if overrides is None:
             foreign = run.holds_run()
         else:
-            # A run does not save overrides of Hydra's own settings. If the run was killed before it
-            # saved its overrides, there is nothing to compare.
-            hydra = ("hydra.", "hydra/")
-            typed = {text for text in overrides if not override_key(text).startswith(hydra)}
-            foreign = set(run.read_overrides()) not in (set(), typed)
+            # A run that was killed early has saved no overrides yet, so the set may be empty.
+            foreign = set(run.read_overrides()) not in (set(), set(job_overrides(overrides)))
         if foreign:
             _, _, storage = self.read()
             raise ConfigError(

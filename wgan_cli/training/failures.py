@@ -65,9 +65,9 @@ def reported_end(on_end: Sequence[OnEnd], batch_size: int) -> Iterator[None]:
 def call_on_end(on_end: Sequence[OnEnd], error: BaseException | None, batch_size: int) -> None:
     """Call every `on_end` function with the error that ended the run, or with None.
 
-    If the run has no error, the first error of a function is passed to the remaining functions and
-    raised at the end. If the run has an error, errors of the functions are dropped, because they
-    must not hide the error of the run.
+    If the run ended without an error and a function raises one, the remaining functions get that
+    error, and it is raised at the end. If the run ended with an error, errors that the functions
+    raise are dropped, because they must not hide the error of the run.
     """
     first = error
     for call in on_end:
