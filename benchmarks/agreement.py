@@ -82,24 +82,27 @@ def farthest(one: Losses, other: Losses) -> float:
 def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -> Losses:
     """Return the textbook loop's losses, from a trainer's weights and with its random numbers."""
     config, device, trainer = one.config, one.device, one.trainer
-    n_critic, shape = config.n_critic or 0, (config.batch_size, config.latent_dim or 0)
+    shape, inputs = (config.batch_size, config.latent_dim or 0), trainer.inputs
 
     def noise() -> Iterator[Tensor]:
+        while True:
+            for inner in range(config.n_critic or 0):
+                yield inputs.critic_draws(Stream.CRITIC_NOISE, inner).normal(shape, device)
+            yield inputs.generator_draws(Stream.GENERATOR_NOISE).normal(shape, device)
+            inputs.finish()
+
+    def batches() -> Iterator[Tensor]:
         for step in count():
-            for inner in range(n_critic):
-                yield Draws(config.seed, Stream.CRITIC_NOISE, step, inner).normal(shape, device)
-            yield Draws(config.seed, Stream.GENERATOR_NOISE, step).normal(shape, device)
+            inputs.begin(step, step + 1, trainer.training_step.rates.at)
+            for inner in range(config.n_critic or 0):
+                shares.append(inputs.critic_draws(Stream.PENALTY, inner))
+                yield inputs.real(inner).samples.contiguous().to(dtype)
 
-    def shares() -> Iterator[Tensor]:
-        for update in count():
-            draws = Draws(config.seed, Stream.PENALTY, *divmod(update, n_critic))
-            yield draws.uniform((config.batch_size,), device)
-
+    shares: list[Draws] = []
     loop = textbook(config, device, one.dataset.sample_shape, trainer, dtype)
-    loop.batches = (trainer.feed.batch(u).samples.contiguous().to(dtype) for u in count())
-    latents, penalty_shares = noise(), shares()
+    loop.batches, latents = batches(), noise()
     loop.latent = lambda: next(latents).to(dtype)
-    loop.shares = lambda _: next(penalty_shares).to(dtype)
+    loop.shares = lambda _: shares.pop().uniform(shape[:1], device).to(dtype)
     for _ in range(steps):
         loop.step()
     return Losses(loop.critic_losses, loop.generator_losses)

@@ -153,7 +153,7 @@ def _peak_memory(words: Sequence[str], workers: int | None) -> float:
         one = tool(words)
         for _ in range(_MEMORY_STEPS):
             one.trainer.train_step()
-        one.trainer.feed.close()
+        one.trainer.inputs.feed.close()
     else:
         data = textbook_data(config)
         loop = textbook(config, device, tuple(data[0][0].shape))

@@ -115,7 +115,7 @@ def _measured(name: str, words: Sequence[str], arguments: argparse.Namespace) ->
     loops[TOOL] = Loop(one.trainer.train_step, nullcontext)
     watch = Stopwatch(one.device, loop.n_critic, arguments.seconds)
     times = watch.times(loops, arguments.repeats)
-    one.trainer.feed.close()
+    one.trainer.inputs.feed.close()
     own = times[TOOL]
     best = min((side for side in loops if side != TOOL), key=lambda side: times[side].median)
     memory = {

@@ -215,7 +215,7 @@ def test_the_config_is_filled(digits: Finished) -> None:
     for key in ("ema", "metrics", "eval_samples", "compile", "threads"):
         assert config[key] is not None, key
     assert config["device"] == "cpu"
-    assert config["precision"] == ("bf16" if multiplies_bfloat16() else "fp32")
+    assert config["precision"] == ("bf16" if multiplies_bfloat16(torch.device("cpu")) else "fp32")
     assert config["resume"] is None
     assert "hydra" not in config
 

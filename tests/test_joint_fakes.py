@@ -11,7 +11,7 @@ from conftest import exhaustive_beyond, leaves
 from omegaconf import open_dict
 from torch import Tensor
 
-from wgan_cli.acceleration.joint_fakes import GROUP
+from wgan_cli.acceleration.grouped import GROUP
 from wgan_cli.build import build_dataset, build_trainer, complete
 from wgan_cli.commands.composition import Composer
 from wgan_cli.config import fill, validate
@@ -110,7 +110,7 @@ def test_each_update_makes_its_own_where_the_pass_would_be_another(words: list[s
 def test_no_more_is_made_at_once_than_there_is_room_for(
     batches: float, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wgan_cli.acceleration.joint_fakes.MAX_NUMBERS", int(batches * 8 * 64))
+    monkeypatch.setattr("wgan_cli.acceleration.grouped.MAX_NUMBERS", int(batches * 8 * 64))
     trainer = trainer_of("precision=bf16")
     heard = Heard(trainer)
     trainer.train_step()

@@ -26,6 +26,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine that says it has one; nothing runs on it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     yield
     torch.use_deterministic_algorithms(False)
@@ -138,12 +139,12 @@ def test_a_sweeps_job_goes_on_in_the_precision_it_began_in(
     words = [word for word in TINY if not word.startswith("steps")]
     words += ["dataset=gaussians_ring", "metrics=[]", "hydra.sweep.dir=sweep", "checkpoint_every=1"]
     sweep = ["-m", *words, "steps=3", "seed=0"]
-    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda _: False)
     assert run(sweep) == 0
     folder = here / "sweep" / "0"
     (folder / "checkpoints" / "step_00000003.pt").unlink()
     (folder / "status.json").unlink()
-    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr("wgan_cli.machine.multiplies_bfloat16", lambda _: True)
     assert run(sweep) == 0
     status = yaml.safe_load((folder / "status.json").read_text())
     assert (status["state"], status["step"]) == ("finished", 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from wgan_cli.stop_signals import SharedStopSignals, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence
 from wgan_cli.training.class_sampler import ClassSampler
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.step_inputs import StepInputs
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
 
@@ -101,9 +102,19 @@ class Double:
         self.feed.close()
 
 
-class DoubleTrainer(Trainer):
-    def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
-        return super()._noise(stream, inner).double()
+class DoubleDraws(Draws):
+    def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        return super().normal(shape, device).double()
+
+
+class DoubleInputs(StepInputs):
+    """The inputs of the steps in float64."""
+
+    def critic_draws(self, stream: Stream, inner: int) -> Draws:
+        return DoubleDraws(**vars(super().critic_draws(stream, inner)))
+
+    def generator_draws(self, stream: Stream) -> Draws:
+        return DoubleDraws(**vars(super().generator_draws(stream)))
 
 
 def networks(case: Case) -> tuple[nn.Module, nn.Module]:
@@ -145,14 +156,14 @@ def trainer_of(case: Case, ranks: SingleProcess) -> Trainer:
     )
     labels = dataset.labels
     assert labels is not None
-    return DoubleTrainer(
+    feed = Double(dataset.feed(BATCH, 3, CPU, ranks.shard))
+    return Trainer(
         updates,
-        Double(dataset.feed(BATCH, 3, CPU, ranks.shard)),
+        DoubleInputs(feed, CriticSchedule(1), 3, ranks.shard),
         steps=STEPS,
         batch_size=BATCH,
         latent_dim=LATENT,
         seed=3,
-        schedule=CriticSchedule(1),
         decay=LearningRateDecay(),
         ema_decay=0.0,
         cadence=Cadence(NEVER, NEVER, NEVER, NEVER),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import TINY
 
@@ -25,7 +26,7 @@ WORDS = [*TINY, "eval_samples=8", "metrics=[wasserstein/exact]", "hydra.run.dir=
 # Where another value is none of the setting's kind.
 OTHER = {
     "device": "auto",
-    "precision": "fp32" if multiplies_bfloat16() else "bf16",
+    "precision": "fp32" if multiplies_bfloat16(torch.device("cpu")) else "bf16",
     "decay.kind": "cosine",
     "metrics": ["critic/lipschitz"],
     "on_divergence": "rollback",

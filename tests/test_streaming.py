@@ -268,7 +268,7 @@ def test_a_closed_feed_has_no_processes_and_can_continue(workers: int):
 
 
 def test_images_come_in_the_order_that_is_shared_with_the_feed_in_memory():
-    order = EpochOrder(TRAINING, BATCH, 0, CPU)
+    order = EpochOrder(TRAINING, BATCH, 0)
     batch = feed_of(Numbers(), 2).batch(11)
     numbers = batch.samples[:, 0, 0, 0].add(1).mul(127.5).round()
     assert numbers.tolist() == order.indices(11).tolist()

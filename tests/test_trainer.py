@@ -24,12 +24,13 @@ from wgan_cli.evaluation.samples import Reference
 from wgan_cli.evaluation.sampling import generate
 from wgan_cli.losses import Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import FULL_BATCH, Draws, Stream
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Point
 from wgan_cli.training.callbacks.sample_pictures import fixed_samples
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.step_inputs import StepInputs
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS, Updates
 
@@ -149,12 +150,11 @@ def make_trainer(
             constraint or WeightClipping(0.05),
             generator_needs_real_scores=relativistic,
         ),
-        dataset.feed(BATCH, seed, CPU),
+        StepInputs(dataset.feed(BATCH, seed, CPU), schedule or CriticSchedule(2), seed, FULL_BATCH),
         steps=steps,
         batch_size=BATCH,
         latent_dim=LATENT,
         seed=seed,
-        schedule=schedule or CriticSchedule(2),
         decay=decay or LearningRateDecay(),
         ema_decay=ema,
         cadence=Cadence(log, sample, checkpoint, evaluate),
@@ -304,8 +304,8 @@ def test_updates_and_batches_are_counted_exactly():
     schedule = CriticSchedule(3, 2, 5, 4)
     recorder = Recorder()
     trainer = make_trainer(9, schedule=schedule, callbacks=[recorder])
-    feed = Counting(trainer.feed)
-    trainer.feed = feed
+    feed = Counting(trainer.inputs.feed)
+    trainer.inputs.feed = feed
     critic, generator = record_terms(trainer)
     trainer.fit()
     assert trainer.step == 9
@@ -557,12 +557,11 @@ def test_learning_rates_follow_the_decay():
     trainer.updates.critic_optimizer.param_groups[0]["lr"] = 0.2
     trainer = Trainer(
         trainer.updates,
-        trainer.feed,
+        trainer.inputs,
         steps=4,
         batch_size=BATCH,
         latent_dim=LATENT,
         seed=0,
-        schedule=trainer.schedule,
         decay=trainer.decay,
         ema_decay=0.0,
         cadence=trainer.cadence,
@@ -637,8 +636,8 @@ class Relativistic(Loss):
 def test_a_relativistic_generator_is_scored_against_the_last_real_batch():
     schedule = CriticSchedule(3, 1, 5)
     trainer = make_trainer(3, schedule=schedule, loss=Relativistic(), relativistic=True)
-    feed = Counting(trainer.feed)
-    trainer.feed = feed
+    feed = Counting(trainer.inputs.feed)
+    trainer.inputs.feed = feed
     generator_update, terms, expected = trainer.updates.generator_update, [], []
 
     def noting(latent: Tensor, labels: None, real: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from wgan_cli.acceleration.tf32 import use_ieee_float32
 from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import TrainConfig, traits
@@ -69,16 +70,16 @@ def choose_machine(
 
     `saved` is the saved config of a resumed run. The run keeps its precision and number of threads,
     because its exact results depend on them. A new run follows fixed rules (docs/performance.md):
-    the precision is bf16 if the CPU can multiply bfloat16 matrices and both networks have the trait
-    `bf16_copy`, as all networks of this package do, and fp32 otherwise. Compilation is off unless
-    the config turns it on.
+    the precision is bf16 if the device can multiply bfloat16 matrices fast and both networks have
+    the trait `bf16_copy`, as all networks of this package do, and fp32 otherwise. Compilation is
+    off unless the config turns it on.
     """
     saved = saved or {}
     precision, threads = config.precision, config.threads
     if precision == "auto":
         networks = (config.model[network] for network in ("generator", "critic"))
         suited = all(traits("network", node).bf16_copy for node in networks)
-        bf16 = suited and device.type == "cpu" and multiplies_bfloat16()
+        bf16 = suited and multiplies_bfloat16(device)
         precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
     if threads is None:
         threads = saved.get("threads") or torch.get_num_threads()
@@ -100,25 +101,37 @@ def set_up_torch(
 ) -> None:
     """Set up torch in this process for a run: threads, CUDA device, kernels and memory.
 
-    Computations in fp32 never use TF32. `deterministic` has an effect only on CUDA.
+    Computations in fp32 do not use TF32. `deterministic` has an effect only on CUDA.
     """
     torch.set_num_threads(machine.threads)
     if device.type == "cuda":
-        if process.world > 1:
+        if device.index is not None:
+            # Graphs and pinned memory use the current device.
             torch.cuda.set_device(device)
-        if deterministic:
-            # torch's notes on reproducibility require this variable. cuBLAS reads it at its first
-            # use.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(deterministic)
+        _choose_kernels(deterministic=deterministic)
     else:
         _keep_memory()
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    use_ieee_float32()
 
 
-def multiplies_bfloat16() -> bool:
-    """Return whether the CPU has instructions that multiply bfloat16 matrices."""
+def _choose_kernels(*, deterministic: bool) -> None:
+    """Let CUDA use deterministic kernels only, or else the kernels that are fastest in a trial."""
+    if deterministic:
+        # torch's notes on reproducibility require this variable. cuBLAS reads it at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # This would fill all new memory, to make errors of reading it repeat.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        # The first call imports torch's compiler, which takes seconds.
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions that multiply bfloat16 matrices."""
+    if device.type == "cuda":
+        # Compute capability 8.0 is the first with tensor cores for bfloat16.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -3,7 +3,8 @@
 No random state has to be saved: a run resumed at step k draws the same numbers as an uninterrupted
 run, and sampling, evaluating or logging cannot change the training. On the CPU, the numbers come
 from numpy's Philox, whose counter is set to the step and the inner update. On CUDA, they come from
-the device's generator, seeded with 64 bits from Philox, so that nothing is copied to the device.
+the device's generator, seeded with 64 bits from Philox, so that nothing is copied to the device;
+`acceleration.joint_draws` draws those of a training step.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Stream(enum.IntEnum):
     HELD_OUT = 9
     FLIPS = 10
     CLASSES = 11
+    CUDA_STEP = 12
 
 
 _thread_local = threading.local()
@@ -97,7 +99,7 @@ class Draws:
     def global_seed(self) -> Iterator[None]:
         """Seed torch's CPU generator inside the block, for weight initialisers; then restore it."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed_64())
+            torch.manual_seed(self.seed_64())
             yield
 
     def _draw(
@@ -112,7 +114,7 @@ class Draws:
         if device.type == "cpu":
             drawn = torch.from_numpy(on_cpu(self._thread_generator(), shape, dtype=np.float32))
         else:
-            generator = torch.Generator(device).manual_seed(self._seed_64())
+            generator = torch.Generator(device).manual_seed(self.seed_64())
             drawn = on_device(tuple(shape), generator=generator, device=device)
         return self.shard.take(drawn)
 
@@ -135,5 +137,6 @@ class Draws:
         }
         return _thread_local.generator
 
-    def _seed_64(self) -> int:
-        return int(self.numpy().bit_generator.random_raw()) >> 1
+    def seed_64(self) -> int:
+        """Return a seed of 63 bits for a generator of torch."""
+        return int(self._thread_generator().bit_generator.random_raw()) >> 1

@@ -1,221 +1,208 @@
-"""Record an update as a CUDA graph and replay it.
+"""Record a whole training step as a CUDA graph and replay it.
 
-An update launches several hundred kernels of a few microseconds each. Launching these kernels from
-Python takes longer than running them, but a graph launches all of them at once. The critic and
-generator updates have separate graphs, so n_critic may change from step to step.
+A step launches hundreds or thousands of kernels of a few microseconds each. Launching these kernels
+from Python takes longer than running them, but a graph launches all of them at once.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from wgan_cli.acceleration.capturable import count_on_host, rates_on_device, rates_on_host
 from wgan_cli.out_of_memory import is_out_of_memory
-from wgan_cli.randomness import Draws
 
 log = logging.getLogger(__name__)
 
-# In the first calls, libraries choose kernels and optimizers create state. No graph is used yet.
+# In the first steps, libraries choose kernels and optimizers create state. No graph is used yet.
 WARM_UP = 3
+# With more critic updates in a step, its graph and its staged data would be very large.
+MOST_UPDATES = 200
 
 
 class CudaGraph:
-    """Records the kernels that an update launches, and replays them."""
+    """Records the kernels that a function launches, and replays them."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
 
-    def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        """Run an update and return its result. Raise `RuntimeError` if it waits for the device.
+    def rehearse(self, step: Callable[[], None]) -> None:
+        """Run a step. Raise `RuntimeError` if it waits for the device.
 
-        An update that waits for the device cannot be recorded.
+        A step that waits for the device cannot be recorded.
         """
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)
+            torch.cuda.set_sync_debug_mode("error")
         try:
-            return update()
+            step()
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
-        """Record an update without running it; return the tensor into which replays write."""
+    def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
+        """Record a step without running it. Each replay uses the current state of `generator`.
+
+        If this fails, torch's current stream and default generator are as before.
+        """
+        self._graph.register_generator_state(generator)
+        stream = torch.cuda.current_stream()
         # Other threads, such as the one that pins batches, may call CUDA during the recording.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            return update()
+        try:
+            with (
+                _no_garbage_collection(),
+                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
+            ):
+                step()
+        except BaseException:
+            # After a failed recording, torch 2.11 treats this generator as still being recorded.
+            fresh = torch.Generator(stream.device).manual_seed(torch.cuda.initial_seed())
+            default = torch.cuda.default_generators[stream.device_index]
+            default.graphsafe_set_state(fresh.graphsafe_get_state())
+            raise
+        finally:
+            torch.cuda.set_stream(stream)
 
     def replay(self) -> None:
         """Launch all recorded kernels at once."""
         self._graph.replay()
 
 
-@dataclass(eq=False)
-class GraphedUpdate:
-    """An update that is recorded once and replayed from then on.
+class RecordedStep(Protocol):
+    """A step that `StepGraphs` runs, records and replays."""
 
-    `update` is called as `update(*inputs, draws=draws)`, or as `update(*inputs)` without draws.
-    Inputs and random numbers are copied into the graph's buffers. Weights, optimizer state and
-    learning rate must stay in the same memory. `state()` returns the tensors that the update
-    changes. The result and these tensors are compared between the first replay and the same update
-    without a graph. If they differ, or if the update cannot be recorded, a warning is logged and no
-    graph is used.
+    def run(self) -> None:
+        """Run the step on the device. What it does on the host must not matter for later steps."""
+
+    def repeat(self) -> None:
+        """Prepare to run the same step again. Its random numbers are then the same."""
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator of the step's random numbers on the device."""
+
+    def changed_tensors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weights and states that the step changes, and the sums of its terms."""
+
+
+@dataclass(eq=False)
+class StepGraphs:
+    """Runs steps as CUDA graphs: one graph for each number of critic updates in a step.
+
+    The first `WARM_UP` steps run kernel by kernel. The first step with a given number of updates is
+    recorded after it ran. The next step with this number runs both ways, and its results are
+    compared. If they differ, or a step cannot be recorded, a warning is logged and all steps run
+    kernel by kernel from then on.
+
+    The optimizers' learning rates are on the device while graphs are used. Weights, optimizer state
+    and inputs must stay at the same address; call `reset` if they were moved.
     """
 
-    name: str
-    update: Callable[..., Tensor]
-    state: Callable[[], list[Tensor]]
+    optimizers: Sequence[torch.optim.Optimizer]
     new_graph: type[CudaGraph] = CudaGraph
+    possible: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        self._possible = True
         self.reset()
 
     def reset(self) -> None:
-        """Delete the graph; later calls record a new one. Call this if tensors were moved."""
-        self._calls = 0
-        self._graph: CudaGraph | None = None
-        self._inputs: list[Tensor | None] = []
-        self._recorded: list[_RandomNumbers] = []
-        self._result = torch.empty(0)
+        """Delete the graphs; later steps record new ones."""
+        self._steps = 0
+        self._graphs: dict[int, CudaGraph] = {}
+        self._checked: set[int] = set()
+        if self.possible:
+            rates_on_device(self.optimizers)
 
-    def __call__(self, *inputs: Tensor | None, draws: Draws | None = None) -> Tensor:
-        """Run the update and return its result. The inputs have the same shapes in every call."""
-        self._calls += 1
-        if not self._possible or self._calls <= WARM_UP:
-            return self._run(inputs, draws)
-        if self._graph is None:
-            return self._record(inputs, draws)
-        self._fill(inputs, draws)
-        self._graph.replay()
-        return self._result
+    def run(self, step: RecordedStep, updates: int) -> None:
+        """Run a step that has `updates` critic updates."""
+        self._steps += 1
+        graph = self._graphs.get(updates)
+        if not self.possible or self._steps <= WARM_UP:
+            step.run()
+        elif graph is None:
+            self._record(step, updates)
+        elif updates not in self._checked:
+            self._check(step, updates, graph)
+        else:
+            graph.replay()
 
-    def _run(self, inputs: Sequence[Tensor | None], draws: Any) -> Tensor:
-        return self.update(*inputs) if draws is None else self.update(*inputs, draws=draws)
-
-    def _record(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> Tensor:
-        """Run the update without a graph, record it, check a replay, and return the result."""
-        state = self.state()
-        before = _copies(state)
-        recorder = None if draws is None else _RecordingDraws(draws)
-        graph = self.new_graph()
+    def _record(self, step: RecordedStep, updates: int) -> None:
+        """Run the step kernel by kernel, then record it."""
+        # A graph of an earlier run of a sweep, or memory of a failed recording, may be garbage.
+        gc.collect()
+        states, sums = step.changed_tensors()
+        everything = [*states, *sums]
+        graph, before = self.new_graph(), _copies(everything)
         try:
-            expected = graph.rehearse(lambda: self._run(inputs, recorder)).clone()
+            graph.rehearse(step.run)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            _restore(state, before)
+            _restore(everything, before)
             self._give_up(error)
-            return self._run(inputs, draws)
-        after = _copies(state)
-        self._inputs = [None if each is None else each.clone() for each in inputs]
-        self._recorded = [] if recorder is None else recorder.recorded
+            step.repeat()
+            step.run()
+            return
+        del before
+        if counts := [count for each in self.optimizers if (count := count_on_host(each))]:
+            self._give_up(f"the optimizer changes a number on the host in every step: {counts[0]}")
+            return
+        step.repeat()
         try:
-            self._result = graph.record(
-                lambda: self._run(self._inputs, recorder and _GivenDraws(recorder.recorded))
-            )
-            _restore(state, before)
-            graph.replay()
-            if _close(self._result, expected) and _moved_alike(state, before, after):
-                self._graph = graph
-                return self._result
-            self._give_up("its replay computes something else")
+            graph.record(step.run, step.generator)
         # Catch out-of-memory errors too: without a graph the memory may be enough.
         except RuntimeError as error:
             self._give_up(error.__context__ or error)
-        _restore(state, after)
-        return expected
+        else:
+            self._graphs[updates] = graph
 
-    def _fill(self, inputs: Sequence[Tensor | None], draws: Draws | None) -> None:
-        for buffer, value in zip(self._inputs, inputs, strict=True):
-            if buffer is not None and value is not None:
-                buffer.copy_(value)
-        for numbers in self._recorded:
-            buffer = numbers.buffer
-            buffer.copy_(getattr(draws, numbers.kind)(numbers.shape, buffer.device))
+    def _check(self, step: RecordedStep, updates: int, graph: CudaGraph) -> None:
+        """Run the step as a graph and kernel by kernel, and compare. Keep the latter result."""
+        states, sums = step.changed_tensors()
+        everything = [*states, *sums]
+        before = _copies(everything)
+        graph.replay()
+        replayed = _copies(everything)
+        _restore(everything, before)
+        step.repeat()
+        step.run()
+        count = len(states)
+        alike = _moved_alike(states, before[:count], replayed[:count], 0.7)
+        if alike and _moved_alike(sums, before[count:], replayed[count:], 0.05):
+            self._checked.add(updates)
+            plural = "s" if updates > 1 else ""
+            log.info("CUDA graph: a step with %d critic update%s is replayed.", updates, plural)
+        else:
+            self._give_up("its replay computes something else")
 
     def _give_up(self, reason: str | BaseException) -> None:
-        self._possible = False
+        self.possible = False
         self.reset()
+        rates_on_host(self.optimizers)
         log.warning(
-            "The %s update cannot be a CUDA graph (%s): it runs kernel by kernel.",
-            self.name,
+            "A training step cannot be a CUDA graph (%s): it runs kernel by kernel.",
             str(reason).partition("\n")[0].rstrip("."),
         )
 
 
-def make_capturable(optimizer: torch.optim.Optimizer) -> None:
-    """Move an optimizer's learning rate and step count to the device, for use in graphs."""
-    for group in optimizer.param_groups:
-        device = group["params"][0].device
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
-        if "capturable" in group:
-            group["capturable"] = True
-            for parameter in group["params"]:
-                count = optimizer.state.get(parameter, {}).get("step")
-                if isinstance(count, Tensor):
-                    optimizer.state[parameter]["step"] = count.to(device, torch.float32)
-    # Do not let torch warn that the first updates run without a graph.
-    optimizer._warned_capturable_if_run_uncaptured = True
-
-
-def portable_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state dict without the changes of `make_capturable`."""
-    groups = []
-    for group in state["param_groups"]:
-        if isinstance(group["lr"], Tensor):
-            group = {**group, "lr": float(group["lr"])}
-            group.update({"capturable": False} if "capturable" in group else {})
-        groups.append(group)
-    return {**state, "param_groups": groups}
-
-
-class _RandomNumbers(NamedTuple):
-    """A request for random numbers, and the buffer from which the graph reads them."""
-
-    kind: str
-    shape: tuple[int, ...]
-    buffer: Tensor
-
-
-class _RecordingDraws:
-    """Returns random numbers from `draws` and records each request."""
-
-    def __init__(self, draws: Draws) -> None:
-        self._draws = draws
-        self.recorded: list[_RandomNumbers] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("normal", "uniform"):
-            return getattr(self._draws, name)
-
-        def recorded(shape: Sequence[int], device: torch.device) -> Tensor:
-            value: Tensor = getattr(self._draws, name)(shape, device)
-            self.recorded.append(_RandomNumbers(name, tuple(shape), value.clone()))
-            return value
-
-        return recorded
-
-
-class _GivenDraws:
-    """Returns the buffers of recorded random numbers in the order of the requests."""
-
-    def __init__(self, recorded: Sequence[_RandomNumbers]) -> None:
-        self._buffers = iter([numbers.buffer for numbers in recorded])
-
-    def normal(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        buffer = next(self._buffers, None)
-        if buffer is None:
-            raise RuntimeError("a constraint draws another number of times in every update")
-        return buffer
-
-    uniform = normal
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"a constraint draws random numbers by {name}, which runs on the CPU")
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect no garbage in the block: freeing an old graph during a recording spoils it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -228,23 +215,20 @@ def _restore(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
         tensor.copy_(copy)
 
 
-def _close(result: Tensor, expected: Tensor) -> bool:
-    """Return True if two results differ only by rounding."""
-    tolerance = 1e-3 * float(expected.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    return torch.allclose(result, expected, rtol=1e-2, atol=tolerance, equal_nan=True)
-
-
 def _moved_alike(
-    state: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor]
+    tensors: Sequence[Tensor], before: Sequence[Tensor], other: Sequence[Tensor], tolerance: float
 ) -> bool:
-    """Return True if `state` - `before` is about the same as `after` - `before`.
+    """Return True if the change from `before` is about the same in `tensors` and in `other`.
 
-    The tolerance is wide, because two runs of an update differ by rounding, and RMSprop and Adam
-    make a full step even if a gradient is only a rounding error.
+    For weights the tolerance is wide, because two runs of a step differ by rounding, and RMSprop
+    and Adam make a full step even if a gradient is only a rounding error.
     """
-    for now, start, expected in zip(state, before, after, strict=True):
-        step, expected_step = (end.double() - start.double() for end in (now.detach(), expected))
-        # Use `not`, so that the comparison also fails for a NaN norm.
-        if not float((step - expected_step).norm()) <= 0.7 * float(expected_step.norm()):
+    for now, start, then in zip(tensors, before, other, strict=True):
+        if not torch.equal(now.isnan(), then.isnan()):
+            return False
+        step, other_step = (end.detach().double() - start.double() for end in (now, then))
+        difference = float((step - other_step).nan_to_num(0.0).norm())
+        # Use `not`, so that the comparison also fails for an infinite norm.
+        if not difference <= tolerance * float(step.nan_to_num(0.0).norm()):
             return False
     return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from wgan_cli.acceleration.cuda_graphs import MOST_UPDATES, StepGraphs
 from wgan_cli.build.data import build_evaluation, classes_of, data_facts
 from wgan_cli.build.instantiation import built
 from wgan_cli.build.networks import (
@@ -21,6 +24,7 @@ from wgan_cli.build.networks import (
 from wgan_cli.config import as_dict
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
+from wgan_cli.data.feeds import StagedFeed
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
 from wgan_cli.errors import ConfigError
 from wgan_cli.loggers import Logger
@@ -42,11 +46,13 @@ from wgan_cli.training.distributed_trainers import (
     FollowerTrainer,
     LeaderTrainer,
 )
-from wgan_cli.training.graphed_updates import GraphedUpdates
 from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay
+from wgan_cli.training.step_inputs import StagedInputs, StepInputs
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import Updates
+
+log = logging.getLogger(__name__)
 
 
 def build_loggers(config: TrainConfig) -> dict[str, Logger]:
@@ -114,19 +120,19 @@ def build_trainer(
     """
     shape, classes = dataset.sample_shape, classes_of(config, dataset)
     constraint = build_constraint(config)
-    feed = dataset.feed(config.batch_size, config.seed, device, ranks.shard)
     evaluation = build_evaluation(config, dataset, constraint, device) if ranks.leads else None
     updates = _build_updates(config, constraint, shape, classes, device, ranks)
-    labels, warmup = dataset.labels, config.critic_warmup
+    inputs = _build_inputs(config, dataset, updates)
+    labels = dataset.labels
     kind = Trainer if ranks.world == 1 else LeaderTrainer if ranks.leads else FollowerTrainer
     return kind(
         updates,
-        feed,
+        inputs,
+        graphs=_build_graphs(config, inputs, updates),
         steps=config.steps,
         batch_size=config.batch_size,
         latent_dim=config.latent_dim,
         seed=config.seed,
-        schedule=CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every),
         decay=LearningRateDecay(config.decay.kind, config.decay.steps),
         ema_decay=config.ema,
         cadence=Cadence(
@@ -138,6 +144,37 @@ def build_trainer(
         rollback=rollback,
         signals=signals or StopSignals(),
     )
+
+
+def _build_inputs(config: RunConfig, dataset: Dataset, updates: Updates) -> StepInputs:
+    """Return the inputs of the steps. On CUDA they are staged, if the feed supports this."""
+    warmup, device, shard = config.critic_warmup, updates.device, updates.ranks.shard
+    schedule = CriticSchedule(config.n_critic, warmup.steps, warmup.n_critic, warmup.every)
+    feed = dataset.feed(config.batch_size, config.seed, device, shard)
+    small = device.type == "cuda" and schedule.most_updates <= MOST_UPDATES
+    if not small or not isinstance(feed, StagedFeed):
+        return StepInputs(feed, schedule, config.seed, shard)
+    optimizers = updates.critic_optimizer, updates.generator_optimizer
+    return StagedInputs(
+        *(feed, schedule, config.seed, shard, device),
+        log_every=config.log_every,
+        numbers=config.batch_size // shard.world * math.prod(dataset.sample_shape),
+        groups=sum(len(optimizer.param_groups) for optimizer in optimizers),
+    )
+
+
+def _build_graphs(config: RunConfig, inputs: StepInputs, updates: Updates) -> StepGraphs | None:
+    """Return the CUDA graphs of the steps; None if the steps run kernel by kernel."""
+    if updates.device.type != "cuda" or config.graphs is False or updates.ranks.world > 1:
+        return None
+    if not isinstance(inputs, StagedInputs):
+        log.info(
+            "No CUDA graphs: steps with more than %d critic updates run kernel by kernel, as do"
+            " those on a data set whose feed is not a StagedFeed.",
+            MOST_UPDATES,
+        )
+        return None
+    return StepGraphs((updates.critic_optimizer, updates.generator_optimizer))
 
 
 def _build_updates(
@@ -158,11 +195,7 @@ def _build_updates(
     log_clipped_batch_norm(config, critic)
     trained_generator = trained_network(config, "generator", generator)
     trained_critic = trained_network(config, "critic", critic)
-    updates_class: type[Updates] = Updates
-    if ranks.world > 1:
-        updates_class = DistributedUpdates
-    elif config.graphs and device.type == "cuda":
-        updates_class = GraphedUpdates
+    updates_class = Updates if ranks.world == 1 else DistributedUpdates
     keeps_finite = traits("optimizer", config.optimizer).keeps_finite
     updates = updates_class(
         trained_generator,

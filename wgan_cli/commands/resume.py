@@ -30,6 +30,7 @@ MAY_DIFFER = {
     "profile",
     "logger",
     "device",
+    "graphs",
     "resume",
     # These take effect only after divergence.
     "on_divergence",
@@ -134,7 +135,7 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any], where: Path) -> N
         raise ConfigError(
             f"{where} was trained with other settings: {', '.join(changed[:_SHOWN])}{more}. Leave"
             " them as they were, or start a new run; only steps, the cadences, metrics, profile,"
-            " logger, device, on_divergence and the way images are read may differ."
+            " logger, device, graphs, on_divergence and the way images are read may differ."
         )
 
 

@@ -32,8 +32,8 @@ def log_process_count(config: TrainConfig, state: dict[str, Any] | None, world: 
     if world > 1:
         rows = config.batch_size // world
         log.info("%d processes, each with %d samples of every batch", world, rows)
-        if config.graphs:
-            log.info("graphs=true: an update that other processes share runs kernel by kernel.")
+        if config.graphs is not False and str(config.device).startswith("cuda"):
+            log.info("No CUDA graphs: steps that several processes share run kernel by kernel.")
     if state is not None and (before := state.get("world", 1)) != world:
         log.info(
             "Trained in %d process%s so far, the run goes on in %d: sums are added in another"

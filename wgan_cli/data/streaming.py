@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,16 @@ from wgan_cli.data.dataset import (
     check_samples,
 )
 from wgan_cli.data.encoded import ImagePart
-from wgan_cli.data.feeds import Batch, EpochOrder, Feed, random_flip, to_floats
+from wgan_cli.data.feeds import (
+    Batch,
+    EpochOrder,
+    Feed,
+    StagedFeed,
+    copy_ahead,
+    joint_batches,
+    random_flip,
+    to_floats,
+)
 from wgan_cli.data.reader_processes import ParallelReader, default_workers, read_images
 from wgan_cli.randomness import FULL_BATCH, Draws, Shard, Stream
 
@@ -32,7 +42,7 @@ MAX_HELD_OUT = 10_000
 
 
 @dataclass(eq=False)
-class StreamingFeed:
+class StreamingFeed(StagedFeed):
     """Returns the same batches as a `ResidentFeed`, but reader processes read the images ahead.
 
     Request updates in order: any other update ends the processes and starts new ones. The processes
@@ -48,14 +58,51 @@ class StreamingFeed:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        cpu = torch.device("cpu")
-        self.order = EpochOrder(len(self.part), self.batch_size, self.seed, cpu, self.shard)
+        self.order = EpochOrder(len(self.part), self.batch_size, self.seed, self.shard)
         self._labels = None if self.part.labels is None else torch.from_numpy(self.part.labels)
         self._reader: ParallelReader | None = None
         self._next = 0
 
     def batch(self, update: int) -> Batch:
         """Return the batch of critic update `update`. Raises `DataError` if reading fails."""
+        samples = self._read(update).to(self.device)
+        if self.flip:
+            samples = random_flip(samples, self.seed, update, self.shard)
+        if self._labels is None:
+            return Batch(to_floats(samples))
+        labels = self._labels[self.order.indices(update)]
+        return Batch(to_floats(samples), labels.to(self.device))
+
+    @property
+    def most_staged(self) -> int:
+        """Return 1: images are not read further ahead than the step that needs them."""
+        return 1
+
+    def buffers(self, updates: int) -> tuple[Tensor, ...]:
+        """Return a tensor for the images of each update, and one for their classes if any."""
+        shape = updates, self.batch_size // self.shard.world
+        images = torch.zeros(*shape, *self.part.shape, dtype=torch.uint8, device=self.device)
+        if self._labels is None:
+            return (images,)
+        return images, torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+    def stage(self, updates: range, buffers: Sequence[Tensor]) -> None:
+        """Read and copy the images and classes of these updates."""
+        for row, update in enumerate(updates):
+            # The reader has pinned the images.
+            buffers[0][row].copy_(self._read(update), non_blocking=True)
+        if self._labels is not None:
+            labels = [self._labels[self.order.indices(update)] for update in updates]
+            copy_ahead(torch.stack(labels), buffers[1])
+
+    def batches(self, rows: Sequence[Tensor], flips: Callable[[], Tensor]) -> list[Batch]:
+        """Return one batch per row of images."""
+        images, *labels = (row.flatten(0, 1) for row in rows)
+        classes = labels[0] if labels else None
+        return joint_batches(images, classes, len(rows[0]), flips if self.flip else None)
+
+    def _read(self, update: int) -> Tensor:
+        """Return the images of critic update `update` as bytes, on the CPU."""
         if self._reader is None or update != self._next:
             self.close()
             # The reader must not refer to `self`: a reference cycle would keep its processes alive.
@@ -63,14 +110,9 @@ class StreamingFeed:
             positions = (order.indices(later).tolist() for later in itertools.count(update))
             pin = self.device.type == "cuda"
             self._reader = ParallelReader(self.part, positions, self.workers, pin=pin)
-        samples = next(self._reader).to(self.device, non_blocking=True)
+        images = next(self._reader)
         self._next = update + 1
-        if self.flip:
-            samples = random_flip(samples, self.seed, update, self.shard)
-        if self._labels is None:
-            return Batch(to_floats(samples))
-        labels = self._labels[self.order.indices(update)]
-        return Batch(to_floats(samples), labels.to(self.device, non_blocking=True))
+        return images
 
     def close(self) -> None:
         """End the processes. A later call of `batch` starts new ones."""

@@ -84,7 +84,7 @@ class TrainConfig:
     threads: int | None = setting(at_least=1, at_most=4096)
     precision: str = setting(choices=("auto", "fp32", "bf16"))
     deterministic: bool = MISSING
-    graphs: bool = MISSING
+    graphs: bool | None = MISSING
     compile: bool | None = MISSING
 
     steps: int | None = setting(at_least=1, at_most=1_000_000_000)

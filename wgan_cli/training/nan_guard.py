@@ -57,7 +57,7 @@ class NanGuard:
             finally:
                 del optimizer.found_inf  # type: ignore[attr-defined]
         else:
-            before = [(tensor, tensor.detach().clone()) for tensor in tensors_moved_by(optimizer)]
+            before = [(tensor, tensor.detach().clone()) for tensor in self._guarded(optimizer)]
             yield True
             self._restore_if_not_finite(optimizer, before)
         if network == "generator":
@@ -100,10 +100,19 @@ class NanGuard:
     def _restore_if_not_finite(
         self, optimizer: torch.optim.Optimizer, before: list[tuple[Tensor, Tensor]]
     ) -> None:
-        for tensor in tensors_moved_by(optimizer):
-            self._finite &= tensor.isfinite().all().to(self._finite.device)
+        for tensor in self._guarded(optimizer):
+            self._finite &= tensor.isfinite().all()
         for tensor, copy in before:
-            tensor.copy_(torch.where(self._finite.to(tensor.device), tensor, copy))
+            tensor.copy_(torch.where(self._finite, tensor, copy))
+
+    def _guarded(self, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+        """Yield the optimizer's tensors, without step counts on the CPU of an optimizer on CUDA.
+
+        Restoring these counts would make every update wait for the device. It is not necessary: a
+        run whose guard has tripped ends, or loads a checkpoint.
+        """
+        device = self._finite.device
+        return (each for each in tensors_moved_by(optimizer) if each.device == device)
 
 
 def tensors_moved_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

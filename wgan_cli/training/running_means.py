@@ -14,7 +14,8 @@ from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 class RunningMeans:
     """The means of the updates' terms since the last step that is a multiple of `log_every`.
 
-    The sums are kept on the device, so adding a term does not wait for the device.
+    The sums are kept on the device, so adding a term does not wait for the device. The trainer
+    counts the updates in `critic_updates` and `steps`, because a CUDA graph adds terms only.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,12 +27,10 @@ class RunningMeans:
     def add_critic(self, terms: Tensor) -> None:
         """Add the terms of a critic update; `terms` (6,) has the order of `CRITIC_TERMS`."""
         self.critic += terms
-        self.critic_updates += 1
 
     def add_generator(self, terms: Tensor) -> None:
         """Add the terms of a generator update; `terms` (2,) has the order of `GENERATOR_TERMS`."""
         self.generator += terms
-        self.steps += 1
 
     def means(self) -> dict[str, float]:
         """Return the mean of every term, by tag. This waits for the device."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class CriticSchedule:
     warmup_steps: int = 0
     warmup_n_critic: int = 100
     warmup_every: int = 0
+
+    @property
+    def most_updates(self) -> int:
+        """The largest number of critic updates that a step can have."""
+        warm = bool(self.warmup_steps or self.warmup_every)
+        return max(self.n_critic, self.warmup_n_critic if warm else 0)
 
     def updates(self, step: int) -> int:
         """Return the number of critic updates in step `step`, counted from 0."""
@@ -59,19 +66,32 @@ class LearningRateDecay:
 
 
 class LearningRates:
-    """Sets the learning rate of every parameter group as a multiple of its initial rate."""
+    """Sets the learning rate of every parameter group in each step.
 
-    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+    The rate is the group's initial rate, times the factor of `decay`, times `factor`, which is
+    below 1 after a rollback. A rate is a number, or a tensor on the device if CUDA graphs read it.
+    """
+
+    def __init__(self, decay: LearningRateDecay, *optimizers: torch.optim.Optimizer) -> None:
+        self.decay = decay
+        self.factor = 1.0
         self._optimizers = optimizers
         self._initial = [float(group["lr"]) for group in self._groups()]
 
-    def set(self, factor: float) -> None:
-        """Set every group's rate to its initial rate times `factor`."""
-        for group, initial in zip(self._groups(), self._initial, strict=True):
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(initial * factor)
-            else:
-                group["lr"] = initial * factor
+    def at(self, step: int) -> list[float]:
+        """Return the rate of each group in step `step`."""
+        factor = self.decay.factor(step) * self.factor
+        return [initial * factor for initial in self._initial]
+
+    def set(self, step: int, on_device: Tensor | None) -> None:
+        """Set the rates of step `step`; rates on the device are copied from `on_device` (groups,)."""
+        groups = self._groups()
+        tensors = [group["lr"] for group in groups if isinstance(group["lr"], Tensor)]
+        if tensors and on_device is not None:
+            torch._foreach_copy_(tensors, list(on_device.unbind()))
+            return
+        for group, rate in zip(groups, self.at(step), strict=True):
+            group["lr"] = rate
 
     def _groups(self) -> list[dict[str, Any]]:
         # Do not store the groups, because loading an optimizer's state replaces them.

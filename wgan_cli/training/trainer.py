@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from torch import Tensor
-
-from wgan_cli.acceleration.joint_fakes import JointFakes
-from wgan_cli.data.feeds import Batch, Feed
+from wgan_cli.acceleration.cuda_graphs import StepGraphs
 from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
-from wgan_cli.randomness import Draws, Stream
 from wgan_cli.stop_signals import StopNow, StopSignals
 from wgan_cli.training.callbacks.protocol import Cadence, Callback, Phase, Point
 from wgan_cli.training.class_sampler import ClassSampler
@@ -24,6 +20,8 @@ from wgan_cli.training.rollback import Rollback
 from wgan_cli.training.run_state import RunState
 from wgan_cli.training.running_means import Throughput
 from wgan_cli.training.schedule import CriticSchedule, LearningRateDecay, LearningRates
+from wgan_cli.training.step import TrainingStep
+from wgan_cli.training.step_inputs import StepInputs
 
 
 @dataclass(eq=False)
@@ -32,16 +30,16 @@ class Trainer(RunState):
 
     Random numbers and batches depend only on (seed, step, inner), so a resume only has to call
     `load_state_dict`. For conditional networks, `classes` draws the labels of generated samples.
-    With several ranks, this process trains on its `shard` of every batch.
+    With `graphs`, steps are replayed as CUDA graphs; `inputs` must then be `StagedInputs`.
     """
 
-    feed: Feed
+    inputs: StepInputs
     _: KW_ONLY
+    graphs: StepGraphs | None = None
     steps: int
     batch_size: int
     latent_dim: int
     seed: int
-    schedule: CriticSchedule
     decay: LearningRateDecay
     cadence: Cadence
     evaluation: Evaluation | None
@@ -53,19 +51,39 @@ class Trainer(RunState):
     def __post_init__(self, ema_decay: float) -> None:
         super().__post_init__(ema_decay)
         updates = self.updates
-        self.shard = updates.ranks.shard
-        self.phase: Phase = nullcontext
         self.throughput = Throughput(self.batch_size)
-        self._rows = self.batch_size // self.shard.world
-        self._rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
-        self._last_batch: Batch | None = None
+        optimizers = updates.critic_optimizer, updates.generator_optimizer
+        self.training_step = TrainingStep(
+            updates,
+            self.inputs,
+            LearningRates(self.decay, *optimizers),
+            self.means,
+            self.ema,
+            self.batch_size // updates.ranks.shard.world,
+            self.latent_dim,
+            self.classes,
+        )
+
+    @property
+    def schedule(self) -> CriticSchedule:
+        """The number of critic updates in each step."""
+        return self.inputs.schedule
+
+    @property
+    def phase(self) -> Phase:
+        """A function that names the parts of the run for a profiler."""
+        return self.training_step.phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self.training_step.phase = phase
 
     def fit(self) -> None:
         """Train until step `steps`. Raise a `WganError` if the run ends earlier."""
         # Call the first callback last: it records how the run ended, even if another callback
         # fails.
         on_end = [partial(callback.on_end, self) for callback in reversed(self.callbacks)]
-        with closing(self.feed), reported_end(on_end, self.batch_size):
+        with closing(self), reported_end(on_end, self.batch_size):
             self.start()
             self._restart_throughput()
             while self.step < self.steps or self.unmeasured:
@@ -73,6 +91,22 @@ class Trainer(RunState):
                     self.advance()
                 except DivergedError as diverged:
                     self.roll_back(diverged)
+
+    def close(self) -> None:
+        """End the processes that read data, and free the CUDA graphs."""
+        self.inputs.feed.close()
+        if self.graphs is not None:
+            self.graphs.reset()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a checkpoint's state. Raise `CheckpointError` if it does not fit this run."""
+        super().load_state_dict(state)
+        self.inputs.restart()
+        if self.rollbacks:
+            self.training_step.rates.factor = self.rollbacks[-1].lr_factor
+        if self.graphs is not None:
+            # Loading moves the tensors that the graphs use.
+            self.graphs.reset()
 
     def start(self) -> None:
         """Call `on_start` of all callbacks."""
@@ -91,58 +125,33 @@ class Trainer(RunState):
 
     def train_step(self) -> None:
         """Do one step of Algorithm 1: n_critic critic updates and one generator update."""
-        rollback_factor = self.rollbacks[-1].lr_factor if self.rollbacks else 1.0
-        self._rates.set(self.decay.factor(self.step) * rollback_factor)
-        self.critic_phase()
-        self.generator_phase()
-        if self.ema is not None:
-            with self.phase("average"):
-                self.ema.update()
+        self.training_step.begin(self.step, self.cadence.next_log(self.step, self.steps))
+        if self.graphs is not None and self.inner == 0:
+            count = self.schedule.updates(self.step)
+            with self.phase("step"):
+                self.graphs.run(self.training_step, count)
+            self.means.critic_updates += count
+        else:
+            self.training_step.start()
+            self.critic_phase()
+            self.training_step.generator_update()
+            self.training_step.finish()
+        self.means.steps += 1
         self.step += 1
         self.inner = 0
 
     def critic_phase(self) -> None:
-        """Do the step's remaining critic updates, each on new real and fake batches.
+        """Do the step's remaining critic updates.
 
         If a stop request has waited too long, save and stop the run between two critic updates.
         """
-        before, count = self.schedule.updates_before(self.step), self.schedule.updates(self.step)
-        fakes = self._last_batch = None
-        if count > 1 and self.classes is None and self.updates.joins_fakes:
-            fakes = JointFakes(self._generate_fakes, count)
-        while self.inner < count:
+        while self.inner < self.schedule.updates(self.step):
             overdue = self.signals.overdue()
             if overdue is not None:
                 self.stop(overdue)
-            with self.phase("data"):
-                real, labels = batch = self.feed.batch(before + self.inner)
-            fake = None if fakes is None else fakes.batch(self.inner, real.numel())
-            latent = self._noise(Stream.CRITIC_NOISE, self.inner) if fake is None else None
-            draws = Draws(self.seed, Stream.PENALTY, self.step, self.inner, self.shard)
-            labels = None if self.classes is None else labels
-            with self.phase("critic update"):
-                terms = self.updates.critic_update(real, latent, draws, labels, fake)
-                self.means.add_critic(terms)
-            self._last_batch = batch if self.updates.generator_needs_real_scores else None
+            self.training_step.critic_update(self.inner)
+            self.means.critic_updates += 1
             self.inner += 1
-
-    def generator_phase(self) -> None:
-        """Do one generator update on new noise.
-
-        Losses that need real scores also get the real batch of the last critic update.
-        """
-        latent = self._noise(Stream.GENERATOR_NOISE)
-        labels = real = None
-        if self.updates.generator_needs_real_scores:
-            last = self.schedule.updates_before(self.step + 1) - 1
-            real, labels = self._last_batch or self.feed.batch(last)
-        if self.classes is None:
-            labels = None
-        elif real is None:
-            draws = Draws(self.seed, Stream.CLASSES, self.step, shard=self.shard)
-            labels = self.classes.draw(self._rows, draws)
-        with self.phase("generator update"):
-            self.means.add_generator(self.updates.generator_update(latent, labels, real))
 
     def housekeeping(self) -> None:
         """Log, evaluate, draw pictures and save if due. Stop if a signal requested a stop."""
@@ -223,13 +232,3 @@ class Trainer(RunState):
 
     def _restart_throughput(self) -> None:
         self.throughput.restart(self.step, self.schedule.updates_before(self.step))
-
-    def _generate_fakes(self, inners: range) -> Sequence[Tensor]:
-        latents = [self._noise(Stream.CRITIC_NOISE, inner) for inner in inners]
-        with self.phase("generated samples"):
-            return self.updates.fakes(latents)
-
-    def _noise(self, stream: Stream, inner: int = 0) -> Tensor:
-        with self.phase("noise"):
-            draws = Draws(self.seed, stream, self.step, inner, self.shard)
-            return draws.normal((self._rows, self.latent_dim), self.device)

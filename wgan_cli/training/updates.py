@@ -8,13 +8,16 @@ not wait for the device. After a term that is NaN or infinite, the weights no lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils.parametrize import cached
 
-from wgan_cli.acceleration.cuda_graphs import portable_state
+from wgan_cli.acceleration.capturable import counts_on_device, portable_state
+from wgan_cli.acceleration.tf32 import tf32_allowed
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint
 from wgan_cli.distributed.process_group import ALONE, SingleProcess
@@ -72,8 +75,14 @@ class Updates:
         self.critic_clip, self.generator_clip = grad_clip
         self.generator_needs_real_scores = generator_needs_real_scores
         self.ranks = ranks
+        self.device = next(self.critic.parameters()).device
+        self._keep_counts_on_device()
+        # Penalties need float32's range. Under bf16 they do not need all of its precision.
+        self.penalty_in_tf32 = (
+            self.trained_critic.bf16 and constraint.has_penalty and self.device.type == "cuda"
+        )
         self.nan_guard = NanGuard(
-            next(self.critic.parameters()).device,
+            self.device,
             {"critic": len(CRITIC_TERMS), "generator": len(GENERATOR_TERMS)},
             keeps_finite or {},
         )
@@ -98,11 +107,19 @@ class Updates:
             assert latent is not None
             with torch.no_grad(), generator.frozen:
                 fake = generator(latent, labels)
-        real_scores, fake_scores = critic.score_both(real, fake, labels)
+        with cached():
+            # Parametrized weights are computed once for both passes.
+            real_scores, fake_scores = critic.score_both(real, fake, labels)
         loss_real, loss_fake = self.loss.critic(real_scores, fake_scores)
         loss = loss_real + loss_fake
         classes = () if labels is None else (labels,)
-        penalty = self.constraint.penalty(self.critic, real, fake.to(real.dtype), draws, *classes)
+        with tf32_allowed() if self.penalty_in_tf32 else nullcontext():
+            arguments = self.critic, real, fake.to(real.dtype), draws, *classes
+            penalty = self.constraint.penalty(*arguments)
+            if penalty is not None and self.penalty_in_tf32:
+                # The backward pass must use TF32 too, so it is separate from that of the loss.
+                penalty.backward()
+                penalty = penalty.detach()
         if penalty is not None:
             loss = loss + penalty
         loss.backward()
@@ -164,7 +181,7 @@ class Updates:
     def state_dict(self) -> dict[str, Any]:
         """Return the state dicts of networks and optimizers for a checkpoint."""
         state: dict[str, Any] = {}
-        for name, (trained, optimizer) in self._networks().items():
+        for name, (trained, optimizer) in self.networks().items():
             state[name] = trained.network.state_dict()
             optimizer_state = portable_state(optimizer.state_dict())
             state[f"{name}_optimizer"] = trained.split_optimizer_state(optimizer_state)
@@ -172,16 +189,23 @@ class Updates:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load networks and optimizers. Raise the same errors as `load_state_dict` of torch."""
-        for name, (trained, optimizer) in self._networks().items():
+        for name, (trained, optimizer) in self.networks().items():
             trained.network.load_state_dict(state[name])
             trained.refresh_bf16_copy()
             optimizer.load_state_dict(trained.join_optimizer_state(state[f"{name}_optimizer"]))
+        self._keep_counts_on_device()
 
-    def _networks(self) -> dict[str, tuple[TrainedNetwork, torch.optim.Optimizer]]:
+    def networks(self) -> dict[str, tuple[TrainedNetwork, torch.optim.Optimizer]]:
+        """Return each network with its optimizer, by name."""
         return {
             "generator": (self.trained_generator, self.generator_optimizer),
             "critic": (self.trained_critic, self.critic_optimizer),
         }
+
+    def _keep_counts_on_device(self) -> None:
+        if self.device.type == "cuda":
+            counts_on_device(self.generator_optimizer)
+            counts_on_device(self.critic_optimizer)
 
 
 def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:

@@ -28,6 +28,10 @@ class Cadence:
     checkpoint: int
     evaluate: int
 
+    def next_log(self, step: int, steps: int) -> int:
+        """Return the first log point after step `step`; the run has `steps` steps in all."""
+        return min(steps, step - step % self.log + self.log)
+
     def point(self, step: int, steps: int) -> Point:
         """Return a `Point` for step `step` with flags for the work due after it.
 

@@ -1,0 +1,66 @@
+"""Keep what an optimizer changes in every step on the device, as CUDA graphs need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def counts_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Keep an optimizer's step counts on the device of its weights, if its class supports this.
+
+    With a count on the CPU, some optimizers make every step wait for the device.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" not in group:
+            continue
+        group["capturable"] = True
+        for parameter in group["params"]:
+            count = optimizer.state.get(parameter, {}).get("step")
+            if isinstance(count, Tensor):
+                optimizer.state[parameter]["step"] = count.to(parameter.device, torch.float32)
+    # Do not let torch warn that updates run without a graph.
+    optimizer._warned_capturable_if_run_uncaptured = True
+
+
+def rates_on_device(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Move the learning rates to the device, where a graph reads them."""
+    for group in _groups(optimizers):
+        group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
+
+
+def rates_on_host(optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Make the learning rates plain numbers: with a tensor, some optimizers wait for the device."""
+    for group in _groups(optimizers):
+        group["lr"] = float(group["lr"])
+
+
+def count_on_host(optimizer: torch.optim.Optimizer) -> str | None:
+    """Return the name of a step count that is not on the weights' device; None without one.
+
+    A graph would use the value of the recorded step for ever.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number or (isinstance(value, Tensor) and value.device != parameter.device):
+                return name
+    return None
+
+
+def portable_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state dict as it would be without the functions above."""
+    groups = []
+    for group in state["param_groups"]:
+        changed = {"lr": float(group["lr"])} if isinstance(group["lr"], Tensor) else {}
+        if group.get("capturable"):
+            changed["capturable"] = False
+        groups.append({**group, **changed})
+    return {**state, "param_groups": groups}
+
+
+def _groups(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
