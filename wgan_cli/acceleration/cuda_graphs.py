@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from wgan_cli.acceleration.capturable import count_on_host, rates_on_device, rates_on_host
 from wgan_cli.out_of_memory import is_out_of_memory
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # In the first steps, libraries choose kernels and optimizers create state. No graph is used yet.
 WARM_UP = 3
+# From torch 2.14 on, a graph registers the generators that it uses by itself.
+_REGISTERS_GENERATORS = TorchVersion(torch.__version__) < (2, 14)
 # With more critic updates in a step, its graph and its staged data would be very large.
 MOST_UPDATES = 200
 
@@ -53,14 +56,16 @@ class CudaGraph:
 
         If this fails, torch's current stream and default generator are as before.
         """
-        self._graph.register_generator_state(generator)
+        if _REGISTERS_GENERATORS:
+            self._graph.register_generator_state(generator)
         stream = torch.cuda.current_stream()
-        # Other threads, such as the one that pins batches, may call CUDA during the recording.
+        # Without a stream given here, torch would use one of the device of its first graph. Other
+        # threads, such as the one that pins batches, may call CUDA during the recording.
+        recording = torch.cuda.graph(
+            self._graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"
+        )
         try:
-            with (
-                _no_garbage_collection(),
-                torch.cuda.graph(self._graph, capture_error_mode="thread_local"),
-            ):
+            with _no_garbage_collection(), recording:
                 step()
         except BaseException:
             # After a failed recording, torch 2.11 treats this generator as still being recorded.
