@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # In the first steps, libraries choose kernels and optimizers create state. No graph is used yet.
 WARM_UP = 3
 # From torch 2.14 on, a graph registers the generators that it uses by itself.
-_REGISTERS_GENERATORS = TorchVersion(torch.__version__) < (2, 14)
+_REGISTERS_GENERATORS = TorchVersion(torch.__version__) < "2.14"
 # With more critic updates in a step, its graph and its staged data would be very large.
 MOST_UPDATES = 200
 

@@ -84,7 +84,7 @@ class LearningRates:
         return [initial * factor for initial in self._initial]
 
     def set(self, step: int, on_device: Tensor | None) -> None:
-        """Set the rates of step `step`. Those on the device are copied from `on_device` (groups,)."""
+        """Set the rates of step `step`. Rates on the device are copied from `on_device` (n,)."""
         groups = self._groups()
         tensors = [group["lr"] for group in groups if isinstance(group["lr"], Tensor)]
         if tensors and on_device is not None:
