@@ -60,13 +60,14 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(maps, weight)
         ctx.settings = settings
-        return cast(Tensor, torch.ops.aten.convolution(maps, weight, bias, *settings))
+        return torch.convolution(maps, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> _Gradients:
-        # A penalty's gradient by the samples needs no gradients of weights.
-        needed = [_is_needed(node) for node, _ in ctx.next_functions]
-        needed += [False] * (3 - len(needed))
+        # A penalty's gradient by the samples needs no gradients of weights. The gradient of the maps
+        # is assumed to be needed: for the samples, the question costs as much as the answer saves.
+        nodes = [node for node, _ in ctx.next_functions]
+        needed = [nodes[0] is not None, *map(_is_needed, nodes[1:]), False][:3]
         arguments = (gradient, *ctx.saved_tensors, ctx.settings, needed)
         return *cast(_Gradients, _ConvolutionBackward.apply(*arguments)), None
 
@@ -99,11 +100,11 @@ class _ConvolutionBackward(torch.autograd.Function):
         of_gradient = of_maps = of_weight = None
         if needs_gradient:
             if by_maps is not None:
-                of_gradient = torch.ops.aten.convolution(by_maps, weight, by_bias, *settings)
+                of_gradient = torch.convolution(by_maps, weight, by_bias, *settings)
             elif by_bias is not None:
                 of_gradient = by_bias.reshape(-1, *[1] * (gradient.dim() - 2)).expand_as(gradient)
             if by_weight is not None:
-                part = torch.ops.aten.convolution(maps, by_weight, None, *settings)
+                part = torch.convolution(maps, by_weight, None, *settings)
                 of_gradient = part if of_gradient is None else of_gradient + part
         if needs_maps and by_weight is not None:
             of_maps = _gradients(gradient, maps, by_weight, settings, [True, False, False])[0]
@@ -117,7 +118,7 @@ def _gradients(
 ) -> _Gradients:
     biases = [gradient.shape[1]]
     arguments = (gradient, maps, weight, biases, *settings, needed)
-    return cast(_Gradients, torch.ops.aten.convolution_backward(*arguments))
+    return cast(_Gradients, torch.ops.aten.convolution_backward.default(*arguments))
 
 
 def _is_needed(node: Any) -> bool:
@@ -128,7 +129,7 @@ def _is_needed(node: Any) -> bool:
     # own layers ask the engine, and from Python only this function does so.
     try:
         return torch._C._will_engine_execute_node(node)
-    # The engine does not answer for a leaf of which a gradient was asked for.
+    # The engine does not answer for a leaf of which `torch.autograd.grad` was asked.
     except (AttributeError, RuntimeError):
         return True
 
