@@ -64,8 +64,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> _Gradients:
-        # A penalty's gradient by the samples needs no gradients of weights. The gradient of the maps
-        # is assumed to be needed: for the samples, the question costs as much as the answer saves.
+        # A penalty's gradient by the samples needs no gradients of weights. The gradient of maps
+        # is taken as needed: the engine answers slowly for samples of which one asks it.
         nodes = [node for node, _ in ctx.next_functions]
         needed = [nodes[0] is not None, *map(_is_needed, nodes[1:]), False][:3]
         arguments = (gradient, *ctx.saved_tensors, ctx.settings, needed)
