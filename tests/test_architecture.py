@@ -24,6 +24,7 @@ LEVELS = (
         "flat_tensors",
         "stop_signals",
         "out_of_memory",
+        "gpu_facts",
         "losses",
         "optimizers",
     ),

@@ -229,6 +229,7 @@ def test_the_environment_is_recorded(digits: Finished) -> None:
     for package in ("torch", "hydra-core"):
         assert environment["packages"][package] == metadata.version(package)
     assert environment["device"] == "cpu"
+    assert "gpus" not in environment
     assert all(environment[key] for key in ("command", "python", "platform"))
 
 

@@ -130,7 +130,7 @@ def test_the_metrics_use_the_documented_samples():
         assert values[tag] == pytest.approx(projected_distance(*projected))
     kept = measure.reference.real
     assert kept.sorted_projections(lines) is kept.sorted_projections(lines)
-    assert not np.array_equal(
+    assert not torch.equal(
         kept.sorted_projections(lines), kept.sorted_projections(Draws(1, Stream.EVALUATION, step=3))
     )
     assert 0 < values["wasserstein/sliced"] < values["wasserstein/exact"]

@@ -169,7 +169,7 @@ def test_unequal_or_empty_samples_are_refused():
             sliced_wasserstein(torch.zeros(sizes[0], 2), torch.zeros(sizes[1], 2), HERE)
     for one, other in ((1, 5), (0, 0)):
         with pytest.raises(ValueError, match="equal shape"):
-            projected_distance(np.zeros((512, one)), np.zeros((512, other)))
+            projected_distance(torch.zeros(512, one), torch.zeros(512, other))
     with pytest.raises(ValueError, match="k=3"):
         precision_recall(torch.zeros(3, 2), torch.zeros(9, 2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,45 @@ def test_a_full_disk_ends_the_run_with_7(tmp_path: Path, kind: str) -> None:
         assert status_of(Path("run"))["exit_code"] == 7
 
     on_small_disk(SmallDisk(tmp_path, 2_000_000, wanted=kind == "disk"), story)
+
+
+def test_only_the_profilers_notice_of_cycles_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noisy:
+        def __init__(self, activities: object) -> None:
+            pass
+
+        def start(self) -> None:
+            for text in ("Warning: Profiler clears events at the end of each cycle.", "heard"):
+                warnings.warn(text, UserWarning, stacklevel=2)
+
+    monkeypatch.setattr(profile, "profile", Noisy)
+    trainer: Any = SimpleNamespace(step=0, steps=1, device=torch.device("cpu"))
+    with pytest.warns(UserWarning) as heard:
+        profile.Profile(SimpleNamespace(path=tmp_path)).on_start(  # type: ignore[arg-type]
+            trainer,
+            SimpleNamespace(),  # type: ignore[arg-type]
+        )
+    assert [str(warning.message) for warning in heard] == ["heard"]
+
+
+@pytest.mark.parametrize("kind", ["kernel", "cpu_op"])
+def test_a_trace_of_a_gpu_without_kernels_is_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Traced:
+        def stop(self) -> None:
+            pass
+
+        def export_chrome_trace(self, path: str) -> None:
+            Path(path).write_text(json.dumps({"traceEvents": [{"ph": "X", "cat": kind}, {}]}))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    callback = profile.Profile(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
+    callback._running = Traced()  # type: ignore[assignment]
+    callback.on_end(SimpleNamespace(step=1, device=torch.device("cuda")), None)  # type: ignore[arg-type]
+    assert ("no kernels" in caplog.text) == (kind == "cpu_op")
 
 
 def test_a_trace_that_was_cut_short_aside_is_told() -> None:

@@ -93,6 +93,7 @@ def _train(
     # The imports below need torch, which takes seconds to import.
     from wgan_cli import build
     from wgan_cli.distributed.process_group import join_process_group
+    from wgan_cli.gpu_facts import gpu_facts
     from wgan_cli.machine import choose_machine, find_device, set_up_torch
     from wgan_cli.training.callbacks.record import LogWatch
 
@@ -136,12 +137,14 @@ def _train(
         ranks.arrive("start")
         folder.claim(resuming=resume is not None)
     with file_log(log_file, early):
-        _log_start(complete_config, folder, [] if trainer.step else notes)
+        gpus = gpu_facts(device, process.local_world)
+        names = [gpu["name"] for gpu in gpus.get("gpus", [])]
+        _log_start(complete_config, names, folder, [] if trainer.step else notes)
         log_process_count(complete_config, state, ranks.world)
         folder.write_config(as_dict(complete_config))
         before = folder.read_overrides() if state is not None and not sweep else []
         folder.write_overrides([*before, *job_overrides(overrides)])
-        folder.write_environment(device=str(device), world=ranks.world)
+        folder.write_environment(device=str(device), world=ranks.world, **gpus)
         with signals:
             trainer.fit()
     if not sweep:
@@ -149,13 +152,14 @@ def _train(
     return 0
 
 
-def _log_start(config: RunConfig, folder: RunFolder, notes: Sequence[str]) -> None:
+def _log_start(
+    config: RunConfig, gpus: Sequence[str], folder: RunFolder, notes: Sequence[str]
+) -> None:
     nodes = (config.dataset, config.model, config.loss, config.constraint, config.optimizer)
     names = ", ".join(node.get("name") or node["_target_"] for node in nodes)
-    threads = f", {config.threads} threads" if config.device == "cpu" else ""
-    log.info(
-        "%s on %s (%s%s), seed %d", names, config.device, config.precision, threads, config.seed
-    )
+    threads = [f"{config.threads} threads"] if config.device == "cpu" else []
+    how = ", ".join([*dict.fromkeys(gpus), config.precision, *threads])
+    log.info("%s on %s (%s), seed %d", names, config.device, how, config.seed)
     if notes:
         log.info("%s", ", ".join(notes))
     log.info("run folder: %s", folder.path)

@@ -97,9 +97,9 @@ class Comparison:
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """For each class, the number of feature samples that the classifier puts in this class."""
+        """The number of feature samples that the classifier puts in each class, on the CPU."""
         classes = len(self.reference.class_counts)
-        return self.logits("classifier").argmax(dim=1).bincount(minlength=classes)
+        return self.logits("classifier").argmax(dim=1).bincount(minlength=classes).cpu()
 
     def neighbours(self, space: str) -> tuple[float, float]:
         """Return precision and recall in a space, cached per space.

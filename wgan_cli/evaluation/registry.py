@@ -82,7 +82,7 @@ def _weights(comparison: Comparison) -> np.ndarray:
     critic, constraint = comparison.critic, comparison.constraint
     bounded = None if constraint is None else constraint.bounded_weights(critic)
     bound, weights = bounded or (None, list(weights_in_use(critic).values()))
-    values = torch.cat([weight.detach().float().flatten().cpu() for weight in weights])
+    values = torch.cat([weight.detach().float().flatten() for weight in weights]).cpu()
     if not values.isfinite().all():
         raise ValueError("the critic's weights are NaN or infinite")
     return weight_histogram(values.numpy(), bound)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +44,8 @@ class Samples:
 
     `eval_set` (n, *shape) holds the evaluation samples, on the device. `feature_batches()` returns
     the feature samples in batches of floats. Every call returns the same samples, so they are not
-    kept in memory. `labels` (n,) are the classes of `eval_set`, for a conditional critic.
+    kept in memory. Features, radii and projections are kept, on the device too. `labels` (n,) are
+    the classes of `eval_set`, for a conditional critic.
     """
 
     eval_set: Tensor
@@ -53,18 +53,18 @@ class Samples:
     labels: Tensor | None = None
     _features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
     _radii: dict[str, Tensor] = field(default_factory=dict, init=False)
-    _projections: dict[Draws, np.ndarray] = field(default_factory=dict, init=False)
+    _projections: dict[Draws, Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
     def points(self) -> Tensor:
-        """All feature samples, flattened to (m, d), on the CPU; only for data sets of points."""
-        return torch.cat([batch.flatten(1).cpu() for batch in self.feature_batches()])
+        """All feature samples, flattened to (m, d); only for data sets of points."""
+        return torch.cat([batch.flatten(1) for batch in self.feature_batches()])
 
     def features(self, space: str, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """Return features (m, d) and logits (m, classes) on the CPU, cached per space."""
+        """Return features (m, d) and logits (m, classes), cached per space."""
         if space not in self._features:
             batches = [extract(network, batch) for batch in self.feature_batches()]
-            features, logits = (torch.cat(outputs).cpu() for outputs in zip(*batches, strict=True))
+            features, logits = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
             self._features[space] = features, logits
         return self._features[space]
 
@@ -77,7 +77,7 @@ class Samples:
             self._radii[space] = ball_radii(points)
         return self._radii[space]
 
-    def sorted_projections(self, draws: Draws) -> np.ndarray:
+    def sorted_projections(self, draws: Draws) -> Tensor:
         """Return the `sorted_projections` of `eval_set`, cached per `draws`."""
         if draws not in self._projections:
             self._projections[draws] = sorted_projections(self.eval_set, draws)

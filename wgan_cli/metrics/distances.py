@@ -11,8 +11,11 @@ EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def finite_rows(samples: Tensor) -> Tensor:
-    """Return samples as float64 rows (n, d) on the CPU. Raises ValueError for NaN or infinity."""
-    rows = samples.detach().flatten(1).double().cpu()
+    """Return samples as float64 rows (n, d) on their device.
+
+    Raises ValueError for NaN or infinity.
+    """
+    rows = samples.detach().flatten(1).double()
     if not rows.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
     return rows
@@ -22,7 +25,8 @@ def squared_distances(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return all squared distances (n, m), and a bound on the rounding error of each, (n, m).
 
     The distances are computed by a matrix product. For samples with many dimensions, this is tens
-    of times faster than exact `cdist`. The bound also covers the rounding error of `cdist`.
+    of times faster than exact `cdist`. The bound also covers the rounding error of `cdist`, and
+    holds for products that add in any order, so on CUDA too.
     """
     sizes = rows.square().sum(dim=1)[:, None] + columns.square().sum(dim=1)
     squared = torch.addmm(sizes, rows, columns.T, alpha=-2)
@@ -30,3 +34,11 @@ def squared_distances(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     # values, here at most |x|^2 + |y|^2. The slack is several times this bound.
     slack = sizes.mul_(4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps)
     return squared, slack
+
+
+def indices_where(condition: Tensor) -> Tensor:
+    """Return the indices at which a vector of bools is true.
+
+    On CUDA, this waits for the device once; indexing by bools would wait at every use.
+    """
+    return condition.nonzero()[:, 0]

@@ -1,11 +1,17 @@
 """Distances and scores from a classifier's features, logits and classes.
 
-All functions except `class_divergence` call torch-fidelity in float64. They check the samples
-first, because torch-fidelity returns meaningless numbers for NaN or constant samples.
+All functions compute in float64. They check the samples first, because torch-fidelity returns
+meaningless numbers for NaN or constant samples. On the CPU, all except `class_divergence` call
+torch-fidelity. Its covariances and kernels need numpy, so samples on CUDA have functions of their
+own with the same results, except for rounding.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
 # torch-fidelity's default seed, for the subsets of KID and the splits of the Inception Score.
@@ -21,13 +27,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     NaN or infinity, for fewer than 2 samples, for unequal d, and if all samples of a set are equal.
     """
     real, fake = _pair(real, fake)
-    import numpy as np
     from torch_fidelity import metric_fid
 
-    statistics = [metric_fid.fid_features_to_statistics(features) for features in (real, fake)]
+    estimate = _statistics if real.is_cuda else metric_fid.fid_features_to_statistics
+    statistics = [estimate(features) for features in (real, fake)]
     for each in statistics:
         # For a single feature, torch-fidelity returns the covariance as a scalar.
         each["sigma"] = np.atleast_2d(each["sigma"])
+    # On the CPU for every device: the matrices are small, and their product is not symmetric.
     result = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
     # Rounding can make the distance of a set to itself slightly negative.
     return max(0.0, float(result[metric_fid.KEY_METRIC_FID]))
@@ -45,12 +52,15 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     from torch_fidelity import metric_kid
 
     size = min(1000, len(real), len(fake))
+    # If a subset contains all samples, one subset is enough.
+    subsets = 1 if len(real) == len(fake) == size else 100
+    if real.is_cuda:
+        return _mean_over_subsets(real, fake, size, subsets)
     result = metric_kid.kid_features_to_metric(
         real,
         fake,
         kid_subset_size=size,
-        # If a subset contains all samples, one subset is enough.
-        kid_subsets=1 if len(real) == len(fake) == size else 100,
+        kid_subsets=subsets,
         rng_seed=_SEED,
         verbose=False,
     )
@@ -99,6 +109,41 @@ def class_divergence(counts: Tensor, reference: Tensor) -> float:
     return max(0.0, float((p[present] * (p[present] / q[present]).log()).sum()))
 
 
+def _statistics(features: Tensor) -> dict[str, Any]:
+    """Return the mean (d,) and the unbiased covariance (d, d) of features (n, d), as numpy arrays.
+
+    The sums are computed on the device of the features.
+    """
+    mean = features.mean(dim=0)
+    centred = features - mean
+    sigma = centred.T @ centred / (len(features) - 1)
+    return {"mu": mean.cpu().numpy(), "sigma": sigma.cpu().numpy()}
+
+
+def _mean_over_subsets(real: Tensor, fake: Tensor, size: int, subsets: int) -> float:
+    """Return the mean squared MMD of random subsets, computed on the device of the features.
+
+    The subsets are those that torch-fidelity draws.
+    """
+    rng = np.random.RandomState(_SEED)
+    lengths = (len(real), len(fake))
+    drawn = [rng.choice(n, size, replace=False) for _ in range(subsets) for n in lengths]
+    indices = torch.from_numpy(np.stack(drawn)).to(real.device)
+    distances = [_squared_mmd(real[i], fake[j]) for i, j in indices.unflatten(0, (subsets, 2))]
+    return float(torch.stack(distances).mean())
+
+
+def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """Return the unbiased estimate of two sets of n samples, (n, d) each, as a scalar."""
+    size, width = x.shape
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / width + 1) ** 3
+
+    within = sum(k.sum() - k.diagonal().sum() for k in (kernel(x, x), kernel(y, y)))
+    return within / (size * (size - 1)) - 2 * kernel(x, y).mean()
+
+
 def _pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     real, fake = _features(real), _features(fake)
     if real.shape[1] != fake.shape[1]:
@@ -109,8 +154,8 @@ def _pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _features(features: Tensor) -> Tensor:
-    """Return the features as float64 on the CPU. Raises ValueError if they cannot be compared."""
-    features = features.detach().double().cpu()
+    """Return the features as float64. Raises ValueError if they cannot be compared."""
+    features = features.detach().double()
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"features of shape (n, d) are needed, not {list(features.shape)}")
     if len(features) < 2:

@@ -67,10 +67,13 @@ def layer_gradient_norms(
     if not outputs:
         return []
     gradients = torch.autograd.grad(score, [output for _, output in outputs], allow_unused=True)
-    return [
-        (name, 0.0 if gradient is None else float(gradient.flatten(1).norm(dim=1).double().mean()))
-        for (name, _), gradient in zip(outputs, gradients, strict=True)
+    zero = torch.zeros((), dtype=torch.float64, device=samples.device)
+    means = [
+        zero if gradient is None else gradient.flatten(1).norm(dim=1).double().mean()
+        for gradient in gradients
     ]
+    # One copy from the device for all layers.
+    return list(zip((name for name, _ in outputs), torch.stack(means).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wgan_cli.metrics.distances import EXACT, finite_rows, squared_distances
+from wgan_cli.metrics.distances import EXACT, finite_rows, indices_where, squared_distances
 
 # The largest number of elements of a temporary array (64 MB in float64). A few arrays exist at
 # once.
@@ -35,7 +35,8 @@ def precision_recall(
 def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
     """Return the distance of each sample to its k-th nearest neighbour, (n,).
 
-    Samples (n, ...) are flattened. Raises ValueError for NaN, infinity, and k or fewer samples.
+    Samples (n, ...) are flattened. The distances are on the device of the samples. Raises
+    ValueError for NaN, infinity, and k or fewer samples.
     """
     samples = finite_rows(samples)
     if len(samples) <= k:
@@ -47,13 +48,13 @@ def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
         # Use k + 1 below, because each sample is its own nearest neighbour, at distance 0.
         nearest = low.topk(count, dim=1, largest=False)
         chosen = torch.cdist(rows[:, None], samples[nearest.indices], compute_mode=EXACT)[:, 0]
-        radii = chosen.kthvalue(k + 1, dim=1).values
+        radii = _kth_smallest(chosen, k + 1)
         # At least k + 1 samples lie within `reach`, so samples beyond it do not matter.
         reach = high.gather(1, nearest.indices[:, : k + 1]).amax(dim=1)
-        undecided = ~(nearest.values[:, -1] > reach)
-        if count < len(samples) and undecided.any():
+        undecided = indices_where(~(nearest.values[:, -1] > reach))
+        if count < len(samples) and len(undecided) > 0:
             distances = torch.cdist(rows[undecided], samples, compute_mode=EXACT)
-            radii[undecided] = distances.kthvalue(k + 1, dim=1).values
+            radii[undecided] = _kth_smallest(distances, k + 1)
         all_radii.append(radii)
     return torch.cat(all_radii)
 
@@ -82,7 +83,8 @@ def share_within(
 
 def _distances_to_centres(samples: Tensor, centres: Tensor, std: float) -> Tensor:
     """Return the distance of every sample to every centre, (n, m)."""
-    samples, centres = (points.detach().double().cpu() for points in (samples, centres))
+    samples = samples.detach().double()
+    centres = centres.detach().to(samples.device, torch.float64)
     if samples.ndim != 2 or centres.ndim != 2 or samples.shape[1] != centres.shape[1]:
         raise ValueError(
             f"samples and centres of equal width are needed, not {list(samples.shape)} and"
@@ -105,7 +107,7 @@ def _inside_balls(
     Samples are (n, d) and (m, d), their radii (n,) and (m,). A ball includes its surface.
     """
     inside_real = []
-    inside_fake = torch.zeros(len(real), dtype=torch.bool)
+    inside_fake = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     maybe_inside_fake = inside_fake.clone()
     real_squares = real_radii.square()
     at_once = _rows_at_once(len(real))
@@ -123,11 +125,18 @@ def _decide(
     surely: Tensor, perhaps: Tensor, samples: Tensor, centres: Tensor, radii: Tensor
 ) -> Tensor:
     """Return whether each sample lies in a centre's ball; exact distances decide unclear cases."""
-    undecided = (perhaps & ~surely).nonzero()[:, 0]
+    undecided = indices_where(perhaps & ~surely)
     for indices in undecided.split(_rows_at_once(len(centres))):
         distances = torch.cdist(samples[indices], centres, compute_mode=EXACT)
         surely[indices] = (distances <= radii).any(dim=1)
     return surely
+
+
+def _kth_smallest(distances: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest distance of each row."""
+    # Not `kthvalue`: for a small k it is several times slower, and some versions of torch refuse it
+    # on CUDA under deterministic=true.
+    return distances.topk(k, dim=1, largest=False).values[:, -1]
 
 
 def _squared_bounds(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

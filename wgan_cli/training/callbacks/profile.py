@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,13 +60,17 @@ class Profile(Callback):
             self._finish(trainer)
 
     def _begin(self, trainer: ObservedTrainer) -> None:
-        # Otherwise the profiler's library prints every start and every missing GPU on stderr.
+        # Otherwise the profiler's library prints every start and every missing GPU on stderr. Its
+        # errors are silent too, so `_finish` looks for kernels in the trace.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU]
         if trainer.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._running = profile(activities=activities)
-        self._running.start()
+        with warnings.catch_warnings():
+            # Some versions of torch warn of this even if nothing is repeated, as here.
+            warnings.filterwarnings("ignore", "(Warning: )?Profiler clears events", UserWarning)
+            self._running.start()
         trainer.phase = record_function
 
     def _finish(self, trainer: ObservedTrainer) -> None:
@@ -84,7 +89,7 @@ class Profile(Callback):
             log.warning(message, trainer.step, first)
             return
         path = self.folder / f"steps_{first:08d}-{trainer.step:08d}.pt.trace.json"
-        trace = _exported(running)
+        trace, kinds = _exported(running)
         refuse_link(self.folder)
         make_folder(self.folder)
         write_atomically(path, trace, durable=False)
@@ -96,20 +101,28 @@ class Profile(Callback):
             path,
             self.folder,
         )
+        if trainer.device.type == "cuda" and "kernel" not in kinds:
+            log.warning(
+                "profile: the trace shows no kernels, because CUPTI, NVIDIA's library for it, did"
+                " not work here. KINETO_LOG_LEVEL=1 in the environment prints the reason."
+            )
 
 
-def _exported(running: profile) -> bytes:
-    """Return the trace as JSON. Raise `DiskError` if the temporary file cannot be written."""
+def _exported(running: profile) -> tuple[bytes, set[str]]:
+    """Return the trace as JSON, and the kinds of its events.
+
+    Raises `DiskError` if the temporary file cannot be written.
+    """
     # The profiler can only write to a path, and does not report a full disk.
     with TemporaryDirectory() as temporary:
         path = Path(temporary, "trace.json")
         running.export_chrome_trace(str(path))
         try:
             trace = path.read_bytes()
-            json.loads(trace)
+            events = json.loads(trace)["traceEvents"]
         except (OSError, ValueError):
             raise DiskError(
                 f"A trace cannot be written whole in {path.parent.parent}. Free some space there,"
                 " or set TMPDIR to another folder."
             ) from None
-    return trace
+    return trace, {event["cat"] for event in events if "cat" in event}
