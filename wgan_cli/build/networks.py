@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.acceleration.trained_network import TrainedNetwork
+from wgan_cli.acceleration.twice_differentiable import use_twice_differentiable_convolutions
 from wgan_cli.build.instantiation import built, called, maker
 from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.base import BATCH_NORM, LINEAR, NORMALIZATION, layer_names
@@ -58,7 +59,16 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
         and traits("constraint", config.constraint).weights_in_place
         and stated.weights_in_place
     )
-    return TrainedNetwork(network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy)
+    trained = TrainedNetwork(network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy)
+    if name == "critic" and _has_fast_second_derivatives(config, network):
+        use_twice_differentiable_convolutions(network)
+    return trained
+
+
+def _has_fast_second_derivatives(config: TrainConfig, critic: nn.Module) -> bool:
+    """Return True if the constraint needs second derivatives, and they are faster on the device."""
+    on_cuda = next(critic.parameters()).device.type == "cuda"
+    return on_cuda and traits("constraint", config.constraint).differentiates_twice
 
 
 def build_optimizer(
