@@ -33,7 +33,7 @@ class RMSprop(torch.optim.RMSprop):
         super().__init__(
             params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum
         )
-        self._large_counts: dict[Tensor, Tensor] = {}
+        self._large_counts: dict[torch.device, Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -59,7 +59,6 @@ class RMSprop(torch.optim.RMSprop):
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             state["step"] = state["step"].to(parameter.device)
-        self._large_counts.clear()
 
     @staticmethod
     def _fusible(group: dict[str, Any]) -> bool:
@@ -81,10 +80,10 @@ class RMSprop(torch.optim.RMSprop):
                 # The count is on the device, so that a CUDA graph can increment it.
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["square_avg"] = torch.zeros_like(parameter)
-            state["step"] += 1
-            if parameter not in self._large_counts:
-                large = torch.full((), 1e9, dtype=torch.float32, device=parameter.device)
-                self._large_counts[parameter] = large
+        torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
+        device = parameters[0].device
+        if device not in self._large_counts:
+            self._large_counts[device] = torch.full((), 1e9, dtype=torch.float32, device=device)
         gradients = [p.grad for p in parameters]
         torch._fused_adam_(
             parameters,
@@ -92,7 +91,7 @@ class RMSprop(torch.optim.RMSprop):
             gradients,
             [self.state[p]["square_avg"] for p in parameters],
             [],
-            [self._large_counts[p] for p in parameters],
+            [self._large_counts[device]] * len(parameters),
             lr=group["lr"],
             beta1=0.0,
             beta2=group["alpha"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -28,10 +29,11 @@ ROOM = 16
 class TrainedNetwork:
     """A float32 network, the module that runs its forward passes, and its optimizer's parameters.
 
-    With `flat`, `optimizer_parameters` holds a single parameter (n,), and the network's parameters
-    are views of its memory. An elementwise optimizer then needs one kernel instead of one per
-    layer. A network is flattened only if all its parameters are float32 on one device. Otherwise
-    `optimizer_parameters` holds the network's parameters.
+    With `flat`, the network's parameters are views of one tensor (n,), and `optimizer_parameters`
+    holds that tensor, divided into at most `pieces` parameters of equal size. An elementwise
+    optimizer then needs one kernel instead of one per layer. A network is flattened only if all its
+    parameters are float32 on one device. Otherwise `optimizer_parameters` holds the network's
+    parameters.
 
     With `bf16`, forward passes run in bfloat16. They use a bfloat16 copy if the network is flat,
     `bf16_copy` is true and its layers support a copy; otherwise they use autocast.
@@ -40,15 +42,21 @@ class TrainedNetwork:
     """
 
     def __init__(
-        self, network: nn.Module, *, flat: bool = False, bf16: bool = False, bf16_copy: bool = True
+        self,
+        network: nn.Module,
+        *,
+        flat: bool = False,
+        bf16: bool = False,
+        bf16_copy: bool = True,
+        pieces: int = 1,
     ) -> None:
         self.network = network
         self.bf16 = bf16
         own = {name: p for name, p in network.named_parameters() if p.requires_grad}
         flat = flat and {p.dtype for p in own.values()} == {torch.float32}
         flat = flat and len({p.device for p in own.values()}) == 1
-        copy = bf16_copy_of(network) if flat and bf16 and bf16_copy else None
-        self.forward_network = network if copy is None else copy
+        bf16_network = bf16_copy_of(network) if flat and bf16 and bf16_copy else None
+        self.forward_network = network if bf16_network is None else bf16_network
         self.frozen = Frozen(self.forward_network)
         forward = dict(self.forward_network.named_parameters())
         # Weights that have a bfloat16 copy come first, so that one kernel refreshes all copies.
@@ -63,13 +71,17 @@ class TrainedNetwork:
         if flat:
             self._flat = flatten_in_place(self._own)
             self._gradients = FlatBuffer(self._own, room=ROOM)
-            self.optimizer_parameters = [nn.Parameter(self._flat.flat)]
-            self.optimizer_parameters[0].grad = self._gradients.flat
+            # The pieces begin at multiples of 16 bytes, so that kernels can read four numbers at once.
+            size = 4 * math.ceil(len(self._flat.flat) / (4 * pieces))
+            weights, gradients = (each.flat.split(size) for each in (self._flat, self._gradients))
+            self.optimizer_parameters = [nn.Parameter(piece) for piece in weights]
+            for parameter, gradient in zip(self.optimizer_parameters, gradients, strict=True):
+                parameter.grad = gradient
         if self._copies:
             self._flat_copies = flatten_in_place(self._copies)
         # BatchNorm is the only layer of a bfloat16 copy that mixes the rows of a batch.
         batch_norm = any(isinstance(m, _BatchNorm) for m in network.modules())
-        self.rows_independent = copy is not None and not batch_norm
+        self.rows_independent = bf16_network is not None and not batch_norm
 
     @classmethod
     def of(cls, network: TrainedNetwork | nn.Module) -> TrainedNetwork:
@@ -150,6 +162,13 @@ class TrainedNetwork:
         for parameter in (*self._forward, *self._copied):
             parameter.grad = None
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients for the optimizer: one tensor (n,) if the network is flat."""
+        if self._flat is not None:
+            return [self._gradients.flat]
+        return [p.grad for p in self.optimizer_parameters if p.grad is not None]
+
     @torch.no_grad()
     def gather_gradients(self) -> None:
         """Copy the gradients of a backward pass to the optimizer's parameters."""
@@ -206,27 +225,32 @@ class TrainedNetwork:
             flat = self._flat_copies.flat
             flat.copy_(self._flat.flat[: len(flat)])
 
-    def updated_tensors(self) -> list[Tensor]:
-        """Return the tensors that an update changes, except the state of the optimizer."""
-        return [*self.optimizer_parameters, *self.network.buffers(), *self._copies]
+    @property
+    def copies(self) -> list[nn.Parameter]:
+        """The weights of the bfloat16 copy that are rounded from the network's."""
+        return self._copies
 
     def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return the state of a flat network's optimizer with one entry per network parameter."""
         if self._flat is None:
             return state
         entries: dict[int, dict[str, Any]] = {index: {} for index in range(len(self._own))}
-        for key, value in state["state"].get(0, {}).items():
-            values = [value] * len(entries) if _is_shared(key, value) else self._flat.split(value)
+        pieces = [state["state"][index] for index in sorted(state["state"])]
+        for key, value in (pieces[0] if pieces else {}).items():
+            if _is_shared(key, value):
+                values = [value] * len(entries)
+            else:
+                values = self._flat.split(torch.cat([piece[key] for piece in pieces]))
             for index, each in zip(self._indices, values, strict=True):
                 entries[index][key] = each.clone() if isinstance(each, Tensor) else each
         (group,) = state["param_groups"]
         return {
-            "state": entries if state["state"] else {},
+            "state": entries if pieces else {},
             "param_groups": [{**group, "params": list(entries)}],
         }
 
     def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Do the reverse of `split_optimizer_state`: return the state for the flat parameter.
+        """Do the reverse of `split_optimizer_state`: return the state for the flat parameters.
 
         Raise KeyError, ValueError or RuntimeError if the state belongs to another network.
         """
@@ -243,9 +267,19 @@ class TrainedNetwork:
                     joined[key] = value if shared else torch.zeros_like(self._flat.flat)
                 if not _is_shared(key, value):
                     self._flat.split(joined[key])[position].copy_(value)
+        size, count = len(self.optimizer_parameters[0]), len(self.optimizer_parameters)
+        pieces: dict[int, dict[str, Any]] = {index: {} for index in range(count)}
+        for key, value in joined.items():
+            # Optimizers increment the count of each parameter, so each needs its own.
+            values = [value] * count
+            if isinstance(value, Tensor):
+                shared = _is_shared(key, value)
+                values = [value.clone() for _ in pieces] if shared else list(value.split(size))
+            for index, each in zip(pieces, values, strict=True):
+                pieces[index][key] = each
         return {
-            "state": {0: joined} if state["state"] else {},
-            "param_groups": [{**group, "params": [0]}],
+            "state": pieces if state["state"] else {},
+            "param_groups": [{**group, "params": list(pieces)}],
         }
 
 

@@ -21,6 +21,10 @@ from wgan_cli.schema import TrainConfig, traits
 
 log = logging.getLogger(__name__)
 
+# A fused optimizer kernel of CUDA works on at most 65536 numbers of a tensor in one block of
+# threads, and takes at most 36 tensors at once. More tensors keep more of the GPU busy.
+_PIECES = 36
+
 
 def build_generator(
     model: Mapping[str, Any], latent_dim: int, shape: Sequence[int], classes: int | None = None
@@ -59,10 +63,23 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
         and traits("constraint", config.constraint).weights_in_place
         and stated.weights_in_place
     )
-    trained = TrainedNetwork(network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy)
+    pieces = _PIECES if flat and _has_fused_step(config, name, network) else 1
+    trained = TrainedNetwork(
+        network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy, pieces=pieces
+    )
     if name == "critic" and _has_fast_second_derivatives(config, network):
         use_twice_differentiable_convolutions(network)
     return trained
+
+
+def _has_fused_step(config: TrainConfig, name: str, network: nn.Module) -> bool:
+    """Return True if the network is on CUDA and one fused kernel does its optimizer's step."""
+    device = next(network.parameters()).device
+    if device.type != "cuda":
+        return False
+    weight = nn.Parameter(torch.zeros(1, device=device))
+    optimizer = build_optimizer(config.optimizer, name, [weight])
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def _has_fast_second_derivatives(config: TrainConfig, critic: nn.Module) -> bool:

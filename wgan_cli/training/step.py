@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgan_cli.acceleration.cuda_graphs import ChangedTensors
 from wgan_cli.acceleration.grouped import Grouped
 from wgan_cli.randomness import Stream
 from wgan_cli.training.callbacks.protocol import Phase
@@ -108,15 +109,17 @@ class TrainingStep:
         assert isinstance(self.inputs, StagedInputs)
         return self.inputs.draws.generator
 
-    def changed_tensors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weights and states that a step changes, and the sums of the updates' terms."""
+    def changed_tensors(self) -> ChangedTensors:
+        """Return the tensors that a step changes. Only for `StagedInputs`."""
         assert isinstance(self.inputs, StagedInputs)
-        states = [self.inputs.cursor, *self.updates.nan_guard.tensors()]
+        changed = ChangedTensors([], [self.means.critic, self.means.generator], [])
+        changed.states.extend([self.inputs.cursor, *self.updates.nan_guard.tensors()])
         for trained, optimizer in self.updates.networks().values():
-            states += [*trained.updated_tensors(), *tensors_moved_by(optimizer)]
+            changed.states.extend([*tensors_moved_by(optimizer), *trained.network.buffers()])
+            changed.derived.extend(trained.copies)
         if self.ema is not None:
-            states += [*self.ema.module.parameters(), *self.ema.module.buffers()]
-        return states, [self.means.critic, self.means.generator]
+            changed.states.extend([*self.ema.module.parameters(), *self.ema.module.buffers()])
+        return changed
 
     def _generate_fakes(self, inners: range) -> Sequence[Tensor]:
         latents = [self._critic_noise(inner) for inner in inners]

@@ -130,7 +130,7 @@ class Updates:
             penalty = torch.zeros_like(wasserstein) if penalty is None else penalty.detach()
         terms = [wasserstein, loss.detach(), loss_real.detach(), loss_fake.detach(), penalty]
         terms = self.ranks.average(critic, terms)
-        norm = _clip_gradient(critic.optimizer_parameters, self.critic_clip)
+        norm = _clip_gradient(critic, self.critic_clip)
         numbers = torch.stack([term.float() for term in (*terms, norm)])
         with self.nan_guard.protect("critic", self.critic_optimizer, numbers) as may_step:
             if may_step:
@@ -159,7 +159,7 @@ class Updates:
         generator.gather_gradients()
 
         terms = self.ranks.average(generator, [loss.detach()])
-        norm = _clip_gradient(generator.optimizer_parameters, self.generator_clip)
+        norm = _clip_gradient(generator, self.generator_clip)
         numbers = torch.stack([*terms, norm])
         with self.nan_guard.protect("generator", self.generator_optimizer, numbers) as may_step:
             if may_step:
@@ -208,9 +208,9 @@ class Updates:
             counts_on_device(self.critic_optimizer)
 
 
-def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
+def _clip_gradient(trained: TrainedNetwork, max_norm: float | None) -> Tensor:
     """Clip the gradient to the norm `max_norm`, if given. Return the norm before clipping."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = trained.gradients
     if [gradient.dim() for gradient in gradients] == [1]:
         # For one flat gradient this is eight times faster than `get_total_norm`.
         (gradient,) = gradients
@@ -218,5 +218,5 @@ def _clip_gradient(parameters: Sequence[nn.Parameter], max_norm: float | None) -
     else:
         norm = get_total_norm(gradients)
     if max_norm is not None:
-        clip_grads_with_norm_(parameters, max_norm, norm)
+        clip_grads_with_norm_(trained.optimizer_parameters, max_norm, norm)
     return norm
