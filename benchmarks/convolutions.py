@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.measuring import Loop, Stopwatch
 from benchmarks.workloads import composed
-from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
+from wgan_cli.acceleration.fast_convolutions import use_fast_convolutions
 
 Layer = nn.Conv2d | nn.ConvTranspose2d
 ROUNDS = 9

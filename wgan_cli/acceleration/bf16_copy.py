@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import nn
 
-from wgan_cli.acceleration.cpu_convolutions import use_fast_convolutions
+from wgan_cli.acceleration.fast_convolutions import use_fast_convolutions
 from wgan_cli.models.normalization import ClassNorm2d
 from wgan_cli.models.precision import is_marked_float32
 

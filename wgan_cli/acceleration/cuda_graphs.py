@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from wgan_cli.acceleration.capturable import count_on_host, rates_on_device, rates_on_host
+from wgan_cli.acceleration.sync_debug import waits_are_errors
 from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -44,14 +44,8 @@ class CudaGraph:
 
         A step that waits for the device cannot be recorded.
         """
-        before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waits_are_errors():
             step()
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
 
     def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
         """Record a step without running it. Each replay uses the current state of `generator`.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
+from wgan_cli.acceleration.flat_optimizer_state import join_state, split_state
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place
 from wgan_cli.models.conditional import with_labels
 from wgan_cli.models.precision import to_float32
@@ -20,8 +21,6 @@ from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# The only tensor in torch's optimizer states that does not have the shape of the weights.
-_COUNT = "step"
 # The largest number of values that can follow the gradients in a message to other processes.
 ROOM = 16
 
@@ -37,7 +36,8 @@ class TrainedNetwork:
 
     With `bf16`, forward passes run in bfloat16. They use a bfloat16 copy if the network is flat,
     `bf16_copy` is true and its layers support a copy; otherwise they use autocast.
-    `forward_network` is the copy or the network itself. In the context `frozen`, forward passes
+    `forward_network` is the copy or the network itself, and `copies` are the copy's bfloat16
+    weights. In the context `frozen`, forward passes
     change no statistics and the weights get no gradients.
     """
 
@@ -64,21 +64,21 @@ class TrainedNetwork:
         self._indices = [list(own).index(name) for name in names]
         self._own = [own[name] for name in names]
         self._forward = [forward[name] for name in names]
-        self._copies = [p for p, q in zip(self._forward, self._own, strict=True) if p is not q]
-        self._copied = self._own[: len(self._copies)]
+        self.copies = [p for p, q in zip(self._forward, self._own, strict=True) if p is not q]
+        self._copied = self._own[: len(self.copies)]
         self._flat: FlatBuffer | None = None
         self.optimizer_parameters = list(own.values())
         if flat:
             self._flat = flatten_in_place(self._own)
             self._gradients = FlatBuffer(self._own, room=ROOM)
-            # The pieces begin at multiples of 16 bytes, so that kernels can read four numbers at once.
+            # The pieces begin at multiples of 16 bytes, so that kernels read four numbers at once.
             size = 4 * math.ceil(len(self._flat.flat) / (4 * pieces))
             weights, gradients = (each.flat.split(size) for each in (self._flat, self._gradients))
             self.optimizer_parameters = [nn.Parameter(piece) for piece in weights]
             for parameter, gradient in zip(self.optimizer_parameters, gradients, strict=True):
                 parameter.grad = gradient
-        if self._copies:
-            self._flat_copies = flatten_in_place(self._copies)
+        if self.copies:
+            self._flat_copies = flatten_in_place(self.copies)
         # BatchNorm is the only layer of a bfloat16 copy that mixes the rows of a batch.
         batch_norm = any(isinstance(m, _BatchNorm) for m in network.modules())
         self.rows_independent = bf16_network is not None and not batch_norm
@@ -178,10 +178,24 @@ class TrainedNetwork:
         gradients = [p.grad for p in self._forward]
         if any(gradient is None for gradient in gradients):
             self._gradients.flat.zero_()
-        _foreach(torch._foreach_copy_, parts, gradients)
+        count = self._gather_bfloat16(gradients)
+        _foreach(torch._foreach_copy_, parts[count:], gradients[count:])
         # A constraint's penalty has gradients in the float32 network. Add these gradients.
         copied = parts[: len(self._copied)]
         _foreach(torch._foreach_add_, copied, [p.grad for p in self._copied])
+
+    def _gather_bfloat16(self, gradients: Sequence[Tensor | None]) -> int:
+        """On CUDA, copy the gradients of the bfloat16 copy; return how many were copied.
+
+        Without this, each gradient needs a kernel of its own, which converts it to float32.
+        """
+        count = len(self.copies)
+        if not count or not self.copies[0].is_cuda or any(g is None for g in gradients[:count]):
+            return 0
+        pairs = zip(gradients[:count], self._flat_copies.parts, strict=True)
+        joined = torch.cat([_in_memory_order(g, like) for g, like in pairs if g is not None])
+        self._gradients.flat[: len(joined)].copy_(joined)
+        return count
 
     @torch.no_grad()
     def gradient_message(self, numbers: int) -> Tensor:
@@ -221,33 +235,13 @@ class TrainedNetwork:
     @torch.no_grad()
     def refresh_bf16_copy(self) -> None:
         """Copy the rounded weights into the bfloat16 copy. Call this after every weight change."""
-        if self._copies and self._flat is not None:
+        if self.copies and self._flat is not None:
             flat = self._flat_copies.flat
             flat.copy_(self._flat.flat[: len(flat)])
 
-    @property
-    def copies(self) -> list[nn.Parameter]:
-        """The weights of the bfloat16 copy that are rounded from the network's."""
-        return self._copies
-
     def split_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return the state of a flat network's optimizer with one entry per network parameter."""
-        if self._flat is None:
-            return state
-        entries: dict[int, dict[str, Any]] = {index: {} for index in range(len(self._own))}
-        pieces = [state["state"][index] for index in sorted(state["state"])]
-        for key, value in (pieces[0] if pieces else {}).items():
-            if _is_shared(key, value):
-                values = [value] * len(entries)
-            else:
-                values = self._flat.split(torch.cat([piece[key] for piece in pieces]))
-            for index, each in zip(self._indices, values, strict=True):
-                entries[index][key] = each.clone() if isinstance(each, Tensor) else each
-        (group,) = state["param_groups"]
-        return {
-            "state": entries if pieces else {},
-            "param_groups": [{**group, "params": list(entries)}],
-        }
+        return state if self._flat is None else split_state(state, self._flat, self._indices)
 
     def join_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Do the reverse of `split_optimizer_state`: return the state for the flat parameters.
@@ -256,31 +250,8 @@ class TrainedNetwork:
         """
         if self._flat is None:
             return state
-        (group,) = state["param_groups"]
-        if group["params"] != list(range(len(self._own))):
-            raise ValueError("an optimizer's state is of another network")
-        joined: dict[str, Any] = {}
-        for position, index in enumerate(self._indices):
-            for key, value in state["state"].get(index, {}).items():
-                if key not in joined:
-                    shared = _is_shared(key, value)
-                    joined[key] = value if shared else torch.zeros_like(self._flat.flat)
-                if not _is_shared(key, value):
-                    self._flat.split(joined[key])[position].copy_(value)
-        size, count = len(self.optimizer_parameters[0]), len(self.optimizer_parameters)
-        pieces: dict[int, dict[str, Any]] = {index: {} for index in range(count)}
-        for key, value in joined.items():
-            # Optimizers increment the count of each parameter, so each needs its own.
-            values = [value] * count
-            if isinstance(value, Tensor):
-                shared = _is_shared(key, value)
-                values = [value.clone() for _ in pieces] if shared else list(value.split(size))
-            for index, each in zip(pieces, values, strict=True):
-                pieces[index][key] = each
-        return {
-            "state": pieces if state["state"] else {},
-            "param_groups": [{**group, "params": list(pieces)}],
-        }
+        sizes = [len(piece) for piece in self.optimizer_parameters]
+        return join_state(state, self._flat, self._indices, sizes)
 
 
 class Frozen:
@@ -309,9 +280,11 @@ class Frozen:
             norm.track_running_stats = trained
 
 
-def _is_shared(key: str, value: Any) -> bool:
-    """Return True if all parameters share this state of the optimizer, such as the step count."""
-    return key == _COUNT or not isinstance(value, Tensor)
+def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return the elements of a tensor (n,) in the order in which `like` has them in memory."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _foreach(

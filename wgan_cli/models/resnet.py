@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from wgan_cli.errors import ConfigError
 from wgan_cli.models.conditional import Projection, check_labels, with_labels
 from wgan_cli.models.normalization import ClassNorm2d, norm2d
+from wgan_cli.models.pooling import halved
 from wgan_cli.models.precision import mark_float32, run_in_float32, to_float32
 
 # The sides from 28 to 128 that result from doubling 4, 5, 6 or 7 several times.
@@ -109,7 +110,7 @@ class Block(nn.Module):
         if self.resample == "up":
             return residual + F.interpolate(self.shortcut(maps), scale_factor=2, mode="nearest")
         if self.resample == "down":
-            return F.avg_pool2d(residual, 2) + self.shortcut(F.avg_pool2d(maps, 2))
+            return halved(residual) + self.shortcut(halved(maps))
         return residual + self.shortcut(maps)
 
 
@@ -125,7 +126,7 @@ class ImageBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (batch, channels, side, side) to (batch, outer, side / 2, side / 2)."""
         residual = self.conv2(torch.relu(self.conv1(images)))
-        return F.avg_pool2d(residual, 2) + self.shortcut(F.avg_pool2d(images, 2))
+        return halved(residual) + self.shortcut(halved(images))
 
 
 class Generator(nn.Module):

@@ -1,9 +1,9 @@
-"""Faster convolutions on the CPU, for bfloat16 copies of networks.
+"""Faster convolutions for bfloat16 copies of networks.
 
-oneDNN is slow at convolutions with few output channels or small maps. The classes here compute
+oneDNN and cuDNN are slow at convolutions with few channels or small maps. The classes here compute
 these convolutions as matrix products or as other convolutions. Each class has the same weights as
 its base class and gives the same result up to rounding, but for some shapes it has no second
-derivatives. On other devices and for other shapes, it calls the base class. docs/performance.md has
+derivatives on the CPU. For other shapes, it calls the base class. docs/performance.md has
 measurements.
 """
 
@@ -22,6 +22,8 @@ from torch.nn import functional as F
 _SMALL, _MANY = 8, 256
 # An output with at most this many channels is taken to be an image from the last layer.
 _FEW = 4
+# The number of channels to which a layer with fewer channels is extended on CUDA.
+_GROUP = 8
 # A transposed convolution of a row x with a kernel k of size 4, stride 2 and padding 1 is
 #   y[2i] = k[3] x[i-1] + k[1] x[i]    and    y[2i+1] = k[2] x[i] + k[0] x[i+1],
 # which are two convolutions with kernels of size 3. Index 4 is a zero that is appended to k.
@@ -53,12 +55,18 @@ class Convolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output maps. As in `nn.Conv2d`, the batch dimension may be missing."""
-        if input.is_cpu and input.dim() == 4:
+        if input.dim() == 4 and (input.is_cpu or input.is_cuda):
             if self.padding == (0, 0) and self.kernel_size == input.shape[2:]:
                 flat = input.permute(0, 2, 3, 1).flatten(1)
                 weight = self.weight.permute(0, 2, 3, 1).flatten(1)
                 return F.linear(flat, weight, self.bias)[:, :, None, None]
-            if _by_patches(self, self.out_channels, self._sizes(input)):
+            if input.is_cuda and self.in_channels <= _FEW:
+                # Tensor cores work on groups of eight channels.
+                channels = 0, 0, 0, 0, 0, _GROUP - self.in_channels
+                return self._conv_forward(
+                    F.pad(input, channels), F.pad(self.weight, channels), self.bias
+                )
+            if input.is_cpu and _by_patches(self, self.out_channels, self._sizes(input)):
                 settings = self.stride, self.padding, False
                 return cast(Tensor, _ByPatches.apply(input, self.weight, self.bias, *settings))
         return super().forward(input)
@@ -80,17 +88,28 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the output maps. As in torch's class, the batch dimension may be missing."""
         shape = self.kernel_size, self.stride, self.padding
-        if input.is_cpu and input.dim() == 4 and output_size is None:
+        known = input.is_cpu or input.is_cuda
+        if known and input.dim() == 4 and output_size is None:
             if input.shape[2:] == (1, 1) and self.padding == (0, 0):
                 maps = input.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
                 maps = maps.unflatten(1, (*self.kernel_size, self.out_channels))
                 return (maps if self.bias is None else maps + self.bias).permute(0, 3, 1, 2)
-            if shape == ((4, 4), (2, 2), (1, 1)) and self.out_channels <= _FEW:
+            if input.is_cuda and self.out_channels <= _FEW:
+                return self._with_more_channels(input)
+            if input.is_cpu and shape == ((4, 4), (2, 2), (1, 1)) and self.out_channels <= _FEW:
                 return self._interleaved(input)
-            if _by_patches(self, self.in_channels, input.shape[2:]):
+            if input.is_cpu and _by_patches(self, self.in_channels, input.shape[2:]):
                 settings = self.stride, self.padding, True
                 return cast(Tensor, _ByPatches.apply(input, self.weight, self.bias, *settings))
         return super().forward(input, output_size)
+
+    def _with_more_channels(self, maps: Tensor) -> Tensor:
+        """Return the output maps, from a weight with eight output channels, of which some are 0."""
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, _GROUP - self.out_channels))
+        padding = cast("tuple[int, int]", self.padding)
+        outputs = F.conv_transpose2d(maps, weight, None, self.stride, padding)
+        outputs = outputs[:, : self.out_channels]
+        return outputs if self.bias is None else outputs + self.bias[:, None, None]
 
     def _interleaved(self, maps: Tensor) -> Tensor:
         """Return the output maps. One convolution computes 2 x 2 output pixels per input pixel."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
-from wgan_cli.acceleration.cpu_convolutions import (
+from wgan_cli.acceleration.fast_convolutions import (
     Convolution,
     TransposedConvolution,
     use_fast_convolutions,
