@@ -28,6 +28,7 @@ class NanGuard:
     ) -> None:
         self._keeps_finite = keeps_finite
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self._blocked = torch.zeros((), device=device)
         self._updates_passed = torch.zeros((), dtype=torch.int64, device=device)
         self._last_terms = {network: torch.zeros(n, device=device) for network, n in terms.items()}
         # On the CPU, reading a tensor never waits, so a blocked step can be skipped.
@@ -51,7 +52,8 @@ class NanGuard:
             yield True
         elif keeps_finite and getattr(optimizer, "_step_supports_amp_scaling", False):
             # Fused kernels read this flag and leave everything unchanged if it is set.
-            optimizer.found_inf = (~self._finite).float()  # type: ignore[attr-defined]
+            torch.logical_not(self._finite, out=self._blocked)
+            optimizer.found_inf = self._blocked  # type: ignore[attr-defined]
             try:
                 yield True
             finally:
@@ -89,8 +91,8 @@ class NanGuard:
     def _check(self, network: str, terms: Tensor) -> None:
         last = self._last_terms[network]
         if not self._on_cpu:
-            last.copy_(torch.where(self._finite, terms, last))
-            self._finite &= terms.abs().max() < float("inf")
+            torch.where(self._finite, terms, last, out=last)
+            self._finite &= torch.linalg.vector_norm(terms, float("inf")) < float("inf")
         elif self._finite:
             last.copy_(terms)
             if not all(map(math.isfinite, terms.tolist())):
