@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wgan_cli.acceleration.piecewise_linear import use_piecewise_linear_activations
 from wgan_cli.acceleration.twice_differentiable import use_twice_differentiable_convolutions
 from wgan_cli.constraints import GradientPenalty
 from wgan_cli.constraints.base import LINEAR, layer_names
-from wgan_cli.models import dcgan, resnet
+from wgan_cli.models import dcgan, mlp, resnet
 from wgan_cli.randomness import Draws, Stream
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
@@ -101,12 +102,16 @@ CRITICS = {
     "resnet": lambda: resnet.Critic((3, 32, 32), width=8),
     "resnet with layer norm": lambda: resnet.Critic((3, 32, 32), width=8, norm="layer"),
     "dcgan": lambda: dcgan.Critic((3, 32, 32), width=8),
+    "mlp": lambda: mlp.Critic((3, 32, 32), width=8),
 }
 
 
+@pytest.mark.parametrize("piecewise", [False, True])
 @pytest.mark.parametrize("name", CRITICS)
-def test_the_penaltys_gradient_is_that_of_torchs_layers(name: str) -> None:
+def test_the_penaltys_gradient_is_that_of_torchs_layers(name: str, piecewise: bool) -> None:
     torchs, ours = pair(CRITICS[name]())
+    if piecewise:
+        use_piecewise_linear_activations(ours)
     found = penalty_gradients(ours, 3, 32, 32)
     for expected, own in zip(penalty_gradients(torchs, 3, 32, 32), found, strict=True):
         if expected is None or own is None:
@@ -155,6 +160,32 @@ def test_gradients_that_nobody_asked_for_are_not_computed() -> None:
     with Recorded() as recorded:
         ours(samples.detach()).sum().backward()
     assert sorted(recorded.masks) == [(False, True, True), *[(True, True, True)] * 3]
+
+
+def test_a_penalty_does_not_return_through_the_forward_pass() -> None:
+    """Each layer needs two gradients: first that of the maps, then the second-order one."""
+    _, critic = pair(dcgan.Critic((3, 32, 32), width=4))
+    use_piecewise_linear_activations(critic)
+    with Recorded() as recorded:
+        penalty_gradients(critic, 3, 32, 32)
+    assert sorted(recorded.masks) == [(False, True, False)] * 4 + [(True, False, False)] * 4
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.LeakyReLU(0.0)])
+def test_activations_and_their_derivatives_are_torchs(layer: nn.Module) -> None:
+    ours = copy.deepcopy(layer)
+    use_piecewise_linear_activations(ours)
+    assert isinstance(ours, type(layer))
+    found = []
+    for each in (layer, ours):
+        torch.manual_seed(0)
+        values = torch.randn(50, requires_grad=True)
+        output = each(values * 2)
+        cotangent = torch.randn(50, requires_grad=True)
+        (first,) = torch.autograd.grad(output, values, cotangent, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), cotangent)
+        found.append((output, first, second))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_only_plain_layers_change_and_keep_what_they_are() -> None:

@@ -1,1 +1,1 @@
-"""Faster training: flat weights, bfloat16 copies, CPU convolutions and CUDA graphs."""
+"""Faster training: flat weights, bfloat16 copies, second derivatives and CUDA graphs."""

@@ -60,10 +60,13 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(maps, weight)
         ctx.settings = settings
+        ctx.set_materialize_grads(False)
         return torch.convolution(maps, weight, bias, *settings)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> _Gradients:
+    def backward(ctx: Any, gradient: Tensor | None) -> _Gradients:
+        if gradient is None:
+            return None, None, None, None
         # A penalty's gradient by the samples needs no gradients of weights. The gradient of maps
         # is taken as needed: the engine answers slowly for samples of which one asks it.
         nodes = [node for node, _ in ctx.next_functions]
