@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.workloads import Tool, textbook, tool
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.randomness import Draws, Stream
+from wgan_cli.schema import FilledConfig
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 
@@ -82,27 +83,30 @@ def farthest(one: Losses, other: Losses) -> float:
 def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -> Losses:
     """Return the textbook loop's losses, from a trainer's weights and with its random numbers."""
     config, device, trainer = one.config, one.device, one.trainer
-    n_critic, shape = config.n_critic or 0, (config.batch_size, config.latent_dim or 0)
-
-    def noise() -> Iterator[Tensor]:
-        for step in count():
-            for inner in range(n_critic):
-                yield Draws(config.seed, Stream.CRITIC_NOISE, step, inner).normal(shape, device)
-            yield Draws(config.seed, Stream.GENERATOR_NOISE, step).normal(shape, device)
-
-    def shares() -> Iterator[Tensor]:
-        for update in count():
-            draws = Draws(config.seed, Stream.PENALTY, *divmod(update, n_critic))
-            yield draws.uniform((config.batch_size,), device)
-
     loop = textbook(config, device, one.dataset.sample_shape, trainer, dtype)
     loop.batches = (trainer.feed.batch(u).samples.contiguous().to(dtype) for u in count())
-    latents, penalty_shares = noise(), shares()
+    latents, penalty_shares = noise(config, device), shares(config, device)
     loop.latent = lambda: next(latents).to(dtype)
     loop.shares = lambda _: next(penalty_shares).to(dtype)
     for _ in range(steps):
         loop.step()
     return Losses(loop.critic_losses, loop.generator_losses)
+
+
+def noise(config: FilledConfig, device: torch.device) -> Iterator[Tensor]:
+    """Yield the noise of a run: that of each step's critic updates, then of its generator update."""
+    n_critic, shape = config.n_critic or 0, (config.batch_size, config.latent_dim or 0)
+    for step in count():
+        for inner in range(n_critic):
+            yield Draws(config.seed, Stream.CRITIC_NOISE, step, inner).normal(shape, device)
+        yield Draws(config.seed, Stream.GENERATOR_NOISE, step).normal(shape, device)
+
+
+def shares(config: FilledConfig, device: torch.device) -> Iterator[Tensor]:
+    """Yield the penalty's uniform numbers of each critic update of a run."""
+    for update in count():
+        draws = Draws(config.seed, Stream.PENALTY, *divmod(update, config.n_critic or 1))
+        yield draws.uniform((config.batch_size,), device)
 
 
 def tool_losses(trainer: Trainer, steps: int) -> Losses:
