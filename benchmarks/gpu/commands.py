@@ -18,6 +18,7 @@ from benchmarks.gpu.processes import environment
 
 _MODULES = {"wgan-train": "train", "wgan-eval": "evaluate", "wgan-sample": "sample"}
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ (\w+) ")
+_JOB_LINE = re.compile(r"^job +\d+  ")
 # What a run says if it has to go on without a CUDA graph.
 _NO_GRAPH = re.compile(r"kernel by kernel|cannot be (a CUDA graph|captured|recorded)")
 
@@ -46,12 +47,20 @@ class Finished:
         return foreign_lines(self.stderr, [] if self.run is None else logged(self.run))
 
     @property
+    def warnings(self) -> list[str]:
+        """The warnings in the program's own log."""
+        log = [] if self.run is None else logged(self.run)
+        return [text for level, text in log if level != "INFO"]
+
+    @property
     def without_graph(self) -> list[str]:
         """The lines that say that something runs without a CUDA graph."""
         return [line for line in self.stderr.splitlines() if _NO_GRAPH.search(line)]
 
-    def in_short(self) -> str:
-        """The exit code and the end of stderr, for a failed check."""
+    def in_short(self, wanted: int | None = None) -> str:
+        """The exit code, and the end of stderr if another one was wanted."""
+        if self.code == wanted and not self.timed_out:
+            return f"exit code {self.code}"
         ended = "no end in time" if self.timed_out else f"exit code {self.code}"
         return f"{ended}: {' | '.join(self.stderr.strip().splitlines()[-3:])[-500:]}"
 
@@ -70,12 +79,12 @@ def logged(run: Path) -> list[tuple[str, str]]:
 
 
 def foreign_lines(stderr: str, log: Sequence[tuple[str, str]]) -> list[str]:
-    """The lines of stderr that are not in the log. Warnings in the log count as foreign too."""
-    own = {text.strip() for level, text in log if level == "INFO"}
+    """The lines of stderr that are neither in the log nor a sweep's lines about its jobs."""
+    own = {text.strip() for _, text in log}
     return [
         line
         for line in (part.rpartition("\r")[2].strip() for part in stderr.splitlines())
-        if line and line not in own
+        if line and line not in own and not _JOB_LINE.match(line)
     ]
 
 
