@@ -94,7 +94,7 @@ def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -
 
 
 def noise(config: FilledConfig, device: torch.device) -> Iterator[Tensor]:
-    """Yield the noise of a run: that of each step's critic updates, then of its generator update."""
+    """Yield a run's noise: of each step's critic updates, then of its generator update."""
     n_critic, shape = config.n_critic or 0, (config.batch_size, config.latent_dim or 0)
     for step in count():
         for inner in range(n_critic):

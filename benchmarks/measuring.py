@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -156,8 +157,8 @@ def tutorial_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    cudnn = torch.backends.cudnn
-    kinds = (cudnn.conv, cudnn.rnn)  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn
+    kinds = (cudnn.conv, cudnn.rnn)
     before, benchmark = [kind.fp32_precision for kind in kinds], cudnn.benchmark
     try:
         for kind in kinds:

@@ -41,7 +41,7 @@ class Synchronizes(Wasserstein):
 
 
 class CopiesFromTheHost(Wasserstein):
-    """Copies pageable memory to the device in every update, and draws from the default generator."""
+    """Copies pageable memory to the device and draws from the default generator."""
 
     def critic(self, real_scores, fake_scores):
         one = torch.tensor([1.0]).to(real_scores.device)
@@ -100,13 +100,13 @@ def _run(work: Work, name: str, words: tuple[str, ...], **more: Any) -> Finished
         work.report.skipped(name, "cut off by the part's time")
         return None
     found = "Traceback" in done.stderr
-    work.report.check(f"{name}: no traceback", not found, done.in_short() if found else "none", "none on stderr")
+    work.report.check(
+        f"{name}: no traceback", not found, done.in_short() if found else "none", "none on stderr"
+    )
     return done
 
 
-def _code(
-    work: Work, name: str, done: Finished, code: int, *, numbers: bool = False
-) -> None:
+def _code(work: Work, name: str, done: Finished, code: int, *, numbers: bool = False) -> None:
     work.report.check(
         f"{name}: exit code", done.code == code, done.in_short(code), code, numbers=numbers
     )
@@ -115,7 +115,9 @@ def _code(
 def status(run: Path | None) -> Mapping[str, Any]:
     """A run's status.json; empty if there is none."""
     try:
-        found: Mapping[str, Any] = json.loads((run or Path("none")).joinpath("status.json").read_text())
+        found: Mapping[str, Any] = json.loads(
+            (run or Path("none")).joinpath("status.json").read_text()
+        )
     except (OSError, ValueError):
         return {}
     return found

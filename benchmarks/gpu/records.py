@@ -45,9 +45,7 @@ class Reporter:
         """Write that a case was not run."""
         self.write({"kind": "skipped", "name": name, "why": why})
 
-    def attempt(
-        self, name: str, function: Callable[[], object], *, numbers: bool = False
-    ) -> bool:
+    def attempt(self, name: str, function: Callable[[], object], *, numbers: bool = False) -> bool:
         """Call the function. If it raises an error, write a failed check and return False."""
         try:
             function()
@@ -93,7 +91,9 @@ class Work:
 def in_short(error: BaseException) -> str:
     """The error's type, its first line, and the last place of the package it came from."""
     lines = str(error).strip().splitlines() or [""]
-    places = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    places = [
+        f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)
+    ]
     return f"{type(error).__name__}: {lines[0][:300]} (at {' < '.join(places[::-1][:4])})"
 
 

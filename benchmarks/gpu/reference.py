@@ -75,8 +75,9 @@ def exact_step(config: FilledConfig, shape: Sequence[int], inputs: Inputs) -> Ex
     _optimizer(config, critic).step()
     if config.constraint["name"] == "clip":
         with torch.no_grad():
+            bound = config.clip or 0.0
             for weight in critic.parameters():
-                weight.clamp_(-config.clip, config.clip)
+                weight.clamp_(-bound, bound)
     constraint.after_step(critic)
     loss = generator_loss(critic(generator(inputs.generator_noise)))
     loss.backward()

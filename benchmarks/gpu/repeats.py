@@ -6,6 +6,7 @@ All runs are commands under `deterministic=true`, so that the same run gives the
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def _stopped(work: Work, path: str) -> None:
 
 def _devices(work: Work) -> None:
     run = work.folder / "devices" / "run"
-    name, seen = "CPU to CUDA to CPU", []
+    name = "CPU to CUDA to CPU"
+    seen: list[dict[str, Any]] = []
     for steps, device in ((20, "cpu"), (40, "cuda"), (60, "cpu")):
         start = [f"resume={run}"] if seen else ["precision=fp32", "threads=2"]
         words = [*start, f"steps={steps}", f"device={device}"]
@@ -147,7 +149,7 @@ def _devices(work: Work) -> None:
             return
         seen.append(checkpoint(run, steps))
     weights = [torch.cat([w.flatten() for w in state["critic"].values()]) for state in seen]
-    moved = [float((end - start).norm()) for start, end in zip(weights, weights[1:], strict=False)]
+    moved = [float((end - start).norm()) for start, end in pairwise(weights)]
     finite = bool(torch.stack([w.isfinite().all() for w in weights]).all())
     work.report.check(
         name,

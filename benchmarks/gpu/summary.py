@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def write(report: Report, folder: Path) -> None:
     ):
         unfinished = folder / f".{name}.part"
         unfinished.write_text(text)
-        os.replace(unfinished, folder / name)
+        unfinished.replace(folder / name)
 
 
 def as_text(report: Report) -> str:
