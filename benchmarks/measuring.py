@@ -192,7 +192,7 @@ def _peak_memory(words: Sequence[str], workers: int | None) -> float:
     else:
         data = textbook_data(config)
         loop = textbook(config, device, tuple(data[0][0].shape))
-        with reading(loop, data, config.batch_size, workers):
+        with tutorial_precision(device), reading(loop, data, config.batch_size, workers):
             for _ in range(_MEMORY_STEPS):
                 loop.step()
     if device.type == "cuda":

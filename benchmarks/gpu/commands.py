@@ -83,7 +83,7 @@ def foreign_lines(stderr: str, log: Sequence[tuple[str, str]]) -> list[str]:
     own = {text.strip() for _, text in log}
     return [
         line
-        for line in (part.rpartition("\r")[2].strip() for part in stderr.splitlines())
+        for line in (part.rpartition("\r")[2].strip() for part in stderr.split("\n"))
         if line and line not in own and not _JOB_LINE.match(line)
     ]
 

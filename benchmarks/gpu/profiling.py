@@ -53,7 +53,12 @@ def parts_of_step(step: Callable[[], object], steps: int = 5) -> dict[str, Any]:
             step()
         torch.cuda.synchronize()
     events = trace.events() or []
-    on_device = [e for e in events if e.device_type == DeviceType.CUDA and e.time_range is not None]
+    # An optimizer's step, for example, is also shown as a range on the device.
+    on_device = [
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
     kernels = [e for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
     if not kernels:
         return {}

@@ -85,7 +85,7 @@ def exact_step(config: FilledConfig, shape: Sequence[int], inputs: Inputs) -> Ex
     _optimizer(config, generator).step()
     return Exact(
         terms,
-        float(torch.cat([real_scores, fake_scores]).abs().mean()),
+        torch.cat([real_scores, fake_scores]).abs().mean().item(),
         {
             "generator": movement(start["generator"], weights_of(generator)),
             "critic": movement(start["critic"], weights_of(critic)),

@@ -41,10 +41,11 @@ def run(work: Work) -> None:
     sides: dict[str, Callable[[], object]] = {}
     for path in PATHS:
         sides[f"cut {path}"] = lambda path=path: _cut(work, path)  # type: ignore[misc]
-        sides[f"stopped {path}"] = lambda path=path: _stopped(work, path)  # type: ignore[misc]
     for name, words in models(work.folder).items():
         sides[name] = lambda name=name, words=words: _paths(work, name, words)  # type: ignore[misc]
     sides["CPU and CUDA"] = lambda: _devices(work)
+    for path in PATHS:
+        sides[f"stopped {path}"] = lambda path=path: _stopped(work, path)  # type: ignore[misc]
     together(sides, at_once())
 
 
