@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.workloads import Tool, textbook, tool
 from wgan_cli.data.dataset import Dataset
-from wgan_cli.randomness import Draws, Stream
+from wgan_cli.randomness import Stream
 from wgan_cli.training.trainer import Trainer
 from wgan_cli.training.updates import CRITIC_TERMS, GENERATOR_TERMS
 
@@ -82,30 +81,42 @@ def farthest(one: Losses, other: Losses) -> float:
 def textbook_losses(one: Tool, steps: int, dtype: torch.dtype = torch.float32) -> Losses:
     """Return the textbook loop's losses, from a trainer's weights and with its random numbers."""
     config, device, trainer = one.config, one.device, one.trainer
-    shape, inputs = (config.batch_size, config.latent_dim or 0), trainer.inputs
-
-    def noise() -> Iterator[Tensor]:
-        while True:
-            for inner in range(config.n_critic or 0):
-                yield inputs.critic_draws(Stream.CRITIC_NOISE, inner).normal(shape, device)
-            yield inputs.generator_draws(Stream.GENERATOR_NOISE).normal(shape, device)
-            inputs.finish()
-
-    def batches() -> Iterator[Tensor]:
-        for step in count():
-            inputs.begin(step, step + 1, trainer.training_step.rates.at)
-            for inner in range(config.n_critic or 0):
-                shares.append(inputs.critic_draws(Stream.PENALTY, inner))
-                yield inputs.real(inner).samples.contiguous().to(dtype)
-
-    shares: list[Draws] = []
     loop = textbook(config, device, one.dataset.sample_shape, trainer, dtype)
-    loop.batches, latents = batches(), noise()
-    loop.latent = lambda: next(latents).to(dtype)
-    loop.shares = lambda _: shares.pop().uniform(shape[:1], device).to(dtype)
-    for _ in range(steps):
+    for step in range(steps):
+        drawn = drawn_step(trainer, step)
+        latents, penalty_shares = iter(drawn.latents), iter(drawn.shares)
+        loop.batches = (real.contiguous().to(dtype) for real in drawn.real)
+        loop.latent = lambda latents=latents: next(latents).to(dtype)  # type: ignore[misc]
+        loop.shares = lambda _, shares=penalty_shares: next(shares).to(dtype)  # type: ignore[misc]
         loop.step()
     return Losses(loop.critic_losses, loop.generator_losses)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a step trains on: real samples, the noise of all its updates, the penalty's numbers."""
+
+    real: list[Tensor]
+    latents: list[Tensor]
+    shares: list[Tensor]
+
+
+def drawn_step(trainer: Trainer, step: int) -> Drawn:
+    """Return what the trainer would train on in step `step`. The trainer must not be trained."""
+    inputs, device = trainer.inputs, trainer.device
+    inputs.restart()
+    inputs.begin(step, step + 1, trainer.training_step.rates.at)
+    shape = trainer.batch_size, trainer.latent_dim
+    # The order in which a step requests its numbers: on CUDA they depend on it.
+    of_generator = inputs.generator_draws(Stream.GENERATOR_NOISE).normal(shape, device)
+    drawn = Drawn([], [], [])
+    for inner in range(inputs.updates):
+        drawn.real.append(inputs.real(inner).samples)
+        draws = (inputs.critic_draws(s, inner) for s in (Stream.CRITIC_NOISE, Stream.PENALTY))
+        drawn.latents.append(next(draws).normal(shape, device))
+        drawn.shares.append(next(draws).uniform(shape[:1], device))
+    drawn.latents.append(of_generator)
+    return drawn
 
 
 def tool_losses(trainer: Trainer, steps: int) -> Losses:

@@ -8,12 +8,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -136,6 +137,40 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
+def copy_rate(device: torch.device, size: int = 2**28) -> float:
+    """Return the bytes per second of copies on the device: those read and those written."""
+    one = torch.ones(size, dtype=torch.uint8, device=device)
+    other = torch.empty_like(one)
+    watch = Stopwatch(device, 1, 0.0)
+    copies = Loop(partial(other.copy_, one), nullcontext)
+    fastest = min(watch.timed(copies, 10) for _ in range(6))
+    return 2.0 * size * 10 / fastest
+
+
+@contextmanager
+def tutorial_precision(device: torch.device) -> Iterator[None]:
+    """Inside the block, convolutions and RNNs on CUDA may use TF32, as they do in torch by default.
+
+    The tool turns that off for the whole process, and a tutorial's loop does not. Matrix products
+    are fp32 in both. On the CPU nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    kinds = (cudnn.conv, cudnn.rnn)
+    before, benchmark = [kind.fp32_precision for kind in kinds], cudnn.benchmark
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32"
+        cudnn.benchmark = False
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+        cudnn.benchmark = benchmark
+
+
 def peak_memory(words: Sequence[str], workers: int | None) -> float:
     """Return the peak MiB of a new process that trains a few steps with one of the two loops.
 
@@ -157,7 +192,7 @@ def _peak_memory(words: Sequence[str], workers: int | None) -> float:
     else:
         data = textbook_data(config)
         loop = textbook(config, device, tuple(data[0][0].shape))
-        with reading(loop, data, config.batch_size, workers):
+        with tutorial_precision(device), reading(loop, data, config.batch_size, workers):
             for _ in range(_MEMORY_STEPS):
                 loop.step()
     if device.type == "cuda":

@@ -27,15 +27,20 @@ def smooth_images(count: int | None = None, size: int = 64) -> Path:
 
     def write(folder: Path) -> None:
         print(f"Writing {count} smooth random JPEGs of {size}x{size} into {folder.parent} ...")
-        rng = np.random.default_rng(0)
-        for kind in range(CLASSES):
-            (folder / f"kind{kind}").mkdir(parents=True)
-        for number in range(count):
-            coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-            image = coarse.resize((size, size), Image.Resampling.BICUBIC)
-            image.save(folder / f"kind{number % CLASSES}" / f"{number:06}.jpg", quality=90)
+        write_smooth(folder, count, size)
 
     return _kept(f"smooth-{size}-{count}", write)
+
+
+def write_smooth(folder: Path, count: int, size: int) -> None:
+    """Write `count` smooth random JPEGs into ten class folders below `folder`."""
+    rng = np.random.default_rng(0)
+    for kind in range(CLASSES):
+        (folder / f"kind{kind}").mkdir(parents=True)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        image = coarse.resize((size, size), Image.Resampling.BICUBIC)
+        image.save(folder / f"kind{number % CLASSES}" / f"{number:06}.jpg", quality=90)
 
 
 def chosen(root: Path) -> Path:

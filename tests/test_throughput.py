@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,23 @@ def test_the_command_measures_and_writes_json(
     assert "LOSSES DIFFER" not in capsys.readouterr().out
 
 
+def test_on_cuda_the_textbook_loop_is_timed_in_real_fp32_too():
+    """`fed` opens the loader; the loop itself is not run."""
+    loop = loop_of(scored_by(0.5), 0.01, torch.ones(3, 1, 2, 2))
+    precisions: dict[str, str] = {}
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        loops = throughput._textbook_loops(loop, lambda _: nullcontext(), device)
+        for side, each in loops.items():
+            with each.opened():
+                precisions[f"{device} {side}"] = torch.backends.cudnn.conv.fp32_precision
+    own = torch.backends.cudnn.conv.fp32_precision
+    assert precisions == {
+        **{f"cpu textbook_{workers}": own for workers in (0, 2)},
+        **{f"cuda textbook_{workers}": "tf32" for workers in (0, 2)},
+        **{f"cuda textbook_fp32_{workers}": own for workers in (0, 2)},
+    }
+
+
 @pytest.mark.exhaustive
 def test_memory_is_that_of_a_process_of_its_own():
     ballast = torch.ones(2**26)
@@ -257,6 +275,7 @@ def test_the_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--device=tpu"], ["--device", "cuda"]),
         (["--precision=fp16"], ["--precision", "bf16"]),
         (["--compile=maybe"], ["--compile", "true"]),
+        (["--graphs=maybe"], ["--graphs", "true"]),
         (["--json=nowhere/found.json"], ["--json", "no such folder"]),
         (["--speed=1"], ["--speed"]),
         (["dcgan32", "--images=nowhere"], ["--images", "nowhere"]),

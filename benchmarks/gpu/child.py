@@ -1,0 +1,67 @@
+"""Runs one part, or some cases of it, in this process, and writes records to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.gpu.plan import PARTS
+from benchmarks.gpu.records import Reporter, Work, in_short
+
+
+def command(work: Work, part: int, seconds: float, cases: list[str] | None = None) -> list[str]:
+    """The arguments of Python for a child that runs a part, or only these cases of it."""
+    given = {
+        "part": part,
+        "seconds": seconds,
+        "folder": str(work.folder),
+        "device": work.device,
+        "mnist": work.mnist and str(work.mnist),
+        "cifar": work.cifar and str(work.cifar),
+        "cases": cases,
+    }
+    return ["-m", "benchmarks.gpu.child", json.dumps(given)]
+
+
+def main() -> int:
+    """Run the part; return 1 if it raises an error, which is written as a record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("given", type=json.loads)
+    given = parser.parse_args().given
+    # Whatever else is printed goes to stderr, so that records come alone.
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    report = Reporter(stream, real=bool(given["device"].get("values_are_real", True)))
+    work = Work(
+        report,
+        given["seconds"],
+        Path(given["folder"]),
+        given["device"],
+        Path(given["mnist"]) if given["mnist"] else None,
+        Path(given["cifar"]) if given["cifar"] else None,
+    )
+    if given["part"] == 0:
+        from benchmarks.gpu.probe import probe
+
+        report.write({"kind": "device", **probe()})
+        return 0
+    part = importlib.import_module(f"benchmarks.gpu.{PARTS[given['part']].module}")
+    try:
+        if given["cases"] is None:
+            part.run(work)
+        else:
+            for name in given["cases"]:
+                report.write({"kind": "case", "name": name})
+                part.run_case(name, work)
+    except Exception as error:
+        report.write({"kind": "error", "text": in_short(error)})
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
