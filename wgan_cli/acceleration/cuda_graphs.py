@@ -123,11 +123,11 @@ class StepGraphs:
         self._steps = 0
         self._graphs: dict[int, CudaGraph] = {}
         self._checked: set[int] = set()
-        if self.possible:
-            rates_on_device(self.optimizers)
 
     def run(self, step: RecordedStep, updates: int) -> None:
         """Run a step that has `updates` critic updates."""
+        if self.possible and self._steps == 0:
+            rates_on_device(self.optimizers)
         self._steps += 1
         graph = self._graphs.get(updates)
         if not self.possible or self._steps <= WARM_UP:
