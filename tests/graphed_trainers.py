@@ -30,6 +30,7 @@ CPU = torch.device("cpu")
 IMAGE = (1, 16, 16)
 BATCH, LATENT, CLASSES = 4, 3, 2
 NEVER = 10**9
+TWO = CriticSchedule(2)
 # Rates that float32 and float64 both hold exactly, also as they fall by sixteenths.
 RATE = 2.0**-10
 FALLING = LearningRateDecay("linear", 16)
@@ -79,7 +80,7 @@ class Setup:
     ema: float = 0.0
     conditional: bool = False
     flip: bool = False
-    schedule: CriticSchedule = CriticSchedule(2)
+    schedule: CriticSchedule = TWO
     decay: LearningRateDecay = FALLING
     loss: Loss | None = None
     relativistic: bool = False

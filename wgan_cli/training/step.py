@@ -52,6 +52,15 @@ class TrainingStep:
     def start(self) -> None:
         """Set the learning rates. Call this before the first update after `begin`."""
         self.rates.set(self._position[0], self.inputs.rates())
+        # Draw these numbers first: `JointDraws` depends on the order, and a resumed step may have
+        # no critic update left.
+        with self.phase("noise"):
+            noise = self.inputs.generator_draws(Stream.GENERATOR_NOISE)
+            self._latent = noise.normal((self.rows, self.latent_dim), self.means.critic.device)
+            self._labels: Tensor | None = None
+            if self.classes is not None and not self.updates.generator_needs_real_scores:
+                draws = self.inputs.generator_draws(Stream.CLASSES)
+                self._labels = self.classes.draw(self.rows, draws)
 
     def run(self) -> None:
         """Do the complete step."""
@@ -74,22 +83,16 @@ class TrainingStep:
             self.means.add_critic(terms)
 
     def generator_update(self) -> None:
-        """Do the generator update on new noise.
+        """Do the generator update on the noise that `start` has drawn.
 
         Losses that need real scores also get the real batch of the last critic update.
         """
-        with self.phase("noise"):
-            noise = self.inputs.generator_draws(Stream.GENERATOR_NOISE)
-            latent = noise.normal((self.rows, self.latent_dim), self.means.critic.device)
-        labels = real = None
+        labels, real = self._labels, None
         if self.updates.generator_needs_real_scores:
-            real, labels = self.inputs.real(self.inputs.updates - 1)
-        if self.classes is None:
-            labels = None
-        elif real is None:
-            labels = self.classes.draw(self.rows, self.inputs.generator_draws(Stream.CLASSES))
+            real, classes = self.inputs.real(self.inputs.updates - 1)
+            labels = None if self.classes is None else classes
         with self.phase("generator update"):
-            self.means.add_generator(self.updates.generator_update(latent, labels, real))
+            self.means.add_generator(self.updates.generator_update(self._latent, labels, real))
 
     def finish(self) -> None:
         """Update the moving average, and go on to the data of the next step."""
