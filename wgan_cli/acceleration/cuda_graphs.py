@@ -12,13 +12,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from wgan_cli.acceleration.capturable import count_on_host, rates_on_device, rates_on_host
+from wgan_cli.acceleration.capturable import (
+    HostNumbers,
+    count_on_host,
+    rates_on_device,
+    rates_on_host,
+)
 from wgan_cli.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -97,6 +102,9 @@ class RecordedStep(Protocol):
     def changed_tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weights and states that the step changes, and the sums of its terms."""
 
+    def host_places(self) -> list[dict[str, Any]]:
+        """Return the dicts in which parts of the step, such as optimizers, may keep numbers."""
+
 
 @dataclass(eq=False)
 class StepGraphs:
@@ -146,19 +154,22 @@ class StepGraphs:
         states, sums = step.changed_tensors()
         everything = [*states, *sums]
         graph, before = self.new_graph(), _copies(everything)
+        numbers = HostNumbers(step.host_places())
         try:
             graph.rehearse(step.run)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             _restore(everything, before)
+            numbers.restore()
             self._give_up(error)
             step.repeat()
             step.run()
             return
         del before
-        if counts := [count for each in self.optimizers if (count := count_on_host(each))]:
-            self._give_up(f"the optimizer changes a number on the host in every step: {counts[0]}")
+        names = [numbers.changed(), *map(count_on_host, self.optimizers)]
+        if count := next(filter(None, names), None):
+            self._give_up(f"a number on the host changes in every step: {count}")
             return
         step.repeat()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,6 +121,15 @@ class TrainingStep:
         if self.ema is not None:
             states += [*self.ema.module.parameters(), *self.ema.module.buffers()]
         return states, [self.means.critic, self.means.generator]
+
+    def host_places(self) -> list[dict[str, Any]]:
+        """Return the attributes of the parts of an update, and the states of the optimizers."""
+        parts: list[object] = [self.updates.loss, self.updates.constraint]
+        places: list[dict[str, Any]] = []
+        for trained, optimizer in self.updates.networks().values():
+            parts += [*trained.network.modules(), *trained.forward_network.modules(), optimizer]
+            places += [*optimizer.param_groups, *optimizer.state.values()]
+        return [*places, *(getattr(part, "__dict__", {}) for part in parts)]
 
     def _generate_fakes(self, inners: range) -> Sequence[Tensor]:
         latents = [self._critic_noise(inner) for inner in inners]
