@@ -1,90 +1,89 @@
-"""Updates that are recorded and replayed do what they do kernel by kernel.
+"""Steps that are recorded and replayed do what they do kernel by kernel.
 
-CUDA graphs are stood in for by one that runs the recorded function again: what a graph must be
-given from outside (inputs, random numbers, learning rates) has to reach it here in the same way.
+`Again` stands for a CUDA graph: it runs the recorded step once more.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
+from conftest import exhaustive_beyond
+from graphed_trainers import BATCH, CPU, RATE, Again, Setup, assert_same, state_of, train
 from torch import Tensor, nn
 
-from wgan_cli.acceleration.cuda_graphs import WARM_UP, CudaGraph, make_capturable
-from wgan_cli.acceleration.trained_network import TrainedNetwork
-from wgan_cli.constraints import Constraint, GradientPenalty, SpectralNorm, WeightClipping
+from wgan_cli.acceleration.capturable import count_on_host
+from wgan_cli.acceleration.cuda_graphs import WARM_UP, StepGraphs
+from wgan_cli.constraints import Constraint
+from wgan_cli.errors import DivergedError, PreemptedError
 from wgan_cli.losses import Wasserstein
-from wgan_cli.models import dcgan, mlp
-from wgan_cli.optimizers import RMSprop
-from wgan_cli.randomness import Draws, Stream
-from wgan_cli.training.graphed_updates import GraphedUpdates
-from wgan_cli.training.schedule import LearningRates
-from wgan_cli.training.updates import Updates
+from wgan_cli.randomness import Draws
+from wgan_cli.training.callbacks.protocol import Callback, Point
+from wgan_cli.training.rollback import Rollback, RollbackRecord
+from wgan_cli.training.schedule import CriticSchedule
+from wgan_cli.training.trainer import Trainer
 
-CPU = torch.device("cpu")
-IMAGE = (1, 16, 16)
 STEPS = WARM_UP + 5
-RATE = 1e-3
+# Five updates in steps 0, 1, 4, 8 and 12, otherwise two.
+WARMING = CriticSchedule(2, 2, 5, 4)
+ALL = {
+    "ema": 0.9,
+    "conditional": True,
+    "flip": True,
+    "schedule": WARMING,
+    "steps": 13,
+}
+NAN = float("nan")
 
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
-class Again(CudaGraph):
-    """Runs what was recorded once more, and leaves the result where a graph would."""
-
-    made = 0
-
-    def __init__(self) -> None:
-        Again.made += 1
-
-    def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        return update()
-
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
-        self.update = update
-        self.result: Tensor | None = None
-        self.result = torch.empty(0)
-        return self.result
-
-    def replay(self) -> None:
-        result = self.update()
-        self.result.resize_(result.shape).copy_(result)
+@pytest.fixture(autouse=True)
+def counted() -> None:
+    Again.made = Again.replays = 0
 
 
 class Impossible(Again):
     """Cannot be recorded."""
 
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
+    def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
-class Waits(Again):
-    """Cannot even be tried: the device would be waited for, half-way."""
+class Invalid(Again):
+    """Cannot be recorded, and torch says only at the end that something went wrong."""
 
-    def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-        update()
+    def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
+        try:
+            raise RuntimeError("the cause")
+        except RuntimeError:
+            raise RuntimeError("capture was invalidated")  # noqa: B904
+
+
+class Waits(Again):
+    """Cannot be rehearsed: the step has done something, then it waits for the device."""
+
+    def rehearse(self, step: Callable[[], None]) -> None:
+        step()
         raise RuntimeError("called a synchronizing CUDA operation")
 
 
-class Wrong(Again):
-    """Returns something else."""
+class Twice(Again):
+    """Computes something else."""
 
     def replay(self) -> None:
-        super().replay()
-        self.result.mul_(2)
+        self.step()
+        self.step()
 
 
 class Still(Again):
-    """Returns the right numbers and moves nothing."""
-
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
-        self.kept = update().clone()
-        return self.kept
+    """Moves nothing."""
 
     def replay(self) -> None:
         """Nothing."""
@@ -93,164 +92,461 @@ class Still(Again):
 class Full(Again):
     """Needs more memory than there is."""
 
-    def record(self, update: Callable[[], Tensor]) -> Tensor:
+    def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
-def constraint(name: str) -> Constraint:
-    made = {"clip": lambda: WeightClipping(0.1), "penalty": GradientPenalty, "norm": SpectralNorm}
-    return made[name]()
-
-
-def built(
-    graph: type[CudaGraph] | None,
-    *,
-    constrained: str = "clip",
-    make: Callable[..., torch.optim.Optimizer] = RMSprop,
-    model: str = "mlp",
-    bf16: bool = False,
-) -> Updates:
-    held = constraint(constrained)
-    with Draws(0, Stream.GENERATOR_WEIGHTS).global_seed():
-        if model == "mlp":
-            networks: tuple[nn.Module, nn.Module] = (
-                mlp.Generator(3, IMAGE, width=16, depth=2),
-                mlp.Critic(IMAGE, 16, 2),
-            )
-        else:
-            networks = dcgan.Generator(3, IMAGE, width=4), dcgan.Critic(IMAGE, width=4)
-        held.wrap(networks[1])
-    weights = [TrainedNetwork(network, flat=True, bf16=bf16) for network in networks]
-    optimizers = [make(each.optimizer_parameters, lr=RATE) for each in weights]
-    for optimizer in optimizers:
-        # A graph reads its learning rate in float32.
-        make_capturable(optimizer)
-    parts = (*weights, *optimizers, Wasserstein(), held)
-    keeps_finite = dict.fromkeys(("critic", "generator"), True)
-    if graph is None:
-        return Updates(*parts, keeps_finite=keeps_finite)
-    return GraphedUpdates(*parts, graph=graph, keeps_finite=keeps_finite)
-
-
-def trained(updates: Updates, steps: int = STEPS, first: int = 0) -> list[Tensor]:
-    """The numbers of every update, at a learning rate that falls."""
-    numbers, real = [], torch.empty(8, *IMAGE)
-    for step in range(first, first + steps):
-        for optimizer in (updates.critic_optimizer, updates.generator_optimizer):
-            optimizer.param_groups[0]["lr"].fill_(RATE / (1 + step))
-        # In the same memory every time, as a feed may give it.
-        real.copy_(Draws(0, Stream.POINTS, step).uniform((8, *IMAGE), CPU) * 2 - 1)
-        latent = Draws(0, Stream.CRITIC_NOISE, step).normal((8, 3), CPU)
-        draws = Draws(0, Stream.PENALTY, step)
-        numbers.append(updates.critic_update(real, latent, draws).clone())
-        latent = Draws(0, Stream.GENERATOR_NOISE, step).normal((8, 3), CPU)
-        numbers.append(updates.generator_update(latent).clone())
-    return numbers
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("make", [RMSprop, torch.optim.SGD])
-@pytest.mark.parametrize("constrained", ["clip", "penalty", "norm"])
-@pytest.mark.parametrize("model", ["mlp", "dcgan"])
-def test_replays_are_the_updates_themselves(
-    constrained: str, make: Callable[..., torch.optim.Optimizer], model: str, bf16: bool
+@pytest.mark.parametrize(
+    ("model", "constraint", "optimizer", "bf16", "more"),
+    exhaustive_beyond(
+        [
+            ("mlp", "clip", "rmsprop", False, False),
+            ("mlp", "penalty", "adam", True, True),
+            ("mlp", "norm", "sgd", True, False),
+            ("dcgan", "clip", "adam", True, True),
+            ("dcgan", "penalty", "rmsprop", False, True),
+        ],
+        itertools.product(
+            ["mlp", "dcgan"],
+            ["clip", "penalty", "norm"],
+            ["rmsprop", "sgd", "adam"],
+            [False, True],
+            [False, True],
+        ),
+    ),
+)
+def test_steps_under_graphs_are_the_steps_themselves(
+    model: str, constraint: str, optimizer: str, bf16: bool, more: bool
 ) -> None:
-    Again.made = 0
-    eager = built(None, constrained=constrained, make=make, model=model, bf16=bf16)
-    graphed = built(Again, constrained=constrained, make=make, model=model, bf16=bf16)
-    for one, other in zip(trained(eager), trained(graphed), strict=True):
-        assert torch.equal(one, other)
-    assert Again.made == 2
-    for name, weight in eager.critic.state_dict().items():
-        assert torch.equal(weight, graphed.critic.state_dict()[name])
+    setup = Setup(model, constraint, optimizer, bf16)
+    if more:
+        setup = replace(setup, **ALL)
+    eager, graphed = setup.trainer(), setup.trainer(Again)
+    train(eager, setup.steps)
+    train(graphed, setup.steps)
+    assert_same(eager, graphed)
+    # Without a warm-up: step 3 is recorded, and steps 4 to 7 are replayed.
+    assert (Again.made, Again.replays) == ((2, 8) if more else (1, 4))
+
+
+@pytest.mark.parametrize("more", [{"ema": 0.5}, {"conditional": True}, {"flip": True}])
+@pytest.mark.parametrize("relativistic", [False, True])
+def test_so_are_those_of(more: dict[str, Any], relativistic: bool) -> None:
+    class Relative(Wasserstein):
+        def generator(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
+            base = super().generator(fake_scores)
+            return base if real_scores is None else base + real_scores.square().mean()
+
+    setup = Setup(loss=Relative(), relativistic=relativistic, **more)
+    eager, graphed = setup.trainer(), setup.trainer(Again)
+    train(eager, STEPS)
+    train(graphed, STEPS)
+    assert_same(eager, graphed)
+    assert Again.replays
+
+
+def test_each_number_of_critic_updates_has_a_graph_and_the_log_names_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train(Setup(schedule=CriticSchedule(1, 0, 3, 2)).trainer(Again), 9)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CUDA graph: a step with {updates} is replayed."
+        for updates in ("1 critic update", "3 critic updates")
+    ]
 
 
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
-        (Impossible, r"\(operation not permitted when stream is capturing\)"),
-        (Waits, r"\(called a synchronizing CUDA operation\)"),
-        (Wrong, r"\(its replay computes something else\)"),
-        (Still, r"\(its replay computes something else\)"),
-        (Full, r"\(CUDA out of memory\. Tried to allocate 20\.00 GiB\)"),
+        (Impossible, "operation not permitted when stream is capturing"),
+        (Invalid, "the cause"),
+        (Waits, "called a synchronizing CUDA operation"),
+        (Twice, "its replay computes something else"),
+        (Still, "its replay computes something else"),
+        (Full, "CUDA out of memory. Tried to allocate 20.00 GiB"),
     ],
 )
+@pytest.mark.parametrize("more", [False, True])
 def test_what_cannot_be_replayed_runs_kernel_by_kernel_and_the_log_says_why(
-    graph: type[Again], reason: str, caplog: pytest.LogCaptureFixture
+    graph: type[Again], reason: str, more: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    eager, graphed = built(None, constrained="penalty"), built(graph, constrained="penalty")
-    with caplog.at_level(logging.WARNING):
-        found = trained(graphed)
-    for one, other in zip(trained(eager), found, strict=True):
-        assert torch.equal(one, other)
-    for name, weight in eager.critic.state_dict().items():
-        assert torch.equal(weight, graphed.critic.state_dict()[name])
-    assert len(caplog.records) == 2
-    first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith("The critic update cannot be a CUDA graph (")
-    assert second.startswith("The generator update cannot be a CUDA graph (")
-    assert re.search(reason, first)
+    setup = replace(Setup(constraint="penalty", optimizer="adam"), **(ALL if more else {}))
+    eager, graphed = setup.trainer(), setup.trainer(graph)
+    train(eager, setup.steps)
+    with caplog.at_level(logging.INFO):
+        train(graphed, setup.steps)
+    assert_same(eager, graphed)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"A training step cannot be a CUDA graph ({reason}): it runs kernel by kernel."
+    ]
 
 
-def test_a_checkpoint_is_as_without_graphs_and_is_recorded_anew_where_it_is_loaded() -> None:
-    Again.made = 0
-    whole, cut, later = built(Again), built(Again), built(Again)
-    trained(whole)
-    trained(cut, WARM_UP + 2)
-    state = cut.state_dict()
-    eager = built(None)
-    eager.load_state_dict(state)
-    make_capturable(eager.critic_optimizer)
-    make_capturable(eager.generator_optimizer)
+def test_memory_that_runs_out_in_the_step_itself_ends_the_run() -> None:
+    class Small(Again):
+        def rehearse(self, step: Callable[[], None]) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train(Setup().trainer(Small), STEPS)
+
+
+@pytest.mark.parametrize("cut", exhaustive_beyond([2, 5], range(1, 12)))
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_a_run_cut_between_steps_goes_on_bit_for_bit(cut: int, optimizer: str) -> None:
+    """With graphs or without, before and after the cut."""
+    setup = Setup(optimizer=optimizer, **ALL)
+    whole = setup.trainer(Again)
+    train(whole, setup.steps)
+    for before, after in itertools.product((Again, None), repeat=2):
+        first, second = setup.trainer(before), setup.trainer(after)
+        train(first, cut)
+        state = copy.deepcopy(first.state_dict())
+        second.load_state_dict(state)
+        assert_same(first, second)
+        train(second, setup.steps)
+        assert_same(whole, second)
+
+
+@pytest.mark.parametrize("inner", [1, 2, 4])
+@pytest.mark.parametrize("graph", [None, Again])
+def test_a_step_cut_between_critic_updates_goes_on_bit_for_bit(
+    inner: int, graph: type[Again] | None
+) -> None:
+    setup = Setup(constraint="penalty", **ALL)
+    whole, cut, resumed = setup.trainer(), setup.trainer(), setup.trainer(graph)
+    train(whole, setup.steps)
+    train(cut, 4)
+    requests = iter([None] * inner + [PreemptedError("The run was asked to stop.")])
+    cut.signals.overdue = lambda: next(requests)
+    with pytest.raises(PreemptedError):
+        cut.train_step()
+    resumed.load_state_dict(copy.deepcopy(cut.state_dict()))
+    assert (resumed.step, resumed.inner) == (4, inner)
+    train(resumed, setup.steps)
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("relativistic", [False, True])
+def test_a_step_cut_before_its_generator_update_goes_on_bit_for_bit(relativistic: bool) -> None:
+    """As where another rank is lost in the generator update."""
+
+    class Relative(Wasserstein):
+        def generator(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
+            base = super().generator(fake_scores)
+            return base if real_scores is None else base + real_scores.square().mean()
+
+    class LostError(Exception):
+        pass
+
+    def lost(*arguments: Any) -> Tensor:
+        raise LostError
+
+    setup = Setup(constraint="penalty", loss=Relative(), relativistic=relativistic, **ALL)
+    whole, cut, resumed = (setup.trainer() for _ in range(3))
+    train(whole, setup.steps)
+    train(cut, 4)
+    cut.updates.generator_update = lost  # type: ignore[method-assign]
+    with pytest.raises(LostError):
+        cut.train_step()
+    resumed.load_state_dict(copy.deepcopy(cut.state_dict()))
+    assert (resumed.step, resumed.inner) == (4, 5)
+    train(resumed, setup.steps)
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "sgd", "adam"])
+def test_a_checkpoint_is_as_without_graphs(optimizer: str) -> None:
+    """Its rates and counts are plain, and trainers with the CPU's inputs go on from it."""
+    setup = Setup(optimizer=optimizer)
+    graphed, plain, back = (
+        setup.trainer(Again),
+        setup.trainer(staged=False),
+        setup.trainer(Again),
+    )
+    train(graphed, WARM_UP + 2)
+    state = copy.deepcopy(graphed.state_dict())
     (group,) = state["critic_optimizer"]["param_groups"]
-    assert isinstance(group["lr"], float)
-    assert group["params"] == list(range(len(list(cut.critic.parameters()))))
-    later.load_state_dict(state)
-    assert Again.made == 4
-    rest = STEPS - WARM_UP - 2
-    for one in (eager, later):
-        trained(one, rest, first=WARM_UP + 2)
-        for name, weight in whole.critic.state_dict().items():
-            assert torch.equal(weight, one.critic.state_dict()[name])
+    assert type(group["lr"]) is float
+    assert group["lr"] == RATE * (1 - (WARM_UP + 1) / 16)
+    assert not group.get("capturable")
+    plain.load_state_dict(state)
+    assert_same(graphed, plain)
+    train(plain, STEPS)
+    back.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert_same(plain, back)
+    train(back, 2 * STEPS)
+    assert Again.replays > 4
+    for value in state_of(back).values():
+        assert not isinstance(value, Tensor) or value.isfinite().all()
 
 
+class Spoilt(Constraint):
+    """A penalty whose factor lies on the device: a callback can make it NaN."""
+
+    def __init__(self) -> None:
+        self.factor = torch.zeros(())
+
+    def penalty(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws, labels: Any = None
+    ) -> Tensor:
+        return self.factor * sum(weight.sum() for weight in critic.parameters())
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("keeps_finite", [True, False])
+@pytest.mark.parametrize("after", range(WARM_UP - 1, STEPS - 1))
+def test_nan_moves_no_weight_and_does_not_confuse_the_check(
+    after: int, keeps_finite: bool, on_cpu: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NaN may come in the warm-up, in the recorded step, in the compared one or in a later one."""
+    constraint = Spoilt()
+    trainer = Setup(constraint=constraint, keeps_finite=keeps_finite).trainer(Again)
+    trainer.updates.nan_guard._on_cpu = on_cpu
+    train(trainer, after)
+    before = state_of(trainer)
+    constraint.factor.fill_(NAN)
+    train(trainer, STEPS)
+    assert caplog.records == []
+    assert trainer.updates.nan_guard.tripped()
+    assert trainer.updates.nan_guard.updates_passed() == after
+    assert Again.replays == STEPS - WARM_UP - 1
+    for key, value in state_of(trainer).items():
+        if key.startswith(("/generator", "/critic")) and not key.endswith(("step", "lr")):
+            same = torch.equal(value, before[key]) if isinstance(value, Tensor) else True
+            assert same, key
+    with pytest.raises(DivergedError, match=f"critic/penalty became NaN in step {after + 1}"):
+        trainer.check_finite({})
+
+
+class InMemory(Rollback):
+    """Goes back to a state that a test has kept."""
+
+    state: dict[str, Any]
+
+    def state_to_load(self, error: DivergedError, at: int, so_far: Any) -> dict[str, Any]:
+        record = RollbackRecord(at, self.state["step"], self.lr_factor, error.what)
+        return {**copy.deepcopy(self.state), "returns": [asdict(record)]}
+
+
+class Spoil(Callback):
+    """Keeps the state after step `keep`, makes a factor NaN after step `at`; then mends it."""
+
+    def __init__(self, factor: Tensor, rollback: InMemory, keep: int, at: int) -> None:
+        self.factor, self.rollback, self.keep, self.at = factor, rollback, keep, at
+        self.back: list[int] = []
+
+    def on_step(self, trainer: Trainer, point: Point) -> None:
+        if point.step == self.keep:
+            self.rollback.state = copy.deepcopy(trainer.state_dict())
+        if point.step == self.at and not self.back:
+            self.factor.fill_(NAN)
+
+    def on_rollback(self, trainer: Trainer) -> None:
+        self.back.append(trainer.step)
+        self.factor.zero_()
+
+
+@pytest.mark.parametrize("at", [WARM_UP + 1, WARM_UP + 2, WARM_UP + 4])
+def test_a_rollback_records_anew_and_goes_on_as_without_graphs(at: int) -> None:
+    trainers = []
+    for graph in (None, Again):
+        constraint, rollback = Spoilt(), InMemory(None, 3, 0.5)
+        spoil = Spoil(constraint.factor, rollback, WARM_UP, at)
+        setup = Setup(constraint=constraint, optimizer="adam", ema=0.5, steps=14)
+        trainer = setup.trainer(graph, callbacks=[spoil], rollback=rollback)
+        trainer.fit()
+        assert spoil.back == [WARM_UP]
+        assert trainer.rollbacks[0].at == at + 1
+        trainers.append(trainer)
+    assert_same(*trainers)
+    assert Again.made == 2
+    # 11 steps after the rollback, of which 3 are the warm-up and one is recorded.
+    assert Again.replays >= 7
+
+
+def test_replayed_terms_are_averaged_and_counted() -> None:
+    """Log points say what they say without graphs."""
+
+    class Noting(Callback):
+        def __init__(self) -> None:
+            self.points: list[dict[str, float]] = []
+
+        def on_step(self, trainer: Trainer, point: Point) -> None:
+            if point.log:
+                shown = point.scalars.items()
+                terms = {tag: x for tag, x in shown if not tag.startswith("throughput")}
+                self.points.append(terms)
+
+    notes = Noting(), Noting()
+    setup = Setup(**{**ALL, "steps": 14})
+    for graph, note in zip((None, Again), notes, strict=True):
+        setup.trainer(graph, callbacks=[note]).fit()
+    assert len(notes[0].points) == 4
+    assert notes[0].points == notes[1].points
+
+
+class ByHand(torch.optim.SGD):
+    """A user's own: its rate falls with a count, kept in `place`, that Python increments."""
+
+    place = "state"
+
+    def step(self, *arguments: Any, **more: Any) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        (weight,) = group["params"]
+        where = {"state": self.state[weight], "group": group, "attribute": vars(self)}[self.place]
+        where["steps"] = where.get("steps", 0) + 1
+        weight.data.sub_(weight.grad * (group["lr"] / where["steps"]))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("place", ["state", "group", "attribute"])
+def test_an_optimizer_that_counts_on_the_host_is_not_recorded(
+    place: str, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = type("ByHand", (ByHand,), {"place": place})
+    setup = Setup(optimizer=lambda weights, lr: kind(weights, lr=lr))
+    eager, graphed = setup.trainer(), setup.trainer(Waits if waits else Again)
+    train(eager, STEPS)
+    train(graphed, STEPS)
+    assert_same(eager, graphed)
+    (record,) = caplog.records
+    reason = "a number on the host changes in every step: steps"
+    if waits:
+        reason = "called a synchronizing CUDA operation"
+    assert f"({reason})" in record.getMessage()
+    assert Again.replays == 0
+
+
+def test_a_count_on_another_device_than_the_weights_is_one_on_the_host() -> None:
+    weight = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    optimizer.state[weight]["average"] = torch.zeros(3, device="meta")
+    assert count_on_host(optimizer) is None
+    optimizer.state[weight]["step"] = torch.zeros(())
+    assert count_on_host(optimizer) == "step"
+
+
+class Annealed(Constraint):
+    """A user's own: its penalty falls with a count in Python."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def penalty(self, critic: nn.Module, real: Tensor, *rest: Any) -> Tensor:
+        self.calls += 1
+        return critic(real).square().mean() / self.calls
+
+
+class AnnealedLoss(Wasserstein):
+    """A user's own, likewise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def critic(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        real, fake = super().critic(real_scores, fake_scores)
+        return real / self.calls, fake
+
+
+@pytest.mark.parametrize("what", ["constraint", "loss"])
+def test_a_users_count_in_a_constraint_or_a_loss_is_not_frozen(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds: dict[str, Callable[[], Any]] = {"constraint": Annealed, "loss": AnnealedLoss}
+    eager, graphed = (Setup(**{what: kinds[what]()}).trainer(graph) for graph in (None, Again))
+    train(eager, STEPS)
+    train(graphed, STEPS)
+    assert_same(eager, graphed)
+    (record,) = caplog.records
+    assert "(a number on the host changes in every step: calls)" in record.getMessage()
+
+
+class Capturing(Again):
+    """Says while it records that the stream is being captured, as CUDA does."""
+
+    now = False
+
+    def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
+        Capturing.now = True
+        try:
+            step()
+        finally:
+            Capturing.now = False
+
+
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: Capturing.now)
+    yield
+    Capturing.now = False
+
+
+@pytest.mark.usefixtures("capturing")
 def test_a_constraint_that_draws_on_the_cpu_is_not_recorded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Shaken(Constraint):
-        def penalty(self, critic: nn.Module, real: Tensor, *rest: Any) -> Tensor:
-            _, draws = rest
+        def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
             return critic(real).mean() * float(draws.numpy().random())
 
-    graphed = built(Again)
-    graphed.constraint = Shaken()
-    with caplog.at_level(logging.WARNING):
-        trained(graphed)
+    # Data of all steps are staged, so that they do not end where the step is recorded.
+    setup = Setup(constraint=Shaken(), log=STEPS)
+    eager, graphed = setup.trainer(), setup.trainer(Capturing)
+    train(eager, STEPS)
+    train(graphed, STEPS)
+    assert_same(eager, graphed)
     assert [record.getMessage() for record in caplog.records] == [
-        "The critic update cannot be a CUDA graph (a constraint draws random numbers by numpy,"
-        " which runs on the CPU): it runs kernel by kernel."
+        "A training step cannot be a CUDA graph (a constraint draws random numbers by numpy, which"
+        " runs on the CPU): it runs kernel by kernel."
     ]
 
 
-def test_memory_that_runs_out_in_the_update_itself_is_told() -> None:
-    class Small(Again):
-        def rehearse(self, update: Callable[[], Tensor]) -> Tensor:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        trained(built(Small))
+def rates_of(trainer: Trainer) -> list[Any]:
+    optimizers = trainer.updates.critic_optimizer, trainer.updates.generator_optimizer
+    return [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
 
 
-def test_a_learning_rate_on_the_device_is_set_there() -> None:
-    updates = built(Again)
-    rates = LearningRates(updates.critic_optimizer, updates.generator_optimizer)
-    (group,) = updates.critic_optimizer.param_groups
-    rate = group["lr"]
-    rates.set(0.25)
-    assert group["lr"] is rate
-    assert float(rate) == pytest.approx(RATE / 4)
+def test_rates_are_on_the_device_only_while_graphs_are_used() -> None:
+    graphed, other = Setup().trainer(Again), Setup().trainer(Impossible)
+    train(graphed, STEPS)
+    tensors = rates_of(graphed)
+    assert all(isinstance(rate, Tensor) for rate in tensors)
+    assert [float(rate) for rate in tensors] == [RATE * (1 - (STEPS - 1) / 16)] * 2
+    train(graphed, STEPS + 1)
+    assert all(now is then for now, then in zip(rates_of(graphed), tensors, strict=True))
+    train(other, STEPS)
+    assert rates_of(other) == [RATE * (1 - (STEPS - 1) / 16)] * 2
+    assert all(type(rate) is float for rate in rates_of(other))
+    other.load_state_dict(copy.deepcopy(graphed.state_dict()))
+    train(other, STEPS + 2)
+    assert all(type(rate) is float for rate in rates_of(other))
 
 
-def test_recorded_updates_make_their_own_samples() -> None:
-    assert built(None, bf16=True).joins_fakes
-    assert not built(Again, bf16=True).joins_fakes
+def test_the_rate_that_was_asked_for_is_not_rounded_before_it_decays() -> None:
+    """A tensor holds it in float32 only."""
+    trainer = Setup(optimizer=lambda weights, lr: torch.optim.SGD(weights, lr=0.1)).trainer(Again)
+    assert trainer.training_step.rates.at(0) == [0.1, 0.1]
+
+
+def test_the_graphs_of_a_closed_trainer_are_freed() -> None:
+    trainer = Setup().trainer(Again)
+    train(trainer, STEPS)
+    assert isinstance(trainer.graphs, StepGraphs)
+    assert trainer.graphs._graphs
+    trainer.close()
+    assert not trainer.graphs._graphs
+
+
+def test_another_batch_size_than_the_data_of_a_step_is_not_assumed() -> None:
+    """The shapes that a step stages are those of its batches."""
+    trainer = Setup(conditional=True).trainer(Again)
+    trainer.training_step.begin(0, 4)
+    samples, labels = trainer.inputs.real(1)
+    assert samples.shape == (BATCH, 1, 16, 16)
+    assert labels is not None
+    assert labels.shape == (BATCH,)
+    assert samples.device == labels.device == CPU

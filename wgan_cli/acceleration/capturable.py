@@ -39,16 +39,39 @@ def rates_on_host(optimizers: Sequence[torch.optim.Optimizer]) -> None:
 
 
 def count_on_host(optimizer: torch.optim.Optimizer) -> str | None:
-    """Return the name of a step count that is not on the weights' device; None without one.
+    """Return the name of a state tensor that is not on the weights' device; None without one.
 
     A graph would use the value of the recorded step for ever.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number or (isinstance(value, Tensor) and value.device != parameter.device):
+            if isinstance(value, Tensor) and value.device != parameter.device:
                 return name
     return None
+
+
+class HostNumbers:
+    """The Python numbers in some dicts, such as the attributes of a user's optimizer.
+
+    A graph would use the values of the recorded step for ever, so they must not change.
+    """
+
+    def __init__(self, places: Sequence[dict[str, Any]]) -> None:
+        self._numbers = [
+            (place, name, value)
+            for place in places
+            for name, value in place.items()
+            if isinstance(value, int | float)
+        ]
+
+    def changed(self) -> str | None:
+        """Return the name of a number that has changed since; None without one."""
+        return next((name for place, name, value in self._numbers if place[name] != value), None)
+
+    def restore(self) -> None:
+        """Set all numbers to their former values."""
+        for place, name, value in self._numbers:
+            place[name] = value
 
 
 def portable_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,18 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from wgan_cli.acceleration.capturable import count_on_host, rates_on_device, rates_on_host
+from wgan_cli.acceleration.capturable import (
+    HostNumbers,
+    count_on_host,
+    rates_on_device,
+    rates_on_host,
+)
 from wgan_cli.acceleration.sync_debug import waits_are_errors
 from wgan_cli.out_of_memory import is_out_of_memory
 
@@ -93,6 +98,9 @@ class RecordedStep(Protocol):
     def changed_tensors(self) -> ChangedTensors:
         """Return the tensors that the step changes."""
 
+    def host_places(self) -> list[dict[str, Any]]:
+        """Return the dicts in which parts of the step, such as optimizers, may keep numbers."""
+
 
 class ChangedTensors(NamedTuple):
     """The tensors that a step changes, by how exactly two runs of the step agree in them.
@@ -133,11 +141,11 @@ class StepGraphs:
         self._steps = 0
         self._graphs: dict[int, CudaGraph] = {}
         self._checked: set[int] = set()
-        if self.possible:
-            rates_on_device(self.optimizers)
 
     def run(self, step: RecordedStep, updates: int) -> None:
         """Run a step that has `updates` critic updates."""
+        if self.possible and self._steps == 0:
+            rates_on_device(self.optimizers)
         self._steps += 1
         graph = self._graphs.get(updates)
         if not self.possible or self._steps <= WARM_UP:
@@ -155,19 +163,22 @@ class StepGraphs:
         gc.collect()
         everything = [each for kind in step.changed_tensors() for each in kind]
         graph, before = self.new_graph(), _copies(everything)
+        numbers = HostNumbers(step.host_places())
         try:
             graph.rehearse(step.run)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             _restore(everything, before)
+            numbers.restore()
             self._give_up(error)
             step.repeat()
             step.run()
             return
         del before
-        if counts := [count for each in self.optimizers if (count := count_on_host(each))]:
-            self._give_up(f"the optimizer changes a number on the host in every step: {counts[0]}")
+        names = [numbers.changed(), *map(count_on_host, self.optimizers)]
+        if count := next(filter(None, names), None):
+            self._give_up(f"a number on the host changes in every step: {count}")
             return
         step.repeat()
         try:

@@ -21,8 +21,9 @@ class JointDraws:
 
     For each stream and shape, the first request of a step draws the numbers of all critic updates:
     a block (updates, *shape). Blocks are drawn in the order of these first requests, so a step
-    gives the same numbers whether it begins at its first critic update or is resumed later. With
-    several ranks, each draws the full batch and keeps the rows of its `shard`.
+    gives the same numbers whether it begins at its first critic update or is resumed later, if the
+    generator update's numbers are requested first. With several ranks, each draws the full batch
+    and keeps the rows of its `shard`.
     """
 
     def __init__(self, seed: int, device: torch.device, shard: Shard = FULL_BATCH) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,15 @@ class TrainingStep:
     def start(self) -> None:
         """Set the learning rates. Call this before the first update after `begin`."""
         self.rates.set(self._position[0], self.inputs.rates())
+        # Draw these numbers first: `JointDraws` depends on the order, and a resumed step may have
+        # no critic update left.
+        with self.phase("noise"):
+            noise = self.inputs.generator_draws(Stream.GENERATOR_NOISE)
+            self._latent = noise.normal((self.rows, self.latent_dim), self.means.critic.device)
+            self._labels: Tensor | None = None
+            if self.classes is not None and not self.updates.generator_needs_real_scores:
+                draws = self.inputs.generator_draws(Stream.CLASSES)
+                self._labels = self.classes.draw(self.rows, draws)
 
     def run(self) -> None:
         """Do the complete step."""
@@ -75,22 +85,16 @@ class TrainingStep:
             self.means.add_critic(terms)
 
     def generator_update(self) -> None:
-        """Do the generator update on new noise.
+        """Do the generator update on the noise that `start` has drawn.
 
         Losses that need real scores also get the real batch of the last critic update.
         """
-        with self.phase("noise"):
-            noise = self.inputs.generator_draws(Stream.GENERATOR_NOISE)
-            latent = noise.normal((self.rows, self.latent_dim), self.means.critic.device)
-        labels = real = None
+        labels, real = self._labels, None
         if self.updates.generator_needs_real_scores:
-            real, labels = self.inputs.real(self.inputs.updates - 1)
-        if self.classes is None:
-            labels = None
-        elif real is None:
-            labels = self.classes.draw(self.rows, self.inputs.generator_draws(Stream.CLASSES))
+            real, classes = self.inputs.real(self.inputs.updates - 1)
+            labels = None if self.classes is None else classes
         with self.phase("generator update"):
-            self.means.add_generator(self.updates.generator_update(latent, labels, real))
+            self.means.add_generator(self.updates.generator_update(self._latent, labels, real))
 
     def finish(self) -> None:
         """Update the moving average, and go on to the data of the next step."""
@@ -120,6 +124,15 @@ class TrainingStep:
         if self.ema is not None:
             changed.states.extend([*self.ema.module.parameters(), *self.ema.module.buffers()])
         return changed
+
+    def host_places(self) -> list[dict[str, Any]]:
+        """Return the attributes of the parts of an update, and the states of the optimizers."""
+        parts: list[object] = [self.updates.loss, self.updates.constraint]
+        places: list[dict[str, Any]] = []
+        for trained, optimizer in self.updates.networks().values():
+            parts += [*trained.network.modules(), *trained.forward_network.modules(), optimizer]
+            places += [*optimizer.param_groups, *optimizer.state.values()]
+        return [*places, *(getattr(part, "__dict__", {}) for part in parts)]
 
     def _generate_fakes(self, inners: range) -> Sequence[Tensor]:
         latents = [self._critic_noise(inner) for inner in inners]

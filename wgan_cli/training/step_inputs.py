@@ -102,9 +102,11 @@ class StagedInputs(StepInputs):
         self._numbers = numbers
         self.draws = JointDraws(seed, device, shard)
         most = schedule.most_updates
-        self._capacity = max(most, min(feed.most_staged, log_every * most))
-        self._buffers = feed.buffers(self._capacity)
-        self._rates = torch.zeros(self._capacity, groups, device=device)
+        # One step is staged even if it has more updates than this.
+        self._most_staged = min(feed.most_staged, log_every * most)
+        capacity = max(most, self._most_staged)
+        self._buffers = feed.buffers(capacity)
+        self._rates = torch.zeros(capacity, groups, device=device)
         self._offsets = torch.arange(most, device=device)
         self.cursor = torch.zeros(2, dtype=torch.int64, device=device)
         self._staged = range(0)
@@ -118,7 +120,7 @@ class StagedInputs(StepInputs):
         end = self.first + self.updates
         if not (self._staged.start <= self.first and end <= self._staged.stop):
             stop = step + 1
-            while stop < last and self._end(stop) - self.first <= self._capacity:
+            while stop < last and self._end(stop) - self.first <= self._most_staged:
                 stop += 1
             self._staged = range(self.first, self.schedule.updates_before(stop))
             self.feed.stage(self._staged, self._buffers)

@@ -116,7 +116,7 @@ class Updates:
         with tf32_allowed() if self.penalty_in_tf32 else nullcontext():
             arguments = self.critic, real, fake.to(real.dtype), draws, *classes
             penalty = self.constraint.penalty(*arguments)
-            if penalty is not None and self.penalty_in_tf32:
+            if penalty is not None and penalty.requires_grad and self.penalty_in_tf32:
                 # The backward pass must use TF32 too, so it is separate from that of the loss.
                 penalty.backward()
                 penalty = penalty.detach()
