@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.acceleration.piecewise_linear import use_piecewise_linear_activations
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.acceleration.twice_differentiable import use_twice_differentiable_convolutions
 from wgan_cli.build.instantiation import built, called, maker
@@ -67,8 +68,12 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
     trained = TrainedNetwork(
         network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy, pieces=pieces
     )
-    if name == "critic" and _has_fast_second_derivatives(config, network):
+    on_cuda = next(network.parameters()).device.type == "cuda"
+    constraint = traits("constraint", config.constraint)
+    if name == "critic" and on_cuda and constraint.takes_plain_second_derivatives:
+        # The bfloat16 copy was made before: it computes first derivatives only.
         use_twice_differentiable_convolutions(network)
+        use_piecewise_linear_activations(network)
     return trained
 
 
@@ -80,12 +85,6 @@ def _has_fused_step(config: TrainConfig, name: str, network: nn.Module) -> bool:
     weight = nn.Parameter(torch.zeros(1, device=device))
     optimizer = build_optimizer(config.optimizer, name, [weight])
     return getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def _has_fast_second_derivatives(config: TrainConfig, critic: nn.Module) -> bool:
-    """Return True if the constraint needs second derivatives, and they are faster on the device."""
-    on_cuda = next(critic.parameters()).device.type == "cuda"
-    return on_cuda and traits("constraint", config.constraint).differentiates_twice
 
 
 def build_optimizer(

@@ -52,7 +52,11 @@ CONSTRAINTS: dict[str, Component] = {
     ),
     "wgan_cli.constraints.GradientPenalty": Component(
         GradientPenaltyConfig,
-        ConstraintTraits(weights_in_place=True, needs_independent_samples=True),
+        ConstraintTraits(
+            weights_in_place=True,
+            needs_independent_samples=True,
+            takes_plain_second_derivatives=True,
+        ),
     ),
     "wgan_cli.constraints.SpectralNorm": Component(
         SpectralNormConfig,
