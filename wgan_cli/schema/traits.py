@@ -53,8 +53,8 @@ class ConstraintTraits:
     # It needs second derivatives, which torch.compile does not support, so `compile=true` is
     # refused. Set this to false if your own constraint needs none.
     differentiates_twice: bool = True
-    # It takes second derivatives by `torch.autograd.grad` and `backward` only. On CUDA, the critic's
-    # convolutions and ReLUs then have faster second derivatives, and no third ones.
+    # It takes second derivatives by `torch.autograd.grad` and `backward` only. On CUDA, the layers
+    # of the critic then have faster second derivatives, and no third ones.
     takes_plain_second_derivatives: bool = False
     # It changes or penalizes weights, so the critic must not already be Lipschitz by construction.
     acts_on_weights: bool = False
