@@ -209,6 +209,8 @@ def _build_updates(
         generator_needs_real_scores=traits("loss", config.loss).needs_real_scores,
         ranks=ranks,
     )
+    if updates.penalty_in_tf32:
+        log.info("The penalty is computed in TF32, because precision=bf16; fp32 leaves it exact.")
     trained_generator.log_autocast("generator")
     trained_critic.log_autocast("critic")
     if config.compile:
