@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from benchmarks.gpu.child import command
+from benchmarks.gpu.child import RESTART, command
 from benchmarks.gpu.processes import run_child
 from benchmarks.gpu.records import Record, Work
 
@@ -46,6 +46,10 @@ def _share(work: Work, part: int, cases: list[str], longest: float) -> None:
         if ending.code == 0 and not ending.timed_out:
             return
         name = started[-1] if started else cases[0]
+        if ending.code == RESTART:
+            cases = cases[cases.index(name) + 1 :]
+            work.report.fact(f"{name}: CUDA afterwards", "broken in its process; a new one goes on")
+            continue
         if ending.timed_out and work.left <= 3:
             work.report.skipped(name, "cut off by the part's time")
         else:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.plan import PARTS
 from benchmarks.gpu.records import Reporter, Work, in_short
+
+# The exit code of a process that has reported its last case, and cannot run another.
+RESTART = 9
 
 
 def command(work: Work, part: int, seconds: float, cases: list[str] | None = None) -> list[str]:
@@ -54,13 +59,38 @@ def main() -> int:
         if given["cases"] is None:
             part.run(work)
         else:
-            for name in given["cases"]:
-                report.write({"kind": "case", "name": name})
-                part.run_case(name, work)
+            return _run_cases(part, given["cases"], work)
     except Exception as error:
         report.write({"kind": "error", "text": in_short(error)})
         raise
     return 0
+
+
+def _run_cases(part: Any, cases: list[str], work: Work) -> int:
+    """Run cases until one leaves CUDA broken in this process; the parent then starts another."""
+    for name in cases:
+        work.report.write({"kind": "case", "name": name})
+        try:
+            part.run_case(name, work)
+        except Exception as error:
+            work.report.check(name, False, in_short(error), "no error")
+        gc.collect()
+        if not _healthy():
+            return RESTART
+    return 0
+
+
+def _healthy() -> bool:
+    """Whether CUDA still works: no error that stays, no capture that was left half done."""
+    import torch
+
+    try:
+        torch.randn(1, device="cuda")
+        torch.cuda.synchronize()
+        default = torch.cuda.default_stream()
+    except RuntimeError:
+        return False
+    return torch.cuda.current_stream() == default
 
 
 if __name__ == "__main__":

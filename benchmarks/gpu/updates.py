@@ -83,7 +83,7 @@ def names() -> list[str]:
 def run(work: Work) -> None:
     """Run the part."""
     make_images(work.folder)
-    workers = max(1, min(6, len(os.sched_getaffinity(0)) // 2))
+    workers = max(1, min(8, len(os.sched_getaffinity(0)) // 2))
     run_cases(work, 2, names(), workers, longest=40)
 
 
@@ -129,7 +129,7 @@ def words(name: str, folder: Path, device: str = "cuda") -> list[str]:
         f"optimizer={optimizer}",
         "optimizer.lr=1e-4",
         "n_critic=1",
-        "batch_size=16",
+        "batch_size=8",
         "graphs=false",
         "ema=0",
         f"device={device}",
