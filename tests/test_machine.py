@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import TINY, status_of
 
+from wgan_cli.acceleration.tf32 import tf32_allowed
 from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.distributed.process import Process
@@ -22,14 +25,19 @@ from wgan_cli.training.failures import in_plain_words
 
 
 @pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine that says it has one; nothing runs on it."""
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
+    """A machine that says it has one; nothing runs on it. The devices that were made current."""
+    current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    yield
+    fills, benchmark = torch.utils.deterministic, torch.backends.cudnn.benchmark
+    filled = fills.fill_uninitialized_memory
+    yield current
     torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+    fills.fill_uninitialized_memory = filled
 
 
 CPU = torch.device("cpu")
@@ -46,6 +54,86 @@ def test_deterministic_kernels_are_asked_for_and_the_next_run_of_a_sweep_is_free
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     set_up_torch(MACHINE, find_device("cuda:0"))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_deterministic_kernels_are_not_tried_out_and_fill_no_memory() -> None:
+    """Filling new memory takes a third of a step's kernels and changes no result."""
+    for deterministic in (False, True, False):
+        set_up_torch(MACHINE, find_device("cuda"), deterministic=deterministic)
+        assert torch.backends.cudnn.benchmark is not deterministic
+        if deterministic:
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_gpu_that_is_named_becomes_the_current_one(
+    one_gpu: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    set_up_torch(MACHINE, find_device("cuda"))
+    assert one_gpu == []
+    set_up_torch(MACHINE, find_device("cuda:1"))
+    set_up_torch(MACHINE, find_device("cuda", Process(1, 2, 1, 2)))
+    assert one_gpu == [torch.device("cuda:1")] * 2
+
+
+# Importing torch's compiler takes seconds.
+START = """
+import sys, torch
+torch.cuda.set_device = lambda device: None
+from wgan_cli.machine import Machine, set_up_torch
+machine = Machine("cuda", threads=1, precision="fp32", compile=False)
+set_up_torch(machine, torch.device("cuda:0"), deterministic=DETERMINISTIC)
+print("torch._dynamo" in sys.modules, torch.are_deterministic_algorithms_enabled())
+"""
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_torchs_compiler_is_imported_only_for_deterministic_kernels(deterministic: bool) -> None:
+    code = START.replace("DETERMINISTIC", str(deterministic))
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
+    )
+    imported, enabled = ran.stdout.split()
+    assert enabled == str(deterministic)
+    if not deterministic:
+        assert imported == "False"
+
+
+def switches() -> set[str]:
+    cudnn = torch.backends.cudnn
+    parts = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+    return {part.fp32_precision for part in parts}
+
+
+def old_switches() -> set[bool]:
+    """Reading these raises in torch if they disagree with the new ones."""
+    return {torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32}
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("device", [torch.device("cpu"), torch.device("cuda:0")])
+def test_float32_is_float32_by_every_switch_of_torch(device: torch.device) -> None:
+    set_up_torch(MACHINE, device)
+    assert (switches(), old_switches()) == ({"ieee"}, {False})
+    assert torch.get_float32_matmul_precision() == "highest"
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        assert torch.backends.cudnn.allow_tf32
+    set_up_torch(MACHINE, device)
+    assert (switches(), old_switches()) == ({"ieee"}, {False})
+
+
+def test_tf32_is_allowed_inside_a_block_only() -> None:
+    class UnfitError(Exception):
+        pass
+
+    set_up_torch(dataclasses.replace(MACHINE, device="cpu"), CPU)
+    with tf32_allowed():
+        assert (switches(), old_switches()) == ({"tf32"}, {True})
+    assert (switches(), old_switches()) == ({"ieee"}, {False})
+    with pytest.raises(UnfitError), tf32_allowed():
+        raise UnfitError
+    assert (switches(), old_switches()) == ({"ieee"}, {False})
 
 
 @pytest.mark.usefixtures("one_gpu")
@@ -98,6 +186,37 @@ def test_the_table_behind_auto(
     kept = choose_machine(dataclasses.replace(config, threads=None), CPU, saved)
     assert kept == Machine("cpu", threads=7, precision="fp32", compile=False)
     assert choose_machine(config, CPU, saved).threads == 1
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize(
+    ("capability", "critic", "precision"),
+    [
+        ((7, 5), "wgan_cli.models.mlp.Critic", "fp32"),
+        ((8, 0), "wgan_cli.models.mlp.Critic", "bf16"),
+        ((9, 0), "wgan_cli.models.dcgan.Critic", "bf16"),
+        ((9, 0), "mine.Critic", "fp32"),
+    ],
+)
+def test_the_table_behind_auto_on_cuda(
+    capability: tuple[int, int], critic: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    networks = {"generator": "wgan_cli.models.mlp.Generator", "critic": critic}
+    model = {name: {"_target_": target} for name, target in networks.items()}
+    config = dataclasses.replace(SETTINGS, device="auto", model=model)
+    chosen = choose_machine(config, find_device("auto"))
+    assert chosen == Machine("cuda", threads=1, precision=precision, compile=False)
+
+
+@pytest.mark.parametrize("graphs", ["true", "null"])
+def test_a_run_begun_without_graphs_may_go_on_with_them(graphs: str, here: Path) -> None:
+    """On a CPU they have no effect; a run begun there may go on on a GPU."""
+    words = [*TINY, "metrics=[]", "hydra.run.dir=first"]
+    assert run([*words, "graphs=false"]) == 0
+    assert run(["resume=first", f"graphs={graphs}", "steps=3"]) == 0
+    status = status_of(here / "first")
+    assert (status["state"], status["step"]) == ("finished", 3)
 
 
 def test_nothing_of_torch_is_changed_by_choosing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,30 @@ def test_an_own_optimizers_broken_state_is_seen_at_once() -> None:
     assert same([w.detach() for w in weights], [w.detach() for w in some_weights()])
 
 
+class CountingElsewhere(torch.optim.SGD):
+    """A user's own, with a step count on another device than its weights."""
+
+    def step(self, *arguments: Any, **more: Any) -> None:  # type: ignore[override]
+        super().step(*arguments, **more)
+        for weight in self.param_groups[0]["params"]:
+            self.state[weight].setdefault("step", torch.zeros((), device="meta"))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_count_on_another_device_is_left_alone(broken: bool) -> None:
+    """Restoring a count on the CPU of weights on CUDA would wait for the device."""
+    weights = some_weights()
+    optimizer, guard = CountingElsewhere(weights, lr=0.1), guard_of(on_cpu=False)
+    for step in range(2):
+        gradients(weights, seed=step)
+        guarded_step(guard, "critic", optimizer, torch.ones(3))
+    before = [weight.detach().clone() for weight in weights]
+    gradients(weights, seed=2)
+    guarded_step(guard, "critic", optimizer, torch.tensor([1.0, 1.0, NAN if broken else 1.0]))
+    assert guard.tripped() == broken
+    assert same([weight.detach() for weight in weights], before) == broken
+
+
 def test_a_reset_guard_lets_through_and_counts_from_there() -> None:
     weights = some_weights()
     optimizer, guard = OPTIMIZERS["adam"](weights), guard_of(on_cpu=True)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wgan_cli.acceleration.tf32 import use_ieee_float32
 from wgan_cli.acceleration.trained_network import Frozen, TrainedNetwork
-from wgan_cli.constraints import Constraint, Unconstrained, WeightClipping
+from wgan_cli.constraints import Constraint, GradientPenalty, Unconstrained, WeightClipping
 from wgan_cli.losses import Gan, Hinge, Loss, Wasserstein
 from wgan_cli.models import dcgan, mlp
 from wgan_cli.randomness import Draws, Stream
@@ -104,6 +105,13 @@ class Quadratic(Constraint):
     def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
         self.seen.append((real, fake, draws))
         return self.weight * sum((p**2).sum() for p in critic.parameters())
+
+
+class Constant(Constraint):
+    """A penalty of which no weight has a gradient."""
+
+    def penalty(self, critic: nn.Module, real: Tensor, fake: Tensor, draws: Draws) -> Tensor:
+        return torch.tensor(0.5)
 
 
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
@@ -324,6 +332,63 @@ def test_penalty_is_part_of_the_one_loss_and_backward(monkeypatch: pytest.Monkey
     assert terms["critic/grad_norm"] == pytest.approx(global_norm(bf16_copy), rel=1e-4)
     for mine, theirs in zip(critic.parameters(), bf16_copy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def penalised(*, flat: bool, in_tf32: bool, constraint: Constraint) -> Updates:
+    generator, critic = networks("dcgan", norm="none")
+    weights = [TrainedNetwork(network, flat=flat, bf16=True) for network in (generator, critic)]
+    optimizers = [torch.optim.SGD(each.optimizer_parameters, lr=0.01) for each in weights]
+    updates = Updates(*weights, *optimizers, Wasserstein(), constraint)
+    assert not updates.penalty_in_tf32
+    updates.penalty_in_tf32 = in_tf32
+    return updates
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["bf16 copy", "autocast"])
+@pytest.mark.parametrize("constraint", [GradientPenalty(), Quadratic(), Constant()])
+def test_a_penalty_under_tf32_has_the_gradient_of_the_one_loss(constraint: Constraint, flat: bool):
+    real, latent = batch()
+    joint, apart = (
+        penalised(flat=flat, in_tf32=in_tf32, constraint=constraint) for in_tf32 in (False, True)
+    )
+    terms = [updates.critic_update(real, latent, DRAWS) for updates in (joint, apart)]
+    torch.testing.assert_close(*terms, rtol=1e-5, atol=1e-6)
+    for one, other in zip(
+        joint.trained_critic.optimizer_parameters,
+        apart.trained_critic.optimizer_parameters,
+        strict=True,
+    ):
+        scale = float(one.grad.abs().max())
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_only_the_penalty_runs_in_tf32():
+    """Its forward and its backward pass, and neither pass of the loss."""
+    use_ieee_float32()
+    updates = penalised(flat=True, in_tf32=True, constraint=GradientPenalty())
+    seen: dict[str, list[str]] = {"forward": [], "backward": []}
+    penalties: dict[str, list[str]] = {"forward": [], "backward": []}
+
+    def hear(network: nn.Module, heard: dict[str, list[str]]) -> None:
+        def note(kind: str) -> None:
+            heard[kind].append(torch.backends.cudnn.conv.fp32_precision)
+
+        def forward(module: nn.Module, inputs: object, output: Tensor) -> None:
+            note("forward")
+            output.register_hook(lambda gradient: note("backward"))
+
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(forward)
+
+    critic = updates.trained_critic
+    assert critic.forward_network is not critic.network
+    hear(critic.forward_network, seen)
+    hear(critic.network, penalties)
+    updates.critic_update(*batch(), DRAWS)
+    for heard, precision in ((seen, "ieee"), (penalties, "tf32")):
+        assert all(set(values) == {precision} for values in heard.values())
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 
 
 def test_penalty_sees_the_batch_its_fakes_and_its_draws():

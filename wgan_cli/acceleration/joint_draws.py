@@ -28,7 +28,8 @@ class JointDraws:
 
     def __init__(self, seed: int, device: torch.device, shard: Shard = FULL_BATCH) -> None:
         self.generator = torch.Generator(device)
-        self._seed, self._device, self._shard = seed, device, shard
+        self.device = device
+        self._seed, self._shard = seed, shard
         self._blocks: dict[Any, Tensor] = {}
         self._step = self._updates = 0
 
@@ -59,7 +60,7 @@ class JointDraws:
         if key not in self._blocks:
             world, rank = self._shard.world, self._shard.rank
             full = updates, world * shape[0], *shape[1:]
-            drawn = kind(full, generator=self.generator, device=self._device)
+            drawn = kind(full, generator=self.generator, device=self.device)
             self._blocks[key] = drawn[:, rank * shape[0] : (rank + 1) * shape[0]]
         return self._blocks[key]
 
@@ -73,9 +74,13 @@ class _FromBlocks(Draws):
 
     def numpy(self) -> Any:
         """Return a new numpy generator. Raises RuntimeError while a CUDA graph is recorded."""
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("a constraint draws random numbers by numpy, which runs on the CPU")
+        _refuse_in_a_recording()
         return super().numpy()
+
+    def seed_64(self) -> int:
+        """Return a seed for a generator. Raises RuntimeError while a CUDA graph is recorded."""
+        _refuse_in_a_recording()
+        return super().seed_64()
 
     def _draw(
         self,
@@ -85,4 +90,13 @@ class _FromBlocks(Draws):
         device: torch.device,
     ) -> Tensor:
         assert self.joint is not None
+        if device.type != self.joint.device.type:
+            _refuse_in_a_recording()
+            return super()._draw(on_cpu, on_device, shape, device)
         return self.joint.block(on_device, self.stream, self.updates, shape)[self.inner]
+
+
+def _refuse_in_a_recording() -> None:
+    """Raise RuntimeError if a CUDA graph is recorded: it would repeat the same numbers for ever."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a constraint draws random numbers by numpy, which runs on the CPU")
