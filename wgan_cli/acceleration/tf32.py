@@ -33,5 +33,7 @@ def tf32_allowed() -> Iterator[None]:
 
 def _set(precision: str) -> None:
     torch.backends.cuda.matmul.fp32_precision = precision
+    # A user's `cudnn.flags()` sets the next two to this one when it ends.
+    torch.backends.cudnn.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
