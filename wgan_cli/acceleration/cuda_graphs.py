@@ -55,7 +55,7 @@ class CudaGraph:
     def record(self, step: Callable[[], None], generator: torch.Generator) -> None:
         """Record a step without running it. Each replay uses the current state of `generator`.
 
-        If this fails, torch's current stream and default generator are as before.
+        If this fails, torch's current stream is as before, and the generators begin anew.
         """
         if _REGISTERS_GENERATORS:
             self._graph.register_generator_state(generator)
@@ -69,10 +69,11 @@ class CudaGraph:
             with _no_garbage_collection(), recording:
                 step()
         except BaseException:
-            # After a failed recording, torch 2.11 treats this generator as still being recorded.
-            fresh = torch.Generator(stream.device).manual_seed(torch.cuda.initial_seed())
+            # After a failed recording, torch 2.11 takes both generators as still being recorded.
             default = torch.cuda.default_generators[stream.device_index]
-            default.graphsafe_set_state(fresh.graphsafe_get_state())
+            for spoiled in (default, generator):
+                fresh = torch.Generator(stream.device).manual_seed(spoiled.initial_seed())
+                spoiled.graphsafe_set_state(fresh.graphsafe_get_state())
             raise
         finally:
             torch.cuda.set_stream(stream)
