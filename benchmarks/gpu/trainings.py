@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import signal
@@ -36,8 +37,8 @@ def run(work: Work) -> None:
     """Run the part: MNIST and CIFAR-10 where their paths are given, and the digits otherwise."""
     trainings = []
     if work.mnist is not None:
-        root = f"dataset.root={mnist_root(work)}"
-        trainings.append(("MNIST", ["experiment=mnist_dcgan", root, "eval_every=1000"], MNIST))
+        words = ["experiment=mnist_dcgan", *mnist_data(work)[1:], "eval_every=1000"]
+        trainings.append(("MNIST", words, MNIST))
     if work.cifar is not None:
         trainings.append(("CIFAR-10", [*cifar_data(work.cifar), *CIFAR_WORDS], {}))
     if not trainings:
@@ -50,13 +51,20 @@ def run(work: Work) -> None:
 
 
 def mnist_root(work: Work) -> Path:
-    """The folder of MNIST, copied, because packed files are unpacked where they lie."""
+    """A copy of the folder of MNIST, with its packed files unpacked."""
     assert work.mnist is not None
     root = work.folder / "mnist"
     if not root.exists():
         inside = work.mnist / "MNIST"
         shutil.copytree(inside if inside.is_dir() else work.mnist, root / "MNIST")
+        for packed in root.rglob("*-ubyte.gz"):
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     return root
+
+
+def mnist_data(work: Work) -> list[str]:
+    """The overrides for MNIST."""
+    return ["dataset=mnist", f"dataset.root={mnist_root(work)}", "dataset.download=false"]
 
 
 def cifar_data(folder: Path) -> list[str]:
