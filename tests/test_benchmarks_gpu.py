@@ -202,14 +202,20 @@ def test_busy_time_counts_overlaps_once():
 def test_the_time_to_a_quality_is_the_first_point_that_reaches_it(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     progress = Progress(tmp_path, 100)
-    points = [{"step": 1, "fid_2000": 3.0, "fid_2000_raw": 1.0}, {"step": 2, "fid_2000": 2.0}]
+    points = [
+        {"step": 1, "fid_2000": 3.0, "fid_2000_raw": 1.0, "recall": 0.6},
+        {"step": 2, "fid_2000": 2.0},
+    ]
     for seconds, point in enumerate(points, start=1):
         with file.open("a") as stream:
             stream.write(json.dumps(point) + '\n{"step"')
         progress.read(float(seconds))
         file.write_text(file.read_text().removesuffix('{"step"'))
-    assert progress.reached({"fid": 2.5}) == {"fid <= 2.5": {"s": 2.0, "step": 2}}
-    assert progress.reached({"fid": 1.5}) == {"fid <= 1.5": None}
+    second = {"s": 2.0, "step": 2}
+    assert progress.reached({"fid": 2.5}) == {"fid": second, "all at once": second}
+    assert progress.reached({"fid": 1.5}) == {"fid": None, "all at once": None}
+    both = progress.reached({"fid": 2.5, "recall": 0.5})
+    assert both == {"fid": second, "recall": {"s": 1.0, "step": 1}, "all at once": None}
     assert value_of(points[0], "fid") == 3.0
     assert value_of({"fid": 1.0}, "fid") == 1.0
 

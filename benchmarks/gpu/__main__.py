@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,8 @@ _EVERY = 5.0
 def main(words: Sequence[str] | None = None) -> int:
     """Run the parts; return the exit code."""
     arguments = _arguments(words)
+    # So that children do not outlive this process: leaving `run_child` kills them.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     end = time.monotonic() + 60 * arguments.minutes
     folder = Path(tempfile.mkdtemp(prefix="wgan-gpu-"))
     try:
@@ -86,7 +89,12 @@ def _run_part(
             written[0] = time.monotonic()
 
     # The child plans with a little less than its limit.
-    ending = run_child(command(work, number, 0.97 * seconds - 1), seconds, on_record)
+    try:
+        ending = run_child(command(work, number, 0.97 * seconds - 1), seconds, on_record)
+    except BaseException:
+        part["state"] = "interrupted"
+        summary.write(report, out)
+        raise
     part["seconds"] = round(ending.seconds, 1)
     part["state"] = "cut off" if ending.timed_out else f"ended with code {ending.code}"
     if ending.timed_out:

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.gpu.child import RESTART, command
 from benchmarks.gpu.processes import run_child
 from benchmarks.gpu.records import Record, Work
 
 
-def run_cases(work: Work, part: int, cases: Sequence[str], workers: int, longest: float) -> None:
+def run_cases(
+    work: Work,
+    part: int,
+    cases: Sequence[str],
+    workers: int,
+    longest: float,
+    listen: Callable[[Record], None] = lambda record: None,
+) -> None:
     """Run the cases in `workers` processes at once, each of which runs its share one by one.
 
     If a process dies or a case hangs (no record for `longest` seconds), the case has failed, and a
     new process goes on with the next. Cases for which no time is left are counted as skipped.
+    `listen` is called with every record.
     """
     shares = [list(cases[index::workers]) for index in range(workers)]
-    threads = [threading.Thread(target=_share, args=(work, part, s, longest)) for s in shares if s]
+    threads = [
+        threading.Thread(target=_share, args=(work, part, s, longest, listen)) for s in shares if s
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def _share(work: Work, part: int, cases: list[str], longest: float) -> None:
+def _share(
+    work: Work, part: int, cases: list[str], longest: float, listen: Callable[[Record], None]
+) -> None:
     while cases and work.left > 3:
         started: list[str] = []
         errors: list[str] = []
@@ -38,6 +50,7 @@ def _share(work: Work, part: int, cases: list[str], longest: float) -> None:
                 errors.append(record["text"])
             else:
                 work.report.write(record)
+                listen(record)
 
         seconds = work.left - 1
         ending = run_child(

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def command(work: Work, part: int, seconds: float, cases: list[str] | None = Non
     given = {
         "part": part,
         "seconds": seconds,
+        "began": time.time(),
         "folder": str(work.folder),
         "device": work.device,
         "mnist": work.mnist and str(work.mnist),
@@ -43,7 +45,8 @@ def main() -> int:
     report = Reporter(stream, real=bool(given["device"].get("values_are_real", True)))
     work = Work(
         report,
-        given["seconds"],
+        # Less what it took to start.
+        given["seconds"] - (time.time() - given["began"]),
         Path(given["folder"]),
         given["device"],
         Path(given["mnist"]) if given["mnist"] else None,

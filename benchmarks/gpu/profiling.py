@@ -57,7 +57,7 @@ def parts_of_step(step: Callable[[], object], steps: int = 5) -> dict[str, Any]:
     on_device = [
         event
         for event in events
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
     ]
     kernels = [e for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
     if not kernels:

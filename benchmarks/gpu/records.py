@@ -45,6 +45,10 @@ class Reporter:
         """Write that a case was not run."""
         self.write({"kind": "skipped", "name": name, "why": why})
 
+    def refused(self, name: str, why: str) -> None:
+        """Write that the package refuses a combination, which is then only counted."""
+        self.write({"kind": "refused", "name": name, "why": why})
+
     def attempt(self, name: str, function: Callable[[], object], *, numbers: bool = False) -> bool:
         """Call the function. If it raises an error, write a failed check and return False."""
         try:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.cases import run_cases
 from benchmarks.gpu.profiling import parts_of_step, peak_of, synchronisations
 from benchmarks.gpu.records import Work
-from benchmarks.gpu.trainings import mnist_root
+from benchmarks.gpu.trainings import mnist_data, mnist_root
 from benchmarks.measuring import Loop, Stopwatch, tutorial_precision
 from benchmarks.sample_images import write_smooth
 from benchmarks.textbook import Textbook
@@ -56,7 +56,7 @@ def words_of(name: str, work: Work) -> list[str]:
         "digits": [],
     }[name]
     if name == "mlp" and work.mnist is not None:
-        data = ["dataset=mnist", f"dataset.root={mnist_root(work)}"]
+        data = mnist_data(work)
     return [*data, *WORKLOADS[name].words, "device=cuda"]
 
 

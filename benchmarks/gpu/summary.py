@@ -27,7 +27,7 @@ def new_report(device: Mapping[str, Any]) -> Report:
 def new_part(number: int, seconds: float) -> dict[str, Any]:
     """A part's entry, before it has ended."""
     title = PARTS[number].title
-    empty: dict[str, Any] = {"checks": [], "facts": {}, "skipped": []}
+    empty: dict[str, Any] = {"checks": [], "facts": {}, "skipped": [], "refused": []}
     return {"title": title, "limit_s": round(seconds, 1), "state": "running", **empty}
 
 
@@ -39,8 +39,8 @@ def add(part: dict[str, Any], record: Record) -> None:
         part["checks"].append(content)
     elif kind == "fact":
         part["facts"][record["name"]] = record["value"]
-    elif kind == "skipped":
-        part["skipped"].append(content)
+    elif kind in ("skipped", "refused"):
+        part[kind].append(content)
     elif kind == "error":
         check = {"name": "the part ends", "found": record["text"], "wanted": "no error"}
         part["checks"].append({**check, "passed": False})
@@ -96,6 +96,8 @@ def as_text(report: Report) -> str:
         unjudged_here = [check for check in part["checks"] if check["passed"] is None]
         if unjudged_here:
             lines.append(f"  {len(unjudged_here)} {unjudged_here[0].get('why', 'not judged')}")
+        if part["refused"]:
+            lines.append(f"  {len(part['refused'])} combinations are refused by the package")
         lines += [f"  skipped: {c['name']}: {c['why']}" for c in part["skipped"]]
     return "\n".join(lines) + "\n"
 

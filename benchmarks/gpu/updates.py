@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.agreement import drawn_step
 from benchmarks.gpu.cases import run_cases
 from benchmarks.gpu.compare import cosine, movement
-from benchmarks.gpu.records import Work
+from benchmarks.gpu.records import Record, Work
 from benchmarks.gpu.reference import Exact, Inputs, doubled, exact_step, weights_of
 from benchmarks.workloads import completed, composed
 from wgan_cli.build import build_dataset, build_trainer
@@ -84,7 +84,10 @@ def run(work: Work) -> None:
     """Run the part."""
     make_images(work.folder)
     workers = max(1, min(8, len(os.sched_getaffinity(0)) // 2))
-    run_cases(work, 2, names(), workers, longest=40)
+    worst = Worst()
+    run_cases(work, 2, names(), workers, longest=40, listen=worst.add)
+    for what, found in sorted(worst.found.items()):
+        work.report.fact(f"farthest, {what}", found)
 
 
 def run_case(name: str, work: Work) -> None:
@@ -96,7 +99,7 @@ def run_case(name: str, work: Work) -> None:
     except ConfigError as error:
         refused = str(error)
     if refused:
-        report.write({"kind": "fact", "name": f"refused: {name}", "value": refused[:80]})
+        report.refused(name, refused)
         return
     dataset = _dataset(config.dataset["name"], work.folder)
     for precision in RULES:
@@ -105,8 +108,29 @@ def run_case(name: str, work: Work) -> None:
         try:
             _compare(f"{name} {precision}", settings, dataset, device, rule, work)
         except ConfigError as error:
-            report.fact(f"refused: {name}", str(error)[:80])
+            report.refused(name, str(error))
             return
+
+
+class Worst:
+    """The largest error of each kind over all combinations, and the smallest cosine."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, tuple[float, str]]] = {}
+
+    def add(self, record: Record) -> None:
+        """Take in a check of a combination."""
+        if record["kind"] != "check" or not isinstance(record["found"], dict):
+            return
+        name, _, path = record["name"].rpartition(" ")
+        name, _, precision = name.rpartition(" ")
+        found = record["found"]
+        kept = self.found.setdefault(f"{precision} {path}", {})
+        for term, error in found.get("errors", {}).items():
+            kept[term] = max(kept.get(term, (0.0, "")), (error, name))
+        for network, angle in (found if path == "graphs" else found.get("angles", {})).items():
+            what = f"cosine, {network}"
+            kept[what] = min(kept.get(what, (2.0, "")), (angle, name))
 
 
 def rule_of(precision: str, constraint: str) -> Rule:
