@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,9 +78,7 @@ def portable_state(state: dict[str, Any]) -> dict[str, Any]:
     """Return an optimizer's state dict as it would be without the functions above."""
     groups = []
     for group in state["param_groups"]:
-        # The shortest number that float32 rounds to the rate: 0.0001, not 0.00009999999747378752.
-        on_device = isinstance(group["lr"], Tensor)
-        changed = {"lr": float(str(np.float32(group["lr"].item())))} if on_device else {}
+        changed = {"lr": float(group["lr"])} if isinstance(group["lr"], Tensor) else {}
         if group.get("capturable"):
             changed["capturable"] = False
         groups.append({**group, **changed})

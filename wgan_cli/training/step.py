@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ class TrainingStep:
     latent_dim: int
     classes: ClassSampler | None
     phase: Phase = nullcontext
+    # The arguments of the last call of `begin`.
+    _position: tuple[int, int] | None = field(default=None, init=False)
 
     def begin(self, step: int, last: int) -> None:
         """Prepare for step `step`, counted from 0. Nothing is due before step `last`."""
@@ -51,8 +53,18 @@ class TrainingStep:
         if count > 1 and self.classes is None and self.updates.joins_fakes:
             self._fakes = Grouped(self._generate_fakes, count, self.inputs.most_numbers)
 
+    def restart(self) -> None:
+        """Forget what was prepared for later steps. Call this after loading a checkpoint."""
+        self._position = None
+        self.inputs.restart()
+
+    def current_rates(self) -> list[float] | None:
+        """Return the learning rates of the last step that was begun; None without one."""
+        return None if self._position is None else self.rates.at(self._position[0])
+
     def start(self) -> None:
         """Set the learning rates. Call this before the first update after `begin`."""
+        assert self._position is not None
         self.rates.set(self._position[0], self.inputs.rates())
         # Draw these numbers first: `JointDraws` depends on the order, and a resumed step may have
         # no critic update left.
@@ -105,6 +117,7 @@ class TrainingStep:
 
     def repeat(self) -> None:
         """Prepare to run the same step again, with the same batches and random numbers."""
+        assert self._position is not None
         self.begin(*self._position)
 
     @property

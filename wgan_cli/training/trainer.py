@@ -98,10 +98,24 @@ class Trainer(RunState):
         if self.graphs is not None:
             self.graphs.reset()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's state for a checkpoint, as plain dicts of tensors and numbers."""
+        state = super().state_dict()
+        # Rates on the device are rounded to float32.
+        if (rates := self.training_step.current_rates()) is not None:
+            groups = [
+                group
+                for name in ("critic_optimizer", "generator_optimizer")
+                for group in state[name]["param_groups"]
+            ]
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a checkpoint's state. Raise `CheckpointError` if it does not fit this run."""
         super().load_state_dict(state)
-        self.inputs.restart()
+        self.training_step.restart()
         if self.rollbacks:
             self.training_step.rates.factor = self.rollbacks[-1].lr_factor
         if self.graphs is not None:
