@@ -278,6 +278,7 @@ def test_classes_are_drawn_as_the_training_part_has_them_and_afresh_in_each_upda
     trainer.updates.generator.register_forward_pre_hook(lambda _, args: asked.append(args[1]))
     for step in range(3):
         trainer.training_step.begin(step, step + 1)
+        trainer.training_step.start()
         trainer.training_step.generator_update()
     assert torch.cat(asked).unique().tolist() == [0, 1]
     of_training = ClassSampler(labels.train, 3, CPU)
