@@ -176,3 +176,26 @@ def test_a_dcgans_bf16_copy_has_them_and_its_network_does_not() -> None:
         assert not {type(module) for module in network.modules()} & quickened
         assert {type(module) for module in bf16_copy.modules()} & quickened
         assert torch.allclose(bf16_copy(inputs.bfloat16()).float(), network(inputs), atol=0.02)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(3, 16, 4, 2, 1), (3, 16, 16)),
+        (nn.Conv2d(1, 8, 3, 1, 1, bias=False), (1, 8, 8)),
+        (nn.ConvTranspose2d(6, 3, 4, 2, 1), (6, 8, 8)),
+        (nn.ConvTranspose2d(6, 1, (3, 2), (2, 1), bias=False), (6, 4, 5)),
+    ],
+    ids=["colours", "grey", "to colours", "to grey"],
+)
+def test_eight_channels_of_which_some_are_zero_give_what_few_do(
+    layer: nn.Module, shape: Sequence[int], layout: torch.memory_format
+) -> None:
+    """The form for CUDA, computed on the CPU."""
+    own, other = both(layer, torch.float64)
+    assert isinstance(other, Convolution | TransposedConvolution)
+    other.forward = other._with_more_channels  # type: ignore[method-assign, assignment]
+    maps = maps_of(shape, torch.float64).contiguous(memory_format=layout)
+    for one, expected in zip(results(other, maps), results(own, maps), strict=True):
+        assert torch.allclose(one, expected, rtol=1e-12, atol=1e-12)

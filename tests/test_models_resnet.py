@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from wgan_cli.errors import ConfigError
 from wgan_cli.models import resnet
+from wgan_cli.models.pooling import halved
 
 SIDES = [28, 32, 40, 48, 56, 64, 80, 96, 112, 128]
 LATENT = 6
@@ -222,3 +224,19 @@ def test_the_names_of_the_weights_do_not_change():
         *(f"blocks.{i}.{name}" for i in (2, 3) for name in block),
         *ends,
     ]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_halving_is_torchs_average_pooling_with_all_its_derivatives(layout: torch.memory_format):
+    maps = samples(2, (3, 6, 8)).double().contiguous(memory_format=layout).requires_grad_()
+
+    def derivatives(pool: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        pooled = pool(maps.square())
+        (first,) = torch.autograd.grad(pooled.square().sum(), maps, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), maps)
+        return [pooled, first, second]
+
+    expected = derivatives(lambda squares: F.avg_pool2d(squares, 2))
+    for one, other in zip(derivatives(halved), expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12)
+    assert torch.autograd.gradgradcheck(halved, maps)

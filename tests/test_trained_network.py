@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,9 +58,13 @@ def updates_of(
     bf16: bool = False,
     make: Make = torch.optim.SGD,
     constraint: Constraint | None = None,
+    pieces: int = 1,
     **settings: Any,
 ) -> Updates:
-    pair = [TrainedNetwork(network, flat=flat, bf16=bf16) for network in copy.deepcopy(made)]
+    pair = [
+        TrainedNetwork(network, flat=flat, bf16=bf16, pieces=pieces)
+        for network in copy.deepcopy(made)
+    ]
     optimizers = [make(weights.optimizer_parameters, lr=1e-2, **settings) for weights in pair]
     return Updates(*pair, *optimizers, Wasserstein(), constraint or WeightClipping(0.1))
 
@@ -84,6 +89,13 @@ def states_equal(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(states_equal, one, other))
     return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+def numbers_of(state: Any) -> Any:
+    """The state without what is no number, in the same structure."""
+    if isinstance(state, dict):
+        return {str(k): numbers_of(v) for k, v in state.items() if v is not None}
+    return [numbers_of(v) for v in state] if isinstance(state, list | tuple) else state
 
 
 # Blocks
@@ -190,6 +202,54 @@ def test_states_of_apart_and_flat_weights_go_on_in_each_other(make: Make) -> Non
         assert states_equal(updates.state_dict(), state)
         trained(updates, 2)
     assert states_equal(apart.state_dict(), flat.state_dict())
+
+
+@pytest.mark.parametrize("pieces", [2, 36, 10**6])
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (torch.optim.SGD, {"momentum": 0.5}),
+        (torch.optim.Adam, {"betas": (0.5, 0.9), "fused": True}),
+        (RMSprop, {}),
+    ],
+)
+def test_weights_in_pieces_are_trained_and_saved_as_one(
+    make: Make, settings: dict[str, Any], pieces: int
+) -> None:
+    made = networks("mlp")
+    whole, divided, later = (
+        updates_of(made, flat=True, make=make, pieces=count, **settings)
+        for count in (1, pieces, pieces)
+    )
+    for updates in (whole, divided, later):
+        updates.critic_clip = 0.01
+    count = len(divided.trained_critic.optimizer_parameters)
+    assert count == min(pieces, -(-sum(p.numel() for p in divided.critic.parameters()) // 4))
+    # The CPU's fused kernels round the last numbers of a tensor otherwise than those before.
+    alike = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+    alike(trained(whole, 3), trained(divided, 3))
+    alike(numbers_of(whole.state_dict()), numbers_of(divided.state_dict()))
+    later.load_state_dict(copy.deepcopy(whole.state_dict()))
+    trained(whole, 2)
+    trained(later, 2)
+    alike(numbers_of(whole.state_dict()), numbers_of(later.state_dict()))
+
+
+@pytest.mark.parametrize("constraint", [WeightClipping(0.1), GradientPenalty()])
+@pytest.mark.parametrize("model", ["mlp", "dcgan", "resnet"])
+def test_gradients_that_are_joined_first_are_those_copied_one_by_one(
+    model: str, constraint: Constraint
+) -> None:
+    """The form for CUDA, computed on the CPU."""
+    made = networks(model)
+    apart, joined = (
+        updates_of(made, flat=True, bf16=True, constraint=constraint) for _ in range(2)
+    )
+    for weights in (joined.trained_critic, joined.trained_generator):
+        assert weights.copies
+        weights._joins_gradients = True
+    assert torch.equal(trained(apart, 2), trained(joined, 2))
+    assert states_equal(apart.state_dict(), joined.state_dict())
 
 
 def test_a_state_of_another_network_is_refused() -> None:

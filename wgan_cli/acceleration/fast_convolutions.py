@@ -61,15 +61,19 @@ class Convolution(nn.Conv2d):
                 weight = self.weight.permute(0, 2, 3, 1).flatten(1)
                 return F.linear(flat, weight, self.bias)[:, :, None, None]
             if input.is_cuda and self.in_channels <= _FEW:
-                # Tensor cores work on groups of eight channels.
-                channels = 0, 0, 0, 0, 0, _GROUP - self.in_channels
-                return self._conv_forward(
-                    F.pad(input, channels), F.pad(self.weight, channels), self.bias
-                )
+                return self._with_more_channels(input)
             if input.is_cpu and _by_patches(self, self.out_channels, self._sizes(input)):
                 settings = self.stride, self.padding, False
                 return cast(Tensor, _ByPatches.apply(input, self.weight, self.bias, *settings))
         return super().forward(input)
+
+    def _with_more_channels(self, maps: Tensor) -> Tensor:
+        """Return the output maps, from eight input channels, of which some are 0.
+
+        Tensor cores work on groups of eight channels.
+        """
+        channels = 0, 0, 0, 0, 0, _GROUP - self.in_channels
+        return self._conv_forward(F.pad(maps, channels), F.pad(self.weight, channels), self.bias)
 
     def _sizes(self, maps: Tensor) -> list[int]:
         """Return the height and width of the output."""

@@ -79,6 +79,7 @@ class TrainedNetwork:
                 parameter.grad = gradient
         if self.copies:
             self._flat_copies = flatten_in_place(self.copies)
+        self._joins_gradients = bool(self.copies) and self.copies[0].is_cuda
         # BatchNorm is the only layer of a bfloat16 copy that mixes the rows of a batch.
         batch_norm = any(isinstance(m, _BatchNorm) for m in network.modules())
         self.rows_independent = bf16_network is not None and not batch_norm
@@ -190,7 +191,7 @@ class TrainedNetwork:
         Without this, each gradient needs a kernel of its own, which converts it to float32.
         """
         count = len(self.copies)
-        if not count or not self.copies[0].is_cuda or any(g is None for g in gradients[:count]):
+        if not self._joins_gradients or any(g is None for g in gradients[:count]):
             return 0
         pairs = zip(gradients[:count], self._flat_copies.parts, strict=True)
         joined = torch.cat([_in_memory_order(g, like) for g, like in pairs if g is not None])
