@@ -532,6 +532,48 @@ def test_the_rate_that_was_asked_for_is_not_rounded_before_it_decays() -> None:
     assert trainer.training_step.rates.at(0) == [0.1, 0.1]
 
 
+class OnlyNumbers(torch.optim.SGD):
+    """A user's optimizer that computes with the learning rate as a Python number."""
+
+    tried = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.tried += 1
+        for group in self.param_groups:
+            if isinstance(group["lr"], Tensor):
+                raise TypeError("a number is needed")
+        super().step()
+
+
+def test_an_optimizer_that_takes_only_numbers_as_rates_runs_kernel_by_kernel(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    setup = Setup(optimizer=lambda weights, lr: OnlyNumbers(weights, lr=lr, momentum=0.5))
+    eager, graphed = setup.trainer(None), setup.trainer(Again)
+    with caplog.at_level(logging.WARNING):
+        train(graphed, STEPS)
+    train(eager, STEPS)
+    assert_same(eager, graphed)
+    assert [record.getMessage() for record in caplog.records] == [
+        "A training step cannot be a CUDA graph (OnlyNumbers does not take a learning rate on the"
+        " device): it runs kernel by kernel."
+    ]
+    # The trial left nothing behind.
+    assert graphed.updates.critic_optimizer.tried == 2 * STEPS  # type: ignore[attr-defined]
+
+
+def test_without_graphs_a_step_stops_between_two_critic_updates_when_a_signal_has_waited() -> None:
+    trainer = Setup().trainer(Impossible)
+    train(trainer, STEPS)
+    assert trainer.graphs is not None
+    assert not trainer.graphs.possible
+    asked = iter([None, PreemptedError("overdue")])
+    trainer.signals.overdue = lambda: next(asked)  # type: ignore[method-assign]
+    with pytest.raises(PreemptedError, match="overdue"):
+        trainer.train_step()
+    assert trainer.inner == 1
+
+
 def test_the_graphs_of_a_closed_trainer_are_freed() -> None:
     trainer = Setup().trainer(Again)
     train(trainer, STEPS)

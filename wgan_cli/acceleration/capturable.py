@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from wgan_cli.out_of_memory import is_out_of_memory
 
 
 def counts_on_device(optimizer: torch.optim.Optimizer) -> None:
@@ -36,6 +39,30 @@ def rates_on_host(optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Make the learning rates plain numbers: with a tensor, some optimizers wait for the device."""
     for group in _groups(optimizers):
         group["lr"] = float(group["lr"])
+
+
+def takes_rate_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Return True if an optimizer's step works with a learning rate that is a tensor.
+
+    This tries a step of a copy of the optimizer, on new parameters of the same shapes.
+    """
+    # `copy.copy` would leave out attributes of a subclass.
+    trial = object.__new__(type(optimizer))
+    trial.__dict__.update(optimizer.__dict__, state=defaultdict(dict), param_groups=[])
+    for group in optimizer.param_groups:
+        parameters = [nn.Parameter(torch.zeros_like(p)) for p in group["params"]]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        rate = torch.tensor(float(group["lr"]), device=parameters[0].device)
+        trial.param_groups.append({**group, "params": parameters, "lr": rate})
+    try:
+        trial.step()
+    # A user's optimizer can raise any error here.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def count_on_host(optimizer: torch.optim.Optimizer) -> str | None:

@@ -22,6 +22,7 @@ from wgan_cli.acceleration.capturable import (
     count_on_host,
     rates_on_device,
     rates_on_host,
+    takes_rate_on_device,
 )
 from wgan_cli.acceleration.sync_debug import waits_are_errors
 from wgan_cli.out_of_memory import is_out_of_memory
@@ -146,7 +147,7 @@ class StepGraphs:
     def run(self, step: RecordedStep, updates: int) -> None:
         """Run a step that has `updates` critic updates."""
         if self.possible and self._steps == 0:
-            rates_on_device(self.optimizers)
+            self._move_rates()
         self._steps += 1
         graph = self._graphs.get(updates)
         if not self.possible or self._steps <= WARM_UP:
@@ -157,6 +158,15 @@ class StepGraphs:
             self._check(step, updates, graph)
         else:
             graph.replay()
+
+    def _move_rates(self) -> None:
+        # In the warm-up too, so that a resumed run computes what an uncut one does, bit for bit.
+        for optimizer in self.optimizers:
+            if not takes_rate_on_device(optimizer):
+                name = type(optimizer).__name__
+                self._give_up(f"{name} does not take a learning rate on the device")
+                return
+        rates_on_device(self.optimizers)
 
     def _record(self, step: RecordedStep, updates: int) -> None:
         """Run the step kernel by kernel, then record it."""

@@ -140,7 +140,7 @@ class Trainer(RunState):
     def train_step(self) -> None:
         """Do one step of Algorithm 1: n_critic critic updates and one generator update."""
         self.training_step.begin(self.step, self.cadence.next_log(self.step, self.steps))
-        if self.graphs is not None and self.inner == 0:
+        if self.graphs is not None and self.graphs.possible and self.inner == 0:
             count = self.schedule.updates(self.step)
             with self.phase("step"):
                 self.graphs.run(self.training_step, count)
