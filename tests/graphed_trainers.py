@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgan_cli.acceleration.cuda_graphs import CudaGraph, StepGraphs
+from wgan_cli.acceleration.cuda_graphs import CudaGraph
+from wgan_cli.acceleration.step_graphs import StepGraphs
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint, GradientPenalty, SpectralNorm, WeightClipping
 from wgan_cli.data.dataset import Labels, TensorDataset

@@ -25,9 +25,9 @@ from wgan_cli.training.failures import in_plain_words
 
 
 @pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A machine that says it has one; nothing runs on it. The devices that were made current."""
-    current: list[torch.device] = []
+    current: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -67,14 +67,14 @@ def test_deterministic_kernels_are_not_tried_out_and_fill_no_memory() -> None:
 
 
 def test_a_gpu_that_is_named_becomes_the_current_one(
-    one_gpu: list[torch.device], monkeypatch: pytest.MonkeyPatch
+    one_gpu: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    set_up_torch(MACHINE, find_device("cuda"))
-    assert one_gpu == []
     set_up_torch(MACHINE, find_device("cuda:1"))
     set_up_torch(MACHINE, find_device("cuda", Process(1, 2, 1, 2)))
-    assert one_gpu == [torch.device("cuda:1")] * 2
+    # Without a number it is the first one, also after a job on another one.
+    set_up_torch(MACHINE, find_device("cuda"))
+    assert one_gpu == [1, 1, 0]
 
 
 # Importing torch's compiler takes seconds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import shutil
@@ -105,9 +106,10 @@ def set_up_torch(
     """
     torch.set_num_threads(machine.threads)
     if device.type == "cuda":
-        if device.index is not None:
-            # Graphs and pinned memory use the current device.
-            torch.cuda.set_device(device)
+        # Graphs and pinned memory use the current device. An earlier run of a sweep may have had
+        # another, and garbage of that run may still take memory.
+        torch.cuda.set_device(device.index or 0)
+        gc.collect()
         _choose_kernels(deterministic=deterministic)
     else:
         _keep_memory()

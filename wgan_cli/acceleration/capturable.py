@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -77,28 +78,61 @@ def count_on_host(optimizer: torch.optim.Optimizer) -> str | None:
     return None
 
 
-class HostNumbers:
-    """The Python numbers in some dicts, such as the attributes of a user's optimizer.
+class HostState:
+    """Numbers and tensors that a step keeps in Python, such as attributes of a user's loss.
 
-    A graph would use the values of the recorded step for ever, so they must not change.
+    `places` are dicts of them; lists, tuples and dicts in these are looked through, too. A graph
+    would for ever use the numbers of the recorded step, and tensors at the same addresses.
     """
 
     def __init__(self, places: Sequence[dict[str, Any]]) -> None:
-        self._numbers = [
-            (place, name, value)
-            for place in places
-            for name, value in place.items()
-            if isinstance(value, int | float)
+        self._before = [(place, dict(place), _seen(place)) for place in places]
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors, which a step may change in place."""
+        return [
+            value.detach()
+            for _, _, seen in self._before
+            for value in seen.values()
+            if isinstance(value, Tensor)
         ]
 
     def changed(self) -> str | None:
-        """Return the name of a number that has changed since; None without one."""
-        return next((name for place, name, value in self._numbers if place[name] != value), None)
+        """Return the name of a number that has changed or a tensor that was replaced, or None."""
+        for place, _, before in self._before:
+            now = _seen(place)
+            for name in {**before, **now}:
+                if not _same(before.get(name), now.get(name)):
+                    return name
+        return None
 
     def restore(self) -> None:
         """Set all numbers to their former values."""
-        for place, name, value in self._numbers:
-            place[name] = value
+        for place, before, _ in self._before:
+            place.update({k: v for k, v in before.items() if isinstance(v, int | float)})
+
+
+def _seen(place: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers and tensors in a dict by name, also those one level deeper."""
+    found = {}
+    for name, value in place.items():
+        inner: dict[Any, Any] = {"": value}
+        if isinstance(value, dict):
+            inner = value
+        elif isinstance(value, list | tuple):
+            inner = dict(enumerate(value))
+        for key, each in inner.items():
+            if isinstance(each, int | float | Tensor):
+                found[f"{name}.{key}".rstrip(".")] = each
+    return found
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        return before.data_ptr() == now.data_ptr()
+    if isinstance(before, float) and isinstance(now, float) and math.isnan(before):
+        return math.isnan(now)
+    return type(before) is type(now) and bool(before == now)
 
 
 def portable_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -29,16 +29,15 @@ class TrainedNetwork:
     """A float32 network, the module that runs its forward passes, and its optimizer's parameters.
 
     With `flat`, the network's parameters are views of one tensor (n,), and `optimizer_parameters`
-    holds that tensor, divided into at most `pieces` parameters of equal size. An elementwise
-    optimizer then needs one kernel instead of one per layer. A network is flattened only if all its
-    parameters are float32 on one device. Otherwise `optimizer_parameters` holds the network's
-    parameters.
+    holds that tensor, divided into at most `pieces` parameters. An elementwise optimizer then needs
+    one kernel instead of one per layer. A network is flattened only if all its parameters are
+    float32 on one device. Otherwise `optimizer_parameters` holds the network's parameters.
 
     With `bf16`, forward passes run in bfloat16. They use a bfloat16 copy if the network is flat,
     `bf16_copy` is true and its layers support a copy; otherwise they use autocast.
     `forward_network` is the copy or the network itself, and `copies` are the copy's bfloat16
-    weights. In the context `frozen`, forward passes
-    change no statistics and the weights get no gradients.
+    weights. In the context `frozen`, forward passes change no statistics and the weights get no
+    gradients.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from wgan_cli.acceleration.cuda_graphs import MOST_UPDATES, StepGraphs
+from wgan_cli.acceleration.step_graphs import MOST_UPDATES, StepGraphs
 from wgan_cli.build.data import build_evaluation, classes_of, data_facts
 from wgan_cli.build.instantiation import built
 from wgan_cli.build.networks import (

@@ -52,7 +52,7 @@ def sorted_projections(samples: Tensor, draws: Draws, projections: int = 512) ->
     """
     rows = finite_rows(samples)
     # POT's `ot.sliced_wasserstein_distance` gives the same number, but its import takes 2 seconds.
-    projected = _directions(draws, rows.shape[1], projections, rows.device).T @ rows.T
+    projected = _directions(draws, rows.shape[1], projections).to(rows.device).T @ rows.T
     if projected.is_cuda:
         return projected.sort().values
     # On the CPU, numpy sorts rows many times faster than torch.
@@ -79,11 +79,11 @@ def projected_distance(first: Tensor, second: Tensor) -> float:
 
 # Kept, because every evaluation uses the same lines.
 @lru_cache(maxsize=1)
-def _directions(draws: Draws, width: int, projections: int, device: torch.device) -> Tensor:
-    """Return random unit vectors as columns, (width, projections)."""
+def _directions(draws: Draws, width: int, projections: int) -> Tensor:
+    """Return random unit vectors as columns, (width, projections), on the CPU."""
     directions = draws.numpy().standard_normal((width, projections))
     directions /= np.linalg.norm(directions, axis=0)
-    return torch.from_numpy(directions).to(device)
+    return torch.from_numpy(directions)
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,14 +85,18 @@ class LearningRates:
         return [initial * factor for initial in self._initial]
 
     def set(self, step: int, on_device: Tensor | None) -> None:
-        """Set the rates of step `step`. Rates on the device are copied from `on_device` (n,)."""
+        """Set the rates of step `step`. Rates on the device are copied from `on_device` (n,).
+
+        With `on_device`, those that the optimizers keep on the host are rounded to float32, too, so
+        that a run trains the same bits with and without graphs.
+        """
         groups = self._groups()
         tensors = [group["lr"] for group in groups if isinstance(group["lr"], Tensor)]
         if tensors and on_device is not None:
             torch._foreach_copy_(tensors, list(on_device.unbind()))
             return
         for group, rate in zip(groups, self.at(step), strict=True):
-            group["lr"] = rate
+            group["lr"] = rate if on_device is None else float(np.float32(rate))
 
     def _groups(self) -> list[dict[str, Any]]:
         # Do not store the groups, because loading an optimizer's state replaces them.

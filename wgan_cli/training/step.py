@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgan_cli.acceleration.cuda_graphs import ChangedTensors
 from wgan_cli.acceleration.grouped import Grouped
+from wgan_cli.acceleration.step_graphs import ChangedTensors
 from wgan_cli.randomness import Stream
 from wgan_cli.training.callbacks.protocol import Phase
 from wgan_cli.training.class_sampler import ClassSampler

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
-from wgan_cli.acceleration.cuda_graphs import StepGraphs
+from wgan_cli.acceleration.step_graphs import StepGraphs
 from wgan_cli.errors import DivergedError, WganError
 from wgan_cli.evaluation.evaluation import Evaluation
 from wgan_cli.stop_signals import StopNow, StopSignals
