@@ -114,7 +114,7 @@ class Setup:
                     dcgan.Critic(IMAGE, width=2, norm="none", classes=classes),
                 )
             )
-            constraint.wrap(networks[1])
+            networks = networks[0], constraint.wrap(networks[1])
         flat = not isinstance(constraint, SpectralNorm)
         generator, critic = (
             TrainedNetwork(network, flat=flat, bf16=self.bf16) for network in networks

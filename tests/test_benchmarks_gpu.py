@@ -242,7 +242,7 @@ def test_the_tool_takes_the_exact_step(name: str, precision: str, tmp_path: Path
     config = dataclasses.replace(config, precision=precision)
     dataset = updates._dataset("array", tmp_path)
     trainer = updates.trainer_of(config, dataset, device)
-    inputs, start = updates.inputs_of(trainer, config, device), updates._weights(trainer)
+    inputs, start = updates.inputs_of(trainer), updates._weights(trainer)
     trainer.train_step()
     means, ends = trainer.means.means(), updates._weights(trainer)
     verdicts = []

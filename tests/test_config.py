@@ -80,7 +80,7 @@ def test_the_defaults_are_complete_and_valid():
     left = {key for key, value in flatten(as_dict(filled)).items() if value is None}
     own = {key for key in left if key.startswith(("optimizer.critic.", "optimizer.generator."))}
     advice = {key for key in left if key.startswith("dataset.recommended.")}
-    unknown_yet = {"threads", "compile", "metrics", "eval_samples", "feature_samples"}
+    unknown_yet = {"threads", "compile", "graphs", "metrics", "eval_samples", "feature_samples"}
     unknown_yet |= {"resume", "keep_every", "decay.steps"}
     unknown_yet |= {"grad_clip.critic", "grad_clip.generator"}
     assert left - own - advice <= unknown_yet

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """A part: what it is, the module that runs it, and its weight in the shared time."""
+    """A part: what it is, and its weight in the shared time. `child` has the code of each."""
 
     title: str
-    module: str
     weight: float
 
 
 # The weights are about the seconds that each part has of eight minutes.
 PARTS: Mapping[int, Part] = {
-    1: Part("device, versions, flags, precision and ceilings", "facts", 35),
-    2: Part("single updates against float64 on the CPU", "updates", 95),
-    3: Part("graphs against eager, cut and resumed, CPU and CUDA", "repeats", 80),
-    4: Part("what happens when something goes wrong", "failures", 70),
-    5: Part("the commands as a user types them", "typed", 50),
-    6: Part("speed against the textbook loop", "speed", 100),
-    7: Part("real trainings", "trainings", 50),
+    1: Part("device, versions, flags, precision and ceilings", 35),
+    2: Part("single updates against float64 on the CPU", 95),
+    3: Part("graphs against eager, cut and resumed, CPU and CUDA", 80),
+    4: Part("what happens when something goes wrong", 70),
+    5: Part("the commands as a user types them", 50),
+    6: Part("speed against the textbook loop", 100),
+    7: Part("real trainings", 50),
 }
 # A part with less time than this would only start Python and torch.
 LEAST = 12.0

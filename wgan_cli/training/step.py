@@ -47,8 +47,7 @@ class TrainingStep:
         """Prepare for step `step`, counted from 0. Nothing is due before step `last`."""
         self._position = step, last
         self._fakes: Grouped[Tensor] | None = None
-        with self.phase("data"):
-            self.inputs.begin(step, last, self.rates.at)
+        self.inputs.begin(step, last, self.rates.at)
         count = self.inputs.updates
         if count > 1 and self.classes is None and self.updates.joins_fakes:
             self._fakes = Grouped(self._generate_fakes, count, self.inputs.most_numbers)
