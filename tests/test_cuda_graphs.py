@@ -55,6 +55,13 @@ ALL = {
 }
 NAN = float("nan")
 
+
+@pytest.fixture(autouse=True)
+def usual_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Warnings only, whatever level an earlier test in this process has left."""
+    caplog.set_level(logging.WARNING, "wgan_cli")
+
+
 pytestmark = pytest.mark.usefixtures("one_seeded_thread")
 
 
@@ -162,7 +169,7 @@ def test_so_are_those_of(more: dict[str, Any], relativistic: bool) -> None:
 def test_each_number_of_critic_updates_has_a_graph_and_the_log_names_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "wgan_cli"):
         train(Setup(schedule=CriticSchedule(1, 0, 3, 2)).trainer(Again), 9)
     assert [record.getMessage() for record in caplog.records] == [
         f"CUDA graph: a step with {updates} is replayed."
@@ -188,7 +195,7 @@ def test_what_cannot_be_replayed_runs_kernel_by_kernel_and_the_log_says_why(
     setup = replace(Setup(constraint="penalty", optimizer="adam"), **(ALL if more else {}))
     eager, graphed = setup.trainer(), setup.trainer(graph)
     train(eager, setup.steps)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "wgan_cli"):
         train(graphed, setup.steps)
     assert_same(eager, graphed)
     assert [record.getMessage() for record in caplog.records] == [
