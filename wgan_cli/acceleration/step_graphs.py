@@ -29,6 +29,7 @@ WARM_UP = 3
 MOST_UPDATES = 200
 # The largest difference between a replay and the step itself, as a share of the step.
 _STATES_ALIKE, _SUMS_ALIKE = 0.7, 0.05
+_NO_MEMORY = "a graph needs more memory than there is"
 
 
 class RecordedStep(Protocol):
@@ -100,15 +101,14 @@ class StepGraphs:
         if self.possible and self._steps == 0:
             self._move_rates()
         self._steps += 1
-        graph = self._graphs.get(updates)
         if not self.possible or self._steps <= WARM_UP:
             step.run()
-        elif graph is None:
+        elif updates not in self._graphs:
             self._record(step, updates)
         elif updates not in self._checked:
-            self._check(step, updates, graph)
+            self._check(step, updates)
         else:
-            graph.replay()
+            self._graphs[updates].replay()
 
     def _move_rates(self) -> None:
         # In the warm-up too, so that a resumed run computes what an uncut one does, bit for bit.
@@ -149,31 +149,35 @@ class StepGraphs:
         # Catch out-of-memory errors too: without a graph the memory may be enough.
         except RuntimeError as error:
             del graph
-            self._give_up(error if is_out_of_memory(error) else error.__context__ or error)
+            self._give_up(_NO_MEMORY if is_out_of_memory(error) else error.__context__ or error)
         else:
             self._graphs[updates] = graph
 
-    def _check(self, step: RecordedStep, updates: int, graph: CudaGraph) -> None:
+    def _check(self, step: RecordedStep, updates: int) -> None:
         """Run the step as a graph and twice kernel by kernel, and compare. Keep the last result."""
         kinds = step.changed_tensors()
         changed = kinds.all() + HostState(step.host_places()).tensors()
         before = _saved(changed)
-        graph.replay()
+        self._graphs[updates].replay()
         runs = [_saved(changed)]
-        try:
-            for _ in range(2):
-                _restore(changed, before)
-                step.repeat()
-                step.run()
-                runs.append(_saved(changed))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            # The graph needs memory for the results of all its kernels.
-            del graph
-            self._give_up(error)
+        # The graph needs memory for the results of all its kernels.
+        no_memory = False
+        for _ in range(2):
             _restore(changed, before)
             step.repeat()
+            try:
+                step.run()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                no_memory = True
+                break
+            runs.append(_saved(changed))
+        # Only here: an error keeps the tensors of the failed step.
+        if no_memory:
+            _restore(changed, before)
+            step.repeat()
+            self._give_up(_NO_MEMORY)
             step.run()
             return
         tolerances = [_STATES_ALIKE] * len(kinds.states) + [_SUMS_ALIKE] * len(kinds.sums)
@@ -189,10 +193,10 @@ class StepGraphs:
         self.reset()
         _free_memory()
         rates_on_host(self.optimizers)
-        text = str(reason).partition("\n")[0].rstrip(".")
-        if isinstance(reason, Exception) and is_out_of_memory(reason):
-            text = "a graph needs more memory than there is"
-        log.warning("A training step cannot be a CUDA graph (%s): it runs kernel by kernel.", text)
+        log.warning(
+            "A training step cannot be a CUDA graph (%s): it runs kernel by kernel.",
+            str(reason).partition("\n")[0].rstrip("."),
+        )
 
 
 def _free_memory() -> None:
