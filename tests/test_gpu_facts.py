@@ -1,4 +1,4 @@
-"""What `environment.json` says of GPUs, with torch's answers made by hand."""
+"""The facts about GPUs in `environment.json`, with fakes in place of torch's functions."""
 
 from __future__ import annotations
 

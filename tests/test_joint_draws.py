@@ -23,7 +23,10 @@ def begun(step: int, *, seed: int = 1, shard: Shard = FULL_BATCH) -> JointDraws:
 
 
 def step_numbers(joint: JointDraws, first: int = 0, rows: int = 4) -> list[Tensor]:
-    """What a step draws from critic update `first` on; the generator's noise comes first."""
+    """Return the numbers of a step that begins at critic update `first`.
+
+    The numbers of the generator update are drawn before them, as in training.
+    """
     noise = joint.generator_update(Stream.GENERATOR_NOISE).normal((rows, 2), CPU)
     critic = []
     for inner in range(first, UPDATES):

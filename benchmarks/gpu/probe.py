@@ -1,4 +1,4 @@
-"""Whether there is a CUDA device, and whether it computes."""
+"""Find out whether there is a CUDA device, and whether its kernels compute real numbers."""
 
 from __future__ import annotations
 

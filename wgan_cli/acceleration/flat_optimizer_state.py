@@ -13,7 +13,8 @@ from torch import Tensor
 
 from wgan_cli.flat_tensors import FlatBuffer
 
-# The only tensor in torch's optimizer states that does not have the shape of the weights.
+# The step count, one number for all weights. All other tensors in the states of the package's
+# optimizers have the shape of the weights.
 _COUNT = "step"
 
 

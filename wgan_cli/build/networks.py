@@ -64,11 +64,12 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
         and traits("constraint", config.constraint).weights_in_place
         and stated.weights_in_place
     )
-    pieces = _PIECES if flat and _has_fused_step(config, name, network) else 1
+    device = next(network.parameters()).device
+    on_cuda = device.type == "cuda"
+    pieces = _PIECES if flat and on_cuda and _has_fused_step(config, name, device) else 1
     trained = TrainedNetwork(
         network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy, pieces=pieces
     )
-    on_cuda = next(network.parameters()).device.type == "cuda"
     constraint = traits("constraint", config.constraint)
     if name == "critic" and on_cuda and constraint.takes_plain_second_derivatives:
         # The bfloat16 copy was made before: it computes first derivatives only.
@@ -77,11 +78,8 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
     return trained
 
 
-def _has_fused_step(config: TrainConfig, name: str, network: nn.Module) -> bool:
-    """Return True if the network is on CUDA and one fused kernel does its optimizer's step."""
-    device = next(network.parameters()).device
-    if device.type != "cuda":
-        return False
+def _has_fused_step(config: TrainConfig, name: str, device: torch.device) -> bool:
+    """Return True if one fused kernel does the step of the network's optimizer on the device."""
     weight = nn.Parameter(torch.zeros(1, device=device))
     optimizer = build_optimizer(config.optimizer, name, [weight])
     return getattr(optimizer, "_step_supports_amp_scaling", False)

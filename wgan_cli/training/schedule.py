@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,16 +85,16 @@ class LearningRates:
         factor = self.decay.factor(step) * self.factor
         return [initial * factor for initial in self._initial]
 
-    def set(self, step: int, on_device: Tensor | None) -> None:
-        """Set the rates of step `step`. Rates on the device are copied from `on_device` (n,).
+    def set(self, step: int, on_device: Callable[[], Tensor] | None) -> None:
+        """Set the rates of step `step`. `on_device()` returns them as a tensor (groups,).
 
-        With `on_device`, those that the optimizers keep on the host are rounded to float32, too, so
+        With `on_device`, rates that the optimizers keep on the host are rounded to float32, too, so
         that a run trains the same bits with and without graphs.
         """
         groups = self._groups()
         tensors = [group["lr"] for group in groups if isinstance(group["lr"], Tensor)]
         if tensors and on_device is not None:
-            torch._foreach_copy_(tensors, list(on_device.unbind()))
+            torch._foreach_copy_(tensors, list(on_device().unbind()))
             return
         for group, rate in zip(groups, self.at(step), strict=True):
             group["lr"] = rate if on_device is None else float(np.float32(rate))

@@ -43,11 +43,14 @@ class TrainingStep:
     # The arguments of the last call of `begin`.
     _position: tuple[int, int] | None = field(default=None, init=False)
 
-    def begin(self, step: int, last: int) -> None:
-        """Prepare for step `step`, counted from 0. Nothing is due before step `last`."""
-        self._position = step, last
+    def begin(self, step: int, next_log: int) -> None:
+        """Prepare for step `step`, counted from 0.
+
+        `next_log` is the number of finished steps at the next log point.
+        """
+        self._position = step, next_log
         self._fakes: Grouped[Tensor] | None = None
-        self.inputs.begin(step, last, self.rates.at)
+        self.inputs.begin(step, next_log, self.rates.at)
         count = self.inputs.updates
         if count > 1 and self.classes is None and self.updates.joins_fakes:
             self._fakes = Grouped(self._generate_fakes, count, self.inputs.most_numbers)
@@ -64,7 +67,8 @@ class TrainingStep:
     def start(self) -> None:
         """Set the learning rates. Call this before the first update after `begin`."""
         assert self._position is not None
-        self.rates.set(self._position[0], self.inputs.rates())
+        on_device = self.inputs.rates if isinstance(self.inputs, StagedInputs) else None
+        self.rates.set(self._position[0], on_device)
         # Draw these numbers first: `JointDraws` depends on the order, and a resumed step may have
         # no critic update left.
         with self.phase("noise"):

@@ -41,10 +41,11 @@ class StepInputs:
         self.step = self.updates = self.first = 0
         self._last: tuple[int, Batch] | None = None
 
-    def begin(self, step: int, last: int, rates: Rates) -> None:
-        """Prepare for step `step`, counted from 0. Nothing is due before step `last`.
+    def begin(self, step: int, next_log: int, rates: Rates) -> None:
+        """Prepare for step `step`, counted from 0. `rates` returns the learning rates of a step.
 
-        `rates` returns the learning rates of a step.
+        `next_log` is the number of finished steps at the next log point, where the host waits for
+        the device.
         """
         self.step, self.updates = step, self.schedule.updates(step)
         self.first = self.schedule.updates_before(step)
@@ -67,21 +68,17 @@ class StepInputs:
         """Return the random numbers of the generator update."""
         return Draws(self.seed, stream, self.step, shard=self.shard)
 
-    def rates(self) -> Tensor | None:
-        """Return the step's learning rates (groups,) on the device; None if the host has them."""
-        return None
-
     def finish(self) -> None:
         """Go on to the data of the next step. Call this at the end of each complete step."""
 
 
 class StagedInputs(StepInputs):
-    """Gives a step what lies on the device already.
+    """Inputs that lie on the device before a step needs them.
 
-    The device holds the data and learning rates of all steps up to the next one at which the run
-    waits for the device anyway. `cursor` (2,) holds the numbers of steps and of critic updates that
-    were used up since these were copied. There are at most `log_every` steps between two copies. A
-    batch has `numbers` values, and there are `groups` learning rates.
+    At a log point, the host copies the data and learning rates of all steps up to the next log
+    point, which is at most `log_every` steps later, to the device. `cursor` (2,) holds the numbers
+    of steps and of critic updates that were done since then. A batch has `numbers` values, and
+    there are `groups` learning rates.
     """
 
     feed: StagedFeed
@@ -110,17 +107,17 @@ class StagedInputs(StepInputs):
         self._offsets = torch.arange(most, device=device)
         self.cursor = torch.zeros(2, dtype=torch.int64, device=device)
         self._staged = range(0)
-        self._real = Grouped[Batch](self._real_batches, 0, self.most_numbers)
+        self._real: Grouped[Batch]
 
-    def begin(self, step: int, last: int, rates: Rates) -> None:
+    def begin(self, step: int, next_log: int, rates: Rates) -> None:
         """Prepare for step `step`: seed its random numbers, and stage its data if necessary."""
-        super().begin(step, last, rates)
+        super().begin(step, next_log, rates)
         self.draws.begin(step, self.updates)
-        self._real = Grouped[Batch](self._real_batches, self.updates, self.most_numbers)
+        self._real = Grouped(self._real_batches, self.updates, self.most_numbers)
         end = self.first + self.updates
         if not (self._staged.start <= self.first and end <= self._staged.stop):
             stop = step + 1
-            while stop < last and self._end(stop) - self.first <= self._most_staged:
+            while stop < next_log and self._end(stop) - self.first <= self._most_staged:
                 stop += 1
             self._staged = range(self.first, self.schedule.updates_before(stop))
             self.feed.stage(self._staged, self._buffers)
