@@ -821,3 +821,21 @@ def test_another_batch_size_than_the_data_of_a_step_is_not_assumed() -> None:
     assert labels is not None
     assert labels.shape == (BATCH,)
     assert samples.device == labels.device == CPU
+
+
+def test_an_earlier_checkpoint_brings_back_the_data_of_its_step() -> None:
+    """Also if the data of that step are still on the device, behind the cursor."""
+    setup = Setup(log=100)
+    trainer = setup.trainer()
+    train(trainer, 2)
+    early = copy.deepcopy(trainer.state_dict())
+    train(trainer, 6)
+    expected = state_of(trainer)
+    trainer.load_state_dict(early)
+    train(trainer, 6)
+    found = state_of(trainer)
+    assert all(
+        torch.equal(found[key], each)
+        for key, each in expected.items()
+        if key[1] in "cg" and isinstance(each, Tensor)
+    )
