@@ -20,6 +20,8 @@ LEVELS = (
     ("errors",),
     (
         "files",
+        "guard",
+        "untrusted_files",
         "randomness",
         "flat_tensors",
         "stop_signals",

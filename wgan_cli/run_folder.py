@@ -14,9 +14,11 @@ from typing import Any, TextIO
 
 from omegaconf import OmegaConf
 
+from wgan_cli import untrusted_files
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, locked, refuse_link, sync, write_atomically
 from wgan_cli.run_status import STATUS
+from wgan_cli.untrusted_files import MOST_METRICS, reason
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -108,8 +110,8 @@ class RunFolder:
     def read_overrides(self) -> list[str]:
         """Return the overrides in `overrides.yaml`, or [] if the file is missing or broken."""
         try:
-            overrides = OmegaConf.to_container(OmegaConf.load(self.path / OVERRIDES))
-        except Exception:
+            overrides = untrusted_files.read_yaml(self.path / OVERRIDES)
+        except (OSError, ValueError):
             # A user may have edited the file and broken it. No run depends on it.
             return []
         return [str(override) for override in overrides] if isinstance(overrides, list) else []
@@ -130,9 +132,13 @@ class RunFolder:
         self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def read_command(self) -> list[str]:
-        """Return the command line of the last process that trained in this folder."""
-        content = json.loads((self.path / ENVIRONMENT).read_text())
-        return [str(word) for word in content["command"]]
+        """Return the command line of the last process that trained here, [] if it is unknown."""
+        try:
+            content = untrusted_files.read_json(self.path / ENVIRONMENT)
+        except (OSError, ValueError):
+            return []
+        command = content.get("command") if isinstance(content, dict) else None
+        return [str(word) for word in command] if isinstance(command, list) else []
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Append a line with the step and its values to `metrics.jsonl`."""
@@ -140,10 +146,18 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Return the lines of `metrics.jsonl` as dicts, in order; skip broken lines."""
+        """Return the lines of `metrics.jsonl` as dicts, in order; skip broken lines.
+
+        Raises `CheckpointError` if the file cannot be read.
+        """
         path = self.path / METRICS
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return [point for point in map(_point, lines) if point is not None]
+        try:
+            text = untrusted_files.read_text(path, MOST_METRICS, errors="replace")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from None
+        return [point for point in map(_point, text.splitlines()) if point is not None]
 
     def forget_metrics_after(self, step: int) -> None:
         """Remove the lines after `step`, because a run that resumes there writes them again."""
@@ -174,7 +188,7 @@ class RunFolder:
 def _point(line: str) -> dict[str, float] | None:
     """Parse a line of `metrics.jsonl`; return None if it is broken."""
     try:
-        point = json.loads(line)
+        point = untrusted_files.parse_json(line)
     except ValueError:
         return None
     valid = isinstance(point, dict) and isinstance(point.get("step"), int)
@@ -207,9 +221,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        return untrusted_files.read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {reason(error)}.") from None
 
 
 def make_folder(path: Path) -> None:

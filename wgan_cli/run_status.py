@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.files import overwrite_in_place, write_atomically
+from wgan_cli.untrusted_files import read_json
 
 STATUS = "status.json"
 
@@ -65,8 +66,8 @@ class RunStatus:
 def read_status(folder: Path) -> RunStatus:
     """Return the status of the run in `folder`, with defaults for fields that cannot be read."""
     try:
-        fields = json.loads((folder / STATUS).read_text())
-    except (OSError, ValueError, RecursionError):
+        fields = read_json(folder / STATUS)
+    except (OSError, ValueError):
         return RunStatus()
     if not isinstance(fields, dict):
         return RunStatus()

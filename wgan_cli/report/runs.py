@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wgan_cli.files import is_stale
-from wgan_cli.report.settings import flat_settings, parse_value, parse_yaml
+from wgan_cli.report.settings import flat_settings, parse_value
 from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.study import FAILED, PRUNED, StudySummary
+from wgan_cli.untrusted_files import read_yaml
 
 # Runs in these states would fail again if resumed. They are listed last and not averaged.
 _FAILED = ("diverged", "failed")
@@ -197,7 +198,7 @@ def _read(path: Path, name: str) -> Run:
         status = read_status(path)
     run = Run(path, readable(name), overrides=_tried(lambda: readable(folder.read_overrides()), []))
     run.argv = _tried(lambda: readable(folder.read_command()), [])
-    config: Any = _tried(lambda: readable(parse_yaml((path / CONFIG).read_text())), {})
+    config: Any = _tried(lambda: readable(read_yaml(path / CONFIG)), {})
     run.config = {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
     run.state = status.state or "unknown"
     run.message = " ".join(status.message.split())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import yaml
-
 from wgan_cli.config import GROUPS
 from wgan_cli.search.space import as_overrides
+from wgan_cli.untrusted_files import parse_yaml
 from wgan_cli.validation import flatten
 
 # Settings that do not affect training, such as logging intervals; also the seed.
@@ -53,32 +51,11 @@ def flat_settings(config: Mapping[str, Any], overrides: Mapping[str, str]) -> di
     return {key: value for key, value in flat.items() if not _is_bookkeeping(key, flat)}
 
 
-def parse_yaml(text: str) -> Any:
-    """Parse YAML, without aliases.
-
-    Raises `YAMLError` if the text is invalid or contains an alias, `RecursionError` if the data are
-    nested too deeply, and `ValueError` if a value cannot be converted, for example a date that does
-    not exist or an integer that is too long for `str`.
-    """
-    # Refuse aliases: a few of them can expand to gigabytes, and a run's files have none.
-    if "&" in text and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, _Loader)):
-        raise yaml.YAMLError("aliases are not allowed")
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_data()
-    finally:
-        loader.dispose()
-    # The report prints these values. Raise now if Python cannot print one: it may be nested too
-    # deeply, or an integer may have too many digits.
-    str(node)
-    return node
-
-
 def parse_value(text: str) -> Any:
     """Return an override's value parsed as in a config: `1e-4` is a number, `true` a boolean."""
     try:
         return parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except ValueError:
         return text
 
 
@@ -98,14 +75,3 @@ def _comparable(value: Any) -> Hashable:
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     return json.dumps(value, default=str, separators=(",", ":"))
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A YAML loader that parses numbers as omegaconf does, but is 18 times as fast."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$", re.I),
-    list("-+0123456789."),
-)
