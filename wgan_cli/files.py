@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from wgan_cli.errors import CheckpointError, DiskError
+from wgan_cli.errors import DiskError
 
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
@@ -236,22 +236,6 @@ def disk_error(
 def is_full(error: OSError) -> bool:
     """Return whether the error means a full disk, a used-up quota or the file size limit."""
     return error.errno in _FULL
-
-
-def refuse_link(path: Path) -> None:
-    """Raise `CheckpointError` if `path` is a link that leads out of its folder.
-
-    A run folder may come from another user. Writing to it must not change files elsewhere.
-    """
-    if not path.is_symlink() or path.is_char_device():
-        return
-    # Not Path.resolve, which raises if links form a loop.
-    target = Path(os.path.realpath(path))
-    if not target.is_relative_to(path.parent.resolve()):
-        raise CheckpointError(
-            f"{path} is a link to {target}, and a run writes only to its own folder: replace the"
-            " link by what it points to, or remove it."
-        )
 
 
 def _free_space(path: Path) -> str:

@@ -23,9 +23,10 @@ def inside(folder: Path, *names: str) -> Path:
     # Not Path.resolve, which raises if links form a loop.
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(folder)):
+        link = _first_link(folder, path)
         raise CheckpointError(
-            f"{_link(folder, path)} is a link to {real}, and only {folder} itself is written to:"
-            " replace the link by what it points to, or remove it."
+            f"{link} is a link to {os.path.realpath(link)}, outside {folder}, where nothing is"
+            " written: replace the link by what it points to, or remove it."
         )
     try:
         mode = real.stat().st_mode
@@ -37,7 +38,7 @@ def inside(folder: Path, *names: str) -> Path:
     return path
 
 
-def _link(folder: Path, path: Path) -> Path:
+def _first_link(folder: Path, path: Path) -> Path:
     """Return the first link on the way from `folder` to `path`, or `path` if there is none."""
     way = [path, *(parent for parent in path.parents if folder in parent.parents)]
     return next((step for step in reversed(way) if step.is_symlink()), path)

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from wgan_cli import untrusted_files
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
-from wgan_cli.files import RecordFile, disk_error, locked, refuse_link, sync, write_atomically
+from wgan_cli.files import RecordFile, disk_error, locked, sync, write_atomically
+from wgan_cli.guard import inside
 from wgan_cli.run_status import STATUS
 from wgan_cli.untrusted_files import MOST_METRICS, reason
 
@@ -27,6 +28,7 @@ ENVIRONMENT = "environment.json"
 LOG, LOCK = "train.log", ".lock"
 _LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
+_FOLDERS = ("checkpoints", "samples", "tensorboard", "profile")
 
 
 class RunFolder:
@@ -55,7 +57,7 @@ class RunFolder:
 
         Raises `FolderInUseError` if another process uses the folder, or if the folder holds a run
         and `resuming` is false. Raises `DiskError` if the folder cannot be created, and
-        `CheckpointError` if it contains a link that leads out of it.
+        `CheckpointError` if a file or folder to write is a link that leads out of it.
         """
         make_folder(self.path)
         self._refuse_links()
@@ -178,11 +180,11 @@ class RunFolder:
 
     def _refuse_links(self) -> None:
         for name in (LOCK, LOG, *_SMALL):
-            refuse_link(self.path / name)
-        for folder in (self.checkpoints, self.samples, self.tensorboard):
-            refuse_link(folder)
-            for path in folder.glob("step_*"):
-                refuse_link(path)
+            inside(self.path, name)
+        for name in _FOLDERS:
+            folder = inside(self.path, name)
+            for path in folder.iterdir() if folder.is_dir() else ():
+                inside(self.path, name, path.name)
 
 
 def _point(line: str) -> dict[str, float] | None:

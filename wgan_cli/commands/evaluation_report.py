@@ -20,7 +20,8 @@ from tqdm import tqdm
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
-from wgan_cli.files import refuse_link, write_atomically
+from wgan_cli.files import write_atomically
+from wgan_cli.guard import inside
 from wgan_cli.pictures import curves, save_png
 from wgan_cli.run_folder import RunFolder, make_folder
 
@@ -186,18 +187,17 @@ class Report:
 
     def _write(self, pictures: Mapping[str, np.ndarray]) -> None:
         """Write the numbers of all checkpoints; `pictures` maps tags to the last one's pictures."""
-        numbers = self.folder.path / self._name
-        refuse_link(numbers)
+        numbers = inside(self.folder.path, self._name)
         text = json.dumps(self._content(), indent=2, allow_nan=False) + "\n"
         write_atomically(numbers, text.encode(), durable=False)
         files = {"curves.png": self._curves()} if self.series else {}
         files |= {tag.replace("/", "_") + ".png": picture for tag, picture in pictures.items()}
-        folder = self.folder.path / "evaluation"
+        paths = {name: inside(self.folder.path, "evaluation", name) for name in files}
         if files:
-            make_folder(folder)
+            make_folder(self.folder.path / "evaluation")
         for name, picture in files.items():
-            save_png(folder / name, picture)
-        self._written = [numbers, *(folder / name for name in files)]
+            save_png(paths[name], picture)
+        self._written = [numbers, *paths.values()]
 
     def _curves(self) -> np.ndarray:
         panels = {}

@@ -66,7 +66,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     # The imports below need torch, which takes seconds to import.
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
-    from wgan_cli.files import refuse_link
+    from wgan_cli.guard import inside
 
     state, path, run = chosen_checkpoint(arguments.run)
     config = state["config"]
@@ -78,10 +78,10 @@ def _sample(arguments: argparse.Namespace) -> int:
     labels = _labels(classes, chosen, count)
     samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
     if out is None:
-        folder = run / "samples" if (run / "samples").is_dir() else Path.cwd()
         of_class = "" if chosen is None else f"_class{chosen}"
-        out = folder / f"n{count}_seed{arguments.seed}{of_class}.png"
-        refuse_link(out)
+        name = f"n{count}_seed{arguments.seed}{of_class}.png"
+        in_run = (run / "samples").is_dir()
+        out = inside(run, "samples", name) if in_run else inside(Path.cwd(), name)
     _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
     print(f"{count} samples: {shown(out)}")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import DiskError, FolderInUseError, WganError
 from wgan_cli.files import LogFile, held, locked
+from wgan_cli.guard import inside
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
 from wgan_cli.validation import job_overrides
@@ -36,11 +37,13 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """Reserve and return a job's folder: the one with the same overrides if any, else a free one.
 
     A lock ensures that only one job at a time chooses a folder. Raises `FolderInUseError` if the
-    user chose the folder's name (it is not a number) and the folder holds another job.
+    user chose the folder's name (it is not a number) and the folder holds another job, and
+    `CheckpointError` if a link leads out of the sweep's folder.
     """
     wanted = sorted(job_overrides(overrides))
-    with held(path.parent / ".jobs.lock"):
-        for other in (RunFolder(inner) for inner in path.parent.iterdir() if inner.is_dir()):
+    with held(inside(path.parent, ".jobs.lock")):
+        folders = (inside(path.parent, p.name) for p in path.parent.iterdir() if p.is_dir())
+        for other in map(RunFolder, folders):
             if other.taken() and sorted(other.read_overrides()) == wanted:
                 if other.path != path:
                     remove_if_empty(path)

@@ -15,6 +15,7 @@ from types import FrameType
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
 from wgan_cli.files import locked
+from wgan_cli.guard import inside
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
@@ -42,7 +43,7 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
             signal.signal(number, _note_end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         threading.Thread(target=_watch_parent, args=[os.getppid()], daemon=True).start()
-    busy = folder / _BUSY / str(os.getpid())
+    busy = inside(folder, _BUSY, str(os.getpid()))
     make_folder(busy.parent)
     busy.touch()
     try:
@@ -147,7 +148,7 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
 
 def _forget_workers(folder: Path) -> None:
     """Remove the workers' files: the process id of a killed worker may now be another process's."""
-    for busy in (folder / _BUSY).glob("*"):
+    for busy in inside(folder, _BUSY).glob("*"):
         busy.unlink(missing_ok=True)
     with suppress(OSError):
         (folder / _BUSY).rmdir()

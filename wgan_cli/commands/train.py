@@ -20,6 +20,7 @@ from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packag
 from wgan_cli.distributed.process import Process, refuse_uneven
 from wgan_cli.errors import ConfigError, PreemptedError, WganError
 from wgan_cli.files import disk_error
+from wgan_cli.guard import inside
 from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 from wgan_cli.stop_signals import StopSignals
 
@@ -162,6 +163,8 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
         composed = composer.compose(sample)
         validate(without_hydra(composed))
     folder = new_folder(composed, "sweep", overrides)
+    # Hydra writes this file without looking for links.
+    inside(folder, "multirun.yaml")
     handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
     jobs, launcher = jobs_of(choices), Launcher.of(composed.hydra)
     if launcher is Launcher.LOCAL:

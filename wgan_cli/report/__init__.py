@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wgan_cli.files import refuse_link, write_atomically
+from wgan_cli.files import write_atomically
+from wgan_cli.guard import inside
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.runs import Run, read_runs
 from wgan_cli.report.writers.tables import csv_table, terminal_table
@@ -39,6 +40,5 @@ class Report(Comparison):
             PICTURE: picture(self),
         }
         for name, content in contents.items():
-            refuse_link(folder / name)
-            write_atomically(folder / name, content, durable=False)
+            write_atomically(inside(folder, name), content, durable=False)
         return [folder / name for name in contents]

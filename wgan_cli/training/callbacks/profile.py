@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from wgan_cli.errors import DiskError
-from wgan_cli.files import refuse_link, write_atomically
+from wgan_cli.files import write_atomically
 from wgan_cli.run_folder import RunFolder, make_folder
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
@@ -90,7 +90,6 @@ class Profile(Callback):
             return
         path = self.folder / f"steps_{first:08d}-{trainer.step:08d}.pt.trace.json"
         trace, kinds = _exported(running)
-        refuse_link(self.folder)
         make_folder(self.folder)
         write_atomically(path, trace, durable=False)
         log.info(
