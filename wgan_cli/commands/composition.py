@@ -24,8 +24,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from wgan_cli.commands.config_source import use_checked_source
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
+from wgan_cli.run_folder import RunFolder
+from wgan_cli.untrusted_files import read_yaml
 from wgan_cli.validation import flatten, nearest, no_setting, override_key
 
 PRIMARY = "train"
@@ -42,8 +45,9 @@ class Composer:
     """
 
     def __init__(self, config_name: str = PRIMARY, config_dir: Path | None = None) -> None:
-        if config_dir is not None and not config_dir.is_dir():
-            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        if config_dir is not None:
+            _refuse_no_options(config_dir)
+        use_checked_source()
         self.config_name = config_name
         self.config_dir = config_dir
 
@@ -153,6 +157,21 @@ class Composer:
         return f"{no_setting(key, known)} wgan-train --cfg job lists them all."
 
 
+def _refuse_no_options(config_dir: Path) -> None:
+    """Raise `ConfigError` if `config_dir` does not exist or is a run's folder.
+
+    A run's folder may come from somebody else. Hydra would compose any file in it, such as
+    `hydra/launcher/basic.yaml`, and call what it names.
+    """
+    if not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+    if RunFolder(config_dir).holds_run():
+        raise ConfigError(
+            f"--config-dir {config_dir} is a run's folder: add --config-name config to repeat the"
+            " run. Options of your own go into another folder."
+        )
+
+
 def jobs_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the overrides of every job of a sweep: one list for each combination of choices."""
     return [list(job) for job in itertools.product(*choices)]
@@ -202,8 +221,7 @@ def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
                 f"{chosen[key]}: a saved config holds every setting already, so no {key} can be"
                 " laid under it; type the settings themselves."
             )
-    train = OmegaConf.to_container(OmegaConf.load(configs_folder() / f"{PRIMARY}.yaml"))
-    assert isinstance(train, dict)
+    train = read_yaml(configs_folder() / f"{PRIMARY}.yaml")
     hydra_choices = [
         entry
         for entry in train["defaults"]

@@ -142,13 +142,14 @@ def _composer(
     config_dir = Path(parsed.config_dir).absolute() if parsed.config_dir else None
     name = (parsed.config_name or PRIMARY).removesuffix(".yaml")
     if resume is not None and resume != "auto":
-        saved = run_of(Path(resume)) / CONFIG
-    else:
-        saved = (config_dir or configs_folder()) / f"{name}.yaml"
-        shipped = config_dir is None or not saved.is_file()
-        if shipped or (parsed.config_name is None and "defaults" in read_config(saved)):
-            return Composer(name, config_dir)
-    return Composer(register_saved(saved_config(saved, trusted), overrides), config_dir)
+        saved = saved_config(run_of(Path(resume)) / CONFIG, trusted)
+        return Composer(register_saved(saved, overrides), config_dir)
+    primary = (config_dir or configs_folder()) / f"{name}.yaml"
+    shipped = config_dir is None or not primary.is_file()
+    if shipped or (parsed.config_name is None and "defaults" in read_config(primary)):
+        return Composer(name, config_dir)
+    # Nothing else in the folder counts, because it may be a run's folder from somebody else.
+    return Composer(register_saved(saved_config(primary, trusted), overrides))
 
 
 def _sweep(composer: Composer, overrides: list[str]) -> int:
