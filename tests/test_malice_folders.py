@@ -15,12 +15,16 @@ from wgan_cli.commands.train import run
 # What every attack tries to make, in the folder that a command is run in.
 TRACE = "executed"
 CALLBACKS = {"evil": {"_target_": "os.mkdir", "path": TRACE}}
-LAUNCHER = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
 HYDRA = {"hydra": {"callbacks": CALLBACKS}}
 
 # What may lie in a folder from elsewhere, by its name there. All of it is harmful if composed.
 PLANTED: dict[str, Any] = {
-    "hydra/launcher/basic.yaml": {"# @package hydra": None, "callbacks": CALLBACKS},
+    # Hydra looks for this file in the folder before it takes its own launcher.
+    "hydra/launcher/basic.yaml": {
+        "defaults": ["/evil@_global_"],
+        "_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    },
+    "evil.yaml": HYDRA,
     "hydra/config.yaml": {"callbacks": CALLBACKS},
     "hydra/sweeper/basic.yaml": {"_target_": "os.mkdir", "path": TRACE},
     "hydra/job_logging/default.yaml": {
@@ -69,9 +73,7 @@ def theirs(honest: Path, here: Path) -> Path:
     for name, content in PLANTED.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        header = "".join(f"{key}\n" for key in content if key.startswith("#"))
-        plain = {key: value for key, value in content.items() if not key.startswith("#")}
-        path.write_text(header + yaml.safe_dump(plain))
+        path.write_text(yaml.safe_dump(content))
     return folder
 
 
@@ -96,7 +98,7 @@ def test_a_runs_folder_is_no_folder_of_options(
 
 def test_these_files_do_harm_in_a_folder_of_ones_own(theirs: Path, here: Path) -> None:
     """Otherwise the tests above would show nothing."""
-    launcher = here / "mine" / "hydra" / "launcher"
-    shutil.copytree(theirs / "hydra" / "launcher", launcher)
+    shutil.copytree(theirs / "hydra" / "launcher", here / "mine" / "hydra" / "launcher")
+    shutil.copy(theirs / "evil.yaml", here / "mine")
     run([*TINY, "--config-dir", "mine", "hydra.run.dir=own"])
     assert (here / TRACE).is_dir()
