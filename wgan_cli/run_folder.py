@@ -28,6 +28,8 @@ ENVIRONMENT = "environment.json"
 LOG, LOCK = "train.log", ".lock"
 _LIBRARIES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "tensorboard")
 _SMALL = (CONFIG, OVERRIDES, ENVIRONMENT, STATUS, METRICS)
+# Python's numbers in JSON, without its booleans. A float holds all steps below 2**53 exactly.
+_NUMBERS, _MOST_STEPS = (int, float), 2**53
 _FOLDERS = ("checkpoints", "samples", "tensorboard", "profile")
 
 
@@ -184,19 +186,26 @@ class RunFolder:
         for name in _FOLDERS:
             folder = inside(self.path, name)
             for path in folder.iterdir() if folder.is_dir() else ():
-                inside(self.path, name, path.name)
+                if path.is_symlink():
+                    inside(self.path, name, path.name)
 
 
 def _point(line: str) -> dict[str, float] | None:
-    """Parse a line of `metrics.jsonl`; return None if it is broken."""
+    """Parse a line of `metrics.jsonl`; return None if it is broken.
+
+    The result maps tags to floats, which may be NaN or infinite, and "step" to an integer.
+    """
     try:
         point = untrusted_files.parse_json(line)
-    except ValueError:
+        step, tags = point["step"], "".join(point)
+        # JSON allows lone surrogates and integers of any size; no event file or float does.
+        tags.encode()
+        numbers = {tag: float(value) for tag, value in point.items() if type(value) in _NUMBERS}
+    except (ValueError, LookupError, TypeError, OverflowError):
         return None
-    valid = isinstance(point, dict) and isinstance(point.get("step"), int)
-    if not valid or not all(isinstance(value, int | float) for value in point.values()):
+    if len(numbers) < len(point) or type(step) is not int or not 0 <= step < _MOST_STEPS:
         return None
-    return point
+    return {**numbers, "step": step}
 
 
 def taken_message(path: Path) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from wgan_cli.build import build_generator
 from wgan_cli.commands.resume import refuse_references
 from wgan_cli.commands.trust import check_trusted
 from wgan_cli.config import validate
-from wgan_cli.errors import CheckpointError
+from wgan_cli.errors import CheckpointError, WganError
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
 
@@ -48,11 +49,35 @@ def trusted_generator(
     refuse_references(config, path)
     check_trusted({"model": config.get("model")}, trusted)
     validate(config)
-    generator = build_generator(
-        config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
-    )
-    load_weights(generator, state[generator_key(state, raw=raw)])
+    facts = config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
+    weights = state[generator_key(state, raw=raw)]
+    _refuse_misfit(lambda: build_generator(*facts), weights)
+    generator = build_generator(*facts)
+    load_weights(generator, weights)
     return generator
+
+
+def _refuse_misfit(build: Callable[[], nn.Module], weights: dict[str, Any]) -> None:
+    """Raise `CheckpointError` if the weights' shapes are not those of the network.
+
+    The network is built without memory for its weights: sizes that are not the checkpoint's own
+    could need more than there is. A network that cannot be built so is not checked.
+    """
+    try:
+        with torch.device("meta"):
+            expected = build().state_dict()
+    except WganError:
+        raise
+    except Exception:
+        return
+    for name, tensor in expected.items():
+        saved = weights.get(name)
+        if not isinstance(saved, Tensor) or saved.shape != tensor.shape:
+            shape = tuple(saved.shape) if isinstance(saved, Tensor) else "missing"
+            raise CheckpointError(
+                f"The weights do not fit the run's model: {name} has shape {tuple(tensor.shape)} in"
+                f" the model and {shape} in the checkpoint."
+            )
 
 
 def generator_key(state: dict[str, Any], *, raw: bool) -> str:

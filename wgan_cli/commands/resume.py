@@ -88,9 +88,6 @@ def refuse_references(node: Any, path: Path) -> None:
             refuse_references(value, path)
     elif isinstance(node, str) and "${" in node:
         raise CheckpointError(f"{path} holds a reference ({node}); a saved config has values only.")
-    elif not isinstance(node, str | int | float | None):
-        kind = type(node).__name__
-        raise CheckpointError(f"{path} holds a {kind} in its config, which has plain values only.")
 
 
 def state_to_resume(folder: RunFolder, resume: str | None) -> dict[str, Any] | None:

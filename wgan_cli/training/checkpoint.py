@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import struct
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,10 @@ _END_RECORD = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _MARK = b"wgan-train sha256="
 _NAME = re.compile(r"step_(\d{8,})\.pt")
+# Limits of the counts in a checkpoint and of the number of sides of a sample.
+_MOST, _MOST_SIDES = 2**53, 8
+# The deepest nesting of a config.
+_DEEPEST = 40
 # Every checkpoint has these entries, and their values are dicts.
 _PARTS = ("config", "generator", "critic", "generator_optimizer", "critic_optimizer", "window")
 
@@ -79,6 +85,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     _verify(path, data)
+    _refuse_compressed(path, data)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -92,7 +99,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_whole(state: dict[str, Any], path: Path) -> None:
-    """Raise `CheckpointError` if an entry of the state is missing or has the wrong type.
+    """Raise `CheckpointError` if an entry of the state is missing, or wrong in type or size.
 
     This check is needed in addition to the checksum: another program can write a file with a valid
     checksum but the wrong contents.
@@ -104,29 +111,60 @@ def check_whole(state: dict[str, Any], path: Path) -> None:
             isinstance(value, dict)
             and value.keys() == kinds.keys()
             and all(isinstance(value[name], kind) for name, kind in kinds.items())
+            and is_count(value["at"], least=0)
+            and is_count(value["to"], least=0)
+            and 0 < value["lr_factor"] < math.inf
         )
 
     def is_count(value: Any, least: int = 1) -> bool:
-        return isinstance(value, int) and value >= least
+        return type(value) is int and least <= value < _MOST
+
+    def is_facts(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and value.keys() == {"training", "held_out", "classes"}
+            and is_count(value["held_out"], least=0)
+            # Endless data sets have no size, and many have no classes.
+            and all(value[key] is None or is_count(value[key]) for key in ("training", "classes"))
+        )
 
     shape, classes = state.get("sample_shape"), state.get("classes")
-    rollbacks = state.get("returns", [])
+    rollbacks, facts = state.get("returns", []), state.get("data")
     valid = {
         "step": is_count(state.get("step"), least=0),
-        "sample_shape": isinstance(shape, list) and bool(shape) and all(map(is_count, shape)),
+        "sample_shape": isinstance(shape, list)
+        and 1 <= len(shape) <= _MOST_SIDES
+        and all(map(is_count, shape)),
         "classes": classes is None or is_count(classes),
         "inner": is_count(state.get("inner", 0), least=0),
         "unmeasured": isinstance(state.get("unmeasured", False), bool),
         "returns": isinstance(rollbacks, list) and all(map(is_rollback, rollbacks)),
-        "data": isinstance(state.get("data"), dict | None),
+        "data": facts is None or is_facts(facts),
         "world": is_count(state.get("world", 1)),
         **{part: isinstance(state.get(part), dict) for part in _PARTS},
+        "config": isinstance(state.get("config"), dict) and _is_tree(state["config"], set()),
     }
     for entry, is_valid in valid.items():
         if not is_valid:
             raise CheckpointError(
                 f"{path} is no checkpoint of a run: its {entry} is missing or makes no sense."
             )
+
+
+def _is_tree(node: Any, seen: set[int], depth: int = 0) -> bool:
+    """Return True for plain values in dicts and lists, each of which is in one place.
+
+    A list in two places may stand for millions of values, and a list in itself has no end. `seen`
+    collects the ids of the dicts and lists so far.
+    """
+    if not isinstance(node, dict | list):
+        return isinstance(node, str | int | float | None)
+    if id(node) in seen or depth > _DEEPEST:
+        return False
+    seen.add(id(node))
+    inner = node.values() if isinstance(node, dict) else node
+    names = isinstance(node, list) or all(isinstance(key, str) for key in node)
+    return names and all(_is_tree(value, seen, depth + 1) for value in inner)
 
 
 def load_newest(
@@ -167,6 +205,17 @@ def _seal(archive: io.BytesIO) -> None:
         comment = _MARK + hashlib.sha256(data[:-2]).hexdigest().encode()
     archive.seek(-2, os.SEEK_END)
     archive.write(struct.pack("<H", len(comment)) + comment)
+
+
+def _refuse_compressed(path: Path, data: bytes) -> None:
+    """Raise `DamagedCheckpointError` for compressed records: a small file could fill the memory."""
+    try:
+        records = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error):
+        # torch says what is wrong with the archive.
+        return
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise DamagedCheckpointError(f"{path} cannot be read: its records are compressed.")
 
 
 def _verify(path: Path, data: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from wgan_cli.errors import CheckpointError
 from wgan_cli.training.ema import ExponentialMovingAverage
+from wgan_cli.training.optimizer_state import refuse_unusable_state
 from wgan_cli.training.rollback import RollbackRecord
 from wgan_cli.training.running_means import RunningMeans
 from wgan_cli.training.updates import Updates
@@ -66,6 +67,8 @@ class RunState:
         """Load a checkpoint's state. Raise `CheckpointError` if it does not fit this run."""
         try:
             self.updates.load_state_dict(state)
+            for _, optimizer in self.updates.networks().values():
+                refuse_unusable_state(optimizer)
             self.means.load_state_dict(state["window"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["generator_ema"], started=state["step"] > 0)

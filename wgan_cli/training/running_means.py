@@ -49,10 +49,13 @@ class RunningMeans:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the sums and counts of a checkpoint."""
+        """Load the sums and counts of a checkpoint. Raises `ValueError` for a wrong count."""
         self.critic.copy_(state["critic"])
         self.generator.copy_(state["generator"])
         self.critic_updates, self.steps = state["critic_updates"], state["steps"]
+        for count in (self.critic_updates, self.steps):
+            if type(count) is not int or not 0 <= count < 2**53:
+                raise ValueError(f"{count!r:.40} is no count of updates")
 
 
 class Throughput:

@@ -85,9 +85,10 @@ class Checkpoints(Callback):
 
     def _note_best(self, step: int, scalars: Mapping[str, float]) -> None:
         path = self.folder.checkpoints / checkpoint_name(step)
-        if "wasserstein/exact" not in scalars or not path.exists():
+        # An edited file may hold one of the two.
+        distance, n = scalars.get("wasserstein/exact"), scalars.get("wasserstein/exact_n")
+        if distance is None or n is None or not path.exists():
             return
-        distance, n = scalars["wasserstein/exact"], scalars["wasserstein/exact_n"]
         # Distances from different numbers of samples are not comparable.
         if self._best is None or self._best[1] != n or distance < self._best[0]:
             self._best = (distance, n, path)
