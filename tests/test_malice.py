@@ -6,6 +6,7 @@ import ast
 import hashlib
 import io
 import itertools
+import math
 import os
 import pickle
 import shutil
@@ -237,6 +238,24 @@ def test_a_checkpoints_config_builds_what_is_trusted_alone(
     assert sampled or attack in ELSEWHERE
 
 
+def nested(depth: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+def doubled(times: int) -> list[Any]:
+    inner: list[Any] = [1]
+    for _ in range(times):
+        inner = [inner, inner]
+    return inner
+
+
+def rollback(**changed: Any) -> Config:
+    return {"at": 2, "to": 1, "lr_factor": 0.5, "reason": "", **changed}
+
+
 # Of a checkpoint, sealed as one of this program's: what is no tensor, number or text,
 VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 PICKLES: dict[str, Callable[[Config], Any]] = {
@@ -288,6 +307,17 @@ STATES: dict[str, Callable[[Config], Any]] = {
     "weights under paths": lambda state: state.update(
         generator_ema={f"../../{TRACE}": torch.ones(1)}
     ),
+    "sides beyond all bounds": at("sample_shape", [10**9, 10**9]),
+    "sides of another run": at("sample_shape", [1, 9, 9]),
+    "a step beyond all bounds": at("step", 10**400),
+    "a width of another run": at("config.model.generator.width", 2_000_000_000),
+    "data without sizes": at("data", {}),
+    "data with a size of text": at("data", {"training": 5, "held_out": TRACE, "classes": None}),
+    "a config in itself": lambda state: state["config"].update(more=state["config"]),
+    "a config fifty lists deep": at("config.more", nested(50)),
+    "a list that stands for a billion values": at("config.more", doubled(30)),
+    "a rollback to a rate of NaN": at("returns", [rollback(lr_factor=math.nan)]),
+    "a rollback to no step": at("returns", [rollback(to=-1)]),
     "classes that are text": at("classes", TRACE),
     "classes below 0": at("classes", -1),
 }
@@ -299,6 +329,28 @@ OPTIMIZERS: dict[str, Callable[[Config], Any]] = {
     "an optimizer of text": at("critic_optimizer.param_groups", TRACE),
     "an optimizer's state that is text": at("critic_optimizer.state", TRACE),
     "an optimizer's state of text": at("critic_optimizer.state", {0: {"square_avg": TRACE}}),
+    "an optimizer without a rate": lambda state: state["critic_optimizer"]["param_groups"][0].pop(
+        "alpha"
+    ),
+    "an optimizer with a rate of text": lambda state: state["critic_optimizer"]["param_groups"][
+        0
+    ].update(alpha=TRACE),
+    "an optimizer's state without a tensor": lambda state: [
+        entry.pop("square_avg") for entry in state["critic_optimizer"]["state"].values()
+    ],
+    "an optimizer's state of another shape": lambda state: [
+        entry.update(square_avg=torch.ones(7))
+        for entry in state["generator_optimizer"]["state"].values()
+    ],
+    "an optimizer's state of lists": lambda state: [
+        entry.update(square_avg=[1.0]) for entry in state["generator_optimizer"]["state"].values()
+    ],
+    "an optimizer's count that is text": lambda state: [
+        entry.update(step=TRACE) for entry in state["generator_optimizer"]["state"].values()
+    ],
+    "a counter that is text": at("window.steps", TRACE),
+    "a counter beyond all bounds": at("window.critic_updates", 10**400),
+    "a counter that is a truth": at("window.steps", True),
     "a window that is text": at("window", TRACE),
     "a window of text": lambda state: state.update(window=dict.fromkeys(state["window"], TRACE)),
     "data that are text": at("data", TRACE),
@@ -394,6 +446,14 @@ def zip_of(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def zipped_zeros() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/version", b"3")
+        archive.writestr("archive/data.pkl", bytes(100_000_000))
+    return buffer.getvalue()
+
+
 def script() -> bytes:
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1, 1)), buffer)
@@ -412,6 +472,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "a script": script,
     "a zip": lambda: zip_of({"archive/data.pkl": PICKLED, "archive/version": b"3"}),
     "a zip with names above it": lambda: zip_of({**ABOVE, f"../{TRACE}/version": b"3"}),
+    "a zip that fills the memory": zipped_zeros,
     "a tar with names above it": lambda: tar_of(ABOVE),
 }
 

@@ -51,13 +51,13 @@ def trusted_generator(
     validate(config)
     facts = config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
     weights = state[generator_key(state, raw=raw)]
-    _refuse_misfit(lambda: build_generator(*facts), weights)
+    refuse_misfit(lambda: build_generator(*facts), weights)
     generator = build_generator(*facts)
     load_weights(generator, weights)
     return generator
 
 
-def _refuse_misfit(build: Callable[[], nn.Module], weights: dict[str, Any]) -> None:
+def refuse_misfit(build: Callable[[], nn.Module], weights: Any) -> None:
     """Raise `CheckpointError` if the weights' shapes are not those of the network.
 
     The network is built without memory for its weights: sizes that are not the checkpoint's own
@@ -71,7 +71,9 @@ def _refuse_misfit(build: Callable[[], nn.Module], weights: dict[str, Any]) -> N
     except Exception:
         return
     for name, tensor in expected.items():
-        saved = weights.get(name)
+        if not isinstance(tensor, Tensor):
+            continue
+        saved = weights.get(name) if isinstance(weights, dict) else None
         if not isinstance(saved, Tensor) or saved.shape != tensor.shape:
             shape = tuple(saved.shape) if isinstance(saved, Tensor) else "missing"
             raise CheckpointError(

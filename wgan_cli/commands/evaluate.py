@@ -93,6 +93,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands import checkpoints
     from wgan_cli.commands.evaluation_report import Bar, Report
     from wgan_cli.commands.logs import console_log
+    from wgan_cli.commands.resume import refuse_other_samples
     from wgan_cli.commands.trust import check_trusted
     from wgan_cli.config import fill, validate
     from wgan_cli.evaluation.registry import all_metrics, curve_metrics
@@ -115,14 +116,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         key = _path_setting(config.dataset)
         hint = "" if key is None else f" Here --root PATH replaces dataset.{key}."
         raise DataError(f"{error}{hint}") from None
-    _refuse_other_samples(state, list(dataset.sample_shape), build.classes_of(config, dataset))
+    refuse_other_samples(state, list(dataset.sample_shape), build.classes_of(config, dataset))
     usual = curve_metrics if arguments.all_checkpoints else all_metrics
     asked = dataclasses.replace(config, metrics=metrics or usual(dataset))
     complete_config = build.complete(asked, machine, dataset, training=False)
     constraint = build.build_constraint(complete_config)
-    critic = build.build_critic(
-        complete_config, constraint, dataset.sample_shape, state.get("classes")
-    )
+    facts = complete_config, constraint, dataset.sample_shape, state.get("classes")
+    checkpoints.refuse_misfit(lambda: build.build_critic(*facts), state["critic"])
+    critic = build.build_critic(*facts)
     critic.to(device)
     generator.to(device)
     with console_log(), Bar() as bar:
@@ -177,19 +178,6 @@ def _asked_path(arguments: argparse.Namespace) -> Path:
             f"--checkpoint {named}: {run} has no such checkpoint; it has {names or 'none'}."
         )
     return path
-
-
-def _refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
-    """Raise `CheckpointError` if the data's sample shape or classes differ from the checkpoint."""
-    if shape != list(state["sample_shape"]):
-        raise CheckpointError(
-            f"The run's samples have shape {state['sample_shape']}, its data set's now {shape}."
-        )
-    if classes != state.get("classes"):
-        raise CheckpointError(
-            f"The run's networks have {state.get('classes')} classes, its data set has {classes}"
-            " now."
-        )
 
 
 def _adapted(saved: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -152,3 +152,16 @@ def refuse_other_data(saved: dict[str, Any] | None, now: dict[str, Any]) -> None
             f"The data have changed since the run's checkpoint, from {before} to {after}, so"
             " held-out samples might be trained on: bring the old files back, or start a new run."
         )
+
+
+def refuse_other_samples(state: dict[str, Any], shape: list[int], classes: int | None) -> None:
+    """Raise `CheckpointError` if the data's sample shape or classes differ from the checkpoint."""
+    if shape != list(state["sample_shape"]):
+        raise CheckpointError(
+            f"The run's samples have shape {state['sample_shape']}, its data set's now {shape}."
+        )
+    if classes != state.get("classes"):
+        raise CheckpointError(
+            f"The run's networks have {state.get('classes')} classes, its data set has {classes}"
+            " now."
+        )

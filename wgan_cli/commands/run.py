@@ -13,7 +13,12 @@ from omegaconf import DictConfig
 
 from wgan_cli.commands.cli import shown
 from wgan_cli.commands.logs import console_log, file_log, log
-from wgan_cli.commands.resume import refuse_changes, refuse_other_data, state_to_resume
+from wgan_cli.commands.resume import (
+    refuse_changes,
+    refuse_other_data,
+    refuse_other_samples,
+    state_to_resume,
+)
 from wgan_cli.commands.summary import resume_hint, summary
 from wgan_cli.commands.sweep_job import claim_job_folder, record_failure
 from wgan_cli.commands.torchrun import log_process_count
@@ -131,7 +136,9 @@ def _train(
         signals=ranks.share_signals(signals),
     )
     if state is not None:
-        refuse_other_data(state.get("data"), build.data_facts(complete_config, dataset))
+        facts = build.data_facts(complete_config, dataset)
+        refuse_other_data(state.get("data"), facts)
+        refuse_other_samples(state, list(dataset.sample_shape), facts["classes"])
         trainer.load_state_dict(state)
     if new:
         ranks.arrive("start")

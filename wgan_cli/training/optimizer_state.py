@@ -10,19 +10,21 @@ from torch import Tensor
 
 from wgan_cli.out_of_memory import is_out_of_memory
 
+# The modules of the optimizers that are tried.
+_KNOWN = ("torch.optim.", "wgan_cli.")
 # Settings that choose an implementation on a GPU. The trial runs the plain one on the CPU.
 _IMPLEMENTATIONS = ("fused", "foreach", "capturable")
 
 
 def refuse_unusable_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ValueError` if torch's optimizer cannot take a step from its state.
+    """Raise `ValueError` if an optimizer of torch or of this package cannot step from its state.
 
     `Optimizer.load_state_dict` accepts almost anything: text for a number, a missing tensor or a
     group without its rate. The error would come at the next step, in words about torch's code. So
     take a trial step on a copy of each parameter, on the CPU and with gradients of zero.
     """
     # An optimizer of the user's own may need all parameters at once.
-    if not type(optimizer).__module__.startswith("torch.optim"):
+    if not type(optimizer).__module__.startswith(_KNOWN):
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -31,7 +33,8 @@ def refuse_unusable_state(optimizer: torch.optim.Optimizer) -> None:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                raise ValueError(f"its optimizer cannot go on ({error!r})") from None
+                kind = type(error).__name__
+                raise ValueError(f"its optimizer's state makes no sense ({kind})") from None
 
 
 def _try_step(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> None:
