@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -160,9 +160,8 @@ def _prepare(request: dict[str, Any], out: int, err: int) -> None:
     tempfile.tempdir = None
     # Python does what follows at its start, before a command runs.
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
-    if encoding or errors:
-        sys.stdout.reconfigure(encoding=encoding or None, errors=errors or "strict")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(encoding=encoding or None)  # type: ignore[union-attr]
+    sys.stdout = _stream(1, encoding, errors or "strict")
+    sys.stderr = _stream(2, encoding, "backslashreplace")
     for number in request["closed"]:
         os.close(number)
         setattr(sys, {1: "stdout", 2: "stderr"}[number], None)
@@ -170,6 +169,12 @@ def _prepare(request: dict[str, Any], out: int, err: int) -> None:
         os.umask(request["umask"])
     if request["memory"] is not None:
         resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
+
+
+def _stream(descriptor: int, encoding: str, errors: str) -> TextIO:
+    """Return a new stream: those of the server know whether its own files can be searched."""
+    lines = 1 if descriptor == 2 else -1
+    return open(descriptor, "w", lines, encoding=encoding or "utf-8", errors=errors, closefd=False)
 
 
 def _import_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -210,7 +211,9 @@ def _resealed(name: str, random: Random) -> Edit:
             state.pop(key, None)
         else:
             state[key] = new[how]()
-        save_checkpoint(path, state)
+        # Python's own limit: such a file has to be made by other means.
+        with suppress(RecursionError):
+            save_checkpoint(path, state)
 
     return Edit(what, make)
 
