@@ -108,14 +108,14 @@ def _be_command(request: dict[str, Any], out: int, err: int) -> NoReturn:
         _prepare(request, out, err)
         if "code" in request:
             sys.argv = ["-c", *request["words"]]
+            _watch(request)
             exec(request["code"], {"__name__": "__main__"})
         else:
             script = Path(sys.executable).with_name(request["command"])
             sys.argv = [str(script), *request["words"]]
             # `-c` put the current folder there.
             sys.path[0] = str(script.parent)
-            if request["watch"]:
-                watching.record(Path(request["watch"]))
+            _watch(request)
             importlib.import_module(MAINS[request["command"]]).main()
         code = 0
     except SystemExit as end:
@@ -137,6 +137,11 @@ def _be_command(request: dict[str, Any], out: int, err: int) -> NoReturn:
         except OSError:
             code = 120
     os._exit(code or 0)
+
+
+def _watch(request: dict[str, Any]) -> None:
+    if request["watch"]:
+        watching.record(Path(request["watch"]))
 
 
 def _prepare(request: dict[str, Any], out: int, err: int) -> None:

@@ -42,6 +42,10 @@ class Start:
     new_session: bool = False
 
 
+# From a terminal.
+AS_USUAL = Start()
+
+
 class ForkedProcess:
     """As much of `subprocess.Popen` as is needed here."""
 
@@ -115,7 +119,7 @@ class CommandServer:
         words: Sequence[str],
         cwd: Path,
         env: Mapping[str, str | None] | None = None,
-        start: Start = Start(),
+        start: Start = AS_USUAL,
     ) -> ForkedProcess:
         """Start `COMMAND WORDS` in the folder `cwd`.
 
@@ -123,9 +127,16 @@ class CommandServer:
         """
         return self._fork({"command": command, "words": list(words)}, cwd, env or {}, start)
 
-    def python(self, code: str, words: Sequence[str], cwd: Path) -> ForkedProcess:
+    def python(
+        self,
+        code: str,
+        words: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str | None] | None = None,
+        start: Start = AS_USUAL,
+    ) -> ForkedProcess:
         """Start `python -c CODE WORDS` in the folder `cwd`, with all modules imported."""
-        return self._fork({"code": code, "words": list(words)}, cwd, {}, Start())
+        return self._fork({"code": code, "words": list(words)}, cwd, env or {}, start)
 
     def _fork(
         self, what: dict[str, Any], cwd: Path, env: Mapping[str, str | None], start: Start

@@ -11,10 +11,11 @@ import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.fuzz import __doc__ as about
-from benchmarks.fuzz.cases import draw
+from benchmarks.fuzz.cases import Case, draw
 from benchmarks.fuzz.findings import Finding, findings_of
 from benchmarks.fuzz.running import LIMIT, Result, Worker, working
 
@@ -77,10 +78,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="cases side by side (default 1)")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds until a case is killed")
     parser.add_argument("--case", type=int, help="replay this case and show everything")
+    parser.add_argument("--fresh", action="store_true", help="replay it in a Python of its own")
     parser.add_argument("--out", type=Path, help="a folder for findings.jsonl")
     arguments = parser.parse_args()
     if arguments.case is not None:
-        return replay(arguments.seed, arguments.case, arguments.limit)
+        case = draw(arguments.seed, arguments.case)
+        if arguments.fresh:
+            case = replace(case, surroundings=replace(case.surroundings, fresh=True))
+        return replay(case, arguments.limit)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     tally = Tally(arguments.seed, arguments.out)
@@ -108,9 +113,8 @@ def main() -> int:
     return 1 if any(tally.found.values()) else 0
 
 
-def replay(seed: int, number: int, limit: float) -> int:
+def replay(case: Case, limit: float) -> int:
     """Run one case and print everything about it; return 1 if anything was found."""
-    case = draw(seed, number)
     with working(limit) as worker:
         result = worker.run(case)
         findings = findings_of(result)

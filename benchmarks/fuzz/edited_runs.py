@@ -220,5 +220,5 @@ def _resealed(name: str, random: Random) -> Edit:
 
 def decoys(folder: Path) -> None:
     """Write modules into the folder that leave the trace when a command imports them from there."""
-    for name in ("hydra_plugins/evil.py", "sitecustomize.py", "yaml.py", "wgan_cli.py"):
+    for name in ("hydra_plugins/evil.py", "sitecustomize.py", "yaml.py", "decoy.py"):
         path_of(folder, name).write_text(EVIL_MODULE)

@@ -175,9 +175,11 @@ def settings() -> dict[str, Any]:
 @cache
 def downloads(option: str) -> bool:
     """Return whether a data set's option, or the one that an experiment chooses, may download."""
-    texts = [path.read_text(encoding="utf-8") for path in configs_folder().rglob(f"{option}.yaml")]
-    named = re.findall(r"^\s*- override /dataset: (\w+)", "\n".join(texts), re.M)
-    return any("\ndownload:" in text for text in texts) or any(map(downloads, named))
+    experiment = configs_folder() / "experiment" / f"{option}.yaml"
+    text = experiment.read_text(encoding="utf-8") if experiment.exists() else ""
+    names = [option, *re.findall(r"^\s*- override /dataset: (\w+)", text, re.M)]
+    files = [configs_folder() / "dataset" / f"{name}.yaml" for name in names]
+    return any("\ndownload:" in file.read_text(encoding="utf-8") for file in files if file.exists())
 
 
 def good_value(random: Random, key: str) -> str:
