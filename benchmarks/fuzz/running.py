@@ -142,6 +142,7 @@ class Worker:
             **{name: str(self.base / folder) for name, folder in names.items()},
             "XDG_CONFIG_HOME": None,
             "MPLBACKEND": None,
+            "PYTHONUNBUFFERED": None,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
