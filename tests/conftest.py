@@ -11,26 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_commands import BLANK_CHARTS, CommandServer, save_blank
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from benchmarks.fork_server import BLANK_CHARTS, save_blank
+from benchmarks.forked_commands import CommandServer
+from benchmarks.tiny import TINY as TINY
 
 # Tests run side by side, and threads of two processes on one core wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-# Two steps of a narrow network: what a run writes, in the least time.
-TINY = [
-    "steps=2",
-    "batch_size=16",
-    "n_critic=2",
-    "latent_dim=4",
-    "threads=1",
-    "device=cpu",
-    "model.generator.width=8",
-    "model.critic.width=8",
-]
 
 # What an option cannot be without.
 COMPANIONS = {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Command, metrics_of
-from forked_commands import CommandServer
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands.evaluate import run as evaluate
 from wgan_cli.commands.train import run as train
 from wgan_cli.data.dataset import held_out_halves

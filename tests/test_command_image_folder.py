@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, status_of
-from forked_commands import CommandServer
 from PIL import Image
 
+from benchmarks.forked_commands import CommandServer, Start
 from wgan_cli.commands.train import run
 
 IMAGES = ["dataset=image_folder", "dataset.size=8", "dataset.flip=true", "eval_samples=8"]
@@ -132,7 +132,7 @@ def test_a_signal_to_all_processes_is_answered_by_the_run_alone(
     number: int, code: int, state: str, command_server: CommandServer, folder: Path
 ):
     words = [*SMALL, *KINDS["by_two"], "steps=1000000", "log_every=1", "hydra.run.dir=out"]
-    process = command_server.start("wgan-train", words, folder, start_new_session=True)
+    process = command_server.start("wgan-train", words, folder, start=Start(new_session=True))
     try:
         until = time.monotonic() + 120
         while not ((folder / "out/status.json").exists() and status_of(folder / "out")["step"] > 1):

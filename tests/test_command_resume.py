@@ -22,9 +22,9 @@ from conftest import (
     state_of,
     status_of,
 )
-from forked_commands import CommandServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands.train import run
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, Command, metrics_of, status_of
-from forked_commands import CommandServer
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands import search as command
 from wgan_cli.commands.train import run as train
 from wgan_cli.search.folder import SearchFolder

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
-from forked_commands import CommandServer
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands.train import run
 from wgan_cli.config import configs_folder
 from wgan_cli.errors import DataError

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, exhaustive_beyond
-from forked_commands import CommandServer
+
+from benchmarks.forked_commands import CommandServer
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, status_of
-from forked_commands import CommandServer
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands.folders import reserved
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError

@@ -22,9 +22,9 @@ from conftest import (
     metrics_of,
     status_of,
 )
-from forked_commands import CommandServer, ForkedProcess
 from omegaconf import OmegaConf
 
+from benchmarks.forked_commands import CommandServer, ForkedProcess
 from wgan_cli.errors import FolderInUseError
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import find_checkpoints, load_checkpoint, load_newest, step_of

@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
-from forked_commands import CommandServer, ForkedProcess
 
+from benchmarks.forked_commands import CommandServer, ForkedProcess, Start
 from wgan_cli.commands import sweep_workers
 from wgan_cli.commands.composition import Composer, jobs_of
 from wgan_cli.commands.sweep_job import claim_job_folder
@@ -32,7 +32,9 @@ def start(command_server: CommandServer) -> Callable[..., ForkedProcess]:
     """`wgan-train -m` in a process group of its own."""
 
     def starting(here: Path, *words: str) -> ForkedProcess:
-        return command_server.start("wgan-train", ["-m", *words], here, start_new_session=True)
+        return command_server.start(
+            "wgan-train", ["-m", *words], here, start=Start(new_session=True)
+        )
 
     return starting
 
