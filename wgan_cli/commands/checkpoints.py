@@ -15,6 +15,7 @@ from wgan_cli.commands.resume import refuse_references
 from wgan_cli.commands.trust import check_trusted
 from wgan_cli.config import validate
 from wgan_cli.errors import CheckpointError, WganError
+from wgan_cli.out_of_memory import is_out_of_memory
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import check_whole, load_checkpoint, load_newest
 
@@ -52,7 +53,13 @@ def trusted_generator(
     facts = config["model"], config["latent_dim"], state["sample_shape"], state.get("classes")
     weights = state[generator_key(state, raw=raw)]
     refuse_misfit(lambda: build_generator(*facts), weights)
-    generator = build_generator(*facts)
+    try:
+        generator = build_generator(*facts)
+    except (RuntimeError, OverflowError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: its generator cannot be built: {reason}") from None
     load_weights(generator, weights)
     return generator
 
