@@ -52,7 +52,7 @@ def quick(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = here / "quick.py"
     script.write_text(QUICK)
 
-    def made(words: Sequence[str], folder: Path) -> list[str]:
+    def made(words: Sequence[str], folder: Path, **_: object) -> list[str]:
         return [sys.executable, "-S", str(script), str(folder), *words]
 
     monkeypatch.setattr(command, "_command", made)
@@ -154,7 +154,7 @@ def test_a_mistake_is_one_sentence_and_nothing_starts(
     here: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny", None)
+    SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny")
     own = {**SPACE, "space": {**SPACE["space"], "resume": {"choices": ["auto", None]}}}
     Path("resume.yaml").write_text(yaml.safe_dump(own))
     Path("twice.yaml").write_text(yaml.safe_dump({**SPACE, "words": ["clip=0.1"]}))

@@ -200,7 +200,7 @@ def test_panels_show_floors_and_a_line_for_each_failed_run(
         lines = ({"step": 1, EXACT: 4.0 + seed}, {"step": 2, EXACT: 3.0, "critic/loss": 1.0})
         more = {f"{EXACT}_real_real": 2.0, f"{EXACT}_raw": 5.0, "throughput/step_ms": 1.0}
         points(folder, *lines, {"step": 3, EXACT: 3.5, f"{EXACT}_n": 8, **more})
-    panels = {panel.tag: panel for panel in Report(read_runs([tmp_path])).panels}
+    panels = {panel.tag: panel for panel in Report(read_runs([tmp_path])).panels[0]}
     assert set(panels) == {EXACT, "critic/loss"}
     mean, lost = panels[EXACT].lines
     assert panels[EXACT].floors == (3.0,)

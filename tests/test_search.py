@@ -126,8 +126,8 @@ def begun(tmp_path: Path) -> Callable[..., SearchFolder]:
     def begin(*words: str, name: str = "search", storage: Any = None, **more: Any) -> SearchFolder:
         node = {"space": X, "metric": "score", "words": list(words), "trials": 5, **more}
         node.setdefault("pruner", {"name": "none"})
-        folder = SearchFolder(tmp_path / name)
-        folder.begin(parse_search(node, Path("x.yaml")), "x", storage)
+        folder = SearchFolder(tmp_path / name, storage)
+        folder.begin(parse_search(node, Path("x.yaml")), "x")
         return folder
 
     return begin
@@ -594,12 +594,12 @@ def test_the_total_cannot_fall_below_the_existing_trials(begun: Any, search: Any
 def test_a_study_in_a_database(begun: Any, search: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     folder = begun(storage=url, trials=2)
-    assert read_study(folder.path) is None
+    assert read_study(folder.path, [url]) is None
     assert not (tmp_path / "studies.db").exists()
     facts = search(folder)
     assert states(facts) == ["finished"] * 2
     assert not folder.journal.exists()
-    assert read_study(folder.path) == facts
+    assert read_study(folder.path, [url]) == facts
     # Another search in the same database is another study.
     assert len(search(begun(storage=url, trials=1, name="second")).trials) == 1
     with pytest.raises(ConfigError, match=r"other\.db: the study of"):

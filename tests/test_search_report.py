@@ -57,7 +57,7 @@ def searched(tmp_path: Path) -> SearchFolder:
     }
     folder = SearchFolder(tmp_path / "search")
     search = parse_search(node, Path("x.yaml"))
-    folder.begin(search, "x", None)
+    folder.begin(search, "x")
     study = open_study(folder)
     for number in range(15):
         found = claim_trial(folder, study, search)
@@ -141,7 +141,7 @@ def test_an_outlier_does_not_flatten_the_chart(searched: SearchFolder) -> None:
 def test_a_study_without_finished_trials_has_a_page(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "search")
     search = parse_search({"space": {"clip": {"low": 0.01, "high": 0.1}}}, Path("x.yaml"))
-    folder.begin(search, "x", None)
+    folder.begin(search, "x")
     assert isinstance(claim_trial(folder, open_study(folder), search), ClaimedTrial)
     (folder.trial(0) / "status.json").write_text(json.dumps({"state": "running"}))
     page = page_of(folder)

@@ -195,7 +195,9 @@ def is_stale(path: Path) -> bool:
     file is not changed.
     """
     try:
-        with path.open() as file:
+        # Opened like this, a pipe in its place does not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return False

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from wgan_cli.commands.cli import entry_point, exit_code_of, shown
+from wgan_cli.commands.cli import entry_point, exit_code_of, print_error, shown
 from wgan_cli.errors import CheckpointError
 
 
@@ -40,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the files go (default: DIR if there is one, else the current folder)",
     )
+    parser.add_argument(
+        "--storage",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a database outside DIR that holds a search's study, as given to wgan-search",
+    )
     return parser
 
 
@@ -52,6 +59,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from wgan_cli.report import Report, read_runs
     from wgan_cli.report.runs import apply_trial_states
     from wgan_cli.report.writers.tables import screen_width
+    from wgan_cli.search.database import absolute_url
     from wgan_cli.search.study import read_study
 
     folders: list[Path] = arguments.folders
@@ -63,10 +71,18 @@ def _report(arguments: argparse.Namespace) -> int:
             " config.yaml."
         )
     title = ", ".join(str(shown(folder)) for folder in folders)
-    studies = {folder: facts for folder in folders if (facts := read_study(folder)) is not None}
-    for folder, facts in studies.items():
-        apply_trial_states(runs, folder, facts)
-    report = Report(runs, by=arguments.by, title=title, studies=list(studies.values()))
+    studies = []
+    named = [absolute_url(url) for url in arguments.storage]
+    for folder in folders:
+        try:
+            study = read_study(folder, named)
+        except CheckpointError as error:
+            print_error(f"wgan-report: {error} The report leaves this study out.")
+            continue
+        if study is not None:
+            apply_trial_states(runs, folder, study)
+            studies.append(study)
+    report = Report(runs, by=arguments.by, title=title, studies=studies)
     _print(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")

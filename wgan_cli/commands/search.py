@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 # Settings that wgan-search sets for every trial.
 _RESERVED = ("resume", "hydra.run.dir", "hydra.sweep.dir")
+# As the script wgan-train, and unlike `python -m`, this imports nothing from the current folder.
+_TRIAL = """
+import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+sys.argv[0] = "wgan-train"
+from wgan_cli.commands.train import main
+main()
+"""
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -66,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--storage", metavar="URL", help="a database for the study, as sqlite:///studies.db"
     )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="allow the space, or the search to go on with, to name classes under PREFIX",
+    )
     return parser
 
 
@@ -74,32 +90,35 @@ def _search(arguments: argparse.Namespace) -> int:
         raise ConfigError('wgan-search needs Optuna: pip install "wgan-train[search]".')
 
     from wgan_cli.commands.folders import reserved
-    from wgan_cli.search.folder import SearchFolder, refuse_unreachable
+    from wgan_cli.commands.search_words import to_type_again, typed_targets
+    from wgan_cli.search.database import absolute_url, refuse_unreachable
+    from wgan_cli.search.folder import SearchFolder
     from wgan_cli.search.loop import SearchLoop
     from wgan_cli.search.space import as_overrides
     from wgan_cli.search.study import final_summary, trials_text
 
     name, search = _asked_for(arguments)
-    first = _check(search)
+    typed: list[str] = arguments.words
+    trusted = [*arguments.trust, *typed_targets(typed)]
+    first = _check(search, typed, trusted)
     storage: str | None = arguments.storage
     if storage is not None:
-        # A search may be continued from another folder, so make the path of a SQLite file absolute.
-        scheme, sqlite, file = storage.partition("sqlite:///")
-        if sqlite and not scheme:
-            storage = sqlite + str(Path(file).absolute())
+        storage = absolute_url(storage)
         refuse_unreachable(storage)
     default = Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    folder = SearchFolder(shown(arguments.dir or reserved(default)))
-    search = folder.begin(search, name, storage)
+    folder = SearchFolder(shown(arguments.dir or reserved(default)), storage)
+    search = folder.begin(search, name)
     print(f"{trials_text(search.trials)} in {folder.path}", flush=True)
     signals = StopSignals()
     with signals:
         try:
             show = partial(print, flush=True)
-            loop = SearchLoop(folder, _command, signals.requested, show, first)
+            trial_command = partial(_command, trusted=trusted)
+            loop = SearchLoop(folder, trial_command, signals.requested, show, first)
             facts = loop.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
-            again = shlex.join(["wgan-search", str(folder.path)])
+            flags = [flag for prefix in trusted for flag in ("--trust", prefix)]
+            again = folder.command(storage, *flags, *to_type_again(typed))
             raise type(error)(f"{error} Go on with: {again}") from None
     params = facts.best.params if facts.best is not None else {}
     command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
@@ -150,14 +169,19 @@ def _space_file(space: str) -> Path:
     return shipped / f"{space}.yaml"
 
 
-def _check(search: Search) -> dict[str, Value]:
+def _check(
+    search: Search, typed: Sequence[str] = (), trusted: Sequence[str] = ()
+) -> dict[str, Value]:
     """Check trials at the ends of all ranges and with all choices; return the values for trial 0.
 
     These values are the config's own values of the searched settings, where the search space
     includes them. The dict is empty if the config is not valid without values from the space.
-    Raises `ConfigError` if a checked trial is not valid.
+    All words but the `typed` ones come from a file, as the space does. Raises `ConfigError` if a
+    checked trial is not valid, and `CheckpointError` if it has a class that is not trusted.
     """
     from wgan_cli.commands.composition import Composer, without_hydra
+    from wgan_cli.commands.search_words import SEVERAL_VALUES, refuse_unsafe
+    from wgan_cli.commands.trust import check_trusted
     from wgan_cli.search.space import default_values
     from wgan_cli.validation import override_key
 
@@ -171,14 +195,14 @@ def _check(search: Search) -> dict[str, Value]:
                 f"{key} is searched by the space and fixed by {fixed[override_key(key)]} among its"
                 " words; leave one of them out."
             )
+    for words in search.corners():
+        refuse_unsafe([word for word in words if word not in typed])
     composer = Composer()
     if any(len(values) > 1 for values in composer.choices(search.words)):
-        raise ConfigError(
-            "A word holds one value for all trials; values to try go into the space, as"
-            " {choices: [a, b]}."
-        )
+        raise ConfigError(SEVERAL_VALUES)
     for words in search.corners():
         config = validate(without_hydra(composer.compose(words)))
+        check_trusted(as_dict(config), trusted)
         refuse_missing_packages(config)
         filled, _ = fill(config)
     _check_metric(search, filled)
@@ -206,9 +230,10 @@ def _check_metric(search: Search, config: FilledConfig) -> None:
         )
 
 
-def _command(words: Sequence[str], folder: Path) -> list[str]:
+def _command(words: Sequence[str], folder: Path, trusted: Sequence[str] = ()) -> list[str]:
     """Return the command of a trial. The trial resumes if `folder` already holds a checkpoint."""
     from wgan_cli.commands.composition import quoted
 
     run_dir = f"hydra.run.dir={quoted(str(folder.absolute()))}"
-    return [sys.executable, "-m", "wgan_cli", *words, run_dir, "resume=auto"]
+    flags = [flag for prefix in trusted for flag in ("--trust", prefix)]
+    return [sys.executable, "-c", _TRIAL, *words, run_dir, "resume=auto", *flags]

@@ -24,7 +24,7 @@ def check_trusted(config: dict[str, Any], trusted: Sequence[str]) -> None:
     that are defined in wgan_cli, torch.nn or torch.optim; and all names under a prefix in
     `trusted`.
     """
-    for target in _targets(config):
+    for target in targets(config):
         if not isinstance(target, str):
             raise CheckpointError(f"The run's config has {target!r} where a class's name goes.")
         if target in SCHEMAS or any(_under(target, prefix) for prefix in trusted):
@@ -58,12 +58,13 @@ def _is_defined_in_packages(target: str) -> bool:
     )
 
 
-def _targets(node: Any) -> Iterator[Any]:
+def targets(node: Any) -> Iterator[Any]:
+    """Yield the value of every `_target_` in a config."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield node["_target_"]
         for value in node.values():
-            yield from _targets(value)
+            yield from targets(value)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _targets(value)
+            yield from targets(value)

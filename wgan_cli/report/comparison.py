@@ -52,8 +52,8 @@ class Comparison:
         return ranking.higher_is_better(self.by or "") is not None
 
     @cached_property
-    def panels(self) -> list[curves.Panel]:
-        """The learning curves, one panel for each metric."""
+    def panels(self) -> tuple[list[curves.Panel], str]:
+        """The learning curves, and a note that says if some are left out; see `curves.panels`."""
         return curves.panels(self.groups, self.by)
 
     @cached_property

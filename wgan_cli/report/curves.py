@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wgan_cli.report.ranking import ESTIMATE, RAW, SeedGroup, floor_tag, is_metric
 from wgan_cli.report.runs import Run
@@ -19,6 +22,11 @@ _POINTS, _GREY_POINTS = 300, 6000
 # Draw heat maps only if results fill at least this share of their cells.
 _MIN_FILLED = 0.25
 _MAX_MAPS = 6
+
+# A page has at most this many panels: a run from elsewhere may have any number of tags.
+MOST_PANELS = 60
+# Charts show values beyond these as these, and smaller ones as 0: axes cannot have their ranges.
+_LARGEST, _SMALLEST = 1e100, 1e-100
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -41,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """The lines of one tag. `floors` are the values of the metric for real data."""
+    """The lines of one tag, all values `drawable`. `floors` are the metric's for real data."""
 
     tag: str
     lines: tuple[Line, ...]
@@ -69,8 +77,17 @@ def coloured_count(groups: int) -> int:
     return groups if groups <= COLOURS else HIGHLIGHTED
 
 
-def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
-    """Return a panel for each metric. The ranking tag comes first, then the critic's estimate."""
+def drawable(values: ArrayLike) -> np.ndarray:
+    """Return an array of float64 in which no value is too large or too small to be drawn."""
+    array = np.clip(np.asarray(values, float), -_LARGEST, _LARGEST)
+    return np.where(np.abs(array) < _SMALLEST, 0.0, array)
+
+
+def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> tuple[list[Panel], str]:
+    """Return a panel for each metric, and a note that says if some are left out.
+
+    The ranking tag comes first, then the critic's estimate.
+    """
     tags = {
         tag
         for group in groups
@@ -84,8 +101,10 @@ def panels(groups: Sequence[SeedGroup], ranking_tag: str | None) -> list[Panel]:
         prefixes = ("wasserstein", "metrics", "critic", "generator", prefix)
         return (ranking_tag, ESTIMATE, tag).index(tag), prefixes.index(prefix), tag
 
-    drawn = [_panel(groups, tag) for tag in sorted(tags, key=order)]
-    return [panel for panel in drawn if panel.lines]
+    drawn = (_panel(groups, tag) for tag in sorted(tags, key=order))
+    shown = list(itertools.islice((panel for panel in drawn if panel.lines), MOST_PANELS))
+    left_out = len(tags) > MOST_PANELS
+    return shown, f"The first {MOST_PANELS} of {len(tags)} tags." if left_out else ""
 
 
 def heat_maps(groups: Sequence[SeedGroup], keys: Sequence[str]) -> tuple[list[HeatMap], str]:
@@ -140,7 +159,11 @@ def _panel(groups: Sequence[SeedGroup], tag: str) -> Panel:
     lines = []
     for rank, group in enumerate(groups):
         most = _POINTS if rank < coloured else grey_points
-        curves = [run.curves[tag] for run in _averaged_runs(group) if tag in run.curves]
+        curves = [
+            (run.curves[tag][0], drawable(run.curves[tag][1]))
+            for run in _averaged_runs(group)
+            if tag in run.curves
+        ]
         if curves:
             steps, mean, low, high = merged(curves)
             kept = thinned(len(steps), most)
@@ -150,10 +173,10 @@ def _panel(groups: Sequence[SeedGroup], tag: str) -> Panel:
             if run.failed and tag in run.curves:
                 steps, values = run.curves[tag]
                 kept = thinned(len(steps), most)
-                lines.append(Line(rank, steps[kept], values[kept], failed=True))
+                lines.append(Line(rank, steps[kept], drawable(values[kept]), failed=True))
     runs = (run for group in groups for run in group.runs)
     floors = {run.final[floor_tag(tag)] for run in runs if floor_tag(tag) in run.final}
-    return Panel(tag, tuple(lines), tuple(sorted(floors)))
+    return Panel(tag, tuple(lines), tuple(drawable(sorted(floors)).tolist()))
 
 
 def _averaged_runs(group: SeedGroup) -> list[Run]:
@@ -180,9 +203,14 @@ def _heat_map(
 
 
 def _is_numeric(values: Sequence[Hashable]) -> bool:
-    """Return whether all values but `ABSENT` are numbers and at least two of them differ."""
+    """Return whether all values but `ABSENT` are finite numbers and at least two of them differ."""
     known = {value for value in values if value != ABSENT}
-    return len(known) > 1 and all(type(value) in (int, float) for value in known)
+    return len(known) > 1 and all(
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -sys.float_info.max <= value <= sys.float_info.max
+        for value in known
+    )
 
 
 def _filled_enough(maps: Sequence[HeatMap]) -> bool:

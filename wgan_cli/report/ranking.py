@@ -21,6 +21,8 @@ EXACT = "wasserstein/exact"
 ESTIMATE = "critic/wasserstein"
 FLOOR, RAW = "_real_real", "_raw"
 CONFIDENCE = 0.95
+# Numbers between these can be squared and added up.
+_SMALLEST, _LARGEST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class SeedGroup:
     @property
     def mean(self) -> float | None:
         """The mean over seeds, or None without a counted run."""
-        return statistics.fmean(self.numbers) if self.numbers else None
+        return _mean(self.numbers) if self.numbers else None
 
     @property
     def sd(self) -> float | None:
         """The sample standard deviation over seeds (n − 1), or None for fewer than two seeds."""
-        return statistics.stdev(self.numbers) if self.n > 1 else None
+        if self.n < 2:
+            return None
+        scale = _scale(self.numbers)
+        return statistics.stdev(_over(self.numbers, scale)) * scale
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def _seed_group(
         runs=tuple(runs),
         counted=tuple(counted),
         numbers=tuple(run.final[tag or ""] for run in counted),
-        floor=statistics.fmean(floors) if floors else None,
+        floor=_mean(floors) if floors else None,
     )
 
 
@@ -174,12 +179,38 @@ def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
     amount = better.mean - other.mean if higher else other.mean - better.mean
     if better.n < 2 or other.n < 2:
         return Margin(amount, None)
-    v1, v2 = (statistics.variance(group.numbers) / group.n for group in (better, other))
+    scale = _scale([*better.numbers, *other.numbers])
+    v1, v2 = (
+        statistics.variance(_over(group.numbers, scale)) / group.n for group in (better, other)
+    )
     if v1 + v2 == 0:
         return Margin(amount, (amount, amount))
-    freedom = (v1 + v2) ** 2 / (v1**2 / (better.n - 1) + v2**2 / (other.n - 1))
-    half_width = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(v1 + v2)
+    # The shares of the variance do not underflow, as the squares of small variances do.
+    share1, share2 = v1 / (v1 + v2), v2 / (v1 + v2)
+    freedom = 1 / (share1**2 / (better.n - 1) + share2**2 / (other.n - 1))
+    half_width = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(v1 + v2) * scale
     return Margin(amount, (amount - half_width, amount + half_width))
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    scale = _scale(numbers)
+    return statistics.fmean(_over(numbers, scale)) * scale
+
+
+def _scale(numbers: Sequence[float]) -> float:
+    """Return a power of two by which to divide the numbers, so that no sum or square overflows.
+
+    It is 1 unless the numbers are extreme, as those of a run that explodes.
+    """
+    largest = max(map(abs, numbers))
+    if largest == 0 or _SMALLEST < largest < _LARGEST:
+        return 1.0
+    # A scale of less than 2^-1022 would itself be inexact.
+    return 2.0 ** max(math.frexp(largest)[1] - 1, -1022)
+
+
+def _over(numbers: Sequence[float], scale: float) -> list[float]:
+    return [value / scale for value in numbers]
 
 
 def conclusion(groups: Sequence[SeedGroup], tag: str | None) -> str:

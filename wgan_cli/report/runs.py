@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ from wgan_cli.untrusted_files import read_yaml
 _FAILED = ("diverged", "failed")
 # Subfolders of a run folder that are not searched for other runs.
 _INNER = ("checkpoints", "samples", "tensorboard", "evaluation", "profile")
+# Runs are searched for this many folders deep.
+_DEEPEST = 64
 # Values of --config-name that wgan-train passes to Hydra: the default, and a saved config's name.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
@@ -141,7 +143,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     base = Path(os.path.commonpath(roots)) if roots else Path()
     if str(base) in folders:
         base = base.parent
-    runs = [_read(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
+    runs = [_read_safely(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
     return sorted(runs, key=lambda run: natural(run.name))
 
 
@@ -177,16 +179,36 @@ def readable(node: Any) -> Any:
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    for parent, below, files in os.walk(path):
+    # Not os.walk, which is recursive in Python 3.10 and fails in a deep tree.
+    waiting = [(path, 0)]
+    while waiting:
+        parent, depth = waiting.pop()
+        entries: list[os.DirEntry[str]] = _tried(partial(_entries, parent), [])
+        below = [entry for entry in entries if _tried(entry.is_dir, False)]
+        files = {entry.name for entry in entries if entry not in below}
         is_run = STATUS in files or CONFIG in files
-        # Follow only links to runs: any other link may lead to a huge folder or form a loop.
-        links = [link for link in (Path(parent, name) for name in below) if link.is_symlink()]
-        yield from (link for link in sorted(links) if RunFolder(link).holds_run())
-        below[:] = sorted(
-            name for name in below if not name.startswith(".") and not (is_run and name in _INNER)
-        )
         if is_run:
-            yield Path(parent)
+            yield parent
+        # Follow only links to runs: any other link may lead to a huge folder or form a loop.
+        links = [Path(entry.path) for entry in below if entry.is_symlink()]
+        yield from (link for link in links if _tried(RunFolder(link).holds_run, False))
+        if depth == _DEEPEST:
+            continue
+        for entry in reversed(below):
+            hidden = entry.name.startswith(".") or (is_run and entry.name in _INNER)
+            if not entry.is_symlink() and not hidden:
+                waiting.append((Path(entry.path), depth + 1))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _read_safely(path: Path, name: str) -> Run:
+    """Return the run in a folder, or one with a message if its files cannot be read."""
+    unread = Run(path, readable(name), message="The files of this run cannot be read.")
+    return _tried(lambda: _read(path, name), unread)
 
 
 def _read(path: Path, name: str) -> Run:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeGuard
 
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 from wgan_cli.files import held, locked, write_atomically
+from wgan_cli.guard import inside
 from wgan_cli.run_folder import RunFolder, make_folder, read_yaml
+from wgan_cli.search import database
+from wgan_cli.search.journal import appendable, read_journal
 from wgan_cli.search.space import Search, parse_search
 from wgan_cli.validation import flatten, job_overrides
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.study import Study
 
 SEARCH = "search.yaml"
@@ -27,13 +29,17 @@ _SHOWN = 3
 
 
 class SearchFolder:
-    """The folder of one search; several processes may use it at the same time."""
+    """The folder of one search; several processes may use it at the same time.
 
-    def __init__(self, path: Path) -> None:
+    `named` is the URL of the database that the user has named in this command, or None. A database
+    outside the folder is used only if it is named.
+    """
+
+    def __init__(self, path: Path, named: str | None = None) -> None:
         self.path = path
+        self.named = named
         # This file holds the study if no database is used.
         self.journal = path / "study.log"
-        self.journal_lock = path / ".study.log.lock"
 
     def trial(self, number: int) -> Path:
         """Return the run folder of a trial."""
@@ -56,44 +62,63 @@ class SearchFolder:
         if isinstance(node, dict):
             study, storage = node.pop("study", None), node.pop("storage", None)
         search = parse_search(node, path)
-        if not isinstance(study, str) or not isinstance(storage, str | None):
+        if not _is_printable(study) or not (storage is None or _is_printable(storage)):
             raise ConfigError(f"{path} does not name its study; start another search.")
         return search, study, storage
 
-    def begin(self, search: Search, name: str, storage: str | None) -> Search:
+    def begin(self, search: Search, name: str) -> Search:
         """Start `search`, or continue the search in this folder; return the search to run.
 
         When a search continues, `search.trials` replaces the saved total, but the new total is at
         least the number of existing trials. Raises `ConfigError` if the folder holds a different
-        search, and `DiskError` if writing fails.
+        search, `CheckpointError` if the study is in a database that must not be written to, and
+        `DiskError` if writing fails.
         """
         make_folder(self.path)
         with self.claiming():
             if not self.holds_search():
-                self._write(search, f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}", storage)
+                study = f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+                self._write(search, study, self.named)
                 return search
-            saved, study, saved_storage = self.read()
+            saved, study, storage = self.read()
             self._refuse_another(saved, search)
-            if storage not in (None, saved_storage):
+            if self.named not in (None, storage):
                 raise ConfigError(
-                    f"--storage {storage}: the study of {self.path} is in"
-                    f" {saved_storage or self.journal}."
+                    f"--storage {self.named}: the study of {self.path} is in"
+                    f" {storage or self.journal}."
                 )
+            self.refuse_unsafe_storage(storage)
             numbers = (int(p.name) for p in self.path.glob("trials/*") if p.name.isdecimal())
             started = max(numbers, default=-1) + 1
             search = dataclasses.replace(search, trials=max(search.trials, started))
             if saved.trials != search.trials:
-                self._write(search, study, saved_storage)
+                self._write(search, study, storage)
             return search
+
+    def refuse_unsafe_storage(self, storage: str | None) -> None:
+        """Raise `CheckpointError` if the study must not be written; see `search.database`."""
+        if storage is not None:
+            database.refuse_unsafe_write(self.path, storage, self._named())
+
+    def command(self, storage: str | None, *more: str) -> str:
+        """Return the command that goes on with this search, with the arguments `more`."""
+        outside = storage if database.needs_naming(self.path, storage) else None
+        flag = [] if outside is None else ["--storage", outside]
+        return shlex.join(["wgan-search", str(self.path), *flag, *more])
+
+    def inside(self, *names: str) -> Path:
+        """Return a path in this folder to write to; see `guard.inside`."""
+        return inside(self.path, *names)
 
     def claiming(self) -> AbstractContextManager[None]:
         """Return a context that locks the search: only one process at a time may choose a trial."""
-        return held(self.path / ".lock")
+        return held(self.inside(".lock"))
 
     def lock_trial(self, number: int) -> TextIO | None:
         """Lock a trial and return the lock, or None if another process or its run holds it."""
-        make_folder(self.trial(number))
-        return locked(self.trial(number) / ".search.lock")
+        trial = self.inside(*self.trial(number).relative_to(self.path).parts)
+        make_folder(trial)
+        return locked(inside(trial, ".search.lock"))
 
     def refuse_foreign_run(self, number: int, overrides: Sequence[str] | None = None) -> None:
         """Raise `ConfigError` if a trial's folder holds a run of another study.
@@ -117,8 +142,12 @@ class SearchFolder:
     def _write(self, search: Search, study: str, storage: str | None) -> None:
         node = {"study": study, "storage": storage, **dataclasses.asdict(search)}
         text = OmegaConf.to_yaml(OmegaConf.create(node))
-        comment = f"# What is searched here. To continue: wgan-search {self.path}\n"
-        write_atomically(self.path / SEARCH, (comment + text).encode())
+        again = " ".join(self.command(storage).split())
+        comment = f"# What is searched here. To continue: {again}\n"
+        write_atomically(self.inside(SEARCH), (comment + text).encode())
+
+    def _named(self) -> Collection[str]:
+        return () if self.named is None else (self.named,)
 
     def _refuse_another(self, saved: Search, asked: Search) -> None:
         # Only the number of trials may change when a search is continued.
@@ -131,38 +160,29 @@ class SearchFolder:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise ConfigError(
             f"{self.path} holds another search ({'; '.join(shown)}{more}). Continue that one with"
-            f" wgan-search {self.path}, or choose another --dir."
+            f" {self.command(self.read()[2])}, or choose another --dir."
         )
 
 
-def refuse_unreachable(url: str) -> None:
-    """Raise `ConfigError` if the database cannot be opened. Create the tables in a new database."""
-    from optuna.storages import RDBStorage
-
-    try:
-        RDBStorage(url)
-    except Exception as error:
-        # SQLAlchemy and each database driver raise their own exceptions.
-        raise ConfigError(f"--storage {url} cannot be opened: {_short(error)}") from None
+def _is_printable(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.isprintable()
 
 
-def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
-    """Return the study of the search in a folder. Create a missing study, unless `read_only`.
+def open_study(folder: SearchFolder) -> Study:
+    """Return the study of the search in a folder. Create a missing study.
 
-    Raises `ConfigError` if a database cannot be opened, and `DiskError` if the study cannot be
-    read.
+    Raises `CheckpointError` if the study must not be written to, `ConfigError` if a database cannot
+    be opened, and `DiskError` if the study cannot be read.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search, name, url = folder.read()
-    if url is not None and not read_only:
-        refuse_unreachable(url)
+    folder.refuse_unsafe_storage(url)
+    journal, lock = folder.inside(folder.journal.name), folder.inside(".study.log.lock")
+    if url is not None:
+        database.refuse_unreachable(url)
     try:
-        if read_only:
-            _refuse_missing_file(folder, url)
-            return optuna.load_study(study_name=name, storage=_storage(folder, url))
-        _drop_partial_record(folder)
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.pruner.name == "median":
             pruner = optuna.pruners.MedianPruner(
@@ -170,7 +190,7 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
             )
         return optuna.create_study(
             study_name=name,
-            storage=_storage(folder, url),
+            storage=appendable(journal, lock) if url is None else optuna.storages.RDBStorage(url),
             direction="minimize" if search.direction == "minimize" else "maximize",
             pruner=pruner,
             load_if_exists=True,
@@ -180,53 +200,26 @@ def open_study(folder: SearchFolder, *, read_only: bool = False) -> Study:
     except Exception as error:
         # For a damaged journal, Optuna raises many kinds of exceptions.
         raise DiskError(
-            f"The study in {url or folder.journal} cannot be read: {_short(error)}"
+            f"The study in {url or folder.journal} cannot be read: {database.short(error)}"
         ) from None
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+@contextmanager
+def reading_study(path: Path, named: Collection[str]) -> Iterator[tuple[Search, Study]]:
+    """Give the search in a folder and its study, without writing anything there.
 
-
-def _refuse_missing_file(folder: SearchFolder, url: str | None) -> None:
-    """Raise `FileNotFoundError` for a missing journal or SQLite file, which Optuna would create."""
-    scheme, _, path = (url or "").partition(":///")
-    file = folder.journal if url is None else Path(path.partition("?")[0])
-    if (url is None or scheme.startswith("sqlite")) and not file.is_file():
-        raise FileNotFoundError(file)
-
-
-def _storage(folder: SearchFolder, url: str | None) -> BaseStorage:
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    if url is not None:
-        return RDBStorage(url)
-
-    class KernelLock(JournalFileOpenLock):
-        """A lock that the kernel releases when its process ends.
-
-        After a process is killed, Optuna's own locks stay for 30 s or for ever.
-        """
-
-        def acquire(self) -> bool:
-            self._context = held(folder.journal_lock)
-            self._context.__enter__()
-            return True
-
-        def release(self) -> None:
-            self._context.__exit__(None, None, None)
-
-    journal = str(folder.journal)
-    return JournalStorage(JournalFileBackend(journal, KernelLock(journal)))
-
-
-def _drop_partial_record(folder: SearchFolder) -> None:
-    """Remove the journal's last record if a kill or a full disk left it incomplete.
-
-    Otherwise the next record would follow on the same line and make the journal unreadable.
+    `named` are the URLs of databases that the user has named. Raises `CheckpointError` if there is
+    no search, or if its study is in a file or database outside the folder that is not in `named`.
+    For a damaged study, Optuna raises many kinds of exceptions.
     """
-    if not folder.journal.is_file():
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder = SearchFolder(path)
+    search, name, url = folder.read()
+    if url is None:
+        storage = read_journal(folder.inside(folder.journal.name))
+        yield search, optuna.load_study(study_name=name, storage=storage)
         return
-    with held(folder.journal_lock), folder.journal.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
+    with database.read_only(path, url, named) as copied:
+        yield search, optuna.load_study(study_name=name, storage=copied)

@@ -115,6 +115,8 @@ def parse_search(node: Any, path: Path) -> Search:
     try:
         if not isinstance(node, dict) or not isinstance(node.get("space"), dict):
             raise ConfigError("a search needs space: with a setting and its range on each line.")
+        if not _is_printable(node):
+            raise ConfigError("a search has no control characters in its texts.")
         plain = {str(key): value for key, value in node.items()}
         space = {str(key): value for key, value in plain.pop("space").items()}
         search: Search = typed(Search, plain, "")
@@ -124,6 +126,14 @@ def parse_search(node: Any, path: Path) -> Search:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return search
+
+
+def _is_printable(node: Any) -> bool:
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    if isinstance(node, list):
+        return all(map(_is_printable, node))
+    return not isinstance(node, str) or node.isprintable()
 
 
 def as_overrides(values: Mapping[str, Value]) -> list[str]:
@@ -143,11 +153,17 @@ def value_text(value: Any) -> str:
 def with_overrides(search: Search, overrides: Sequence[str]) -> Search:
     """Return the search with more overrides. The settings in these overrides are not searched."""
     fixed = {override_key(override) for override in overrides}
-    kept = [override for override in search.words if override_key(override) not in fixed]
+    # An override that is typed again stays in its place: the search is the same.
+    kept = [
+        override
+        for override in search.words
+        if override in overrides or override_key(override) not in fixed
+    ]
+    added = [override for override in overrides if override not in kept]
     space = {key: node for key, node in search.space.items() if key not in fixed}
     if not space:
         raise ConfigError("The overrides fix every setting of the space: none is left to search.")
-    return dataclasses.replace(search, words=[*kept, *overrides], space=space)
+    return dataclasses.replace(search, words=[*kept, *added], space=space)
 
 
 def _entry(key: str, node: Any) -> Range | Choices:

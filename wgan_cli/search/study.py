@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgan_cli.search.folder import SearchFolder, open_study
+from wgan_cli.errors import CheckpointError
+from wgan_cli.search.folder import SearchFolder, reading_study
 from wgan_cli.search.space import Range, Search, value_text
 
 if TYPE_CHECKING:
@@ -86,15 +87,20 @@ class StudySummary:
         return sum(trial.state == state for trial in self.trials)
 
 
-def read_study(folder: Path) -> StudySummary | None:
-    """Return a summary of the study in `folder`, or None if the study cannot be read.
+def read_study(folder: Path, named: Collection[str] = ()) -> StudySummary | None:
+    """Return a summary of the study in `folder`, or None if there is none that can be read.
 
-    Without Optuna, the result is also None. This function never writes files and never raises
-    errors.
+    Without Optuna, the result is also None. This function never writes to a file or database of the
+    search. Raises `CheckpointError` if the study is outside `folder`, in a database that is not in
+    `named`.
     """
-    search_folder = SearchFolder(folder)
+    if not SearchFolder(folder).holds_search():
+        return None
     try:
-        return summarize_study(search_folder, open_study(search_folder, read_only=True))
+        with reading_study(folder, named) as (search, study):
+            return _summary(search, study)
+    except CheckpointError:
+        raise
     except Exception:
         # Damaged files can raise any exception; the report then leaves out the study.
         return None
@@ -102,7 +108,10 @@ def read_study(folder: Path) -> StudySummary | None:
 
 def summarize_study(folder: SearchFolder, study: Study) -> StudySummary:
     """Return a summary of an open study."""
-    search, _, _ = folder.read()
+    return _summary(folder.read()[0], study)
+
+
+def _summary(search: Search, study: Study) -> StudySummary:
     trials = tuple(_summarize_trial(trial, search) for trial in study.get_trials(deepcopy=False))
     # Another process may still run with a larger total than the saved one.
     total = max(search.trials, len(trials))
@@ -119,10 +128,21 @@ def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
         number=trial.number,
         state=_STATES.get(trial.state.name, RUNNING),
         value=value if value is not None and math.isfinite(value) else None,
-        params=params,
-        reason=str(trial.user_attrs.get(REASON, "")),
+        params={_printable(key): _plain(given) for key, given in params.items()},
+        reason=_printable(str(trial.user_attrs.get(REASON, ""))),
         history=dict(sorted(trial.intermediate_values.items())),
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value. A study from elsewhere may have any JSON there: return its text."""
+    if isinstance(value, str) or not isinstance(value, int | float | None):
+        return _printable(str(value))
+    return value
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, float]:
@@ -139,7 +159,7 @@ def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, fl
             importances = get_param_importances(study, params=sorted(varying))
         except (ValueError, RuntimeError):
             return {}
-    shares = {key: float(share) for key, share in importances.items()}
+    shares = {_printable(key): float(share) for key, share in importances.items()}
     return shares if all(map(math.isfinite, shares.values())) else {}
 
 

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError
 from wgan_cli.files import disk_error
+from wgan_cli.guard import inside
 from wgan_cli.run_folder import METRICS, RunFolder
 from wgan_cli.run_status import read_status
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED
@@ -102,7 +103,7 @@ def run_trial(
     if prune:
         return Outcome(PRUNED)
     try:
-        with (run.path / CONSOLE).open("ab") as console:
+        with inside(run.path, CONSOLE).open("ab") as console:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

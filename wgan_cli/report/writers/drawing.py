@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-import re
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wgan_cli.report.comparison import Comparison
-from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, coloured_count
+from wgan_cli.report.curves import HeatMap, Line, Panel, coloured_count, drawable
 from wgan_cli.report.ranking import higher_is_better, number
+from wgan_cli.report.writers.svg import (
+    FAILED,
+    PRINT,
+    Ink,
+    chart_style,
+    set_title,
+    shortened,
+    svg_chart,
+)
 
-# Most colour-blind readers can distinguish these colours on white. The page's style sheet has
-# other colours for dark mode.
-_SERIES = "#1f6fb4 #d0322d #23875a #c77a0a #7b4fb5 #0b8796 #b8487f #75654a"
-_MAX_LABEL = 60
 _MAX_TICKS = 12
 # The smallest width of a heat map's cell that fits a number, in points.
 _MIN_CELL = 16
@@ -36,25 +34,6 @@ _CHARACTER = 0.065
 _HEADER = 1.2
 # Lines with at most this many points get a marker at each point.
 _MAX_MARKED = 12
-
-
-@dataclass(frozen=True)
-class Ink:
-    """The colours of text, of faint lines, and of each group's line by rank."""
-
-    text: str
-    faint: str
-    series: tuple[str, ...]
-
-
-_PRINT = Ink("#222222", "#b9b9b9", tuple(_SERIES.split()))
-# Placeholder colours that no chart uses otherwise. `_svg` replaces them by CSS variables.
-_PAGE = Ink("#010203", "#010204", tuple(f"#01030{rank}" for rank in range(COLOURS)))
-_VARIABLES = {
-    _PAGE.text: "currentColor",
-    _PAGE.faint: "var(--faint)",
-    **{colour: f"var(--s{rank})" for rank, colour in enumerate(_PAGE.series)},
-}
 
 
 def chart(panel: Panel, groups: int) -> str:
@@ -73,31 +52,14 @@ def heat_chart(one: HeatMap, tag: str) -> str:
     return svg_chart(f"heat {one.fixed}", (width, height), box, partial(_draw_heat_map, one, tag))
 
 
-def svg_chart(
-    name: str,
-    size: tuple[float, float],
-    box: tuple[float, float, float, float],
-    draw: Callable[[Axes, Ink], None],
-) -> str:
-    """Call `draw` on new axes and return the SVG text. A hash of `name` makes the SVG's ids unique.
-
-    `size` is (width, height) in inches. `box` is (left, bottom, width, height) of the axes, in
-    shares of `size`.
-    """
-    with _style(_PAGE, name):
-        figure = Figure(figsize=size)
-        draw(figure.add_axes(box), _PAGE)
-        return _svg(figure, name)
-
-
 def picture(comparison: Comparison) -> bytes:
     """Return one PNG, as bytes, with all charts and a legend."""
-    panels, (maps, _) = comparison.panels, comparison.heat_maps
+    (panels, _), (maps, _) = comparison.panels, comparison.heat_maps
     charts = len(maps) + len(panels) + 1
     columns = min(4, charts)
     rows = math.ceil(charts / columns)
     width, height = 4.2 * columns, 2.9 * rows + _HEADER
-    with _style(_PRINT, ""):
+    with chart_style(PRINT, ""):
         figure = Figure(figsize=(width, height))
         grid = figure.subplots(rows, columns, squeeze=False)
         figure.subplots_adjust(0.6 / width, 0.5 / height, 0.99, 1 - _HEADER / height, 0.26, 0.45)
@@ -109,12 +71,32 @@ def picture(comparison: Comparison) -> bytes:
         draw_panels = [partial(_draw_panel, panel, len(comparison.groups)) for panel in panels]
         draw_maps = [partial(_draw_heat_map, one, comparison.by or "") for one in maps]
         for draw in (*draw_panels[:1], *draw_maps, *draw_panels[1:]):
-            draw(next(axes), _PRINT)
+            place = next(axes)
+            try:
+                draw(place, PRINT)
+            except Exception:
+                _say_failed(place)
         for empty in axes:
             empty.axis("off")
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-        return file.getvalue()
+        try:
+            return _png(figure)
+        except Exception:
+            for place in figure.axes:
+                _say_failed(place)
+            return _png(figure)
+
+
+def _say_failed(axes: Axes) -> None:
+    """Replace the axes by a sentence; to clear them may fail as drawing did."""
+    figure, place = axes.figure, axes.get_position()
+    axes.remove()
+    figure.text(place.x0, place.y0 + place.height / 2, FAILED)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _draw_panel(panel: Panel, groups: int, axes: Axes, ink: Ink) -> None:
@@ -141,7 +123,7 @@ def _draw_panel(panel: Panel, groups: int, axes: Axes, ink: Ink) -> None:
     for floor in panel.floors[:4]:
         axes.axhline(floor, color=ink.text, linestyle=":", linewidth=1, zorder=2)
     _set_limits(axes, panel, coloured_ranks)
-    axes.set_title(panel.tag, fontsize=9.5, loc="left").set_parse_math(False)
+    set_title(axes, panel.tag)
 
 
 def _joined(lines: list[Line]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +157,8 @@ def _set_limits(axes: Axes, panel: Panel, coloured_ranks: int) -> None:
 
 
 def _draw_heat_map(one: HeatMap, tag: str, axes: Axes, ink: Ink) -> None:
-    quality = np.ma.masked_invalid(one.cells if higher_is_better(tag) else -one.cells)
+    cells = drawable(one.cells)
+    quality = np.ma.masked_invalid(cells if higher_is_better(tag) else -cells)
     axes.pcolormesh(quality, cmap="Blues", edgecolors="none", linewidth=0)
     cell_width = 72 * axes.bbox.width / axes.figure.dpi / len(one.xs)
     least, most = (float(quality.min()), float(quality.max())) if quality.count() else (0.0, 0.0)
@@ -195,9 +178,9 @@ def _draw_heat_map(one: HeatMap, tag: str, axes: Axes, ink: Ink) -> None:
         kept = range(0, len(values), every)
         labels = _tick_labels(values)
         axis.set_ticks([i + 0.5 for i in kept], [labels[i] for i in kept])
-    axes.set_xlabel(one.keys[0]).set_parse_math(False)
-    axes.set_ylabel(one.keys[1]).set_parse_math(False)
-    axes.set_title(f"{tag}  {one.fixed}".strip(), fontsize=9.5, loc="left").set_parse_math(False)
+    axes.set_xlabel(shortened(one.keys[0])).set_parse_math(False)
+    axes.set_ylabel(shortened(one.keys[1])).set_parse_math(False)
+    set_title(axes, f"{tag}  {one.fixed}".strip())
 
 
 def _tick_labels(values: Sequence[float]) -> list[str]:
@@ -211,63 +194,12 @@ def _draw_legend(axes: Axes, comparison: Comparison) -> None:
     groups = comparison.groups
     coloured = coloured_count(len(groups))
     labels = [group.label for group in groups[:coloured]]
-    entries = list(zip(_PRINT.series, labels, strict=False))
+    entries = list(zip(PRINT.series, labels, strict=False))
     if len(groups) > coloured:
-        entries.append((_PRINT.faint, f"{len(groups) - coloured} other settings"))
+        entries.append((PRINT.faint, f"{len(groups) - coloured} other settings"))
     for row, (colour, label) in enumerate(entries):
         height = 0.95 - 0.105 * row
         axes.plot([0, 0.06], [height, height], color=colour, linewidth=2.5)
-        text = label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…"
-        axes.text(0.09, height, text, va="center", fontsize=9).set_parse_math(False)
+        axes.text(0.09, height, shortened(label), va="center", fontsize=9).set_parse_math(False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-
-
-@contextmanager
-def _style(ink: Ink, salt: str) -> Iterator[None]:
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "text.color": ink.text,
-        "axes.labelcolor": ink.text,
-        "axes.edgecolor": ink.faint,
-        "xtick.color": ink.text,
-        "ytick.color": ink.text,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.facecolor": "none",
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "axes.labelsize": 8.5,
-    }
-    with rc_context(settings), warnings.catch_warnings():
-        # Ignore missing glyphs: they become boxes in the PNG, but the page shows them correctly.
-        warnings.filterwarnings("ignore", "Glyph")
-        yield
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as SVG text for a page: no header, unique ids, CSS variables as colours."""
-    file = io.StringIO()
-    width = 96 * figure.get_figwidth()
-    metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=metadata)
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    prefix = hashlib.sha256(name.encode()).hexdigest()[:8]
-    used = set(re.findall(r"#([\w.-]+)[\")]", text))
-    text = re.sub(
-        r' id="([^"]*)"',
-        lambda match: f' id="{prefix}{match[1]}"' if match[1] in used else "",
-        text,
-    )
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
-    # Two decimals are precise enough; matplotlib's six would double the page's size.
-    text = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\d\.\d\d)\d+", r"\1", match[0]), text)
-    text = re.sub(r"font: (?:[\w ]+ )?([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    return re.sub(r'width="[^"]*" height="[^"]*"', f'role="img" width="{width:.0f}"', text, count=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,23 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from wgan_cli.report.comparison import Comparison
-from wgan_cli.report.curves import coloured_count
+from wgan_cli.report.curves import coloured_count, drawable
 from wgan_cli.report.ranking import is_metric, margin, number
 from wgan_cli.report.settings import overrides_text
 from wgan_cli.report.varying_settings import MAX_COLUMNS
-from wgan_cli.report.writers.drawing import Ink, chart, heat_chart, svg_chart
+from wgan_cli.report.writers.drawing import chart, heat_chart
+from wgan_cli.report.writers.svg import Ink, set_title, svg_chart
 from wgan_cli.search.space import value_text
-from wgan_cli.search.study import FAILED, FINISHED, PRUNED, RUNNING, StudySummary, trials_text
+from wgan_cli.search.study import (
+    FAILED,
+    FINISHED,
+    PRUNED,
+    RUNNING,
+    StudySummary,
+    TrialSummary,
+    trials_text,
+)
+from wgan_cli.untrusted_files import read_bytes
 
 # Limits of a thumbnail's longer side, in pixels.
 _MAX_SIDE, _MIN_SIDE = 300, 110
@@ -29,6 +40,8 @@ _MAX_SIDE, _MIN_SIDE = 300, 110
 _MAX_BYTES = 6_000_000
 # A run's pictures have far fewer pixels. A picture with more may be a decompression bomb.
 _MAX_PIXELS = 20_000_000
+# The largest file of a picture that is read, in bytes.
+_MOST_PICTURE = 2**26
 # Space above and below the values in the chart of a search, as a share of their range.
 _MARGIN = 0.08
 
@@ -43,7 +56,7 @@ def page(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "value_text": value_text}
-    maps, note = comparison.heat_maps
+    (panels, panel_note), (maps, note) = comparison.panels, comparison.heat_maps
     tags = dict.fromkeys(tag for run in comparison.runs for tag in run.final)
     varying, groups = comparison.varying, comparison.groups
     return environment.get_template("page.html.j2").render(
@@ -56,7 +69,8 @@ def page(comparison: Comparison) -> str:
         # `Markup` is safe here: matplotlib escapes all text in its SVG.
         heat_maps=[Markup(heat_chart(one, comparison.by or "")) for one in maps],
         heat_note=note,
-        charts=[Markup(chart(panel, len(groups))) for panel in comparison.panels],
+        charts=[Markup(chart(panel, len(groups))) for panel in panels],
+        chart_note=panel_note,
         samples=_samples(comparison),
         searches=list(map(_search_section, comparison.studies)),
     )
@@ -86,14 +100,16 @@ def _thumbnail(path: Path, count: int) -> str | None:
     """
     side = max(_MIN_SIDE, min(_MAX_SIDE, round(_MAX_SIDE * (24 / max(count, 1)) ** 0.5)))
     try:
-        with Image.open(path, formats=["PNG"]) as opened:
-            if not path.is_file() or opened.width * opened.height > _MAX_PIXELS:
+        # Read the file first: opening a pipe or a device would wait or never end.
+        content = io.BytesIO(read_bytes(path, _MOST_PICTURE))
+        with Image.open(content, formats=["PNG"]) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
                 return None
             image = opened.convert("RGB")
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     # For damaged files, Pillow raises many kinds of exceptions.
     except Exception:
         return None
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     for kind, options in (("PNG", {"optimize": True}), ("JPEG", {"quality": 80})):
         file = io.BytesIO()
         image.save(file, kind, **options)
@@ -131,11 +147,10 @@ def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
     low, high = _limits(study)
     triangle = "^" if study.direction == "minimize" else "v"
     for state, face in ((PRUNED, "none"), (FINISHED, ink.text)):
-        values = [
-            (trial.number, trial.value)
-            for trial in study.trials
-            if trial.state == state and trial.value is not None
+        trials = [
+            trial for trial in study.trials if trial.state == state and trial.value is not None
         ]
+        values = list(zip([trial.number for trial in trials], _values(trials), strict=True))
         inside = [(x, y) for x, y in values if low <= y <= high]
         outside = [(x, high if y > high else low) for x, y in values if not low <= y <= high]
         for drawn, marker in ((inside, "o"), (outside, triangle)):
@@ -144,10 +159,10 @@ def _draw(study: StudySummary, axes: Axes, ink: Ink) -> None:
     failed = [trial.number for trial in study.trials if trial.state == FAILED]
     axes.plot(failed, [low] * len(failed), "x", color=ink.text, markersize=5)
     best = study.best_so_far
-    axes.step(list(best), list(best.values()), where="post", color=ink.series[0])
+    axes.step(list(best), drawable(list(best.values())), where="post", color=ink.series[0])
     margin = _MARGIN * (high - low)
     axes.set_ylim(low - margin, high + margin)
-    axes.set_title(f"{study.metric} by trial", fontsize=9.5, loc="left").set_parse_math(False)
+    set_title(axes, f"{study.metric} by trial")
 
 
 def _limits(study: StudySummary) -> tuple[float, float]:
@@ -156,14 +171,20 @@ def _limits(study: StudySummary) -> tuple[float, float]:
     The range covers finished trials, or all trials while none has finished.
     """
     known = [trial for trial in study.trials if trial.value is not None]
-    finished = [trial for trial in known if trial.state == FINISHED]
-    values = [trial.value for trial in finished or known if trial.value is not None]
+    values = _values([trial for trial in known if trial.state == FINISHED] or known)
     if not values:
         return 0.0, 1.0
     lower, upper = map(float, np.percentile(values, (25, 75)))
     reach = 3 * (upper - lower) or abs(values[0]) or 1.0
     low, high = min(values), max(values)
-    # The 1e-9 keeps the range from being empty.
+    # This keeps the range from being empty.
+    least = 1e-9 * max(1.0, abs(low), abs(high))
     if study.direction == "minimize":
-        return low, max(low + 1e-9, min(high, upper + reach))
-    return min(high - 1e-9, max(low, lower - reach)), high
+        return low, max(low + least, min(high, upper + reach))
+    return min(high - least, max(low, lower - reach)), high
+
+
+def _values(trials: Sequence[TrialSummary]) -> list[float]:
+    """Return the values of trials that have one, as a chart can show them."""
+    values: list[float] = drawable([trial.value or 0.0 for trial in trials]).tolist()
+    return values

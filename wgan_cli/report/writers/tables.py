@@ -16,6 +16,8 @@ from wgan_cli.search.space import value_text
 
 # The terminal shows at most this many groups, but lists every run. The page shows all groups.
 _MAX_SETTINGS = 20
+# In a spreadsheet, cells that start with these are formulas, which may run programs.
+_FORMULA = ("=", "+", "-", "@", "\t")
 # Do not wrap the last column if it would be narrower than this.
 _MIN_WRAPPED = 24
 
@@ -104,5 +106,20 @@ def csv_table(comparison: Comparison) -> str:
 
 
 def _writable(cells: list[Any]) -> list[Any]:
-    """Return cells without zero bytes, which `csv` in Python 3.10 can neither write nor read."""
-    return [cell.replace("\0", "") if isinstance(cell, str) else cell for cell in cells]
+    return [_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _cell(text: str) -> str:
+    """Return text that a spreadsheet does not take for a formula; numbers stay as they are.
+
+    `csv` in Python 3.10 can neither write nor read zero bytes, so they are left out. A carriage
+    return becomes a space: `csv` does not quote it, and a spreadsheet starts a row there.
+    """
+    text = text.replace("\0", "").replace("\r", " ")
+    if not text.lstrip(" ").startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
