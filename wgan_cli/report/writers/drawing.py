@@ -15,10 +15,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from wgan_cli.plain_matplotlib import Axes, Figure, rc_context
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import COLOURS, HeatMap, Line, Panel, coloured_count
 from wgan_cli.report.ranking import higher_is_better, number
