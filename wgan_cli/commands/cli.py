@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from wgan_cli.commands.streams import failure_of, set_up_streams
 from wgan_cli.errors import DiskError, InterruptedRunError, OutOfMemoryError, WganError
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
@@ -75,6 +75,8 @@ def exit_code_of_training(
         print_error(f"{command}: {error}")
         return error.exit_code
     except OSError as error:
+        if error.errno is None:
+            raise
         print_error(
             f"{command}: {disk_error(error, Path(error.filename) if error.filename else None)}"
         )
@@ -102,25 +104,34 @@ def print_error(message: str) -> None:
 
 
 def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
-    """Return a function that calls `run` with the command's arguments and exits with its code."""
-    return lambda: exit_process(run(sys.argv[1:]))
+    """Return a function that calls `run` with the command's arguments and exits with its code.
+
+    Output that cannot be written, for example because the reader of a pipe has ended, neither ends
+    the command nor changes its exit code; only a full disk does.
+    """
+
+    def main() -> NoReturn:
+        set_up_streams()
+        try:
+            code = run(sys.argv[1:])
+        except SystemExit as end:
+            # From argparse, after --help or a mistake.
+            if not isinstance(end.code, int | None):
+                raise
+            code = end.code or 0
+        exit_process(code)
+
+    return main
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit with `code`, even if output cannot be flushed.
+    """Exit with `code`, even if output could not be written.
 
-    If the flush fails because the disk is full and `code` is 0, exit with 7 (the code of
+    If output was lost because the disk is full and `code` is 0, exit with 7 (the code of
     `DiskError`).
     """
     for stream in (sys.stdout, sys.stderr):
-        # The stream is None if the shell has closed it.
-        if stream is None:
-            continue
-        try:
-            stream.flush()
-        except OSError as error:
-            # Otherwise Python would flush again at its exit, fail, and exit with 120.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if is_full(error):
-                code = code or DiskError.exit_code
+        failure = failure_of(stream)
+        if failure is not None and is_full(failure):
+            code = code or DiskError.exit_code
     sys.exit(code)
