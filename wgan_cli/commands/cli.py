@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,14 +11,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from wgan_cli.commands.streams import failure_of, set_up_streams
-from wgan_cli.errors import DiskError, InterruptedRunError, OutOfMemoryError, WganError
+from wgan_cli.errors import (
+    CheckpointError,
+    DiskError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    WganError,
+)
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments RUN, --raw and --trust to the parser."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    parser.add_argument(
+        "run", type=path_argument, metavar="RUN", help="a run folder, or one checkpoint"
+    )
     parser.add_argument(
         "--raw",
         action="store_true",
@@ -30,6 +39,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="allow the run's config to name classes under PREFIX",
     )
+
+
+def path_argument(text: str) -> Path:
+    """Return the path that an argument names; argparse reports a name that no file can have."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return Path(text)
+    except UnicodeEncodeError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!a}: no file's name can hold this")
 
 
 def exit_code_of(
@@ -53,6 +72,11 @@ def exit_code_of(
         from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
         if not is_out_of_memory(error):
+            # What these commands write has errors of its own, so this is about reading.
+            if isinstance(error, OSError) and error.errno is not None:
+                what = error.filename or "A file"
+                print_error(f"{command}: {what} cannot be read: {error.strerror}.")
+                return CheckpointError.exit_code
             raise
         print_error(f"{command}: out of memory: {memory_used(error)}{smaller}")
         return OutOfMemoryError.exit_code

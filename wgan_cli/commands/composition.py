@@ -24,7 +24,8 @@ from yaml import YAMLError
 from wgan_cli.commands.sweep_values import check_count, values_of
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
-from wgan_cli.validation import flatten, nearest, no_setting, override_key
+from wgan_cli.files import reading
+from wgan_cli.validation import flatten, is_writable, nearest, no_setting, override_key
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
@@ -42,8 +43,11 @@ class Composer:
     """
 
     def __init__(self, config_name: str = PRIMARY, config_dir: Path | None = None) -> None:
-        if config_dir is not None and not config_dir.is_dir():
-            raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
+        if config_dir is not None:
+            with reading(f"--config-dir {config_dir}", ConfigError):
+                found = config_dir.is_dir()
+            if not found:
+                raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
         self.config_name = config_name
         self.config_dir = config_dir
 
@@ -167,6 +171,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """Return the parsed overrides. Raises `ConfigError`."""
     parser, parsed = OverridesParser.create(), []
     for override in overrides:
+        if not is_writable(override):
+            raise ConfigError(f"{_cut(ascii(override))} holds characters that no file can hold.")
         try:
             parsed.append(parser.parse_override(override))
         except (HydraException, ValueError, RecursionError) as error:

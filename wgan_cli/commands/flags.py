@@ -18,6 +18,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
     """Return the flags and the overrides. Raises `ConfigError`."""
     from hydra._internal.utils import get_args_parser
 
+    if any("\0" in argument for argument in arguments):
+        _refuse("An argument holds a zero byte, which no name can hold")
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)

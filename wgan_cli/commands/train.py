@@ -20,7 +20,7 @@ from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.distributed.process import Process, refuse_uneven
 from wgan_cli.errors import ConfigError, PreemptedError, WganError
-from wgan_cli.files import disk_error
+from wgan_cli.files import disk_error, reading
 from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 from wgan_cli.stop_signals import StopSignals
 
@@ -74,7 +74,8 @@ def _dispatch(arguments: list[str]) -> int:
     trusted = flags.take(arguments, "--trust")
     if "-h" in arguments or "--help" in arguments:
         config_dirs = flags.take(arguments, "--config-dir", "-cd")
-        print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
+        with reading("--config-dir", ConfigError):
+            print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
         return 0
     parsed = flags.parse(arguments)
     if parsed.hydra_help:
@@ -140,7 +141,8 @@ def _composer(
         saved = run_of(Path(resume)) / CONFIG
     else:
         saved = (config_dir or configs_folder()) / f"{name}.yaml"
-        shipped = config_dir is None or not saved.is_file()
+        with reading(saved, ConfigError):
+            shipped = config_dir is None or not saved.is_file()
         if shipped or (parsed.config_name is None and "defaults" in read_config(saved)):
             return Composer(name, config_dir)
     return Composer(register_saved(saved_config(saved, trusted), overrides), config_dir)
