@@ -29,6 +29,7 @@ LEVELS = (
         "gpu_facts",
         "losses",
         "optimizers",
+        "plain_matplotlib",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),
@@ -143,6 +144,11 @@ def test_only_instantiation_calls_instantiate():
 def test_reports_and_searches_need_no_torch():
     rooms = {room_of(file) for file in importing("torch", "torchvision")}
     assert not rooms & {"report", "search", "schema", "config", "rules", "errors", "run_status"}
+
+
+def test_only_one_file_imports_matplotlib_and_none_its_global_state():
+    assert importing("matplotlib") == {"plain_matplotlib.py"}
+    assert not importing("matplotlib.pyplot")
 
 
 def test_config_and_help_load_neither_torch_nor_hydra_even_indirectly():

@@ -10,6 +10,7 @@ import torch
 from conftest import TINY, status_of
 
 from wgan_cli.commands.train import run
+from wgan_cli.config import configs_folder
 
 OWN_MODULE = """
 class Generator:
@@ -284,3 +285,78 @@ def test_a_defect_is_exit_1_with_its_traceback(
     assert "Traceback" in capsys.readouterr().err
     status = status_of(here / "broken")
     assert (status["state"], status["exit_code"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: &a\n  x: *a\n",
+        "defaults:\n  - loop\n  - _self_\n",
+        "\n".join(" " * depth + "a:" for depth in range(150)),
+        "a: " + "[" * 3000 + "]" * 3000,
+        "clip: ${ema}\nema: ${clip}\n",
+    ],
+    ids=["aliases", "defaults", "levels", "brackets", "references"],
+)
+def test_own_options_in_a_circle_or_too_deep_are_exit_2(
+    text: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own" / "experiment").mkdir(parents=True)
+    (here / "own" / "experiment" / "loop.yaml").write_text(f"# @package _global_\n{text}")
+    assert run([*TINY, "--config-dir", "own", "experiment=loop"]) == 2
+    answer = capsys.readouterr().err
+    assert "Traceback" not in answer
+    assert len(answer.splitlines()) == 1
+    assert not (here / "outputs").exists()
+
+
+def test_only_a_shell_may_ask_for_completions(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    assert run(["-sc", "query=bash"]) == 2
+    assert "the shell itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_a_callback_by_a_resolver_of_hydras_is_exit_2(
+    multirun: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = "++hydra.callbacks.x._target_='${hydra:runtime.cwd}'"
+    assert run([*TINY, *multirun, word]) == 2
+    answer = capsys.readouterr().err
+    assert "Traceback" not in answer
+    assert "hydra" in answer
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--cfg", "job", "--package", "nowhere"], 2, "nowhere"),
+        (["--cfg", "job", "--resolve", "device=${x}"], 2, "x"),
+        (["steps=1", "--hydra-help"], 0, ""),
+        (["steps=1", "--info", "config"], 0, ""),
+        (["-m", "loss=glob(h*)", "seed=range(1,3)", "--cfg", "job", "--package", "loss"], 0, ""),
+    ],
+)
+def test_what_hydra_shows_by_its_own_flags(
+    words: list[str], code: int, says: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == code
+    answer = capsys.readouterr()
+    assert "Traceback" not in answer.err
+    assert says in answer.err
+    # What --info tells goes through a logger, which here is pytest's.
+    if "--info" not in words:
+        assert bool(answer.out) == (code == 0)
+
+
+def test_a_sweep_over_options_by_a_pattern_takes_own_ones_too(here: Path) -> None:
+    (here / "own" / "loss").mkdir(parents=True)
+    shipped = configs_folder() / "loss" / "hinge.yaml"
+    (here / "own" / "loss" / "hinge_too.yaml").write_text(shipped.read_text())
+    assert run([*TINY, "-m", "--config-dir", "own", "loss=glob(hin*)", "hydra.sweep.dir=s"]) == 0
+    words = [(here / "s" / job / "overrides.yaml").read_text() for job in "01"]
+    assert ["loss=hinge\n" in words[0], "loss=hinge_too\n" in words[1]] == [True, True]
+    assert not (here / "s" / "2").exists()

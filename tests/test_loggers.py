@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from wgan_cli.commands import evaluate, sample
-from wgan_cli.commands.composition import Composer, jobs_of
+from wgan_cli.commands.composition import Composer
+from wgan_cli.commands.sweep_values import jobs_of
 from wgan_cli.commands.train import run
 from wgan_cli.config import validate
 from wgan_cli.errors import ConfigError

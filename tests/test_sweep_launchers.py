@@ -17,8 +17,9 @@ from conftest import TINY, metrics_of, status_of
 
 from benchmarks.forked_commands import CommandServer, ForkedProcess, Start
 from wgan_cli.commands import sweep_workers
-from wgan_cli.commands.composition import Composer, jobs_of
+from wgan_cli.commands.composition import Composer
 from wgan_cli.commands.sweep_job import claim_job_folder
+from wgan_cli.commands.sweep_values import jobs_of
 from wgan_cli.commands.train import run
 from wgan_cli.errors import FolderInUseError
 

@@ -21,7 +21,7 @@ from wgan_cli.rules import check_rules, own_rates
 from wgan_cli.schema import SCHEMAS, SCHEMAS_OF, FilledConfig, Recommended, TrainConfig, traits
 from wgan_cli.schema.root import FilledDecay
 from wgan_cli.schema.traits import TRAITS
-from wgan_cli.validation import typed
+from wgan_cli.validation import flatten, is_writable, typed
 
 # The config groups that define the training. Each of them takes one option. The group `logger`,
 # which takes any number of options, is not listed.
@@ -150,6 +150,9 @@ def _plain(composed: DictConfig | dict[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
     assert isinstance(plain, dict)
+    for key, value in flatten(plain).items():
+        if not is_writable(f"{key}{value}"):
+            raise ConfigError(f"{key}={value!a}: it holds characters that no file can hold.")
     return {str(key): value for key, value in plain.items()}
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from wgan_cli.errors import DiskError
+from wgan_cli.errors import DiskError, WganError
 
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
@@ -233,6 +233,15 @@ def disk_error(
         return DiskError(f"{limit}. {remedy}")
     size = "some" if needed is None else f"{needed:,}"
     return DiskError(f"{limit}: {path} needs {size} bytes and {_free_space(path)}. {remedy}")
+
+
+@contextmanager
+def reading(what: object, kind: type[WganError]) -> Iterator[None]:
+    """Raise `kind`, in plain words, if the block cannot read the file or folder `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} cannot be read: {error.strerror or error}.") from None
 
 
 def is_full(error: OSError) -> bool:

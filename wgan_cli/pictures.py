@@ -16,8 +16,7 @@ from wgan_cli.files import write_atomically
 
 # Matplotlib is imported inside the functions that draw, because most commands do not need it.
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from wgan_cli.plain_matplotlib import Axes, Figure
 
 _SIDE = 32
 _BINS = 81
@@ -98,7 +97,7 @@ def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
+    from wgan_cli.plain_matplotlib import Figure
 
     figure = Figure(figsize=(6, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -111,7 +110,7 @@ def _axes(real: np.ndarray) -> tuple[Figure, Axes]:
 
 def rendered(figure: Figure) -> np.ndarray:
     """Return the figure rendered as an RGB picture (H, W, 3), uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from wgan_cli.plain_matplotlib import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -195,7 +194,7 @@ def curves(
     `estimate` holds steps and values. `panels` maps a metric to its steps, its values and its
     values for real samples (None if unknown).
     """
-    from matplotlib.figure import Figure
+    from wgan_cli.plain_matplotlib import Figure
 
     columns = min(3, len(panels) + 1)
     rows = -(-(len(panels) + 1) // columns)
@@ -218,7 +217,7 @@ def curves(
 
 def _whole_numbers(axes: Axes) -> None:
     """Put the ticks of the x axis at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
+    from wgan_cli.plain_matplotlib import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -229,7 +228,7 @@ def _logarithmic(axes: Axes) -> None:
     Minor ticks are only at 2, 3 and 5 times a power of ten, because drawing a tick takes a third of
     a millisecond.
     """
-    from matplotlib.ticker import LogFormatter, LogLocator
+    from wgan_cli.plain_matplotlib import LogFormatter, LogLocator
 
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
@@ -239,7 +238,7 @@ def _logarithmic(axes: Axes) -> None:
 
 def _figure() -> tuple[Figure, Axes]:
     """Return a small figure with fixed margins, because computing them is as slow as drawing."""
-    from matplotlib.figure import Figure
+    from wgan_cli.plain_matplotlib import Figure
 
     figure = Figure(figsize=(5.2, 3.6), dpi=90)
     axes = figure.add_axes((0.19, 0.15, 0.78, 0.75))

@@ -165,6 +165,15 @@ def _within(value: Any, limits: Any) -> bool:
     )
 
 
+def is_writable(text: str) -> bool:
+    """Return whether a file of the run can hold the text, and a path can contain it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return leaf values by dotted key: {"optimizer": {"lr": 1}} gives {"optimizer.lr": 1}."""
     if isinstance(node, dict) and node:

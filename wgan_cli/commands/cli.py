@@ -10,14 +10,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from wgan_cli.errors import DiskError, InterruptedRunError, OutOfMemoryError, WganError
+from wgan_cli.commands.streams import failure_of, set_up_streams
+from wgan_cli.errors import (
+    CheckpointError,
+    DiskError,
+    InterruptedRunError,
+    OutOfMemoryError,
+    WganError,
+)
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments RUN, --raw and --trust to the parser."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one checkpoint")
+    parser.add_argument(
+        "run", type=path_argument, metavar="RUN", help="a run folder, or one checkpoint"
+    )
     parser.add_argument(
         "--raw",
         action="store_true",
@@ -30,6 +39,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="allow the run's config to name classes under PREFIX",
     )
+
+
+def path_argument(text: str) -> Path:
+    """Return the path that an argument names; argparse reports a name that no file can have."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return Path(text)
+    except UnicodeEncodeError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!a}: no file's name can hold this")
 
 
 def exit_code_of(
@@ -53,6 +72,11 @@ def exit_code_of(
         from wgan_cli.out_of_memory import is_out_of_memory, memory_used
 
         if not is_out_of_memory(error):
+            # What these commands write has errors of its own, so this is about reading.
+            if isinstance(error, OSError) and error.errno is not None:
+                what = error.filename or "A file"
+                print_error(f"{command}: {what} cannot be read: {error.strerror}.")
+                return CheckpointError.exit_code
             raise
         print_error(f"{command}: out of memory: {memory_used(error)}{smaller}")
         return OutOfMemoryError.exit_code
@@ -75,6 +99,8 @@ def exit_code_of_training(
         print_error(f"{command}: {error}")
         return error.exit_code
     except OSError as error:
+        if error.errno is None:
+            raise
         print_error(
             f"{command}: {disk_error(error, Path(error.filename) if error.filename else None)}"
         )
@@ -102,25 +128,34 @@ def print_error(message: str) -> None:
 
 
 def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
-    """Return a function that calls `run` with the command's arguments and exits with its code."""
-    return lambda: exit_process(run(sys.argv[1:]))
+    """Return a function that calls `run` with the command's arguments and exits with its code.
+
+    Output that cannot be written, for example because the reader of a pipe has ended, neither ends
+    the command nor changes its exit code; only a full disk does.
+    """
+
+    def main() -> NoReturn:
+        set_up_streams()
+        try:
+            code = run(sys.argv[1:])
+        except SystemExit as end:
+            # From argparse, after --help or a mistake.
+            if not isinstance(end.code, int | None):
+                raise
+            code = end.code or 0
+        exit_process(code)
+
+    return main
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit with `code`, even if output cannot be flushed.
+    """Exit with `code`, even if output could not be written.
 
-    If the flush fails because the disk is full and `code` is 0, exit with 7 (the code of
+    If output was lost because the disk is full and `code` is 0, exit with 7 (the code of
     `DiskError`).
     """
     for stream in (sys.stdout, sys.stderr):
-        # The stream is None if the shell has closed it.
-        if stream is None:
-            continue
-        try:
-            stream.flush()
-        except OSError as error:
-            # Otherwise Python would flush again at its exit, fail, and exit with 120.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if is_full(error):
-                code = code or DiskError.exit_code
+        failure = failure_of(stream)
+        if failure is not None and is_full(failure):
+            code = code or DiskError.exit_code
     sys.exit(code)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,29 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import (
-    CompactHydraException,
     ConfigCompositionException,
+    HydraException,
     MissingConfigException,
-    OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from wgan_cli.commands.config_source import use_checked_source
+from wgan_cli.commands.sweep_values import check_count, values_of
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError
+from wgan_cli.files import reading
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.untrusted_files import read_yaml
-from wgan_cli.validation import flatten, nearest, no_setting, override_key
+from wgan_cli.validation import flatten, is_writable, nearest, no_setting, override_key
 
 PRIMARY = "train"
 _SAVED = "_saved_config"
 # Maps each launcher to the extra of this package that installs it.
 _LAUNCHERS = {"joblib": "parallel", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+# The number of characters of an override that a message shows.
+_LONGEST = 80
 ONE_OPTION = (*GROUPS, "experiment", "debug")
 
 
@@ -66,8 +67,9 @@ class Composer:
         try:
             with initialize_config_dir(str(configs_folder()), PRIMARY, version_base="1.3"):
                 return compose(self.config_name, overrides=overrides, return_hydra_config=True)
-        except (CompactHydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
-            raise ConfigError(self._plain_words(error)) from error
+        # Hydra raises many kinds of errors for what users write, even KeyError and AssertionError.
+        except Exception as error:
+            raise ConfigError(self.plain_words(error)) from error
 
     def choices(self, overrides: Sequence[str]) -> list[list[str]]:
         """Return a list for each key of a sweep, with one override per value, like Hydra's sweeper.
@@ -75,21 +77,21 @@ class Composer:
         The values come from `overrides` and from the sweep that an experiment defines. If both
         contain a key, `overrides` counts. If `overrides` contains a key twice, the last one counts.
         """
-        typed = _values(self._parsed(overrides))
+        typed = values_of(parse(overrides), self._options_of)
         composed = self.compose([values[0] for values in typed.values()])
         params = composed.hydra.sweeper.get("params") or {}
-        swept = self._parsed([f"{key}={values}" for key, values in params.items()])
-        return list({**_values(swept), **typed}.values())
+        swept = parse([f"{key}={values}" for key, values in params.items()])
+        choices = list({**values_of(swept, self._options_of), **typed}.values())
+        check_count(choices)
+        return choices
 
-    def _parsed(self, overrides: Sequence[str]) -> list[Override]:
-        try:
-            return OverridesParser.create().parse_overrides(list(overrides))
-        except (CompactHydraException, ValueError) as error:
-            raise ConfigError(self._plain_words(error)) from error
+    def _options_of(self, group: str) -> list[str]:
+        folders = [configs_folder(), *([self.config_dir] if self.config_dir else [])]
+        return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
     def _refuse_lists(self, overrides: Sequence[str]) -> None:
         """Refuse overrides with no or several options for a group of one; Hydra allows them."""
-        for override in self._parsed(overrides):
+        for override in parse(overrides):
             group = override.key_or_group
             if not group:
                 raise ConfigError(f"{override.input_line!r} cannot be read; write KEY=VALUE.")
@@ -100,6 +102,10 @@ class Composer:
                 raise ConfigError(
                     f"{override.input_line}: {group} takes one option; -m {group}=a,b runs each."
                 )
+            if "${" in str(value):
+                raise ConfigError(
+                    f"{override.input_line}: {group} takes the name of an option, not a reference."
+                )
             if group == "logger" and value in (None, []):
                 raise ConfigError(f"{override.input_line}: for no logger, type logger=none.")
             if value is None and not override.is_delete():
@@ -108,29 +114,34 @@ class Composer:
                     " wgan-train --help lists them."
                 )
 
-    def _plain_words(self, error: Exception) -> str:
+    def plain_words(self, error: Exception) -> str:
+        """Return one or two plain sentences for an error of Hydra or OmegaConf."""
         text = str(error)
+        if isinstance(error, RecursionError):
+            return "The configs refer to themselves in a circle, or are nested too deeply."
         if isinstance(error, YAMLError):
             return f"A config file cannot be read: {' '.join(text.split())}"
         if isinstance(error, MissingConfigException):
             return self._missing_option(error)
-        ambiguous = re.search(r"Ambiguous value for argument '(.+?)'", text)
+        if isinstance(error, OSError):
+            name = _cut(str(error.filename))
+            return f"A config cannot be read: {name}: {error.strerror or error}."
+        ambiguous = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'", text)
         if ambiguous:
             return (
                 f"{ambiguous[1]} holds several values: add -m to run them all, or write [a,b] for a"
                 " list."
             )
-        if isinstance(error, OverrideParseException):
-            quoted_override = re.search(r"parsing override '(.+?)'", text)
-            shown = quoted_override[1] if quoted_override else error.override
-            return f"{shown!r} cannot be read; write KEY=VALUE, and quote special characters."
         merging = re.match("Error merging override (.+)", text)
         if merging and error.__cause__ is not None:
             return f"{merging[1]}: {str(error.__cause__).splitlines()[0].rstrip('.')}."
         override = re.search(r"Could not (?:override|append to config) '(.+?)'", text)
         if override and isinstance(error, ConfigCompositionException):
             return self._unknown_key(override[1])
-        return " ".join(line.strip() for line in text.splitlines() if line.strip())
+        words = " ".join(line.strip() for line in text.splitlines() if line.strip())
+        if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+            return words
+        return f"The configs cannot be put together: {type(error).__name__} {words}".rstrip() + "."
 
     def _missing_option(self, error: MissingConfigException) -> str:
         missing = re.search(r"Could not find '(.+?)/([^/']*)'", str(error))
@@ -163,49 +174,36 @@ def _refuse_no_options(config_dir: Path) -> None:
     A run's folder may come from somebody else. Hydra would compose any file in it, such as
     `hydra/launcher/basic.yaml`, and call what it names.
     """
-    if not config_dir.is_dir():
+    with reading(f"--config-dir {config_dir}", ConfigError):
+        found, is_run = config_dir.is_dir(), RunFolder(config_dir).holds_run()
+    if not found:
         raise ConfigError(f"--config-dir {config_dir}: there is no such folder.")
-    if RunFolder(config_dir).holds_run():
+    if is_run:
         raise ConfigError(
             f"--config-dir {config_dir} is a run's folder: add --config-name config to repeat the"
             " run. Options of your own go into another folder."
         )
 
 
-def jobs_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the overrides of every job of a sweep: one list for each combination of choices."""
-    return [list(job) for job in itertools.product(*choices)]
-
-
-def samples_of(choices: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the overrides of a few jobs that together contain every value of a sweep.
-
-    In each job, at most one key differs from its first value. Keys and types are checked value by
-    value, so checking these jobs is enough to check all combinations.
-    """
-    base = [values[0] for values in choices]
-    changed = [
-        [*base[:index], value, *base[index + 1 :]]
-        for index, values in enumerate(choices)
-        for value in values[1:]
-    ]
-    return [base, *changed]
-
-
-def _values(overrides: Sequence[Override]) -> dict[str, list[str]]:
-    """Return one override per value for each key. Raises `ConfigError` for a continuous sweep."""
-    single: dict[str, list[str]] = {}
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Return the parsed overrides. Raises `ConfigError`."""
+    parser, parsed = OverridesParser.create(), []
     for override in overrides:
-        key = override.get_key_element()
-        if override.is_discrete_sweep():
-            single[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        elif override.is_sweep_override():
+        if not is_writable(override):
+            raise ConfigError(f"{_cut(ascii(override))} holds characters that no file can hold.")
+        try:
+            parsed.append(parser.parse_override(override))
+        except (HydraException, ValueError, RecursionError) as error:
+            if isinstance(error, RecursionError):
+                raise ConfigError(f"{_cut(override)!r} is nested too deeply.") from None
             raise ConfigError(
-                f"{override.input_line}: the basic sweeper takes lists of values (0.1,0.2)."
-            )
-        else:
-            single[key] = [f"{key}={override.get_value_element_as_str()}"]
-    return single
+                f"{_cut(override)!r} cannot be read; write KEY=VALUE, and quote special characters."
+            ) from None
+    return parsed
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
 def register_saved(config: dict[str, Any], overrides: Sequence[str]) -> str:
@@ -261,13 +259,14 @@ def typeable(key: str, path: Path) -> str:
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:
-    """Return the last value of `key` in the overrides, or None if it has no value or is null."""
+    """Return the last value of `key` in the overrides, or None if it has no value or is null.
+
+    Raises `ConfigError` if the value cannot be read.
+    """
     value = None
     for override in overrides:
-        name, _, text = override.partition("=")
-        if name.lstrip("+") == key:
-            value = text
-            with suppress(CompactHydraException, ValueError):
-                parsed = OverridesParser.create().parse_override(f"key={text}").value()
-                value = parsed if isinstance(parsed, str) else text
+        name, equals, text = override.partition("=")
+        if equals and name.lstrip("+") == key:
+            parsed = parse([override])[0].value()
+            value = parsed if isinstance(parsed, str) else text
     return None if value in (None, "", "null") else value

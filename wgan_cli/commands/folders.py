@@ -13,6 +13,7 @@ from wgan_cli.commands.composition import typed_value
 from wgan_cli.errors import ConfigError, FolderInUseError
 from wgan_cli.files import disk_error
 from wgan_cli.run_folder import RunFolder, make_folder, taken_message
+from wgan_cli.validation import is_writable
 
 
 def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
@@ -52,6 +53,8 @@ def named_folder(composed: DictConfig, mode: str) -> Path:
         raise ConfigError(f"hydra.{mode}.dir: {str(error).splitlines()[0]}.") from None
     if not name:
         raise ConfigError(f"hydra.{mode}.dir must name a folder.")
+    if not is_writable(str(name)):
+        raise ConfigError(f"hydra.{mode}.dir={name!a}: no folder's name can hold this.")
     return Path(name)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from wgan_cli.commands.cli import entry_point, exit_code_of, print_error, shown
+from wgan_cli.commands.cli import entry_point, exit_code_of, path_argument, print_error, shown
 from wgan_cli.errors import CheckpointError
 
 
@@ -29,14 +29,18 @@ def _parser() -> argparse.ArgumentParser:
         " report.html, report.png and summary.csv.",
     )
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="a run, or a folder with runs below it"
+        "folders",
+        type=path_argument,
+        nargs="+",
+        metavar="DIR",
+        help="a run, or a folder with runs below it",
     )
     parser.add_argument(
         "--by", metavar="TAG", help="what ranks the settings (default: wasserstein/exact)"
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         metavar="FOLDER",
         help="where the files go (default: DIR if there is one, else the current folder)",
     )

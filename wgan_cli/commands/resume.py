@@ -10,6 +10,7 @@ from typing import Any
 
 from wgan_cli.commands.trust import check_trusted
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
+from wgan_cli.files import reading
 from wgan_cli.run_folder import CONFIG, RunFolder, read_config
 from wgan_cli.run_status import read_status
 from wgan_cli.schema import TrainConfig
@@ -48,10 +49,12 @@ def run_of(resume: Path) -> Path:
 
     Raises `CheckpointError`.
     """
-    if not resume.exists():
-        raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
-    run = resume if resume.is_dir() else resume.absolute().parent.parent
-    if not (run / CONFIG).is_file():
+    with reading(f"resume={resume}", CheckpointError):
+        if not resume.exists():
+            raise CheckpointError(f"resume={resume}: there is no such run folder or checkpoint.")
+        run = resume if resume.is_dir() else resume.absolute().parent.parent
+        found = (run / CONFIG).is_file()
+    if not found:
         raise CheckpointError(
             f"resume={resume} is no run folder: it holds no {CONFIG}."
             if resume.is_dir()

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, shown
+from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, path_argument, shown
 from wgan_cli.errors import CheckpointError, ConfigError
+from wgan_cli.files import reading
 
 _CHUNK = 256
 _COLUMNS = 8
@@ -46,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         " turn, so that a grid has a row a class)",
     )
     parser.add_argument(
-        "--out", type=Path, help="a .png or .npy file (default RUN/samples/n<n>_seed<seed>.png)"
+        "--out",
+        type=path_argument,
+        help="a .png or .npy file (default RUN/samples/n<n>_seed<seed>.png)",
     )
     return parser
 
@@ -59,8 +62,11 @@ def _sample(arguments: argparse.Namespace) -> int:
     out: Path | None = arguments.out
     if out is not None and out.suffix not in (".png", ".npy"):
         raise ConfigError(f"--out {out}: the name must end in .png or .npy.")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}.")
+    if out is not None:
+        with reading(f"--out {out}", ConfigError):
+            found = out.absolute().parent.is_dir()
+        if not found:
+            raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}.")
     if not arguments.run.exists():
         raise CheckpointError(f"{arguments.run}: there is no such run folder or checkpoint.")
 

@@ -13,13 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wgan_cli.commands.cli import entry_point, exit_code_of_training, print_error, shown
+from wgan_cli.commands.cli import (
+    entry_point,
+    exit_code_of_training,
+    path_argument,
+    print_error,
+    shown,
+)
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
+from wgan_cli.files import reading
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
-from wgan_cli.validation import nearest
+from wgan_cli.validation import is_writable, nearest
 
 if TYPE_CHECKING:
     from wgan_cli.schema import FilledConfig
@@ -70,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=int, metavar="N", help="trials in all, earlier ones too")
     parser.add_argument(
-        "--dir", type=Path, metavar="FOLDER", help="default: outputs/search/<space>_<time>"
+        "--dir", type=path_argument, metavar="FOLDER", help="default: outputs/search/<space>_<time>"
     )
     parser.add_argument(
         "--storage", metavar="URL", help="a database for the study, as sqlite:///studies.db"
@@ -106,6 +113,8 @@ def _search(arguments: argparse.Namespace) -> int:
         storage = absolute_url(storage)
         refuse_unreachable(storage)
     default = Path("outputs", "search", f"{name}_{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    if not is_writable(str(arguments.dir or default)):
+        raise ConfigError(f"{str(arguments.dir or default)!a}: no search can have this name.")
     folder = SearchFolder(shown(arguments.dir or reserved(default)), storage)
     search = folder.begin(search, name)
     print(f"{trials_text(search.trials)} in {folder.path}", flush=True)
@@ -133,7 +142,9 @@ def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
     from wgan_cli.search.space import read_search, with_overrides
 
     asked = Path(arguments.space)
-    if asked.is_dir():
+    with reading(asked, ConfigError):
+        is_folder = asked.is_dir()
+    if is_folder:
         if arguments.dir not in (None, asked):
             raise ConfigError(f"{asked} is a search's own folder; leave --dir out.")
         arguments.dir = asked
@@ -156,8 +167,10 @@ def _asked_for(arguments: argparse.Namespace) -> tuple[str, Search]:
 
 def _space_file(space: str) -> Path:
     own, shipped = Path(space), configs_folder() / "search"
-    if own.suffix in (".yaml", ".yml") or own.is_file():
-        if not own.is_file():
+    with reading(own, ConfigError):
+        found = own.is_file()
+    if own.suffix in (".yaml", ".yml") or found:
+        if not found:
             raise ConfigError(f"{own}: there is no such file.")
         return own
     known = list(options_in(shipped))

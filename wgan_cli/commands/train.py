@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from wgan_cli import __version__
+from wgan_cli.commands import flags
 from wgan_cli.commands.cli import entry_point, exit_code_of_training
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.distributed.process import Process, refuse_uneven
 from wgan_cli.errors import ConfigError, PreemptedError, WganError
-from wgan_cli.files import disk_error
+from wgan_cli.files import disk_error, reading
 from wgan_cli.guard import inside
 from wgan_cli.run_folder import CONFIG, read_config, remove_if_empty
 from wgan_cli.stop_signals import StopSignals
@@ -71,43 +72,39 @@ def _dispatch(arguments: list[str]) -> int:
     if "--version" in arguments:
         print(f"wgan-train {__version__}")
         return 0
-    trusted = _take_flag(arguments, "--trust")
+    trusted = flags.take(arguments, "--trust")
     if "-h" in arguments or "--help" in arguments:
-        config_dirs = _take_flag(arguments, "--config-dir", "-cd")
-        print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
+        config_dirs = flags.take(arguments, "--config-dir", "-cd")
+        with reading("--config-dir", ConfigError):
+            print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
         return 0
-    parsed = _parse(arguments)
-    if parsed.shell_completion or parsed.info or parsed.hydra_help:
-        return _hand_over(arguments)
+    parsed = flags.parse(arguments)
+    if parsed.hydra_help:
+        return _show(["--hydra-help"])
+    if parsed.shell_completion:
+        return _show(["-sc", *parsed.overrides])
     if parsed.multirun and Process.current().world > 1:
         raise ConfigError(
             "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
             " out, or use hydra/launcher=joblib for several runs at once."
         )
     composer, overrides, resume = _compose(parsed, trusted)
-    if parsed.cfg:
-        from wgan_cli.commands.composition import samples_of
+    if parsed.cfg or parsed.info:
+        from wgan_cli.commands.sweep_values import samples_of
 
         # Compose first, so that mistakes get this package's messages instead of Hydra's.
-        first = samples_of(composer.choices(overrides))[0] if parsed.multirun else overrides
-        composer.compose(first)
-        flags = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
-        package = ["--package", parsed.package] if parsed.package else []
-        return _hand_over([*overrides, *composer.flags, *flags, *package])
+        if parsed.multirun:
+            overrides = samples_of(composer.choices(overrides))[0]
+        composer.compose(overrides)
+        if parsed.info:
+            shown = [f"--info={parsed.info}"]
+        else:
+            shown = ["--cfg", parsed.cfg, *(["--resolve"] if parsed.resolve else [])]
+            shown += ["--package", parsed.package] if parsed.package else []
+        return _show([*overrides, *composer.flags, *shown])
     if parsed.multirun:
         return _sweep(composer, overrides)
     return _single_run(composer, overrides, resume)
-
-
-def _parse(arguments: Sequence[str]) -> Namespace:
-    from hydra._internal.utils import get_args_parser
-
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    parsed = parser.parse_intermixed_args(arguments)
-    if parsed.config_path or parsed.experimental_rerun:
-        _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
-    return parsed
 
 
 def _compose(parsed: Namespace, trusted: Sequence[str]) -> tuple[Composer, list[str], str | None]:
@@ -145,7 +142,8 @@ def _composer(
         saved = saved_config(run_of(Path(resume)) / CONFIG, trusted)
         return Composer(register_saved(saved, overrides), config_dir)
     primary = (config_dir or configs_folder()) / f"{name}.yaml"
-    shipped = config_dir is None or not primary.is_file()
+    with reading(primary, ConfigError):
+        shipped = config_dir is None or not primary.is_file()
     if shipped or (parsed.config_name is None and "defaults" in read_config(primary)):
         return Composer(name, config_dir)
     # Nothing else in the folder counts, because it may be a run's folder from somebody else.
@@ -154,10 +152,11 @@ def _composer(
 
 def _sweep(composer: Composer, overrides: list[str]) -> int:
     """Check every value of a sweep, then run its jobs; return the exit code."""
-    from wgan_cli.commands.composition import jobs_of, quoted, samples_of, without_hydra
+    from wgan_cli.commands.composition import quoted, without_hydra
     from wgan_cli.commands.folders import new_folder
     from wgan_cli.commands.sweep import run_jobs
     from wgan_cli.commands.sweep_job import Launcher
+    from wgan_cli.commands.sweep_values import jobs_of, samples_of
 
     choices = composer.choices(overrides)
     for sample in samples_of(choices):
@@ -173,8 +172,6 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
         # cores.
         share = max(1, (os.cpu_count() or 1) // len(jobs))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
-    # Let Hydra raise an error if it cannot write multirun.yaml, instead of printing a traceback.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
     except OSError as error:
@@ -242,12 +239,31 @@ def _start(composed: DictConfig, folder: Path) -> int:
     return code
 
 
+def _show(arguments: list[str]) -> int:
+    """Let Hydra print what the flags ask for. Raises `ConfigError` if Hydra cannot."""
+    from wgan_cli.commands.composition import Composer
+
+    try:
+        return _hand_over(arguments)
+    except SystemExit as end:
+        # Hydra has printed why.
+        return ConfigError.exit_code if end.code else 0
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ConfigError(Composer().plain_words(error)) from None
+    except Exception as error:
+        raise ConfigError(Composer().plain_words(error)) from None
+
+
 def _hand_over(arguments: list[str]) -> int:
     """Let Hydra parse the arguments and call `task`; return the exit code that `task` sets."""
     import hydra
 
     global _exit_code
     _exit_code = 0
+    # Let Hydra raise its errors instead of printing a traceback.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name="train")(task)()
     return _exit_code
@@ -279,20 +295,3 @@ def task(config: DictConfig) -> int:
         code = execute(config, folder, overrides, sweep=sweep)
     _exit_code = _exit_code or code
     return code
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; wgan-train --help lists all flags.")
-
-
-def _take_flag(arguments: list[str], *names: str) -> list[str]:
-    """Remove `NAME VALUE` and `NAME=VALUE` from the arguments; return the values."""
-    values = []
-    for index in reversed(range(len(arguments))):
-        name, equals, value = arguments[index].partition("=")
-        if name in names:
-            if not equals and index + 1 >= len(arguments):
-                raise ConfigError(f"{name} needs a value.")
-            values.append(value if equals else arguments.pop(index + 1))
-            del arguments[index]
-    return values[::-1]

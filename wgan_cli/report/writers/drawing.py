@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from wgan_cli.plain_matplotlib import Axes, Figure
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import HeatMap, Line, Panel, coloured_count, drawable
 from wgan_cli.report.ranking import higher_is_better, number

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from PIL import Image
 
+from wgan_cli.plain_matplotlib import Axes
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.curves import coloured_count, drawable
 from wgan_cli.report.ranking import is_metric, margin, number

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
+from wgan_cli.plain_matplotlib import Axes, Figure, rc_context
 from wgan_cli.report.curves import COLOURS
 
 # Most colour-blind readers can distinguish these colours on white. The page's style sheet has
