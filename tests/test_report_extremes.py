@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import Locator
 from PIL import Image
 
 from wgan_cli.commands.report import run as report_command
@@ -203,7 +203,7 @@ def test_no_value_of_a_trial_breaks_the_chart_of_a_search(
     assert "<svg" in section["chart"]
 
 
-class Broken(NullLocator):
+class Broken(Locator):
     """Fails when the picture is drawn."""
 
     def __call__(self) -> Any:

@@ -75,7 +75,8 @@ def typed_targets(words: Sequence[str]) -> list[str]:
     with suppress(ConfigError):
         composed = without_hydra(Composer().compose(words))
         named += targets(OmegaConf.to_container(composed))
-    return [target for target in dict.fromkeys(map(str, named)) if not _is_trusted(target)]
+    texts = [target for target in named if isinstance(target, str)]
+    return [target for target in dict.fromkeys(texts) if not _is_trusted(target)]
 
 
 def _parsed(word: str) -> Override | None:
