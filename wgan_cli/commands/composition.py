@@ -24,7 +24,7 @@ from yaml import YAMLError
 from wgan_cli.commands.config_source import use_checked_source
 from wgan_cli.commands.sweep_values import check_count, values_of
 from wgan_cli.config import GROUPS, configs_folder
-from wgan_cli.errors import ConfigError
+from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.files import reading
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.untrusted_files import read_yaml
@@ -67,6 +67,8 @@ class Composer:
         try:
             with initialize_config_dir(str(configs_folder()), PRIMARY, version_base="1.3"):
                 return compose(self.config_name, overrides=overrides, return_hydra_config=True)
+        except WganError:
+            raise
         # Hydra raises many kinds of errors for what users write, even KeyError and AssertionError.
         except Exception as error:
             raise ConfigError(self.plain_words(error)) from error

@@ -248,6 +248,8 @@ def _show(arguments: list[str]) -> int:
     except SystemExit as end:
         # Hydra has printed why.
         return ConfigError.exit_code if end.code else 0
+    except WganError:
+        raise
     except OSError as error:
         if error.errno is not None:
             raise
