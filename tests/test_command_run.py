@@ -389,3 +389,16 @@ def test_adam_trains_without_a_clip_under_no_constraint(
     folder = only_run_under(tmp_path)
     assert yaml.safe_load((folder / "config.yaml").read_text())["clip"] is None
     assert not any("critic/clip_saturation" in line for line in metrics_of(folder))
+
+
+def test_in_a_folder_that_hydra_makes_the_current_one_commands_name_it_wholly(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "hydra.job.chdir=true"]
+    assert run([*words, "hydra.run.dir=run"]) == 0
+    assert f"wgan-eval {here}/run\n" in capsys.readouterr().out
+    assert Path.cwd() == here
+    (checkpoint,) = (here / "run" / "checkpoints").glob("step_*.pt")
+    resume = f"resume={checkpoint.relative_to(here)}"
+    assert run([*words, "steps=3", resume, "hydra.run.dir=other"]) == 0
+    assert status_of(here / "other")["step"] == 3

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wgan_cli.commands.sample import run as sample
 from wgan_cli.commands.train import run as train
+from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.charts
 
@@ -255,3 +256,24 @@ def test_a_class_of_the_users_own_needs_trust(
     assert "--trust own_sampled" in stderr
     assert "own_sampled" not in sys.modules
     assert drawn("own", "--n", "2", "--trust", "own_sampled").shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_exit_5_and_no_picture(
+    value: float, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train([*TINY, "hydra.run.dir=run"]) == 0
+    (path,) = (here / "run" / "checkpoints").glob("step_*.pt")
+    state = load_checkpoint(path)
+    for key in ("generator", "generator_ema"):
+        for weights in state.get(key, {}).values():
+            weights.fill_(value)
+    save_checkpoint(path, state)
+    before = sorted(here.rglob("*"))
+    for words in (["run"], ["run", "--out", "mine.npy"], ["run", "--raw", "--out", "mine.png"]):
+        capsys.readouterr()
+        assert sample(words) == 5
+        said = capsys.readouterr().err
+        assert "NaN or infinite" in said
+        assert len(said.splitlines()) == 1
+    assert sorted(here.rglob("*")) == before

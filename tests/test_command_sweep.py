@@ -378,3 +378,59 @@ def test_a_job_that_never_began_leaves_its_folder_free(
         patch.setattr("wgan_cli.data.images.digits_table", interrupted)
         assert sweep("seed=1,2") == 130
     assert not list((here / "sweep").glob("*/overrides.yaml"))
+
+
+def test_the_mode_typed_as_a_setting_is_as_m(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "seed=1,2", "hydra.mode=MULTIRUN"]
+    assert run([*words, "hydra.sweep.dir=s"]) == 0
+    answer = capsys.readouterr()
+    assert "job   1  finished     seed=2" in answer.err.replace(" ".join(TINY) + " ", "")
+    assert "The page: s/report.html" in answer.out
+    assert run([*words, "resume=s/0"]) == 2
+    assert "-m starts many" in capsys.readouterr().err
+
+
+def test_the_mode_of_an_own_experiment_is_as_m(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own" / "experiment").mkdir(parents=True)
+    (here / "own" / "experiment" / "many.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+    )
+    words = [*TINY, "--config-dir", "own", "experiment=many"]
+    assert run([*words, "hydra.sweep.dir=s"]) == 0
+    assert [status_of(here / "s" / job)["state"] for job in "01"] == ["finished"] * 2
+    capsys.readouterr()
+
+
+def test_m_counts_more_than_the_mode_of_one_run(
+    here: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    assert run([*TINY, "-m", "hydra.mode=RUN", "hydra.sweep.dir=s"]) == 0
+    assert status_of(here / "s" / "0")["state"] == "finished"
+    assert not [warning for warning in recwarn if "Hydra" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "subdir",
+    ["../x", "{here}/x", ".", ".hidden", "", "a/b/c/d", "${nowhere}", "x/../../${seed}", "${own}"],
+)
+def test_a_jobs_folder_outside_of_the_sweep_is_exit_2_before_any_starts(
+    subdir: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = f"hydra.sweep.subdir='{subdir.format(here=here) if '{here}' in subdir else subdir}'"
+    if subdir == "${own}":
+        word = "hydra.sweep.subdir=${dataset.name}/../../${seed}"
+    assert run([*TINY, "-m", "seed=1,2", "hydra.sweep.dir=s", word]) == 2
+    assert "hydra.sweep.subdir" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("subdir", ["${seed}/${hydra.job.num}", "j${hydra:job.num}"])
+def test_a_jobs_folder_may_be_named_by_references(subdir: str, here: Path) -> None:
+    words = ["-m", "seed=4,5", "hydra.sweep.dir=s", f"hydra.sweep.subdir={subdir}"]
+    assert run([*TINY, *words]) == 0
+    found = sorted(str(path.parent.relative_to(here / "s")) for path in here.rglob("status.json"))
+    assert found == (["4/0", "5/1"] if "seed" in subdir else ["j0", "j1"])

@@ -203,3 +203,39 @@ def test_a_gpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
         "Out of memory at batch_size=256: the peak was 7.00 GiB of the 8.00 GiB of cuda:1, and"
         " 2.50 GiB more were asked for. Try batch_size=128 or a smaller model."
     )
+
+
+def test_a_smaller_batch_is_no_advice_while_data_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(here / "mine.npy", np.zeros((50, 2)))
+
+    def too_large(*files: object, **settings: object) -> None:
+        np.empty(1 << 50)
+
+    monkeypatch.setattr(np, "load", too_large)
+    words = ["dataset=array", "dataset.path=mine.npy", "hydra.run.dir=run"]
+    assert run([*TINY, *words]) == 6
+    said = capsys.readouterr().err
+    assert "Out of memory while reading the data: the peak was" in said
+    assert "batch_size" not in said
+
+
+def test_nor_while_a_checkpoint_is_read(
+    here: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_large(*files: object, **settings: object) -> None:
+        bytearray(1 << 62)
+
+    monkeypatch.setattr(torch, "load", too_large)
+    assert run([*TINY, "metrics=[wasserstein/exact]", "steps=3", f"resume={finished}"]) == 6
+    said = capsys.readouterr().err
+    assert "Out of memory while reading a checkpoint: the peak was" in said
+    assert "batch_size" not in said
+    assert sample.run([str(finished), "--n", "1"]) == 6
+    said = capsys.readouterr().err
+    assert said.startswith("wgan-sample: out of memory while reading a checkpoint: the peak was")
+    assert "--n" not in said

@@ -6,6 +6,7 @@ import errno
 import re
 import resource
 import sys
+from traceback import walk_tb
 
 import torch
 
@@ -17,6 +18,12 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _REQUESTED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ?([KMGTP]iB|bytes)", re.IGNORECASE)
+# The functions that read files, by module, and what they read.
+_READ = {"build_dataset": "the data", "load_checkpoint": "a checkpoint"}
+_READERS = {
+    "wgan_cli.build.data": ("build_dataset",),
+    "wgan_cli.training.checkpoint": ("load_checkpoint",),
+}
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 
 
@@ -28,6 +35,15 @@ def is_out_of_memory(error: Exception) -> bool:
         return error.errno == errno.ENOMEM
     has_message = isinstance(error, RuntimeError | ImportError)
     return has_message and _NO_MEMORY.search(str(error)) is not None
+
+
+def what_was_read(error: Exception) -> str:
+    """Return what the failed code was reading, "the data" or "a checkpoint"; otherwise ""."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    for frame in frames:
+        if frame.f_code.co_name in _READERS.get(frame.f_globals.get("__name__", ""), ()):
+            return _READ[frame.f_code.co_name]
+    return ""
 
 
 def memory_used(error: Exception) -> str:

@@ -69,7 +69,7 @@ def exit_code_of(
             print_error(f"{command}: {disk_error(error)}")
             return DiskError.exit_code
 
-        from wgan_cli.out_of_memory import is_out_of_memory, memory_used
+        from wgan_cli.out_of_memory import is_out_of_memory, memory_used, what_was_read
 
         if not is_out_of_memory(error):
             # What these commands write has errors of its own, so this is about reading.
@@ -78,7 +78,10 @@ def exit_code_of(
                 print_error(f"{command}: {what} cannot be read: {error.strerror}.")
                 return CheckpointError.exit_code
             raise
-        print_error(f"{command}: out of memory: {memory_used(error)}{smaller}")
+        if what := what_was_read(error):
+            print_error(f"{command}: out of memory while reading {what}: {memory_used(error)}.")
+        else:
+            print_error(f"{command}: out of memory: {memory_used(error)}{smaller}")
         return OutOfMemoryError.exit_code
     except KeyboardInterrupt:
         print_error(f"{command}: interrupted{interrupted}")

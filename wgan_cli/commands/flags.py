@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from wgan_cli.distributed.process import Process
 from wgan_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if parsed.shell_completion:
         _check_completion(parsed.overrides)
     return parsed
+
+
+def refuse_multirun(resume: str | None) -> None:
+    """Raise `ConfigError` if -m, or hydra.mode=MULTIRUN, does not go with the rest."""
+    if Process.current().world > 1:
+        raise ConfigError(
+            "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
+            " out, or use hydra/launcher=joblib for several runs at once."
+        )
+    if resume not in (None, "auto"):
+        raise ConfigError(
+            "resume=RUN goes on with one run and -m starts many; to go on with a sweep, start it"
+            " again with its hydra.sweep.dir."
+        )
 
 
 def take(arguments: list[str], *names: str) -> list[str]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from wgan_cli.commands.composition import typed_value
@@ -14,6 +14,9 @@ from wgan_cli.errors import ConfigError, FolderInUseError
 from wgan_cli.files import disk_error
 from wgan_cli.run_folder import RunFolder, make_folder, taken_message
 from wgan_cli.validation import is_writable
+
+# How deep below the folder of a sweep its jobs may be.
+DEPTH = 3
 
 
 def run_folder(composed: DictConfig, overrides: Sequence[str], resume: str | None) -> Path:
@@ -56,6 +59,31 @@ def named_folder(composed: DictConfig, mode: str) -> Path:
     if not is_writable(str(name)):
         raise ConfigError(f"hydra.{mode}.dir={name!a}: no folder's name can hold this.")
     return Path(name)
+
+
+def check_subdir(composed: DictConfig) -> None:
+    """Raise `ConfigError` if `hydra.sweep.subdir` puts a job elsewhere than below the sweep.
+
+    `composed` is the config of one job. Hydra counts the jobs only later.
+    """
+    job = composed.copy()
+    with open_dict(job):
+        job.hydra.job.num, job.hydra.job.id = 0, "0"
+    try:
+        name = str(job.hydra.sweep.subdir)
+    except OmegaConfBaseException as error:
+        # Resolvers such as ${hydra:job.num} work only within a job.
+        if "HydraConfig was not set" in str(error):
+            return
+        raise ConfigError(f"hydra.sweep.subdir: {str(error).splitlines()[0]}.") from None
+    parts = Path(name).parts
+    # Reports pass over hidden folders.
+    hidden = any(part.startswith(".") for part in parts)
+    if Path(name).is_absolute() or hidden or not 1 <= len(parts) <= DEPTH or not is_writable(name):
+        raise ConfigError(
+            f"hydra.sweep.subdir={name}: it must name a folder for each job, one to {DEPTH} levels"
+            " below hydra.sweep.dir, as '${hydra.job.num}' does."
+        )
 
 
 def reserved(path: Path) -> Path:

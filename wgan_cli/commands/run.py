@@ -40,12 +40,16 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
     run does so only if training had begun. If a stop signal ends a job, this function raises
     KeyboardInterrupt or SystemExit, which also ends the sweep.
     """
-    folder, signals, reserved = RunFolder(shown(path)), StopSignals(), False
+    # Hydra may have made the run's folder the current one (hydra.job.chdir), but the commands in
+    # messages are typed elsewhere.
+    if Path.cwd() != path.absolute():
+        path = shown(path)
+    folder, signals, reserved = RunFolder(path), StopSignals(), False
     # During a sweep, the terminal shows only the states of the jobs.
     with console_log(logging.CRITICAL if sweep else logging.INFO) as early:
         try:
             if sweep:
-                folder, reserved = RunFolder(shown(claim_job_folder(path, overrides))), True
+                folder, reserved = RunFolder(claim_job_folder(path, overrides)), True
                 log.info("job %s: %s", folder.path.name, " ".join(overrides) or "(defaults)")
             code = _train(composed, folder, overrides, early, signals, sweep=sweep)
         except Exception as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, path_argument, shown
-from wgan_cli.errors import CheckpointError, ConfigError
+from wgan_cli.errors import CheckpointError, ConfigError, DivergedError
 from wgan_cli.files import reading
 
 _CHUNK = 256
@@ -83,6 +83,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     count = arguments.n or _COLUMNS * (classes if rows_of_classes else 8)
     labels = _labels(classes, chosen, count)
     samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
+    if not samples.isfinite().all():
+        raise DivergedError(f"The generator in {path} gives samples that are NaN or infinite.")
     if out is None:
         of_class = "" if chosen is None else f"_class{chosen}"
         name = f"n{count}_seed{arguments.seed}{of_class}.png"

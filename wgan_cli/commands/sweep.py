@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.composition import typeable
+from wgan_cli.commands.folders import DEPTH
 from wgan_cli.commands.sweep_job import Launcher, record_killed, status_line
 from wgan_cli.commands.sweep_workers import asking_workers_to_end
 from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
@@ -182,6 +183,6 @@ def _key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _job_folders(folder: Path) -> list[Path]:
-    depths = ("*", "*/*", "*/*/*")
+    depths = ["/".join("*" * depth) for depth in range(1, DEPTH + 1)]
     folders = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
     return sorted(folders, key=lambda path: (len(path.name), path.name))

@@ -83,11 +83,6 @@ def _dispatch(arguments: list[str]) -> int:
         return _show(["--hydra-help"])
     if parsed.shell_completion:
         return _show(["-sc", *parsed.overrides])
-    if parsed.multirun and Process.current().world > 1:
-        raise ConfigError(
-            "-m starts many runs, and torchrun trains one run in many processes: leave one of them"
-            " out, or use hydra/launcher=joblib for several runs at once."
-        )
     composer, overrides, resume = _compose(parsed, trusted)
     if parsed.cfg or parsed.info:
         from wgan_cli.commands.sweep_values import samples_of
@@ -114,11 +109,11 @@ def _compose(parsed: Namespace, trusted: Sequence[str]) -> tuple[Composer, list[
 
     overrides = list(parsed.overrides)
     resume = typed_value(overrides, "resume")
-    if parsed.multirun and resume not in (None, "auto"):
-        raise ConfigError(
-            "resume=RUN goes on with one run and -m starts many; to go on with a sweep, start it"
-            " again with its hydra.sweep.dir."
-        )
+    # What -m means can also be typed so.
+    if str(typed_value(overrides, "hydra.mode")).upper() == "MULTIRUN":
+        parsed.multirun = True
+    if parsed.multirun:
+        flags.refuse_multirun(resume)
     composer = _composer(parsed, overrides, resume, trusted)
     if resume == "auto" and not parsed.multirun:
         folder = named_folder(composer.compose(overrides), "run")
@@ -153,7 +148,7 @@ def _composer(
 def _sweep(composer: Composer, overrides: list[str]) -> int:
     """Check every value of a sweep, then run its jobs; return the exit code."""
     from wgan_cli.commands.composition import quoted, without_hydra
-    from wgan_cli.commands.folders import new_folder
+    from wgan_cli.commands.folders import check_subdir, new_folder
     from wgan_cli.commands.sweep import run_jobs
     from wgan_cli.commands.sweep_job import Launcher
     from wgan_cli.commands.sweep_values import jobs_of, samples_of
@@ -162,10 +157,12 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     for sample in samples_of(choices):
         composed = composer.compose(sample)
         validate(without_hydra(composed))
+        check_subdir(composed)
     folder = new_folder(composed, "sweep", overrides)
     # Hydra writes this file without looking for links.
     inside(folder, "multirun.yaml")
-    handed = [*overrides, f"hydra.sweep.dir={quoted(str(folder))}", *composer.flags, "-m"]
+    mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={quoted(str(folder))}"]
+    handed = [*overrides, *mode, *composer.flags, "-m"]
     jobs, launcher = jobs_of(choices), Launcher.of(composed.hydra)
     if launcher is Launcher.LOCAL:
         # This launcher starts all jobs at once. By default, each would use as many threads as
@@ -191,7 +188,10 @@ def _single_run(composer: Composer, overrides: list[str], resume: str | None) ->
     resumed = None if resume is None or resume == "auto" else run_of(Path(resume))
     composed = composer.compose(overrides)
     if composed.hydra.mode == RunMode.MULTIRUN:
+        flags.refuse_multirun(resume)
         return _sweep(composer, overrides)
+    if resumed is not None and composed.hydra.job.chdir:
+        composed.resume = str(Path(composed.resume).absolute())
     config = validate(without_hydra(composed))
     refuse_uneven(Process.current(), config.batch_size, going_on=resumed is not None)
     refuse_missing_packages(config)
@@ -248,6 +248,8 @@ def _show(arguments: list[str]) -> int:
     except SystemExit as end:
         # Hydra has printed why.
         return ConfigError.exit_code if end.code else 0
+    except WganError:
+        raise
     except OSError as error:
         if error.errno is not None:
             raise

@@ -13,6 +13,7 @@ from torch import Tensor
 from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes
 from wgan_cli.errors import DataError
+from wgan_cli.out_of_memory import is_out_of_memory
 
 # Names of arrays in .npz files. PARTS maps the training part to its test part. UNSPLIT has the
 # names for an array of all samples, and LABELS the names for its labels. LABELS_OF maps each part
@@ -78,6 +79,8 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
         ) from None
     # A damaged file raises anything from EOFError to BadZipFile.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(_unreadable(error)) from error
     if isinstance(loaded, np.ndarray):
         yield {"": loaded}
@@ -91,6 +94,8 @@ def _read(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         return arrays[name]
     # numpy checks the zip's checksums and detects pickled objects only on access.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"array {name}: {_unreadable(error)}") from error
 
 

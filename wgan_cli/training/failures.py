@@ -10,7 +10,7 @@ from traceback import walk_tb
 
 from wgan_cli.errors import ConfigError, OutOfMemoryError, WganError
 from wgan_cli.files import disk_error
-from wgan_cli.out_of_memory import is_out_of_memory, memory_used
+from wgan_cli.out_of_memory import is_out_of_memory, memory_used, what_was_read
 
 _NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 
@@ -36,6 +36,11 @@ def in_plain_words(error: Exception, batch_size: int) -> Exception:
             return OutOfMemoryError(
                 f"Out of memory in an evaluation: {memory_used(error)}. Try smaller eval_samples"
                 " and feature_samples, which may differ when a run goes on."
+            )
+        if what := what_was_read(error):
+            return OutOfMemoryError(
+                f"Out of memory while reading {what}: {memory_used(error)}. Free some memory, or"
+                " use a machine with more."
             )
         smaller = f"batch_size={batch_size // 2} or a" if batch_size > 1 else "a"
         return OutOfMemoryError(
