@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, checkpoints_of, state_of, status_of
-from forked_commands import CommandServer
+
+from benchmarks.forked_commands import CommandServer
 
 # Closed as by `>&- 2>&- <&-`, where Python has no streams, or leading to a pipe without a reader.
 CLOSED = "for n in (0, 1, 2): os.close(n)\nsys.stdin = sys.stdout = sys.stderr = None\n"
