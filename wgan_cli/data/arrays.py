@@ -14,6 +14,7 @@ from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes
 from wgan_cli.errors import DataError
 from wgan_cli.out_of_memory import is_out_of_memory
+from wgan_cli.untrusted_files import refuse_special
 
 # Names of arrays in .npz files. PARTS maps the training part to its test part. UNSPLIT has the
 # names for an array of all samples, and LABELS the names for its labels. LABELS_OF maps each part
@@ -72,6 +73,8 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
     The arrays of an .npz file are read on access. The only array of an .npy file has the name ''.
     """
     try:
+        # Reading a pipe or a device may never end.
+        refuse_special(file)
         loaded = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(

@@ -6,8 +6,9 @@ import numpy as np
 
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.encoded import COLOUR, Faults, FileSource, ImagePart
-from wgan_cli.data.images import torchvision_files
+from wgan_cli.data.images import refuse_special_files, torchvision_files
 from wgan_cli.data.streaming import encoded_images
+from wgan_cli.untrusted_files import read_text
 
 # Codes in list_eval_partition.txt. The validation part, 1, is not used.
 TRAINING, HELD_OUT = "0", "2"
@@ -28,10 +29,11 @@ def celeba(
     10,000 of the 19,962 test images are held out. Raises `DataError` for missing or damaged files.
     """
     with torchvision_files(name, root, download) as (datasets, base):
+        refuse_special_files(base / datasets.CelebA.base_folder)
         # Use torchvision only to fetch and check the files; its targets are not needed.
         datasets.CelebA(str(base), split="all", target_type=[], download=download)
         folder = base / datasets.CelebA.base_folder
-        columns = (folder / "list_eval_partition.txt").read_text().split()
+        columns = read_text(folder / "list_eval_partition.txt").split()
     files, part = columns[::2], np.array(columns[1::2])
     source = FileSource(folder / "img_align_celeba", files)
     faults = Faults(name, len(files), corrupt_limit)

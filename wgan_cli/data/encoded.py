@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from wgan_cli.errors import DataError, WganError
+from wgan_cli.untrusted_files import refuse_special
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class FileSource:
         return os.fsencode(self._path(index)).decode(errors="replace")
 
     def open(self, index: int) -> Image.Image:
-        """Return the opened image file."""
+        """Return the opened image file. Raises `ValueError` for a pipe or a device."""
+        refuse_special(self._path(index))
         return Image.open(self._path(index), formats=FORMATS)
 
     def _path(self, index: int) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from torch.nn import functional
 from wgan_cli.data.dataset import Labels, TensorDataset, split
 from wgan_cli.data.feeds import to_bytes, to_floats
 from wgan_cli.errors import DataError
+from wgan_cli.untrusted_files import refuse_special
+
+# The suffixes of files that torchvision downloads into the root itself.
+_DOWNLOADED = (".mat", ".gz", ".zip")
 
 TORCHVISION_CLASSES = {
     "mnist": "MNIST",
@@ -143,7 +148,12 @@ def read_part(
     `DataError`.
     """
     with torchvision_files(name, root, download) as (datasets, folder):
-        part: Any = getattr(datasets, kind)(str(folder), download=download, **which)
+        made = getattr(datasets, kind)
+        # Where torchvision's classes keep their files: below the root, or in the root itself.
+        refuse_special_files(folder / kind / "raw")
+        refuse_special_files(folder / getattr(made, "base_folder", kind))
+        refuse_special_files(folder, _DOWNLOADED)
+        part: Any = made(str(folder), download=download, **which)
         labels = part.targets if hasattr(part, "targets") else part.labels
         images = torch.as_tensor(part.data)
         if images.dtype != torch.uint8 or images.ndim not in (3, 4):
@@ -154,6 +164,19 @@ def read_part(
         elif images.shape[3] == 3:
             images = images.permute(0, 3, 1, 2)
         return images, torch.as_tensor(labels, dtype=torch.int64)
+
+
+def refuse_special_files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> None:
+    """Raise `ValueError` if an entry of the folder is a pipe or a device: reading it may not end.
+
+    Only names that end in one of `suffixes` are checked.
+    """
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        for entry in entries:
+            if entry.name.endswith(suffixes) and not (entry.is_file() or entry.is_dir()):
+                # A link that leads nowhere is a missing file.
+                with suppress(FileNotFoundError):
+                    refuse_special(Path(entry.path))
 
 
 @contextmanager

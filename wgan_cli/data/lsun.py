@@ -16,6 +16,7 @@ from wgan_cli.data.dataset import Dataset
 from wgan_cli.data.encoded import COLOUR, FORMATS, Faults, ImagePart
 from wgan_cli.data.streaming import encoded_images
 from wgan_cli.errors import DataError
+from wgan_cli.untrusted_files import refuse_special
 
 
 def lsun(
@@ -81,6 +82,7 @@ class Database:
             if self._environment is not None:
                 self._environment.close()
             with _as_data_errors(self.folder):
+                refuse_special(self.folder / "data.mdb")
                 self._environment = lmdb.open(
                     str(self.folder), readonly=True, lock=False, readahead=False, meminit=False
                 )
@@ -103,7 +105,7 @@ def _as_data_errors(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except lmdb.Error as error:
+    except (lmdb.Error, OSError, ValueError) as error:
         raise DataError(
             f"{folder} is not an LMDB database, or is damaged ({error}). Fetch or unpack it again."
         ) from error
