@@ -62,7 +62,7 @@ class RunFolder:
         `CheckpointError` if a file or folder to write is a link that leads out of it.
         """
         make_folder(self.path)
-        self._refuse_links()
+        self.refuse_links()
         lock = locked(self.path / LOCK)
         if lock is None:
             raise FolderInUseError(
@@ -180,7 +180,8 @@ class RunFolder:
     def _replace(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
 
-    def _refuse_links(self) -> None:
+    def refuse_links(self) -> None:
+        """Raise `CheckpointError` if a file or folder of a run is a link that leads out of it."""
         for name in (LOCK, LOG, *_SMALL):
             inside(self.path, name)
         for name in _FOLDERS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wgan_cli.commands.logs import file_log, jobs
-from wgan_cli.errors import DiskError, FolderInUseError, WganError
+from wgan_cli.errors import CheckpointError, DiskError, FolderInUseError, WganError
 from wgan_cli.files import LogFile, held, locked
 from wgan_cli.guard import inside
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
@@ -75,7 +75,9 @@ def record_failure(
         jobs.error("wgan-train: %s", failure)
         return
     try:
+        inside(folder.path.parent, folder.path.name)
         make_folder(folder.path)
+        folder.refuse_links()
         if early.buffer:
             with file_log(LogFile(folder.path / LOG), early):
                 pass
@@ -83,12 +85,18 @@ def record_failure(
         before = read_status(folder.path)
         started = replace(before, started=before.started or now(), seconds=before.seconds or 0.0)
         write_status(folder.path, started.failed(failure))
-    except DiskError:
+    except (CheckpointError, DiskError):
         jobs.error("wgan-train: %s", failure)
 
 
 def record_killed(folder: RunFolder) -> bool:
     """Return whether a job's process was killed. If so, record this in `status.json`."""
+    try:
+        inside(folder.path.parent, folder.path.name)
+        folder.refuse_links()
+    except CheckpointError:
+        # No job of this sweep ran there.
+        return False
     if not read_status(folder.path).running or (lock := locked(folder.path / LOCK)) is None:
         return False
     with lock:
