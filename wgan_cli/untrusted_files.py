@@ -158,7 +158,7 @@ def _refuse_bomb(text: str) -> None:
             around[-1].add(item)
         else:
             continue
-        if len(around) + item.depth > _DEEPEST:
+        if len(around) - 1 + item.depth > _DEEPEST:
             raise yaml.YAMLError(_TOO_DEEP)
         if around[-1].values > _MOST_VALUES:
             raise yaml.YAMLError("it has too many values")
