@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,13 @@ def tree_change(random: Random) -> tuple[str, Callable[[Any], Any]]:
 
 def as_yaml(tree: Any) -> str:
     """Return YAML, which is also JSON: PyYAML's own writer refuses what is odd."""
-    return json.dumps(tree, indent=1, ensure_ascii=False)
+    limit = sys.getrecursionlimit()
+    # The encoder calls itself for each level of a deep tree.
+    sys.setrecursionlimit(20 * limit)
+    try:
+        return json.dumps(tree, indent=1, ensure_ascii=False)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _spots(tree: Any) -> list[tuple[Any, Any]]:
