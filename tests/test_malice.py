@@ -280,6 +280,7 @@ STATES: dict[str, Callable[[Config], Any]] = {
     "a tensor in the config": at("config.model.generator.width", torch.ones(1)),
     "a step that is text": at("step", f"../../../{TRACE}"),
     "a step that is a tensor": at("step", torch.ones(2)),
+    "a format that is a tensor": at("format", torch.ones(2)),
     "a step below 0": at("step", -1),
     "no step": lambda state: state.pop("step"),
     "no config": lambda state: state.pop("config"),

@@ -93,7 +93,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedCheckpointError(f"{path} cannot be loaded safely: {reason}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    form = state.get("format") if isinstance(state, dict) else None
+    # Another program may have put a tensor there, which compares to a tensor.
+    if type(form) is not int or form != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this version of wgan-train.")
     return state
 
