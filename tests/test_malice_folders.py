@@ -1,15 +1,18 @@
-"""Folders from elsewhere: besides its config.yaml, nothing in a run's folder is composed."""
+"""Folders from elsewhere: only config.yaml is composed, and no file in them is waited for."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, checkpoints_of
+from conftest import TINY, Command, checkpoints_of, metrics_of
 
+from wgan_cli.commands import evaluate, report
 from wgan_cli.commands.train import run
 
 # What every attack tries to make, in the folder that a command is run in.
@@ -102,3 +105,78 @@ def test_these_files_do_harm_in_a_folder_of_ones_own(theirs: Path, here: Path) -
     shutil.copy(theirs / "evil.yaml", here / "mine")
     run([*TINY, "--config-dir", "mine", "hydra.run.dir=own"])
     assert (here / TRACE).is_dir()
+
+
+SMALL = ["config.yaml", "status.json", "overrides.yaml", "environment.json", "metrics.jsonl"]
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 12)]
+)
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def as_bomb(path: Path) -> None:
+    path.write_text(BOMB)
+
+
+def as_deep(path: Path) -> None:
+    path.write_text('{"step": ' * 3000 + "1" + "}" * 3000)
+
+
+@pytest.mark.parametrize("how", [as_pipe, as_endless, as_bomb, as_deep], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", SMALL)
+def test_no_command_waits_for_a_file_or_fills_the_memory(
+    name: str, how: Callable[[Path], None], honest: Path, tmp_path: Path, wgan: Command
+) -> None:
+    shutil.copytree(honest, tmp_path / "theirs")
+    how(tmp_path / "theirs" / name)
+    for command, words in (
+        ("wgan-report", ["theirs"]),
+        ("wgan-sample", ["theirs", "--n", "4"]),
+        ("wgan-eval", ["theirs", "--metrics", "exact", "--n", "8"]),
+        ("wgan-train", ["resume=theirs", "steps=3"]),
+    ):
+        done = wgan(*words, command=command)
+        assert "Traceback" not in done.stderr
+        assert done.returncode in (0, 2, 4), done.stderr
+        if done.returncode:
+            assert name in done.stderr
+
+
+LINE = '{"step": 1, "critic/wasserstein": 0.5, "wasserstein/exact": 3.0'
+METRICS = {
+    "a distance without its number of samples": LINE + "}",
+    "a number of samples without its distance": '{"step": 1, "wasserstein/exact_n": 4}',
+    "a lone surrogate": LINE + ', "wasserstein/exact_n": 4, "\\ud800": 1}',
+    "a step of 400 digits": f'{{"step": 1{"0" * 400}, "wasserstein/exact": 1}}',
+    "a value of 400 digits": f'{{"step": 1, "wasserstein/exact": 1{"0" * 400}}}',
+    "a step below 0": '{"step": -1, "wasserstein/exact": 3.0}',
+    "a truth": '{"step": true, "wasserstein/exact": 3.0}',
+    "values at the end of what floats hold": (
+        '{"step": 1, "wasserstein/exact": 1e308, "wasserstein/exact_n": -1e308, "x": 1e-320}'
+    ),
+    "no numbers": '{"step": 1, "wasserstein/exact": NaN, "wasserstein/exact_n": -Infinity}',
+}
+
+
+@pytest.mark.parametrize("what", METRICS)
+def test_a_run_goes_on_over_edited_metrics(
+    what: str, honest: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = shutil.copytree(honest, here / "theirs")
+    lines = (theirs / "metrics.jsonl").read_text()
+    (theirs / "metrics.jsonl").write_text(f"{METRICS[what]}\n{lines}")
+    assert run(["resume=theirs", "steps=3"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert [point["step"] for point in metrics_of(theirs)][-2:] == [2, 3]
+    assert evaluate.run(["theirs", "--metrics", "exact", "--n", "8"]) == 0
+    assert report.run(["theirs"]) == 0
