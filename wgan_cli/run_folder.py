@@ -178,7 +178,7 @@ class RunFolder:
             raise disk_error(error, path) from None
 
     def _replace(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text.encode())
+        write_atomically(inside(self.path, name), text.encode())
 
     def refuse_links(self) -> None:
         """Raise `CheckpointError` if a file or folder of a run is a link that leads out of it."""
