@@ -12,6 +12,7 @@ import yaml
 from conftest import TINY
 
 from wgan_cli.commands import evaluate, report, sample, train
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.terminal_text import printable
 
 # Clears the screen, sets the window's title, and turns the direction of writing.
@@ -86,3 +87,26 @@ def test_no_command_prints_control_characters(
     assert [sign for sign in said if not sign.isprintable() and sign != "\n"] == []
     for log in here.glob("*/train.log"):
         assert "\x1b" not in log.read_text()
+
+
+def test_a_folders_name_is_one_word_of_the_commands_to_type(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "run; touch executed"
+    assert train.run([*TINY, f"hydra.run.dir='{name}'"]) == 0
+    said = capsys.readouterr().out
+    assert f"wgan-sample '{name}'\n" in said
+    assert f"wgan-eval '{name}'\n" in said
+    assert f"tensorboard --logdir '{name}'\n" in said
+    assert f"--config-dir '{name}' --config-name" in (here / name / "config.yaml").read_text()
+    status = here / name / "status.json"
+    status.write_text(json.dumps({"state": "running"}))
+    assert report.run([name]) == 0
+    assert f"; 'resume={name}' continues it" in capsys.readouterr().out
+
+
+def test_a_line_break_in_a_folders_name_ends_no_comment(here: Path) -> None:
+    RunFolder(here / "a\nsteps: 9").path.mkdir()
+    RunFolder(here / "a\nsteps: 9").write_config({"steps": 2})
+    saved = yaml.safe_load((here / "a\nsteps: 9" / "config.yaml").read_text())
+    assert saved == {"steps": 2}
