@@ -358,3 +358,10 @@ def test_every_method_of_the_base_class_may_be_left_out(tmp_path: Path):
     logger = Logger()
     for method, arguments in (("rollback", (1,)), ("finish", ({},)), ("close", ())):
         assert getattr(logger, method)(*arguments) is None
+
+
+def test_a_logger_that_does_not_exist_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TINY, "logger=[none,csv]"]) == 2
+    assert "logger=csv: there is no such option" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from wgan_cli.errors import DiskError, WganError
+from wgan_cli.terminal_text import printable
 
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
@@ -126,6 +127,14 @@ class RecordFile:
             raise disk_error(error, self.path) from None
 
 
+class PrintableFormatter(logging.Formatter):
+    """A formatter whose text is safe to print: messages hold names and texts of others' files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message as text, with its line breaks."""
+        return printable(super().format(record), "\n")
+
+
 class LogFile(logging.Handler):
     """A logging handler that writes each message with its time, as a complete line or not at all.
 
@@ -135,7 +144,7 @@ class LogFile(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
         self.path = path
         self.failure: DiskError | None = None
         self._file: RecordFile | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, locked, sync, write_atomically
 from wgan_cli.guard import inside
 from wgan_cli.run_status import STATUS
+from wgan_cli.terminal_text import printable
 from wgan_cli.untrusted_files import MOST_METRICS, reason
 
 CONFIG = "config.yaml"
@@ -103,7 +105,9 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write all settings to `config.yaml`. The run can be repeated from this file."""
-        command = f"wgan-train --config-dir {self.path} --config-name config"
+        flags = ["--config-dir", str(self.path), "--config-name", "config"]
+        # A line break in the folder's name would end the comment.
+        command = printable(shlex.join(["wgan-train", *flags]))
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
 
@@ -178,7 +182,7 @@ class RunFolder:
             raise disk_error(error, path) from None
 
     def _replace(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text.encode())
+        write_atomically(inside(self.path, name), text.encode())
 
     def refuse_links(self) -> None:
         """Raise `CheckpointError` if a file or folder of a run is a link that leads out of it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgan_cli.build import build_generator
+from wgan_cli.commands.cli import print_error
 from wgan_cli.commands.resume import refuse_references
 from wgan_cli.commands.trust import check_trusted
 from wgan_cli.config import validate
@@ -31,7 +31,7 @@ def chosen_checkpoint(path: Path) -> tuple[dict[str, Any], Path, Path]:
         return state, path, path.absolute().parent.parent
     newest, newest_path, warnings = load_newest(RunFolder(path).checkpoints)
     for warning in warnings:
-        print(warning, file=sys.stderr)
+        print_error(warning)
     if newest is None or newest_path is None:
         raise CheckpointError(f"{path} holds no checkpoint that can be read.")
     check_whole(newest, newest_path)

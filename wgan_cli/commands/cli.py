@@ -20,6 +20,7 @@ from wgan_cli.errors import (
 )
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
+from wgan_cli.terminal_text import printable
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +128,12 @@ def shown(path: Path) -> Path:
 def print_error(message: str) -> None:
     """Print the message on stderr; do nothing if stderr cannot be written."""
     with suppress(OSError):
-        print(message, file=sys.stderr)
+        print(printable(message, "\n"), file=sys.stderr)
+
+
+def print_text(text: str) -> None:
+    """Print text on stdout that may hold names or texts of somebody else's files."""
+    print(printable(text, "\n"), flush=True)
 
 
 def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:

@@ -148,7 +148,10 @@ class Composer:
     def _missing_option(self, error: MissingConfigException) -> str:
         missing = re.search(r"Could not find '(.+?)/([^/']*)'", str(error))
         if not missing:
-            name = error.missing_cfg_file
+            name = str(error.missing_cfg_file)
+            group, _, option = name.rpartition("/")
+            if group in (*ONE_OPTION, "logger"):
+                return f"{group}={option}: there is no such option."
             return f"--config-name {name}: there is no {name}.yaml in --config-dir."
         group, name = missing[1], missing[2]
         if group == "hydra/launcher" and name in _LAUNCHERS:

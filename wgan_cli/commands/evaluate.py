@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of
+from wgan_cli.commands.cli import (
+    add_run_arguments,
+    entry_point,
+    exit_code_of,
+    print_error,
+    print_text,
+)
 from wgan_cli.errors import CheckpointError, ConfigError, DataError
 from wgan_cli.run_folder import CONFIG
 from wgan_cli.schema import METRICS
@@ -154,9 +159,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             bar.done(path)
     if not report.rows:
         raise CheckpointError(f"{folder} holds no checkpoint that can be read.")
-    print(report.table())
+    print_text(report.table())
     if report.unwritten:
-        print(f"wgan-eval: {report.unwritten}", file=sys.stderr)
+        print_error(f"wgan-eval: {report.unwritten}")
     return report.exit_code
 
 

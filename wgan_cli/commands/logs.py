@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wgan_cli.errors import WganError
-from wgan_cli.files import LogFile
+from wgan_cli.files import LogFile, PrintableFormatter
 
 log = logging.getLogger("wgan_cli")
 # For errors of a sweep's jobs. Other messages of a job go only to its train.log.
@@ -27,7 +27,7 @@ def console_log(level: int = logging.INFO) -> Iterator[logging.handlers.MemoryHa
     messages until `file_log` writes them.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno >= level or record.name == jobs.name)
     early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
     with _handling(handler), _handling(early), logging_redirect_tqdm([log]):

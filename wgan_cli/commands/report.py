@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wgan_cli.commands.cli import entry_point, exit_code_of, path_argument, print_error, shown
 from wgan_cli.errors import CheckpointError
+from wgan_cli.terminal_text import printable
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -90,7 +91,7 @@ def _report(arguments: argparse.Namespace) -> int:
     _print(report.table(screen_width()))
     out = arguments.out or (folders[0] if len(folders) == 1 else Path())
     page = next(path for path in report.write(out) if path.suffix == ".html")
-    _print(f"\nThe page: {shown(page)}")
+    _print(printable(f"\nThe page: {shown(page)}", "\n"))
     return 0
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from wgan_cli.commands.cli import shown
-from wgan_cli.commands.logs import console_log, file_log, log
+from wgan_cli.commands.cli import print_text, shown
+from wgan_cli.commands.logs import console_log, file_log, jobs, log
 from wgan_cli.commands.resume import (
     refuse_changes,
     refuse_other_data,
@@ -65,8 +65,11 @@ def execute(composed: DictConfig, path: Path, overrides: Sequence[str], *, sweep
                     log.error("wgan-train: %s%s", failure, hint)
                 else:
                     log.error("wgan-train: unexpected error:\n%s", traceback.format_exc())
-                if sweep:
+                # Without a reserved folder, `path` may hold another job.
+                if reserved:
                     record_failure(folder, overrides, failure, early)
+                elif sweep:
+                    jobs.error("wgan-train: %s", failure)
             code = failure.exit_code if isinstance(failure, WganError) else 1
         finally:
             with signals:
@@ -159,7 +162,7 @@ def _train(
         with signals:
             trainer.fit()
     if not sweep:
-        print(summary(folder))
+        print_text(summary(folder))
     return 0
 
 

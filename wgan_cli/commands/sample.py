@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wgan_cli.commands.cli import add_run_arguments, entry_point, exit_code_of, path_argument, shown
+from wgan_cli.commands.cli import (
+    add_run_arguments,
+    entry_point,
+    exit_code_of,
+    path_argument,
+    print_text,
+    shown,
+)
 from wgan_cli.errors import CheckpointError, ConfigError, DivergedError
 from wgan_cli.files import reading
 
@@ -91,7 +98,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         in_run = (run / "samples").is_dir()
         out = inside(run, "samples", name) if in_run else inside(Path.cwd(), name)
     _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
-    print(f"{count} samples: {shown(out)}")
+    print_text(f"{count} samples: {shown(out)}")
     return 0
 
 

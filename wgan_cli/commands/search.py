@@ -18,6 +18,7 @@ from wgan_cli.commands.cli import (
     exit_code_of_training,
     path_argument,
     print_error,
+    print_text,
     shown,
 )
 from wgan_cli.commands.help import options_in
@@ -117,13 +118,12 @@ def _search(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{str(arguments.dir or default)!a}: no search can have this name.")
     folder = SearchFolder(shown(arguments.dir or reserved(default)), storage)
     search = folder.begin(search, name)
-    print(f"{trials_text(search.trials)} in {folder.path}", flush=True)
+    print_text(f"{trials_text(search.trials)} in {folder.path}")
     signals = StopSignals()
     with signals:
         try:
-            show = partial(print, flush=True)
             trial_command = partial(_command, trusted=trusted)
-            loop = SearchLoop(folder, trial_command, signals.requested, show, first)
+            loop = SearchLoop(folder, trial_command, signals.requested, print_text, first)
             facts = loop.run()
         except (InterruptedRunError, PreemptedError, DiskError, DataError) as error:
             flags = [flag for prefix in trusted for flag in ("--trust", prefix)]
@@ -132,7 +132,7 @@ def _search(arguments: argparse.Namespace) -> int:
     params = facts.best.params if facts.best is not None else {}
     command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
     runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
-    print(final_summary(facts, runs, command))
+    print_text(final_summary(facts, runs, command))
     return 0 if facts.best is not None else 1
 
 

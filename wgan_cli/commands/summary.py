@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -69,7 +70,8 @@ def summary(folder: RunFolder) -> str:
         # If the run is inside the current folder, name the topmost folder: it shows other runs too.
         relative = folder.path.parts and not folder.path.is_absolute()
         logdir = folder.path.parts[0] if relative else folder.path
-        lines.append(f"  curves                tensorboard --logdir {logdir}")
-    lines.append(f"  more samples          wgan-sample {folder.path}")
-    lines.append(f"  more numbers          wgan-eval {folder.path}")
+        lines.append(f"  curves                tensorboard --logdir {shlex.quote(str(logdir))}")
+    run = shlex.quote(str(folder.path))
+    lines.append(f"  more samples          wgan-sample {run}")
+    lines.append(f"  more numbers          wgan-eval {run}")
     return "\n".join(lines)

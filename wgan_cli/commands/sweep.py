@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wgan_cli.commands.cli import print_error
+from wgan_cli.commands.cli import print_error, print_text
 from wgan_cli.commands.composition import typeable
 from wgan_cli.commands.folders import DEPTH
 from wgan_cli.commands.sweep_job import Launcher, record_killed, status_line
@@ -21,6 +21,7 @@ from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, Preempt
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated
+from wgan_cli.terminal_text import printable
 from wgan_cli.validation import job_overrides
 
 _SECONDS = 0.5
@@ -125,7 +126,7 @@ def _watched(folder: Path) -> Iterator[None]:
             if state and shown.get(path) != state:
                 shown[path] = state
                 name = str(path.relative_to(folder))
-                tqdm.write(status_line(RunFolder(path), name), file=sys.stderr)
+                tqdm.write(printable(status_line(RunFolder(path), name)), file=sys.stderr)
 
     def watch() -> None:
         while not over.wait(_SECONDS):
@@ -153,10 +154,10 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     runs = read_runs([folder])
     if runs:
         report = Report(runs, title=f"The sweep in {folder}")
-        print(f"\n{report.table(screen_width())}")
+        print_text(f"\n{report.table(screen_width())}")
     missing = _jobs_without_run(folder, jobs)
     for overrides in missing:
-        print(f"no run was begun or written for: {' '.join(overrides) or '(defaults)'}")
+        print_text(f"no run was begun or written for: {' '.join(overrides) or '(defaults)'}")
     keys = {_key(overrides) for overrides in jobs}
     unfinished = [run for run in runs if not run.finished and _key(run.overrides) in keys]
     if not runs:
@@ -166,7 +167,7 @@ def _report(folder: Path, jobs: Sequence[Sequence[str]]) -> int:
     except DiskError as error:
         print_error(f"wgan-train: {error}")
         return 1
-    print(f"\nThe page: {page}")
+    print_text(f"\nThe page: {page}")
     return 1 if missing or unfinished else 0
 
 
@@ -183,6 +184,8 @@ def _key(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _job_folders(folder: Path) -> list[Path]:
-    depths = ["/".join("*" * depth) for depth in range(1, DEPTH + 1)]
-    folders = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
+    # A link may lead to a run that is not of this sweep, whose files stay as they are.
+    root, depths = folder.resolve(), ["/".join("*" * depth) for depth in range(1, DEPTH + 1)]
+    found = [path.parent for depth in depths for path in folder.glob(f"{depth}/{STATUS}")]
+    folders = [path for path in found if path.resolve().is_relative_to(root)]
     return sorted(folders, key=lambda path: (len(path.name), path.name))

@@ -42,9 +42,9 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
     """
     wanted = sorted(job_overrides(overrides))
     with held(inside(path.parent, ".jobs.lock")):
-        folders = (inside(path.parent, p.name) for p in path.parent.iterdir() if p.is_dir())
-        for other in map(RunFolder, folders):
+        for other in map(RunFolder, filter(Path.is_dir, path.parent.iterdir())):
             if other.taken() and sorted(other.read_overrides()) == wanted:
+                inside(path.parent, other.path.name)
                 if other.path != path:
                     remove_if_empty(path)
                 return other.path
@@ -58,7 +58,7 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
                 f"{path} holds another job, of {' '.join(folder.read_overrides())}: choose another"
                 " hydra.sweep.dir or hydra.sweep.subdir."
             )
-        make_folder(path)
+        make_folder(inside(path.parent, path.name))
         folder.write_overrides(job_overrides(overrides))
     return path
 
@@ -91,13 +91,10 @@ def record_failure(
 
 def record_killed(folder: RunFolder) -> bool:
     """Return whether a job's process was killed. If so, record this in `status.json`."""
-    try:
-        inside(folder.path.parent, folder.path.name)
-        folder.refuse_links()
-    except CheckpointError:
-        # No job of this sweep ran there.
+    if not read_status(folder.path).running:
         return False
-    if not read_status(folder.path).running or (lock := locked(folder.path / LOCK)) is None:
+    folder.refuse_links()
+    if (lock := locked(folder.path / LOCK)) is None:
         return False
     with lock:
         error = WganError("Its process was killed, as happens where memory runs out.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -13,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
-from wgan_cli.files import locked
+from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
+from wgan_cli.files import disk_error, locked
 from wgan_cli.guard import inside
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
@@ -88,8 +89,7 @@ def own_gpu(device: str) -> Iterator[str]:
     if count < 2:
         yield device
         return
-    locks = Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}"
-    make_folder(locks)
+    locks = private_folder(Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}")
     for slot in itertools.count():
         for index in range(count):
             lock = locked(locks / f"cuda-{index}-{slot}.lock")
@@ -97,6 +97,25 @@ def own_gpu(device: str) -> Iterator[str]:
                 with lock:
                     yield f"cuda:{index}"
                 return
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder of this user's own, which others may not write to; return its path.
+
+    Everybody may write to the folder for temporary files, and may have made this one with links in
+    it. Raises `DiskError`.
+    """
+    make_folder(path.parent)
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise disk_error(error, path, done="made") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise DiskError(f"{path} is not this user's own folder: set TMPDIR to another folder.")
+    path.chmod(0o700)
+    return path
 
 
 @contextmanager

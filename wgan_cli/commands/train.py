@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from wgan_cli import __version__
 from wgan_cli.commands import flags
-from wgan_cli.commands.cli import entry_point, exit_code_of_training
+from wgan_cli.commands.cli import entry_point, exit_code_of_training, print_text
 from wgan_cli.commands.help import help_text
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.distributed.process import Process, refuse_uneven
@@ -76,7 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         config_dirs = flags.take(arguments, "--config-dir", "-cd")
         with reading("--config-dir", ConfigError):
-            print(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
+            print_text(help_text(configs_folder(), Path(config_dirs[-1]) if config_dirs else None))
         return 0
     parsed = flags.parse(arguments)
     if parsed.hydra_help:
@@ -172,7 +172,7 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     try:
         return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
     except OSError as error:
-        raise disk_error(error, folder / "multirun.yaml") from None
+        raise disk_error(error, Path(error.filename or folder / "multirun.yaml")) from None
     finally:
         remove_if_empty(folder)
 

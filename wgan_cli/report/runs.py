@@ -226,7 +226,8 @@ def _read(path: Path, name: str) -> Run:
     run.message = " ".join(status.message.split())
     if gone and status.running:
         run.state = "cut off"
-        hint = f"its process is gone; resume={readable(str(path))} continues it"
+        words = shlex.quote(f"resume={readable(str(path))}")
+        hint = f"its process is gone; {words} continues it"
         run.message = f"{run.message} {hint}".strip()
     run.ended = status.ended or ""
     run.step = status.step

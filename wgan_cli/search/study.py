@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wgan_cli.errors import CheckpointError
 from wgan_cli.search.folder import SearchFolder, reading_study
 from wgan_cli.search.space import Range, Search, value_text
+from wgan_cli.terminal_text import printable
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -128,8 +129,8 @@ def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
         number=trial.number,
         state=_STATES.get(trial.state.name, RUNNING),
         value=value if value is not None and math.isfinite(value) else None,
-        params={_printable(key): _plain(given) for key, given in params.items()},
-        reason=_printable(str(trial.user_attrs.get(REASON, ""))),
+        params={printable(key): _plain(given) for key, given in params.items()},
+        reason=printable(str(trial.user_attrs.get(REASON, ""))),
         history=dict(sorted(trial.intermediate_values.items())),
     )
 
@@ -137,12 +138,8 @@ def _summarize_trial(trial: FrozenTrial, search: Search) -> TrialSummary:
 def _plain(value: Any) -> Any:
     """Return a setting's value. A study from elsewhere may have any JSON there: return its text."""
     if isinstance(value, str) or not isinstance(value, int | float | None):
-        return _printable(str(value))
+        return printable(str(value))
     return value
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, float]:
@@ -159,7 +156,7 @@ def _importances(study: Study, trials: tuple[TrialSummary, ...]) -> dict[str, fl
             importances = get_param_importances(study, params=sorted(varying))
         except (ValueError, RuntimeError):
             return {}
-    shares = {_printable(key): float(share) for key, share in importances.items()}
+    shares = {printable(key): float(share) for key, share in importances.items()}
     return shares if all(map(math.isfinite, shares.values())) else {}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from wgan_cli.report.comparison import Comparison
 from wgan_cli.report.ranking import number
 from wgan_cli.search.space import value_text
+from wgan_cli.terminal_text import printable
 
 # The terminal shows at most this many groups, but lists every run. The page shows all groups.
 _MAX_SETTINGS = 20
@@ -29,10 +30,10 @@ def screen_width() -> int | None:
 
 def terminal_table(comparison: Comparison, width: int | None) -> str:
     """Return the comparison as text: mean ± sd for each setting, the conclusion, and all runs."""
-    lines = [_printable(comparison.heading()), ""]
+    lines = [printable(comparison.heading()), ""]
     if comparison.by is not None:
         lines += _settings(comparison, width)
-        lines += ["", *_wrapped(_printable(comparison.conclusion), width, 0), ""]
+        lines += ["", *_wrapped(printable(comparison.conclusion), width, 0), ""]
     return "\n".join([*lines, *_runs(comparison, width)])
 
 
@@ -62,7 +63,7 @@ def _runs(comparison: Comparison, width: int | None) -> list[str]:
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None, left: Sequence[int]) -> list[str]:
     """Return the rows as lines. Columns in `left` are left-aligned; the last wraps at `width`."""
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     lines = []
     for row in rows:
@@ -81,11 +82,6 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
     if width is None or width - indent < _MIN_WRAPPED:
         return [text]
     return textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _printable(text: str) -> str:
-    """Return text with spaces for line breaks and control characters, which a file may hold."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def csv_table(comparison: Comparison) -> str:
