@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, metrics_of, status_of
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 
 from benchmarks.forked_commands import CommandServer, ForkedProcess, Start
 from wgan_cli.commands import sweep_workers
@@ -327,3 +329,10 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(
     assert run(["-m", *TINY, "seed=1,2", "hydra/launcher=joblib"]) == 2
     assert "pip install 'wgan-train[parallel]'" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_hydras_plugins_can_be_registered_after_the_checked_reader() -> None:
+    """Worker processes do this: they get the reader from their parent first."""
+    Composer()
+    SourcesRegistry.instance().register(FileConfigSource)
+    assert SourcesRegistry.instance().resolve("file") is not FileConfigSource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -17,8 +17,12 @@ from wgan_cli.untrusted_files import MOST_YAML, parse_yaml, read_text, reason
 _HEADER = 512
 
 
-class CheckedFileSource(FileConfigSource):
-    """Hydra's source of YAML files, with `untrusted_files` as its reader."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of YAML files, with `untrusted_files` as its reader.
+
+    It has the name of Hydra's own class. Worker processes of a sweep get it from their parent and
+    then register Hydra's plugins, and Hydra refuses a second source of another name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Return the config in a file. Raises `ConfigError` if the file cannot be read."""
@@ -41,7 +45,7 @@ class CheckedFileSource(FileConfigSource):
 
 
 def use_checked_source() -> None:
-    """Make Hydra read all YAML files with `CheckedFileSource`."""
+    """Make Hydra read all YAML files with `FileConfigSource`."""
     # Hydra registers its own source when it looks for its plugins.
     Plugins.instance()
-    SourcesRegistry.instance().types[CheckedFileSource.scheme()] = CheckedFileSource
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
