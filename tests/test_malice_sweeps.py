@@ -111,3 +111,24 @@ def test_the_locks_of_gpus_lie_in_a_folder_of_ones_own(
     with pytest.raises(DiskError, match="set TMPDIR"), own_gpu("cuda"):
         pass
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_job_does_not_go_through_a_link_above_its_folder(
+    launcher: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "theirs").mkdir()
+    (here / "elsewhere" / "0").mkdir(parents=True)
+    (here / "theirs" / "a").symlink_to(here / "elsewhere")
+    words = [f"hydra/launcher={launcher}", "hydra.sweep.subdir='a/${hydra.job.num}'"]
+    assert sweep("seed=1", *words) == 4
+    assert "a is a link to" in capsys.readouterr().err
+    assert not list((here / "elsewhere" / "0").iterdir())
+
+
+def test_workers_are_noted_in_the_sweeps_folder_wherever_the_job_runs(here: Path) -> None:
+    """Otherwise a stop signal would not reach them, and a job's folder would hold another sweep."""
+    assert sweep("seed=1", "hydra/launcher=joblib", "hydra.job.chdir=true") == 0
+    job = here / "theirs" / "0"
+    assert (job / "status.json").is_file()
+    assert not (job / "theirs").exists()

@@ -284,6 +284,10 @@ def task(config: DictConfig) -> int:
     folder = Path(hydra.runtime.output_dir)
     overrides = [str(override) for override in hydra.overrides.task]
     sweep = hydra.mode == RunMode.MULTIRUN
+    # The current folder may be the job's own (hydra.job.chdir).
+    root = Path(hydra.runtime.cwd, hydra.sweep.dir)
+    if sweep:
+        inside(root, os.path.relpath(folder, root))
 
     def job() -> int:
         with own_gpu(config.device) as config.device:
@@ -291,7 +295,7 @@ def task(config: DictConfig) -> int:
 
     global _exit_code
     if sweep and Launcher.of(hydra) is Launcher.JOBLIB:
-        code = in_worker(Path(hydra.sweep.dir), job)
+        code = in_worker(root, job)
         remove_if_empty(folder)
     else:
         code = execute(config, folder, overrides, sweep=sweep)
