@@ -102,6 +102,10 @@ def test_help_lists_the_options_of_a_users_own_folder(
     own = here / "mine" / "experiment"
     own.mkdir(parents=True)
     (own / "thesis.yaml").write_text("# @package _global_\n# What chapter three shows\nclip: 0.2\n")
+    os.mkfifo(own / "pipe.yaml")
+    (own / "endless.yaml").symlink_to("/dev/zero")
+    (own / "latin.yaml").write_bytes(b"# \xe9")
+    (own / "folder.yaml").mkdir()
     assert run(["--config-dir", "mine", "--help"]) == 0
     section = section_of(capsys.readouterr().out, "experiment")
     assert re.search(r"^    thesis +What chapter three shows$", section, re.MULTILINE)

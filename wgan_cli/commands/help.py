@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from wgan_cli.untrusted_files import MOST_YAML, read_text
+
 GROUPS = ("dataset", "model", "loss", "constraint", "optimizer", "logger", "experiment", "debug")
 EXAMPLES = (
     ("wgan-train", "train on 1,797 handwritten digits, no download"),
@@ -65,13 +67,18 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
 
 
 def options_in(folder: Path) -> dict[str, str]:
-    """Return a dict from each option in a group's folder to the first comment line of its file."""
+    """Return a dict from each option in a group's folder to the first comment line of its file.
+
+    Files that cannot be read are left out.
+    """
     options = {}
     for path in sorted(folder.glob("*.yaml")):
+        try:
+            lines = read_text(path, MOST_YAML).splitlines()
+        except (OSError, ValueError):
+            continue
         comments = (
-            line[1:].strip()
-            for line in path.read_text().splitlines()
-            if line.startswith("#") and "@package" not in line
+            line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line
         )
         options[path.stem] = next(comments, "")
     return options
