@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import TINY, Command
 
 from wgan_cli.commands.sweep import _job_folders
 from wgan_cli.commands.sweep_workers import own_gpu
@@ -113,22 +113,28 @@ def test_the_locks_of_gpus_lie_in_a_folder_of_ones_own(
     assert not list(elsewhere.iterdir())
 
 
+# In a process of their own: joblib's workers outlive a sweep, in the folder that they began in.
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_job_does_not_go_through_a_link_above_its_folder(
-    launcher: str, here: Path, capsys: pytest.CaptureFixture[str]
+    launcher: str, here: Path, wgan: Command
 ) -> None:
     (here / "theirs").mkdir()
     (here / "elsewhere" / "0").mkdir(parents=True)
     (here / "theirs" / "a").symlink_to(here / "elsewhere")
     words = [f"hydra/launcher={launcher}", "hydra.sweep.subdir='a/${hydra.job.num}'"]
-    assert sweep("seed=1", *words) == 4
-    assert "a is a link to" in capsys.readouterr().err
+    done = wgan("-m", *TINY, "seed=1", *words, "hydra.sweep.dir=theirs")
+    assert done.returncode == 4, done.stderr
+    assert "a is a link to" in done.stderr
     assert not list((here / "elsewhere" / "0").iterdir())
 
 
-def test_workers_are_noted_in_the_sweeps_folder_wherever_the_job_runs(here: Path) -> None:
+def test_workers_are_noted_in_the_sweeps_folder_wherever_the_job_runs(
+    here: Path, wgan: Command
+) -> None:
     """Otherwise a stop signal would not reach them, and a job's folder would hold another sweep."""
-    assert sweep("seed=1", "hydra/launcher=joblib", "hydra.job.chdir=true") == 0
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.job.chdir=true"]
+    done = wgan("-m", *TINY, "logger=none", "seed=1", *words, "hydra.sweep.dir=theirs")
+    assert done.returncode == 0, done.stderr
     job = here / "theirs" / "0"
     assert (job / "status.json").is_file()
     assert not (job / "theirs").exists()

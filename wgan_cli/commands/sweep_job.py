@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from logging.handlers import MemoryHandler
@@ -31,6 +32,17 @@ class Launcher(enum.Enum):
         """Return the launcher that Hydra's config node `hydra` names."""
         name = str(hydra.launcher._target_).rpartition(".")[2]
         return next((launcher for launcher in cls if launcher.value == name), cls.OTHER)
+
+
+def sweep_of(hydra: Any, job: Path) -> Path:
+    """Return the folder of the sweep with the job folder `job`; `hydra` is Hydra's config node.
+
+    Raises `CheckpointError` if a link leads from the sweep's folder to the job's elsewhere.
+    """
+    # With hydra.job.chdir, the current folder is the job's.
+    folder = Path(hydra.runtime.cwd, hydra.sweep.dir)
+    inside(folder, os.path.relpath(job, folder))
+    return folder
 
 
 def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
@@ -90,7 +102,10 @@ def record_failure(
 
 
 def record_killed(folder: RunFolder) -> bool:
-    """Return whether a job's process was killed. If so, record this in `status.json`."""
+    """Return whether a job's process was killed. If so, record this in `status.json`.
+
+    Raises `CheckpointError` if a link leads out of the job's folder.
+    """
     if not read_status(folder.path).running:
         return False
     folder.refuse_links()

@@ -277,17 +277,14 @@ def task(config: DictConfig) -> int:
     from hydra.types import RunMode
 
     from wgan_cli.commands.run import execute
-    from wgan_cli.commands.sweep_job import Launcher
+    from wgan_cli.commands.sweep_job import Launcher, sweep_of
     from wgan_cli.commands.sweep_workers import in_worker, own_gpu
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     overrides = [str(override) for override in hydra.overrides.task]
     sweep = hydra.mode == RunMode.MULTIRUN
-    # The current folder may be the job's own (hydra.job.chdir).
-    root = Path(hydra.runtime.cwd, hydra.sweep.dir)
-    if sweep:
-        inside(root, os.path.relpath(folder, root))
+    root = sweep_of(hydra, folder) if sweep else folder
 
     def job() -> int:
         with own_gpu(config.device) as config.device:
