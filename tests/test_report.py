@@ -399,6 +399,40 @@ def test_a_run_from_a_saved_config_is_repeated_from_its_own_config(
     assert shlex.split(run.command) == ["wgan-train", "--config-dir", "my configs", "steps=3"]
 
 
+@pytest.mark.parametrize(
+    ("word", "argv"),
+    [
+        ("+hydra.callbacks.x._target_=os.mkdir", []),
+        ("hydra/launcher=evil", []),
+        ("model.generator._target_=os.mkdir", []),
+        ("+model.generator={_target_:os.mkdir}", []),
+        ("/evil@_global_=x", []),
+        ("loss@hydra.callbacks=x", []),
+        ("seed=${oc.env:SECRET}", []),
+        ("seed=1", ["--config-dir", "a run/evil"]),
+    ],
+)
+def test_a_command_to_paste_runs_no_code_of_the_runs_folder(
+    word: str, argv: list[str], here: Path, default: dict[str, Any]
+) -> None:
+    folder = write(here / "a run", default, [], 3.0)
+    (folder / "overrides.yaml").write_text(json.dumps([word]))
+    (folder / "environment.json").write_text(json.dumps({"command": ["wgan-train", *argv]}))
+    (run,) = read_runs([here])
+    command = ["wgan-train", "--config-dir", str(folder), "--config-name", "config"]
+    assert shlex.split(run.command) == command
+
+
+def test_a_command_to_paste_has_the_words_that_were_typed(
+    here: Path, default: dict[str, Any]
+) -> None:
+    words = ["loss=hinge", "+a.b=[1,2]", "~optimizer", "++optimizer.critic.lr=1e-4", "clip=null"]
+    folder = write(here / "run", default, [], 3.0)
+    (folder / "overrides.yaml").write_text(json.dumps(words))
+    (run,) = read_runs([here])
+    assert shlex.split(run.command) == ["wgan-train", *words]
+
+
 def test_the_commands_of_real_runs_repeat_them(here: Path) -> None:
     words = [*TINY, "metrics=[]"]
     assert train([*words, "hydra.run.dir=first"]) == 0

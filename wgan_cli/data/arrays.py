@@ -75,7 +75,8 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
         # Reading a pipe or a device may never end.
         refuse_special(file)
-        loaded = np.load(file, allow_pickle=False)
+        # A map fails at once if the header asks for more than the file holds.
+        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(
             "there is no such file; set dataset.path to an .npy or .npz file"
@@ -86,7 +87,7 @@ def _open(file: Path) -> Iterator[Mapping[str, np.ndarray]]:
             raise
         raise ValueError(_unreadable(error)) from error
     if isinstance(loaded, np.ndarray):
-        yield {"": loaded}
+        yield {"": np.array(loaded)}
         return
     with loaded:
         yield loaded

@@ -31,6 +31,12 @@ _DEEPEST = 64
 # Values of --config-name that wgan-train passes to Hydra: the default, and a saved config's name.
 _PRIMARY, _SAVED = "train", "_saved_config"
 
+# A word that chooses an option or sets a setting. Others, such as +hydra.callbacks.x._target_=f or
+# a reference, may call functions.
+_PLAIN_WORD = re.compile(
+    r"[+~]*(?!hydra\b|defaults\b)[A-Za-z]\w*(\.[A-Za-z]\w*)*(=(?!.*(\$\{|_target_)).*)?", re.S
+)
+
 _PRUNED_REASON = "ended early: worse than half of the trials before it"
 
 _MAX = sys.float_info.max
@@ -92,12 +98,14 @@ class Run:
         """The command line that repeats the run, quoted for a shell.
 
         If the run started from another run's saved config, its overrides alone do not define it.
-        The command then uses the config that this run saved.
+        The command then uses the config that this run saved. It also does so if a word or the
+        folder of options may run code: somebody else may have written them for you to paste.
         """
         # The last value of a flag counts: wgan-train appends its own flags for Hydra.
         flag_values = dict(zip(self.argv, self.argv[1:], strict=False))
         primary, config_dir = flag_values.get("--config-name"), flag_values.get("--config-dir")
-        if primary == _SAVED:
+        safe = all(map(_PLAIN_WORD.fullmatch, self.overrides))
+        if primary == _SAVED or not safe or _is_within(config_dir, self.folder):
             saved = readable(str(self.folder.absolute()))
             return shlex.join(["wgan-train", "--config-dir", saved, "--config-name", "config"])
         flags = ["--config-dir", config_dir] if config_dir else []
@@ -176,6 +184,10 @@ def readable(node: Any) -> Any:
     if isinstance(node, dict):
         return {readable(key): readable(value) for key, value in node.items()}
     return [readable(value) for value in node] if isinstance(node, list) else node
+
+
+def _is_within(folder: str | None, run: Path) -> bool:
+    return folder is not None and Path(os.path.realpath(folder)).is_relative_to(run.resolve())
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
