@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -217,6 +218,16 @@ def blank_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Figure, "savefig", save_blank)
     monkeypatch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
     monkeypatch.setenv(BLANK_CHARTS, "1")
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_of_hydra() -> Iterator[None]:
+    """Remove the log handlers that Hydra adds: they write to the captured stream of one test."""
+    yield
+    for logger in (logging.getLogger(), logging.getLogger("hydra")):
+        for handler in list(logger.handlers):
+            if type(handler) is logging.StreamHandler:
+                logger.removeHandler(handler)
 
 
 @pytest.fixture

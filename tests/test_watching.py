@@ -110,7 +110,7 @@ def test_a_command_writes_in_its_own_folder_and_executes_installed_code_alone(
     installed = [
         *(Path(path).resolve() for path in sysconfig.get_paths().values()),
         Path(sys.base_prefix).resolve(),
-        Path(wgan_cli.__file__).parent,
+        Path(wgan_cli.__file__).resolve().parent,
     ]
     for name, (words, folders) in COMMANDS.items():
         record.unlink(missing_ok=True)
