@@ -111,6 +111,7 @@ def test_a_command_writes_in_its_own_folder_and_executes_installed_code_alone(
         *(Path(path).resolve() for path in sysconfig.get_paths().values()),
         Path(sys.base_prefix).resolve(),
         Path(wgan_cli.__file__).resolve().parent,
+        Path(__file__).resolve().parents[1] / "wgan_cli",
     ]
     for name, (words, folders) in COMMANDS.items():
         record.unlink(missing_ok=True)
