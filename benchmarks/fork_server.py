@@ -60,7 +60,7 @@ _savefig = Figure.savefig
 
 
 def save_blank(figure: Figure, file: Any, **how: Any) -> None:
-    """As `Figure.savefig`, but what is saved is blank."""
+    """Save a blank figure in place of this one; the arguments are those of `Figure.savefig`."""
     _savefig(Figure(figsize=(1, 1)), file, **how)
 
 

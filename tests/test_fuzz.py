@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.forked_commands import AS_USUAL, CommandServer, ForkedProcess, Start
+from benchmarks.forked_commands import CommandServer, ForkedProcess
 from benchmarks.fuzz.cases import KINDS, Case, draw, prepare
 from benchmarks.fuzz.edited_runs import SEARCH
 from benchmarks.fuzz.findings import findings_of
@@ -34,15 +35,8 @@ class BrokenCommands(CommandServer):
     def __init__(self, server: CommandServer, code: str) -> None:
         self._server, self._code = server, code
 
-    def start(
-        self,
-        command: str,
-        words: Sequence[str],
-        cwd: Path,
-        env: Mapping[str, str | None] | None = None,
-        start: Start = AS_USUAL,
-    ) -> ForkedProcess:
-        return self._server.python(self._code, words, cwd, env, start)
+    def start(self, command: str, *arguments: Any, **named: Any) -> ForkedProcess:
+        return self._server.python(self._code, *arguments, **named)
 
 
 TRACEBACK = "Traceback (most recent call last)"

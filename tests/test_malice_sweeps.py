@@ -84,7 +84,7 @@ def test_links_to_other_folders_do_not_stop_a_sweep(here: Path) -> None:
 def test_no_process_is_ended_that_a_sweep_did_not_start(
     name: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files named like processes are removed first, and what cannot be removed ends the sweep."""
+    """A sweep removes the files of earlier workers first; one that it cannot remove ends it."""
     (here / "theirs" / ".workers" / name).mkdir(parents=True)
     assert sweep("seed=1", "hydra/launcher=joblib") == 7
     assert f".workers/{name} cannot be written" in capsys.readouterr().err

@@ -228,13 +228,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no run folder: it holds no {path.name}.")
-    config = read_yaml(path)
+    config = read_settings(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings.")
     return {str(key): value for key, value in config.items()}
 
 
-def read_yaml(path: Path) -> Any:
+def read_settings(path: Path) -> Any:
     """Return the content of a YAML file. Raises `ConfigError` if it cannot be read."""
     try:
         return untrusted_files.read_yaml(path)

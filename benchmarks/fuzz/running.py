@@ -269,6 +269,6 @@ def _fill(outside: Path) -> None:
 
 
 def _remove_all(folder: Path) -> None:
-    """Remove a folder whatever rights its files have."""
+    """Remove a folder, even if its files and folders are read-only."""
     if folder.exists():
         shutil.rmtree(folder)

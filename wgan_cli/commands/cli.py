@@ -148,7 +148,7 @@ def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
         try:
             code = run(sys.argv[1:])
         except SystemExit as end:
-            # From argparse, after --help or a mistake.
+            # argparse raises this after --help or a mistake.
             if not isinstance(end.code, int | None):
                 raise
             code = end.code or 0

@@ -51,7 +51,7 @@ def _texts(override: Override, options_of: Callable[[str], Sequence[str]]) -> li
         else:
             texts = override.sweep_string_iterator()
         found = list(itertools.islice(texts, MOST_JOBS + 1))
-    # Decimals, of which Hydra makes a range of fractions, raise an ArithmeticError.
+    # Hydra computes a range of fractions with Decimals, which can raise an ArithmeticError.
     except (HydraException, ValueError, ArithmeticError) as error:
         raise ConfigError(f"{word}: {str(error).splitlines()[0].rstrip('.')}.") from None
     if not found:

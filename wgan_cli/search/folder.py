@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 from wgan_cli.files import held, locked, write_atomically
 from wgan_cli.guard import inside
-from wgan_cli.run_folder import RunFolder, make_folder, read_yaml
+from wgan_cli.run_folder import RunFolder, make_folder, read_settings
 from wgan_cli.search import database
 from wgan_cli.search.journal import appendable, read_journal
 from wgan_cli.search.space import Search, parse_search
@@ -57,7 +57,7 @@ class SearchFolder:
         path = self.path / SEARCH
         if not self.holds_search():
             raise CheckpointError(f"{self.path} holds no search: there is no {SEARCH}.")
-        node = read_yaml(path)
+        node = read_settings(path)
         study, storage = None, None
         if isinstance(node, dict):
             study, storage = node.pop("study", None), node.pop("storage", None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wgan_cli.errors import ConfigError
-from wgan_cli.run_folder import read_yaml
+from wgan_cli.run_folder import read_settings
 from wgan_cli.schema.settings import setting
 from wgan_cli.validation import flatten, override_key, typed
 
@@ -107,7 +107,7 @@ class Choices:
 
 def read_search(path: Path) -> Search:
     """Return the search in a YAML file. Raises `ConfigError` if it is unreadable or invalid."""
-    return parse_search(read_yaml(path), path)
+    return parse_search(read_settings(path), path)
 
 
 def parse_search(node: Any, path: Path) -> Search:

@@ -210,12 +210,17 @@ def _seal(archive: io.BytesIO) -> None:
 
 
 def _refuse_compressed(path: Path, data: bytes) -> None:
-    """Raise `DamagedCheckpointError` for compressed records: a small file could fill the memory."""
+    """Raise `DamagedCheckpointError` for compressed records: a small file could fill the memory.
+
+    An archive that Python cannot read is refused too, because torch might still read it.
+    """
     try:
         records = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error):
-        # torch says what is wrong with the archive.
-        return
+    # For damaged archives, zipfile raises many kinds of errors.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise DamagedCheckpointError(f"{path} cannot be read: {error}.") from None
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise DamagedCheckpointError(f"{path} cannot be read: its records are compressed.")
 
