@@ -30,6 +30,7 @@ LEVELS = (
         "losses",
         "optimizers",
         "plain_matplotlib",
+        "waiting",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),

@@ -17,6 +17,7 @@ from wgan_cli.acceleration.tf32 import use_ieee_float32
 from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import TrainConfig, traits
+from wgan_cli.waiting.monitor import watch_load
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ def set_up_torch(
 ) -> None:
     """Set up torch in this process for a run: threads, CUDA device, kernels and memory.
 
+    On a CPU, also begin to adapt how threads wait to how busy the machine is.
+
     Computations in fp32 do not use TF32. `deterministic` has an effect only on CUDA.
     """
     torch.set_num_threads(machine.threads)
@@ -113,6 +116,7 @@ def set_up_torch(
         _choose_kernels(deterministic=deterministic)
     else:
         _keep_memory()
+        watch_load(machine.threads)
     use_ieee_float32()
 
 

@@ -21,6 +21,7 @@ from wgan_cli.errors import (
 from wgan_cli.files import disk_error, is_full
 from wgan_cli.stop_signals import Terminated, leaving_when_asked
 from wgan_cli.terminal_text import printable
+from wgan_cli.waiting.policy import set_wait_policy
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +146,7 @@ def entry_point(run: Callable[[Sequence[str]], int]) -> Callable[[], NoReturn]:
 
     def main() -> NoReturn:
         set_up_streams()
+        set_wait_policy()
         try:
             code = run(sys.argv[1:])
         except SystemExit as end:

@@ -1,0 +1,151 @@
+"""How OpenMP's threads wait: the policy's variables, the load that is read, and the switch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wgan_cli.waiting.load import Load, Reading, load_between, read
+from wgan_cli.waiting.monitor import Judge
+from wgan_cli.waiting.policy import POLICY, has_own_policy, set_wait_policy
+
+IDLE, ONE_CORE = Load(0.02, 0.01), Load(1.0, 0.1)
+VARIABLES = (*POLICY, "KMP_LIBRARY")
+
+
+@pytest.fixture(autouse=True)
+def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_the_policy_is_set_for_this_process_and_its_children():
+    set_wait_policy()
+    assert has_own_policy()
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert POLICY.items() <= json.loads(child.stdout).items()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, "ACTIVE" if name == "OMP_WAIT_POLICY" else "7") for name in VARIABLES],
+)
+def test_a_users_choice_counts(monkeypatch: pytest.MonkeyPatch, name: str, value: str):
+    monkeypatch.setenv(name, value)
+    set_wait_policy()
+    assert {n: os.environ[n] for n in VARIABLES if n in os.environ} == {name: value}
+    assert not has_own_policy()
+
+
+def faked(proc: Path, ticks: dict[str, int], delayed: dict[str, int]) -> Path:
+    (proc / "self/task").mkdir(parents=True, exist_ok=True)
+    lines = ["cpu  9 9 9 9 9 9 9 9 9 9"]
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice
+    lines += [f"{cpu} {n} {n} {n} 55555 7777 {n} {n} {n} 888 99" for cpu, n in ticks.items()]
+    (proc / "stat").write_text("\n".join([*lines, "intr 5", ""]))
+    for task, nanoseconds in delayed.items():
+        (proc / f"self/task/{task}").mkdir(exist_ok=True)
+        (proc / f"self/task/{task}/schedstat").write_text(f"1 {nanoseconds} 2\n")
+    return proc
+
+
+def test_a_reading_counts_usable_cores_and_no_idle_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 12})
+    found = read(faked(tmp_path, {"cpu0": 9000, "cpu1": 100, "cpu12": 10}, {"5": 3_000_000_000}))
+    assert found.busy == pytest.approx(6 * 110 / os.sysconf("SC_CLK_TCK"))
+    assert found.delayed == {"5": 3.0}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_reading_of_this_machine():
+    before, after = read(), read()
+    assert after.busy >= before.busy >= 0
+    assert str(os.getpid()) in after.delayed
+
+
+def test_load_is_what_others_use_and_what_this_process_waits():
+    before = Reading(10.0, 100.0, 5.0, {"1": 1.0, "2": 1.0, "3": 9.0})
+    after = Reading(12.0, 103.0, 6.0, {"1": 1.5, "2": 1.0, "4": 50.0})
+    assert load_between(before, after) == Load(others=1.0, delayed=0.25)
+
+
+def test_threads_spin_beside_a_program_only_if_a_core_is_left_for_it():
+    assert not Judge(cores=4, threads=2).judge(Load(others=2.1, delayed=0.0))
+    assert Judge(cores=4, threads=2).judge(Load(others=2.3, delayed=0.0))
+    assert not Judge(cores=2, threads=2).judge(IDLE)
+    assert Judge(cores=2, threads=2).judge(ONE_CORE)
+    # A quota of processor time makes threads wait, though nobody else uses a core.
+    assert Judge(cores=64, threads=2).judge(Load(others=0.0, delayed=0.3))
+
+
+def test_threads_spin_again_after_some_idle_windows():
+    judge = Judge(cores=2, threads=2)
+    loads = [IDLE, ONE_CORE, IDLE, ONE_CORE, IDLE, IDLE, IDLE]
+    assert [judge.judge(load) for load in loads] == [False, True, True, True, True, False, False]
+
+
+def test_a_neighbour_that_comes_and_goes_is_waited_for_longer_each_time():
+    """Each return to spinning beside it would cost many slow steps."""
+    judge = Judge(cores=2, threads=2)
+    lengths = []
+    for _ in range(9):
+        judge.judge(ONE_CORE)
+        calm = 1
+        while judge.judge(IDLE):
+            calm += 1
+        lengths.append(calm)
+    assert lengths == [2, 4, 8, 16, 32, 64, 120, 120, 120]
+    for _ in range(40):
+        judge.judge(IDLE)
+    judge.judge(ONE_CORE)
+    assert [judge.judge(IDLE) for _ in range(2)] == [True, False]
+
+
+# With this count, threads spin for hours. So processor time passes while the main thread sleeps,
+# unless the throttle lets them sleep at once.
+SWITCH = """
+import os, time
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000000000000"}
+import torch
+from wgan_cli.waiting.monitor import Throttle
+torch.set_num_threads(2)
+numbers, throttle = torch.ones(1_000_000), Throttle(len(os.sched_getaffinity(0)))
+
+def busy():
+    torch.mul(numbers, 2.0)
+    used = time.process_time()
+    time.sleep(0.2)
+    return time.process_time() - used > 0.02
+
+def settled(expected):
+    # The threads of a region that has begun still wait as before.
+    end = time.monotonic() + 20
+    while busy() != expected and time.monotonic() < end:
+        pass
+    return busy() == expected
+
+print(settled(True))
+throttle.hold()
+print(settled(False))
+throttle.release()
+print(settled(True), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GCC's OpenMP runtime")
+def test_the_throttle_lets_threads_sleep_and_spin_again():
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SWITCH], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.stdout.split() == ["True"] * 3, done.stderr
