@@ -21,6 +21,7 @@ from wgan_cli.commands.train import run as train
 from wgan_cli.search.folder import SearchFolder
 from wgan_cli.search.space import read_search
 from wgan_cli.search.study import read_study
+from wgan_cli.waiting.policy import POLICY
 
 WORDS = [*TINY, "eval_samples=8", "eval_every=1", "log_every=1", "metrics=[wasserstein/exact]"]
 SPACE = {
@@ -200,6 +201,7 @@ def test_a_trial_is_a_real_run_that_repeats(
     assert facts.best is not None
     run = here / "mine" / "trials" / "0000"
     assert status_of(run)["state"] == "finished"
+    assert json.loads((run / "environment.json").read_text())["wait_policy"] == POLICY
     assert facts.best.value == metrics_of(run)[-1]["wasserstein/exact"]
     assert list(facts.best.history) == [1, 2]
     (again,) = (line for line in shown.splitlines() if line.startswith("  to repeat it"))

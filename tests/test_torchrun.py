@@ -24,6 +24,7 @@ from wgan_cli.errors import ConfigError
 from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.updates import Updates
+from wgan_cli.waiting.policy import POLICY
 
 WORDS = [
     *(word for word in TINY if not word.startswith(("steps", "log_every"))),
@@ -404,6 +405,7 @@ def test_torchrun(whole: Path, here: Path) -> None:
     status = status_of(here / "run")
     assert (status["state"], status["exit_code"]) == ("preempted", 75)
     assert state_of(here / "run")["step"] == status["step"]
+    assert json.loads((here / "run" / "environment.json").read_text())["wait_policy"] == POLICY
 
     process = start("resume=run", "steps=100000")
     training(here / "run", status["step"])

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
+from benchmarks.forked_commands import CommandServer
 from wgan_cli.waiting.load import Load, Reading, load_between, read
 from wgan_cli.waiting.monitor import Judge
 from wgan_cli.waiting.policy import POLICY, has_own_policy, set_wait_policy
@@ -42,6 +44,13 @@ def test_a_users_choice_counts(monkeypatch: pytest.MonkeyPatch, name: str, value
     set_wait_policy()
     assert {n: os.environ[n] for n in VARIABLES if n in os.environ} == {name: value}
     assert not has_own_policy()
+
+
+def test_jobs_in_joblibs_workers_have_the_policy(command_server: CommandServer, here: Path):
+    words = ["-m", *TINY, "steps=1", "seed=1,2", "hydra.sweep.dir=sweep", "hydra/launcher=joblib"]
+    _, complaints = command_server.start("wgan-train", words, here).communicate(timeout=120)
+    found = [json.loads(path.read_text()) for path in here.glob("sweep/*/environment.json")]
+    assert [facts["wait_policy"] for facts in found] == [POLICY] * 2, complaints
 
 
 def faked(proc: Path, ticks: dict[str, int], delayed: dict[str, int]) -> Path:

@@ -22,6 +22,7 @@ from wgan_cli.guard import inside
 from wgan_cli.run_status import STATUS
 from wgan_cli.terminal_text import printable
 from wgan_cli.untrusted_files import MOST_METRICS, reason
+from wgan_cli.waiting.policy import wait_policy
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -134,6 +135,7 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
+            "wait_policy": wait_policy(),
             "packages": {package: _version(package) for package in ("wgan-train", *_LIBRARIES)},
             **more,
         }

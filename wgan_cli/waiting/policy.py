@@ -14,10 +14,15 @@ _VARIABLES = (*POLICY, "KMP_LIBRARY")
 
 def set_wait_policy() -> None:
     """Set the variables, also for child processes, unless the user has set one of them."""
-    if not any(name in os.environ for name in _VARIABLES):
+    if not wait_policy():
         os.environ.update(POLICY)
 
 
 def has_own_policy() -> bool:
     """Return whether the variables are those of `set_wait_policy`, not a user's."""
-    return {name: os.environ[name] for name in _VARIABLES if name in os.environ} == POLICY
+    return wait_policy() == POLICY
+
+
+def wait_policy() -> dict[str, str]:
+    """Return those of the variables that are set."""
+    return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
