@@ -275,7 +275,8 @@ def test_classes_are_drawn_as_the_training_part_has_them_and_afresh_in_each_upda
     config = complete(filled, choose_machine(filled, CPU), dataset)
     trainer = build_trainer(config, dataset, CPU)
     asked: list[Tensor] = []
-    trainer.updates.generator.register_forward_pre_hook(lambda _, args: asked.append(args[1]))
+    network = trainer.updates.trained_generator.forward_network
+    network.register_forward_pre_hook(lambda _, args: asked.append(args[1]))
     for step in range(3):
         trainer.training_step.begin(step, step + 1)
         trainer.training_step.start()

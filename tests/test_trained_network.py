@@ -58,11 +58,12 @@ def updates_of(
     bf16: bool = False,
     make: Make = torch.optim.SGD,
     constraint: Constraint | None = None,
+    direct: bool = False,
     pieces: int = 1,
     **settings: Any,
 ) -> Updates:
     pair = [
-        TrainedNetwork(network, flat=flat, bf16=bf16, pieces=pieces)
+        TrainedNetwork(network, flat=flat, bf16=bf16, direct=direct, pieces=pieces)
         for network in copy.deepcopy(made)
     ]
     optimizers = [make(weights.optimizer_parameters, lr=1e-2, **settings) for weights in pair]
@@ -202,6 +203,65 @@ def test_states_of_apart_and_flat_weights_go_on_in_each_other(make: Make) -> Non
         assert states_equal(updates.state_dict(), state)
         trained(updates, 2)
     assert states_equal(apart.state_dict(), flat.state_dict())
+
+
+# Gradients that linear layers write themselves
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES])
+@pytest.mark.parametrize("model", ["mlp", "resnet"])
+def test_direct_gradients_are_autograds_to_the_last_bit(model: str, classes: int | None) -> None:
+    made = networks(model, classes)
+    plain, direct = (updates_of(made, flat=True, direct=d, make=RMSprop) for d in (False, True))
+    assert direct.trained_critic.forward_network is not direct.critic
+    assert torch.equal(trained(plain, 4, classes), trained(direct, 4, classes))
+    assert states_equal(plain.state_dict(), direct.state_dict())
+
+
+def test_a_penaltys_gradient_is_added_to_direct_gradients() -> None:
+    made = networks("mlp")
+    plain, direct = (
+        updates_of(made, flat=True, direct=d, constraint=GradientPenalty(1000.0))
+        for d in (False, True)
+    )
+    torch.testing.assert_close(trained(plain, 3), trained(direct, 3))
+
+
+def test_direct_gradients_begin_anew_and_missing_ones_are_zero() -> None:
+    network = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    weights = TrainedNetwork(network, flat=True, direct=True)
+    for used in (0, 1):
+        weights.zero_grad()
+        weights.forward_network[used](torch.ones(3, 2)).sum().backward()  # type: ignore[index]
+        weights.gather_gradients()
+    assert weights.optimizer_parameters[0].grad.tolist() == [0, 0, 0, 3, 3, 3]
+
+
+def test_a_frozen_network_writes_no_direct_gradients() -> None:
+    weights = TrainedNetwork(nn.Sequential(nn.Linear(2, 1, bias=False)), flat=True, direct=True)
+    weights.zero_grad()
+    inputs = torch.ones(3, 2, requires_grad=True)
+    with weights.frozen:
+        weights(inputs).sum().backward()
+    weights.gather_gradients()
+    assert weights.optimizer_parameters[0].grad.tolist() == [0, 0]
+    assert torch.equal(inputs.grad, weights.network[0].weight.expand(3, 2))
+
+
+def test_direct_gradients_of_weights_that_layers_share_are_added() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    network = nn.Sequential(first, nn.ReLU(), second)
+    inputs = torch.rand(5, 2) + 1
+    network(inputs).sum().backward()
+    expected = first.weight.grad.clone()
+    weights = TrainedNetwork(network, flat=True, direct=True)
+    weights.zero_grad()
+    weights(inputs[None]).sum().backward()
+    weights(inputs).sum().backward()
+    weights.gather_gradients()
+    got = weights.optimizer_parameters[0].grad[: first.weight.numel()].view(2, 2)
+    torch.testing.assert_close(got, 2 * expected)
 
 
 @pytest.mark.parametrize("pieces", [2, 36, 10**6])

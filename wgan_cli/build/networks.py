@@ -68,7 +68,13 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
     on_cuda = device.type == "cuda"
     pieces = _PIECES if flat and on_cuda and _has_fused_step(config, name, device) else 1
     trained = TrainedNetwork(
-        network, flat=flat, bf16=bf16, bf16_copy=stated.bf16_copy, pieces=pieces
+        network,
+        flat=flat,
+        bf16=bf16,
+        bf16_copy=stated.bf16_copy,
+        # The compiler does not take code that changes a buffer in the backward pass.
+        direct=device.type == "cpu" and not config.compile,
+        pieces=pieces,
     )
     constraint = traits("constraint", config.constraint)
     if name == "critic" and on_cuda and constraint.takes_plain_second_derivatives:

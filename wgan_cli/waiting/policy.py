@@ -7,8 +7,8 @@ import os
 # GCC's runtime (libgomp) asks GOMP_SPINCOUNT times before it sleeps: a fifth of a millisecond to
 # one, depending on the CPU, where its own choice is up to 15. With PASSIVE, threads sleep at once
 # while the runtime has more threads than there are cores (see `monitor`). Intel's and LLVM's
-# runtimes spin for KMP_BLOCKTIME milliseconds, where their own choice is 200.
-POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+# runtimes spin for KMP_BLOCKTIME, where their own choice is 200 ms.
+POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "200us"}
 _VARIABLES = (*POLICY, "KMP_LIBRARY")
 
 
