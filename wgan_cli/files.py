@@ -179,7 +179,7 @@ def locked(path: Path) -> TextIO | None:
     """
     while True:
         try:
-            file = path.open("a")
+            file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise disk_error(error, path) from None
         try:
