@@ -30,6 +30,7 @@ LEVELS = (
         "losses",
         "optimizers",
         "plain_matplotlib",
+        "progress_bar",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),

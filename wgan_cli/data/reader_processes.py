@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
+from wgan_cli.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +119,9 @@ def read_images(part: ImagePart, positions: Sequence[int], workers: int, part_na
     count, name = len(positions), part.faults.name
     images = torch.empty((count, *part.shape), dtype=torch.uint8)
     chunks = [positions[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-    terminal = sys.stderr.isatty()
-    if count >= _MIN_FOR_LOG and not terminal:
+    bar = ProgressBar(total=count, desc=f"reading {name}", unit="image")
+    if count >= _MIN_FOR_LOG and bar.disable:
         log.info("%s: reading %d %s images.", name, count, part_name)
-    bar = tqdm(total=count, desc=f"reading {name}", unit="image", disable=not terminal)
     workers = workers if count >= _MIN_FOR_PROCESSES else 0
     with bar, closing(ParallelReader(part, chunks, workers)) as reader:
         start = 0
