@@ -82,6 +82,19 @@ def test_a_reader_that_stops_early_gets_the_first_line(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_an_error_is_not_held_back(env: dict[str, str]) -> None:
+    code = (
+        "import os, sys; from wgan_cli.commands.streams import set_up_streams\n"
+        "set_up_streams(); print('first', file=sys.stderr); os.write(2, b'second')\n"
+    )
+    os_env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os_env, **env}, capture_output=True, check=True
+    )
+    assert done.stderr == b"first\nsecond"
+
+
 def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all() -> None:
     code = (
         "import os; from wgan_cli.commands.streams import set_up_streams\n"
