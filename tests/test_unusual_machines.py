@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import TINY, Command, curves_of, fast_curves_of, metrics_of, status_of
+from PIL import Image
 
 from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands import sample, search, sweep, train
@@ -91,6 +93,26 @@ def test_joblib_is_refused_where_processes_cannot_share_memory(
     assert train.run([*QUIET, *words]) == 7
     assert "needs shared memory (/dev/shm)" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_readers_of_images_are_refused_there_with_the_remedy(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (here / "images").mkdir()
+    for index in range(40):
+        picture = np.random.default_rng(index).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(here / "images" / f"{index}.png")
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    images = ["dataset=image_folder", "dataset.root=images", "dataset.size=16"]
+    words = [*QUIET, *images, "dataset.in_memory=false", "hydra.run.dir=run", "batch_size=4"]
+    assert train.run([*words, "dataset.workers=2"]) == 3
+    said = capsys.readouterr().err
+    assert "reading its images failed ([Errno 28] No space left on device)" in said
+    assert "dataset.workers=0 reads without them" in said
+    assert train.run([*words, "hydra.run.dir=other", "dataset.workers=0"]) == 0
 
 
 @pytest.mark.charts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -72,9 +73,20 @@ class ParallelReader(Iterator[Tensor]):
             generator=torch.Generator(),
         )
         before = active_children()
+        self._iterators: list[Iterator[ReadResult]] = []
+        failure: OSError | None = None
         with _signals_blocked_in_children():
-            self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
+            try:
+                if workers:
+                    # Torch's iterator prints a traceback if its own first lock cannot be made.
+                    multiprocessing.Lock()
+                self._iterators.append(iter(loader))
+            except OSError as error:
+                failure = error
         processes = [process for process in active_children() if process not in before]
+        if failure is not None:
+            _end(self._iterators, processes)
+            raise _failed(self._faults.name, failure) from failure
         self.close = weakref.finalize(self, _end, self._iterators, processes)
         # Close at exit, before Python sends SIGTERM to child processes: these block the signal.
         atexit.register(self.close)
@@ -88,11 +100,7 @@ class ParallelReader(Iterator[Tensor]):
             raise
         except Exception as error:
             self.close()
-            reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
-            raise DataError(
-                f"{name}: reading its images failed ({reason}). Reader processes need memory,"
-                " shared memory (/dev/shm) and open files; dataset.workers=0 reads without them."
-            ) from error
+            raise _failed(name, error) from error
         self._faults.record(result.faults)
         if not result.complete:
             image, reason = result.faults[-1]
@@ -101,6 +109,15 @@ class ParallelReader(Iterator[Tensor]):
                 " (or part) can replace it."
             )
         return result.images
+
+
+def _failed(name: str, error: Exception) -> DataError:
+    """Return the error of a data set whose reader processes cannot start, or have failed."""
+    reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
+    return DataError(
+        f"{name}: reading its images failed ({reason}). Reader processes need memory, shared memory"
+        " (on Linux /dev/shm) and open files; dataset.workers=0 reads without them."
+    )
 
 
 def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
