@@ -17,11 +17,12 @@ from conftest import TINY, Command, curves_of, fast_curves_of, metrics_of, statu
 from PIL import Image
 
 from benchmarks.forked_commands import CommandServer
-from wgan_cli.commands import sample, search, sweep, train
+from wgan_cli.commands import report, sample, search, sweep, train
 from wgan_cli.commands.flags import with_names_quoted
 
 QUIET = [*TINY, "metrics=[]"]
 NOBODY = 65534
+SPACE = "metric: wasserstein/exact\nspace:\n  clip: {low: 0.01, high: 0.02}\n"
 
 
 def without_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
@@ -57,8 +58,7 @@ def test_a_sweep_without_locks_goes_on_and_a_search_is_refused(
     without_locks(monkeypatch)
     assert train.run([*QUIET, "-m", "seed=1,2", "hydra.sweep.dir=sweep"]) == 0
     assert [status_of(here / "sweep" / job)["state"] for job in "01"] == ["finished"] * 2
-    space = "metric: wasserstein/exact\nspace:\n  clip: {low: 0.01, high: 0.02}\n"
-    (here / "space.yaml").write_text(space)
+    (here / "space.yaml").write_text(SPACE)
     capsys.readouterr()
     assert search.run(["space.yaml", *TINY, "--trials", "1", "--dir", "search"]) == 7
     said = capsys.readouterr().err
@@ -113,6 +113,24 @@ def test_readers_of_images_are_refused_there_with_the_remedy(
     assert "reading its images failed ([Errno 28] No space left on device)" in said
     assert "dataset.workers=0 reads without them" in said
     assert train.run([*words, "hydra.run.dir=other", "dataset.workers=0"]) == 0
+
+
+def test_a_study_that_cannot_be_copied_is_left_out_with_the_reason(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "space.yaml").write_text(SPACE)
+    (here / "search").mkdir()
+    storage = f"sqlite:///{here}/search/study.db"
+    words = ["space.yaml", *TINY, "--trials", "1", "--dir", "search", "--storage", storage]
+    assert search.run(words) == 0
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(here / "space.yaml")])
+    capsys.readouterr()
+    assert report.run(["search"]) == 0
+    assert capsys.readouterr().err == (
+        "wgan-report: The study cannot be read. No folder for temporary files can be written: set"
+        " TMPDIR to one. The report leaves this study out.\n"
+    )
 
 
 @pytest.mark.charts
