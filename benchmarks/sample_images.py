@@ -92,7 +92,9 @@ def _name(root: Path) -> str:
 
 def _kept(name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder of the cache; create it under a temporary name, so that it is complete."""
-    folder = cache_folder() / "throughput" / name
+    cache = cache_folder()
+    assert cache is not None
+    folder = cache / "throughput" / name
     if not folder.exists():
         unfinished = folder.with_name(f"{name}.unfinished")
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ class SmallDisk:
             return
         if own:
             with suppress(OSError):
-                Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+                Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="utf-8")
         _libc.mount(b"none", b"/", None, _PRIVATE, None)
         self.mounted = self._mount(self.size)
 

@@ -31,6 +31,7 @@ LEVELS = (
         "optimizers",
         "plain_matplotlib",
         "waiting",
+        "progress_bar",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),

@@ -61,9 +61,13 @@ def test_a_child_is_heard_until_it_is_killed(tmp_path: Path):
     # The child's own child has been killed too; its entry may wait for a parent to collect it.
     state = Path(f"/proc/{record['value']}/stat")
     deadline = time.monotonic() + 10
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+    while (
+        state.exists()
+        and state.read_text(encoding="utf-8").split()[2] != "Z"
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not state.exists() or state.read_text(encoding="utf-8").split()[2] == "Z"
     failed = run_child(["-c", "import sys; sys.exit('what happened')"], 60, heard.append)
     assert (failed.code, failed.timed_out) == (1, False)
     assert "what happened" in failed.stderr

@@ -97,7 +97,7 @@ def test_the_first_trial_is_the_defaults(tiny: str, quick: None, here: Path) -> 
         "loss": {"choices": ["hinge", "wasserstein"]},
     }
     own = {**SPACE, "space": space, "trials": 2, "words": ["optimizer.lr=0.0003"]}
-    Path("own.yaml").write_text(yaml.safe_dump(own))
+    Path("own.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
     assert command.run(["own.yaml", "--dir", "mine"]) == 0
     facts = read_study(Path("mine"))
     assert facts is not None
@@ -157,8 +157,10 @@ def test_a_mistake_is_one_sentence_and_nothing_starts(
 ) -> None:
     SearchFolder(Path("begun")).begin(read_search(Path(tiny)), "tiny")
     own = {**SPACE, "space": {**SPACE["space"], "resume": {"choices": ["auto", None]}}}
-    Path("resume.yaml").write_text(yaml.safe_dump(own))
-    Path("twice.yaml").write_text(yaml.safe_dump({**SPACE, "words": ["clip=0.1"]}))
+    Path("resume.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    Path("twice.yaml").write_text(
+        yaml.safe_dump({**SPACE, "words": ["clip=0.1"]}), encoding="utf-8"
+    )
     assert command.run(words) == code
     answer = capsys.readouterr().err
     assert answer.startswith("wgan-search: ")

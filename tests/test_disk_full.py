@@ -273,7 +273,7 @@ def test_samples_and_evaluations_say_so_too(disk: SmallDisk, uninterrupted: Path
 
 @pytest.mark.parametrize("word", ["--help", "--version"])
 def test_an_answer_that_cannot_be_written_is_7_and_no_traceback(word: str) -> None:
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "wgan_cli", word],
             stdout=full,
@@ -291,7 +291,7 @@ def test_the_exit_code_does_not_depend_on_where_the_output_went(code: int, left:
         "import sys; from wgan_cli.commands.cli import exit_process, print_error\n"
         f"print('table'); print_error('sentence'); exit_process({code})"
     )
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
         done = subprocess.run(
             [sys.executable, "-c", program], stdout=full, stderr=full, env=buffered, check=False

@@ -30,7 +30,7 @@ def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def two_gpus(no_driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_driver.write_text(OPEN)
+    no_driver.write_text(OPEN, encoding="utf-8")
     sizes = {None: 80, 0: 80, 1: 141}
 
     def properties(device: torch.device) -> SimpleNamespace:
@@ -44,7 +44,7 @@ def two_gpus(no_driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("text", "version"), [(OPEN, "570.86.15"), (PROPRIETARY, "535.104.05")])
 def test_the_kernel_module_tells_the_drivers_version(no_driver: Path, text: str, version: str):
-    no_driver.write_text(text)
+    no_driver.write_text(text, encoding="utf-8")
     assert facts.driver_version() == version
 
 

@@ -120,7 +120,7 @@ def started_at(here: Path) -> int | None:
 
 
 def read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def assert_right_ones_are_kept(folder: Path, step: int) -> None:

@@ -125,11 +125,11 @@ def as_endless(path: Path) -> None:
 
 
 def as_bomb(path: Path) -> None:
-    path.write_text(BOMB)
+    path.write_text(BOMB, encoding="utf-8")
 
 
 def as_deep(path: Path) -> None:
-    path.write_text('{"step": ' * 3000 + "1" + "}" * 3000)
+    path.write_text('{"step": ' * 3000 + "1" + "}" * 3000, encoding="utf-8")
 
 
 @pytest.mark.parametrize("how", [as_pipe, as_endless, as_bomb, as_deep], ids=lambda f: f.__name__)

@@ -213,9 +213,10 @@ def test_a_search_goes_on_only_with_the_database_in_its_folder(
     saved_search(here / "search", storage=url)
     for words in (["search"], ["space.yaml", "--dir", "search"]):
         shutil.copy("search/search.yaml", "space.yaml")
-        node = yaml.safe_load(Path("space.yaml").read_text())
+        node = yaml.safe_load(Path("space.yaml").read_text(encoding="utf-8"))
         Path("space.yaml").write_text(
-            yaml.safe_dump({key: node[key] for key in ("space", "words", "trials")})
+            yaml.safe_dump({key: node[key] for key in ("space", "words", "trials")}),
+            encoding="utf-8",
         )
         assert command.run(words) == 4
         assert f"add --storage {url}" in capsys.readouterr().err
@@ -223,10 +224,12 @@ def test_a_search_goes_on_only_with_the_database_in_its_folder(
     # Named, it is the user's own; and the hint in search.yaml is the command that works.
     assert command.run(["search", "--storage", "sqlite:///own.db"]) == 0
     assert command.run(["search", "--storage", "sqlite:///own.db", "--trials", "2"]) == 0
-    assert f"wgan-search search --storage {url}" in Path("search/search.yaml").read_text()
+    assert f"wgan-search search --storage {url}" in Path("search/search.yaml").read_text(
+        encoding="utf-8"
+    )
     saved_search(here / "inside", storage=f"sqlite:///{here}/inside/x.db")
     assert command.run(["inside", "--trials", "2"]) == 0
-    assert "wgan-search inside\n" in Path("inside/search.yaml").read_text()
+    assert "wgan-search inside\n" in Path("inside/search.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
@@ -295,8 +298,10 @@ def test_a_search_follows_no_link_out_of_its_folder(
         outside.write_text("precious, without a last line")
     saved_search(here / "search")
     shutil.copy("search/search.yaml", "space.yaml")
-    node = yaml.safe_load(Path("space.yaml").read_text())
-    Path("space.yaml").write_text(yaml.safe_dump({"space": node["space"], "words": WORDS}))
+    node = yaml.safe_load(Path("space.yaml").read_text(encoding="utf-8"))
+    Path("space.yaml").write_text(
+        yaml.safe_dump({"space": node["space"], "words": WORDS}), encoding="utf-8"
+    )
     if not begun:
         Path("search/search.yaml").unlink()
     link = here / "search" / name

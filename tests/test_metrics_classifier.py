@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from wgan_cli.errors import DataError
 from wgan_cli.metrics import classifier_training as module
 from wgan_cli.metrics.classifier import Classifier, extract
+from wgan_cli.metrics.classifier_cache import _checksum, key_of
 from wgan_cli.metrics.classifier_training import TrainedClassifier, trained_classifier
 
 
@@ -224,8 +225,8 @@ def another_shape(path: Path) -> None:
     kept = torch.load(path, weights_only=True)
     changed = {name: value + 1 for name, value in kept["weights"].items()}
     changed["head.weight"] = torch.zeros(3, 3)
-    key = module._key(*stripes(64), *stripes(32, seed=1))
-    seal = module._checksum(key, changed, kept["accuracy"])
+    key = key_of(module._recipe(), *stripes(64), *stripes(32, seed=1))
+    seal = _checksum(key, changed, kept["accuracy"])
     torch.save({"weights": changed, "accuracy": kept["accuracy"], "sha256": seal}, path)
 
 

@@ -43,7 +43,7 @@ LARGE = [
 
 def leave_memory(mebibytes: int) -> None:
     """So much more than the process has now, from here on."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     limit = pages * resource.getpagesize() + mebibytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

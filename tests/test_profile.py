@@ -192,7 +192,9 @@ def test_a_trace_of_a_gpu_without_kernels_is_told(
             pass
 
         def export_chrome_trace(self, path: str) -> None:
-            Path(path).write_text(json.dumps({"traceEvents": [{"ph": "X", "cat": kind}, {}]}))
+            Path(path).write_text(
+                json.dumps({"traceEvents": [{"ph": "X", "cat": kind}, {}]}), encoding="utf-8"
+            )
 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     callback = profile.Profile(SimpleNamespace(path=tmp_path))  # type: ignore[arg-type]
@@ -204,7 +206,7 @@ def test_a_trace_of_a_gpu_without_kernels_is_told(
 def test_a_trace_that_was_cut_short_aside_is_told() -> None:
     class Cut:
         def export_chrome_trace(self, path: str) -> None:
-            Path(path).write_text('{"traceEvents": [{"ph": "X"')
+            Path(path).write_text('{"traceEvents": [{"ph": "X"', encoding="utf-8")
 
     with pytest.raises(DiskError, match="cannot be written whole"):
         profile._exported(Cut())

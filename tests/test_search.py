@@ -323,7 +323,7 @@ def test_a_full_disk_loses_no_trial(begun: Any, search: Any, stub: Path) -> None
     with pytest.raises(DiskError, match="it was disk"):
         search(folder)
     assert states(read_study(folder.path)) == ["finished", "running"]
-    stub.write_text(STUB.replace('"disk", ', ""))
+    stub.write_text(STUB.replace('"disk", ', ""), encoding="utf-8")
     assert states(search(folder)) == ["finished"] * 3
 
 

@@ -68,6 +68,18 @@ def test_help_and_mistakes_keep_their_codes(lost, module: str) -> None:
     assert lost(module, "--no-such-flag") == 2
 
 
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--info", "defaults"], ["--hydra-help"]])
+def test_what_hydra_prints_needs_no_reader(lost, flags: list[str]) -> None:
+    assert lost("train", *flags) == 0
+
+
+@pytest.mark.exhaustive
+def test_parallel_sweeps_too(lost, tmp_path: Path) -> None:
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert lost("train", *TINY, "-m", "seed=1,2", "hydra.sweep.dir=sweep", *parallel) == 0
+    assert [status_of(tmp_path / "sweep" / job)["state"] for job in "01"] == ["finished"] * 2
+
+
 def test_a_reader_that_stops_early_gets_the_first_line(tmp_path: Path) -> None:
     command = f"{Path(sys.executable).with_name('wgan-train')} --help | head -1"
     done = subprocess.run(
@@ -80,6 +92,19 @@ def test_a_reader_that_stops_early_gets_the_first_line(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_an_error_is_not_held_back(env: dict[str, str]) -> None:
+    code = (
+        "import os, sys; from wgan_cli.commands.streams import set_up_streams\n"
+        "set_up_streams(); print('first', file=sys.stderr); os.write(2, b'second')\n"
+    )
+    os_env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os_env, **env}, capture_output=True, check=True
+    )
+    assert done.stderr == b"first\nsecond"
 
 
 def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all() -> None:

@@ -409,7 +409,9 @@ def test_torchrun(whole: Path, here: Path) -> None:
 
     process = start("resume=run", "steps=100000")
     training(here / "run", status["step"])
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+    )
     (follower,) = (
         int(child)
         for child in children

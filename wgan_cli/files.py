@@ -15,12 +15,16 @@ from typing import TextIO
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.terminal_text import printable
 
+log = logging.getLogger(__name__)
+
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
     errno.EDQUOT: ("The disk quota is used up", "Free some space."),
     errno.EFBIG: ("A file is as large as it may be", "Raise the limit (ulimit -f)."),
 }
+# What the kernel answers where files cannot be locked: on network disks without a lock service.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
@@ -171,15 +175,16 @@ class LogFile(logging.Handler):
         super().close()
 
 
-def locked(path: Path) -> TextIO | None:
+def locked(path: Path, *, risk: str = "") -> TextIO | None:
     """Create and lock the file `path`; return it open, or None if another process holds the lock.
 
-    Closing the file releases the lock; the kernel closes the file when the process ends. Raises
-    `DiskError`.
+    Closing the file releases the lock; the kernel closes the file when the process ends. If the
+    disk has no locks, log `risk`, which says what the user must not do now, and return the file;
+    without a `risk`, this is an error, too. Raises `DiskError`.
     """
     while True:
         try:
-            file = path.open("a")
+            file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise disk_error(error, path) from None
         try:
@@ -188,8 +193,15 @@ def locked(path: Path) -> TextIO | None:
             file.close()
             return None
         except OSError as error:
-            file.close()
-            raise disk_error(error, path, done="locked") from None
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                raise disk_error(error, path, done="locked") from None
+            reason = f"The disk of {path.parent} cannot lock files ({error.strerror})."
+            if not risk:
+                file.close()
+                raise DiskError(f"{reason} Choose a folder on another disk.") from None
+            log.warning("%s %s", reason, risk)
+            return file
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
@@ -214,12 +226,12 @@ def is_stale(path: Path) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, *, risk: str = "") -> Iterator[None]:
     """Hold the lock file `path` within the context; wait while another process holds it.
 
-    The file is removed at the end. Raises `DiskError`.
+    The file is removed at the end. `risk` is that of `locked`. Raises `DiskError`.
     """
-    while (file := locked(path)) is None:
+    while (file := locked(path, risk=risk)) is None:
         time.sleep(0.02)
     with file:
         try:
@@ -235,6 +247,8 @@ def disk_error(
 
     `done` is the verb of that message. `needed` is the size of the write in bytes, None if unknown.
     """
+    if (error.strerror or "").startswith("No usable temporary directory"):
+        return DiskError("No folder for temporary files can be written: set TMPDIR to one.")
     if not is_full(error):
         return DiskError(f"{path or 'A file'} cannot be {done}: {error.strerror or error}.")
     limit, remedy = _FULL[error.errno or 0]

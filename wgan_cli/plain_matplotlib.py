@@ -3,12 +3,15 @@
 Matplotlib reads `MPLBACKEND`, `MATPLOTLIBRC` and the file `matplotlibrc` of the current folder at
 its import. A notebook sets a backend that other environments do not have, and the import then
 fails. A folder from someone else may hold a settings file, whose LaTeX preamble would be run.
-All other files of this package take matplotlib's names from here.
+Where matplotlib cannot keep its list of fonts, it makes the list at each import and says so at
+length; one sentence replaces that. All other files of this package take matplotlib's names from
+here.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -16,7 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wgan_cli.errors import DiskError
+
+log = logging.getLogger(__name__)
 _SETTINGS = "matplotlibrc"
+_REMEDY = "Set MPLCONFIGDIR to a folder that can be written."
 
 
 @contextmanager
@@ -46,7 +53,28 @@ def _default_settings() -> Iterator[None]:
                 os.environ[name] = value
 
 
-with _default_settings():
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Replace what matplotlib says about its folders. Raises `DiskError` if it has none at all."""
+    said: list[logging.LogRecord] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record)
+        return False
+
+    theirs = logging.getLogger("matplotlib")
+    theirs.addFilter(keep)
+    try:
+        yield
+    except OSError:
+        raise DiskError(f"Matplotlib finds no folder that it can write to. {_REMEDY}") from None
+    finally:
+        theirs.removeFilter(keep)
+    if any(record.levelno >= logging.WARNING for record in said):
+        log.warning("Matplotlib cannot keep its list of fonts, and makes it each time. %s", _REMEDY)
+
+
+with _default_settings(), _one_sentence():
     from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -66,7 +66,7 @@ class RunFolder:
         """
         make_folder(self.path)
         self.refuse_links()
-        lock = locked(self.path / LOCK)
+        lock = locked(self.path / LOCK, risk="Do not start a second command that trains there.")
         if lock is None:
             raise FolderInUseError(
                 f"Another process is training in {self.path}. Wait for it, or choose another"

@@ -95,7 +95,13 @@ def build_evaluation(
     return evaluation
 
 
-def cache_folder() -> Path:
-    """Return the folder in the user's cache that holds trained classifiers."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def cache_folder() -> Path | None:
+    """Return the folder in the user's cache that holds trained classifiers.
+
+    None if there is no such place: in a container, a user may be a number without a home.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(base) / "wgan-train"

@@ -195,7 +195,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for override in overrides:
         if not is_writable(override):
-            raise ConfigError(f"{_cut(ascii(override))} holds characters that no file can hold.")
+            raise ConfigError(
+                f"{_cut(ascii(override))} holds bytes that are no text in this locale; all letters"
+                " are text in one with UTF-8, as with LC_ALL=C.UTF-8."
+            )
         try:
             parsed.append(parser.parse_override(override))
         except (HydraException, ValueError, RecursionError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
-from tqdm import tqdm
 
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
@@ -23,6 +21,7 @@ from wgan_cli.evaluation.evaluation import Evaluation, EvaluationResult
 from wgan_cli.files import write_atomically
 from wgan_cli.guard import inside
 from wgan_cli.pictures import curves, save_png
+from wgan_cli.progress_bar import ProgressBar
 from wgan_cli.run_folder import RunFolder, make_folder
 
 log = logging.getLogger("wgan_cli")
@@ -31,11 +30,11 @@ _ESTIMATE = "critic/wasserstein"
 _POINTS = 4
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(ProgressBar):
     """A progress bar. Without a terminal, it logs a line per checkpoint and per slow metric."""
 
     def __init__(self) -> None:
-        super().__init__(unit="checkpoint", disable=not sys.stderr.isatty(), leave=False, total=1)
+        super().__init__(unit="checkpoint", leave=False, total=1)
         self._started = time.perf_counter()
 
     def start(self, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +25,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
+    parsed.overrides = [with_names_quoted(override) for override in parsed.overrides]
     if parsed.config_path or parsed.experimental_rerun:
         _refuse("--config-path and --experimental-rerun are not supported; use --config-dir")
     modes = {
@@ -43,6 +45,19 @@ def parse(arguments: Sequence[str]) -> Namespace:
     if parsed.shell_completion:
         _check_completion(parsed.overrides)
     return parsed
+
+
+def with_names_quoted(override: str) -> str:
+    """Return the override with quotes around values such as `/home/jörg/images`.
+
+    Hydra's grammar takes no letters but those of ASCII without quotes. Text that has other special
+    characters stays as it is.
+    """
+    key, equals, values = override.partition("=")
+    if values.isascii() or not re.fullmatch(r"[\w./:+@,-]+", values):
+        return override
+    quoted = [value if value.isascii() else f"'{value}'" for value in values.split(",")]
+    return f"{key}{equals}{','.join(quoted)}"
 
 
 def refuse_multirun(resume: str | None) -> None:

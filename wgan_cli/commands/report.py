@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from wgan_cli.commands.cli import entry_point, exit_code_of, path_argument, print_error, shown
 from wgan_cli.errors import CheckpointError
+from wgan_cli.files import reading
 from wgan_cli.terminal_text import printable
 
 
@@ -59,6 +61,8 @@ def _report(arguments: argparse.Namespace) -> int:
     for folder in arguments.folders:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no such folder.")
+        with reading(folder, CheckpointError):
+            os.scandir(folder).close()
 
     # Import slow modules only here, so that the mistakes above are reported at once.
     from wgan_cli.report import Report, read_runs

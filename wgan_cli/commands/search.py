@@ -21,6 +21,7 @@ from wgan_cli.commands.cli import (
     print_text,
     shown,
 )
+from wgan_cli.commands.flags import with_names_quoted
 from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
@@ -49,6 +50,7 @@ main()
 def run(command_line: Sequence[str]) -> int:
     """Run `wgan-search` with these arguments; return the exit code."""
     arguments = _parser().parse_intermixed_args(command_line)
+    arguments.words = [with_names_quoted(word) for word in arguments.words]
     return exit_code_of_training(
         "wgan-search",
         lambda: _search(arguments),

@@ -69,7 +69,8 @@ def _outlasting(stream: TextIO | None, number: int) -> TextIO:
     if isinstance(stream, io.TextIOWrapper):
         with suppress(OSError):
             stream.flush()
-        encoding, by_line = stream.encoding, stream.line_buffering
+        # Under PYTHONUNBUFFERED, a stream writes through instead of writing by line.
+        encoding, by_line = stream.encoding, stream.line_buffering or stream.write_through
         # Names of files may hold characters that the terminal's encoding lacks.
         errors = stream.errors if stream.errors not in (None, "strict") else "replace"
         number = stream.fileno()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -27,7 +28,11 @@ def resume_hint(error: WganError, path: Path, composed: DictConfig) -> str:
     command = f"{Process.current().command} {typeable('resume', path)}"
     if isinstance(error, InterruptedRunError | PreemptedError):
         return f" Saved; go on with: {command}"
-    resumable = any((path / "checkpoints").glob("step_*.pt"))
+    checkpoints = sorted((path / "checkpoints").glob("step_*.pt"))
+    resumable = bool(checkpoints)
+    if isinstance(error, DiskError) and resumable and not os.access(path, os.W_OK):
+        fork = typeable("resume", checkpoints[-1])
+        return f" In a folder of your own, it goes on with: {Process.current().command} {fork}"
     if isinstance(error, DiskError) and resumable:
         return f" Then go on with: {command}"
     if isinstance(error, DivergedError) and resumable and composed.on_divergence == "stop":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shlex
 import sys
 import threading
@@ -81,6 +82,7 @@ def _run_in_workers(
     If a worker is killed, joblib also ends the other workers. All unfinished jobs are then started
     again.
     """
+    _refuse_without_shared_memory()
     with asking_workers_to_end(folder) as asked:
         for _ in range(_STARTS):
             lost = _launch(launch)
@@ -96,6 +98,17 @@ def _run_in_workers(
             if not killed and not _jobs_without_run(folder, jobs):
                 break
         return asked()
+
+
+def _refuse_without_shared_memory() -> None:
+    """Raise `DiskError` if processes cannot share locks: joblib would use threads of this one."""
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError) as error:
+        raise DiskError(
+            f"hydra/launcher=joblib needs shared memory (/dev/shm), which cannot be used ({error})."
+            " Free some space there, or leave the launcher out: the jobs then run one by one."
+        ) from None
 
 
 def _refuse_setting(folder: Path, error: Exception) -> None:

@@ -53,7 +53,9 @@ def claim_job_folder(path: Path, overrides: Sequence[str]) -> Path:
     `CheckpointError` if a link leads out of the sweep's folder.
     """
     wanted = sorted(job_overrides(overrides))
-    with held(inside(path.parent, ".jobs.lock")):
+    # Without locks, each job still warns when it claims its run folder.
+    risk = "Do not start a second sweep there."
+    with held(inside(path.parent, ".jobs.lock"), risk=risk):
         for other in map(RunFolder, filter(Path.is_dir, path.parent.iterdir())):
             if other.taken() and sorted(other.read_overrides()) == wanted:
                 inside(path.parent, other.path.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
+from wgan_cli.progress_bar import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,20 @@ class ParallelReader(Iterator[Tensor]):
             generator=torch.Generator(),
         )
         before = active_children()
+        self._iterators: list[Iterator[ReadResult]] = []
+        failure: OSError | None = None
         with _signals_blocked_in_children():
-            self._iterators: list[Iterator[ReadResult]] = [iter(loader)]
+            try:
+                if workers:
+                    # Torch's iterator prints a traceback if its own first lock cannot be made.
+                    multiprocessing.Lock()
+                self._iterators.append(iter(loader))
+            except OSError as error:
+                failure = error
         processes = [process for process in active_children() if process not in before]
+        if failure is not None:
+            _end(self._iterators, processes)
+            raise _failed(self._faults.name, failure) from failure
         self.close = weakref.finalize(self, _end, self._iterators, processes)
         # Close at exit, before Python sends SIGTERM to child processes: these block the signal.
         atexit.register(self.close)
@@ -89,11 +100,7 @@ class ParallelReader(Iterator[Tensor]):
             raise
         except Exception as error:
             self.close()
-            reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
-            raise DataError(
-                f"{name}: reading its images failed ({reason}). Reader processes need memory,"
-                " shared memory (/dev/shm) and open files; dataset.workers=0 reads without them."
-            ) from error
+            raise _failed(name, error) from error
         self._faults.record(result.faults)
         if not result.complete:
             image, reason = result.faults[-1]
@@ -102,6 +109,15 @@ class ParallelReader(Iterator[Tensor]):
                 " (or part) can replace it."
             )
         return result.images
+
+
+def _failed(name: str, error: Exception) -> DataError:
+    """Return the error of a data set whose reader processes cannot start, or have failed."""
+    reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
+    return DataError(
+        f"{name}: reading its images failed ({reason}). Reader processes need memory, shared memory"
+        " (on Linux /dev/shm) and open files; dataset.workers=0 reads without them."
+    )
 
 
 def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
@@ -120,10 +136,9 @@ def read_images(part: ImagePart, positions: Sequence[int], workers: int, part_na
     count, name = len(positions), part.faults.name
     images = torch.empty((count, *part.shape), dtype=torch.uint8)
     chunks = [positions[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-    terminal = sys.stderr.isatty()
-    if count >= _MIN_FOR_LOG and not terminal:
+    bar = ProgressBar(total=count, desc=f"reading {name}", unit="image")
+    if count >= _MIN_FOR_LOG and bar.disable:
         log.info("%s: reading %d %s images.", name, count, part_name)
-    bar = tqdm(total=count, desc=f"reading {name}", unit="image", disable=not terminal)
     workers = workers if count >= _MIN_FOR_PROCESSES else 0
     with bar, closing(ParallelReader(part, chunks, workers)) as reader:
         start = 0

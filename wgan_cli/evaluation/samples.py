@@ -134,7 +134,7 @@ class Reference:
         self,
         dataset: Dataset,
         device: torch.device,
-        cache: Path,
+        cache: Path | None,
         eval_samples: int | None = None,
         feature_samples: int | None = None,
         *,

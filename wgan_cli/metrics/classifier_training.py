@@ -1,11 +1,9 @@
-"""Train a classifier once on the labels of a data set, and cache it in a file."""
+"""Train a classifier once on the labels of a data set; `classifier_cache` keeps it in a file."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import io
 import math
 import re
 import time
@@ -17,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wgan_cli.errors import DataError, DiskError
-from wgan_cli.files import write_atomically
+from wgan_cli.errors import DataError
 from wgan_cli.metrics.classifier import (
     FEATURES,
     SIDE,
@@ -27,6 +24,7 @@ from wgan_cli.metrics.classifier import (
     extract,
     first_strides,
 )
+from wgan_cli.metrics.classifier_cache import key_of, read_weights, write_weights
 from wgan_cli.randomness import Draws, Stream
 
 # Part of the cache key: increase it whenever the network or its training changes.
@@ -60,34 +58,36 @@ class TrainedClassifier:
     """A trained network in eval mode on the CPU, with its accuracy.
 
     `accuracy` is measured on the held-out images. `path` is the cache file, even if it could not
-    be written. `trained_now` is False if the network was read from the cache.
+    be written, and None without a cache. `trained_now` is False if the network was read from it.
     """
 
     network: nn.Module
     accuracy: float
-    path: Path
+    path: Path | None
     trained_now: bool
 
 
 def trained_classifier(
-    name: str, train: Labelled, held_out: Labelled, cache: Path, log: Callable[[str], None]
+    name: str, train: Labelled, held_out: Labelled, cache: Path | None, log: Callable[[str], None]
 ) -> TrainedClassifier:
     """Return a classifier of the data set's labels, from the folder `cache` or newly trained.
 
     The weights depend only on the data, not on the number of threads or the global random state.
-    The function changes neither of these. `log` is called with a message before and after training,
-    and if a cache file is unusable. Raises DataError if images are too small or all equal, if there
-    are fewer than two classes, or if the numbers of images and labels differ.
+    The function changes neither of these. Without a folder, nothing is cached. `log` is called with
+    a message before and after training, and if a cache file is unusable. Raises DataError if images
+    are too small or all equal, if there are fewer than two classes, or if the numbers of images and
+    labels differ.
     """
     problem = _problem(train, held_out)
     if problem is not None:
         raise DataError(f"A classifier cannot be trained on {name}: {problem}.")
     images, labels = train
     classes = int(labels.max()) + 1
-    key = _key(*train, *held_out)
-    path = cache / f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key[:16]}.pt"
+    key = key_of(_recipe(), *train, *held_out)
+    file = f"classifier-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key[:16]}.pt"
+    path = None if cache is None else cache / file
     network = _untrained(images, classes)
-    cached_accuracy = _read(path, key, network, log)
+    cached_accuracy = None if path is None else read_weights(path, key, network, log)
     if cached_accuracy is not None:
         return TrainedClassifier(network.eval(), cached_accuracy, path, trained_now=False)
     # Create the network again: loading a damaged file may have changed part of its weights.
@@ -100,7 +100,7 @@ def trained_classifier(
         accuracy = _accuracy(network, *held_out)
     finally:
         torch.set_num_threads(threads)
-    where = _write(path, key, network, accuracy)
+    where = write_weights(path, key, network, accuracy)
     log(f"metrics: the classifier is right on {accuracy:.1%} of the held-out images; {where}")
     return TrainedClassifier(network, accuracy, path, trained_now=True)
 
@@ -110,7 +110,7 @@ def trained_channel_classifier(
     train: Labelled,
     held_out: Labelled,
     classes: int,
-    cache: Path,
+    cache: Path | None,
     log: Callable[[str], None],
 ) -> TrainedClassifier:
     """Train a classifier on single channels and return a `ChannelClassifier` that applies it.
@@ -160,18 +160,10 @@ def _singles(images: Tensor, labels: Tensor, classes: int, most: int) -> Labelle
     return images[:count].flatten(0, 1).unsqueeze(1), digits.flatten()
 
 
-def _key(*tensors: Tensor) -> str:
+def _recipe() -> str:
+    """Return what the weights depend on besides the data, as text."""
     rates = (LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING)
-    recipe = (FORMAT, FEATURES, THREADS, SEED, BATCH, *rates, BUDGET, EPOCHS, STEPS)
-    digest = hashlib.sha256(repr(recipe).encode())
-    for tensor in tensors:
-        _add(digest, tensor)
-    return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().flatten().contiguous().numpy().data)
+    return repr((FORMAT, FEATURES, THREADS, SEED, BATCH, *rates, BUDGET, EPOCHS, STEPS))
 
 
 def _untrained(images: Tensor, classes: int) -> Classifier:
@@ -250,46 +242,3 @@ def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
         _, logits = extract(network, _floats(chunk))
         correct += int((logits.argmax(dim=1) == classes).sum())
     return correct / len(images)
-
-
-def _checksum(key: str, weights: dict[str, Tensor], accuracy: float) -> str:
-    digest = hashlib.sha256(f"{key} {accuracy!r}".encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        _add(digest, weights[name])
-    return digest.hexdigest()
-
-
-def _read(path: Path, key: str, network: Classifier, log: Callable[[str], None]) -> float | None:
-    """Load the file into the network and return the accuracy; None if there is no valid file."""
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        weights, accuracy = stored["weights"], stored["accuracy"]
-        if stored["sha256"] != _checksum(key, weights, accuracy):
-            raise ValueError("the checksum does not match")
-        network.load_state_dict(weights)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    # A damaged file, or a file of another program, can raise many kinds of errors.
-    except Exception:
-        log(
-            f"metrics: {path} is damaged or not a file of this program; the classifier is trained"
-            " again."
-        )
-        return None
-    return float(accuracy)
-
-
-def _write(path: Path, key: str, network: Classifier, accuracy: float) -> str:
-    """Cache the network. Return a clause for the log: the path, or the reason for the failure."""
-    weights = dict(network.state_dict())
-    stored = io.BytesIO()
-    checksum = _checksum(key, weights, accuracy)
-    torch.save({"weights": weights, "accuracy": accuracy, "sha256": checksum}, stored)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Write atomically: another process may write or read the same file.
-        write_atomically(path, stored.getbuffer(), durable=False)
-    except (OSError, DiskError) as error:
-        return f"it is not cached: {error}"
-    return f"it is cached in {path}."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wgan_cli.errors import CheckpointError
+from wgan_cli.files import disk_error
 from wgan_cli.search.folder import SearchFolder, reading_study
 from wgan_cli.search.space import Range, Search, value_text
 from wgan_cli.terminal_text import printable
@@ -93,7 +94,7 @@ def read_study(folder: Path, named: Collection[str] = ()) -> StudySummary | None
 
     Without Optuna, the result is also None. This function never writes to a file or database of the
     search. Raises `CheckpointError` if the study is outside `folder`, in a database that is not in
-    `named`.
+    `named`, or if the system refuses to open it or to make a temporary copy.
     """
     if not SearchFolder(folder).holds_search():
         return None
@@ -102,6 +103,9 @@ def read_study(folder: Path, named: Collection[str] = ()) -> StudySummary | None
             return _summary(search, study)
     except CheckpointError:
         raise
+    except OSError as error:
+        why = disk_error(error, folder, done="read")
+        raise CheckpointError(f"The study cannot be read. {why}") from None
     except Exception:
         # Damaged files can raise any exception; the report then leaves out the study.
         return None

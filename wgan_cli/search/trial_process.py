@@ -152,7 +152,7 @@ def _failure_reason(code: int, run: RunFolder) -> str:
         return "ended by SIGKILL, as happens when memory runs out"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
-    lines = (run.path / CONSOLE).read_text(errors="replace").split("\n")
+    lines = (run.path / CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last.removeprefix("wgan-train: ") or f"exit code {code}"
 

@@ -19,8 +19,9 @@ from wgan_cli.terminal_text import printable
 _MAX_SETTINGS = 20
 # In a spreadsheet, cells that start with these are formulas, which may run programs.
 _FORMULA = ("=", "+", "-", "@", "\t")
-# Do not wrap the last column if it would be narrower than this.
+# If the last column would be narrower than this, it goes below the others, indented.
 _MIN_WRAPPED = 24
+_INDENT = 4
 
 
 def screen_width() -> int | None:
@@ -30,7 +31,7 @@ def screen_width() -> int | None:
 
 def terminal_table(comparison: Comparison, width: int | None) -> str:
     """Return the comparison as text: mean ± sd for each setting, the conclusion, and all runs."""
-    lines = [printable(comparison.heading()), ""]
+    lines = [*_wrapped(printable(comparison.heading()), width, 0), ""]
     if comparison.by is not None:
         lines += _settings(comparison, width)
         lines += ["", *_wrapped(printable(comparison.conclusion), width, 0), ""]
@@ -62,26 +63,33 @@ def _runs(comparison: Comparison, width: int | None) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int | None, left: Sequence[int]) -> list[str]:
-    """Return the rows as lines. Columns in `left` are left-aligned; the last wraps at `width`."""
+    """Return the rows as lines. Columns in `left` are left-aligned; the last wraps at `width`.
+
+    In a narrow terminal, the last column goes below the others.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    start = sum(widths) + 2 * len(widths)
+    narrow = width is not None and width - start < _MIN_WRAPPED
+    indent = _INDENT if narrow else start
     lines = []
     for row in rows:
         cells = [
             f"{cell:<{cell_width}}" if column in left else f"{cell:>{cell_width}}"
             for column, (cell, cell_width) in enumerate(zip(row, widths, strict=False))
         ]
-        start = "  ".join([*cells, ""])
-        first, *rest = _wrapped(row[-1], width, len(start)) or [""]
-        lines.append(f"{start}{first}".rstrip())
-        lines += [" " * len(start) + line for line in rest]
+        last = _wrapped(row[-1], width, indent)
+        beside = last.pop(0) if last and not narrow else ""
+        lines.append("  ".join([*cells, beside]).rstrip())
+        lines += [" " * indent + line for line in last]
     return lines
 
 
 def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
-    if width is None or width - indent < _MIN_WRAPPED:
+    if width is None:
         return [text]
-    return textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False)
+    room = max(1, width - indent)
+    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
 
 
 def csv_table(comparison: Comparison) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from typing import Any
-
-from tqdm import tqdm
 
 from wgan_cli.evaluation.evaluation import EvaluationResult
+from wgan_cli.progress_bar import ProgressBar
 from wgan_cli.training.callbacks.protocol import Callback, ObservedTrainer, Point
 
 log = logging.getLogger(__name__)
@@ -24,7 +21,7 @@ class Progress(Callback):
     """
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self._bar: ProgressBar | None = None
         self._last_line = 0.0
         self._costs_shown = False
         self._explained: set[str] = set()
@@ -32,15 +29,14 @@ class Progress(Callback):
     def on_start(self, trainer: ObservedTrainer, point: Point) -> None:
         """Open the bar on a terminal; otherwise start the clock for the log lines."""
         self._last_line = time.monotonic()
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=trainer.steps,
-                initial=trainer.recorded,
-                unit="step",
-                dynamic_ncols=True,
-                smoothing=0.05,
-                mininterval=0.2,
-            )
+        bar = ProgressBar(
+            total=trainer.steps,
+            initial=trainer.recorded,
+            unit="step",
+            smoothing=0.05,
+            mininterval=0.2,
+        )
+        self._bar = None if bar.disable else bar
 
     def on_rollback(self, trainer: ObservedTrainer) -> None:
         """Log the reason for the rollback, and set the bar back."""
