@@ -68,7 +68,12 @@ def write(path: Path, batches: Iterator[Tensor], count: int, *, rows_of_classes:
     elif len(shape) == 3 and shape[0] in (1, 3):
         _write_grid(path, batches, count, shape[1:], rows_of_classes=rows_of_classes)
     elif shape == (2,):
-        save_png(path, points(torch.cat(list(batches)).numpy()))
+        # One array from the start: small tensors that stay between large ones that are freed
+        # would keep the C library from using the memory again.
+        samples = np.empty((count, 2), np.float32)
+        for start, batch in zip(range(0, count, _BATCH), batches, strict=True):
+            samples[start : start + _BATCH] = batch.numpy()
+        save_png(path, points(samples))
     else:
         raise ConfigError(f"Samples of shape {shape} make no picture: name a .npy file.")
 
