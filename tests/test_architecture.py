@@ -30,6 +30,7 @@ LEVELS = (
         "losses",
         "optimizers",
         "plain_matplotlib",
+        "plain_optimizers",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),

@@ -22,6 +22,7 @@ from wgan_cli.commands.sample import run as sample
 from wgan_cli.commands.train import run as train
 from wgan_cli.data.feeds import to_bytes
 from wgan_cli.evaluation.sampling import generate
+from wgan_cli.pictures import as_png, points
 from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -363,6 +364,12 @@ def test_samples_that_end_early_leave_the_old_file(
     assert re.search(f"wgan-sample: .*{said}", line)
     assert Path("mine.npy").read_bytes() == b"before"
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_picture_shows_all_batches_of_points(here: Path) -> None:
+    expected = as_png(points(drawn("points", "--n", "600")))
+    assert sample(["points", "--n", "600", "--out", "points.png"]) == 0
+    assert Path("points.png").read_bytes() == expected
 
 
 def test_a_link_keeps_its_target(here: Path) -> None:
