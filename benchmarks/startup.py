@@ -36,17 +36,25 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child is not None:
         _child(*arguments.child)
-    rows = [_row("wgan-train --help", arguments.repeats, "--help", wall=1.0)]
-    rows.append(_row("wgan-train steps=2", arguments.repeats, "steps=2", wall=8.0, first_step=5.0))
+    repeats = arguments.repeats
+    rows = [_row("wgan-train --help", repeats, "--help", wall=1.0)]
+    rows.append(_row("wgan-train steps=2", repeats, "steps=2", wall=8.0, first_step=3.0))
+    rows.append(_row("  optimizer=adam", repeats, "steps=2", "optimizer=adam"))
     if arguments.mnist is not None:
         words = ["steps=2", "dataset=mnist", f"dataset.root={arguments.mnist.absolute()}"]
-        rows.append(_row("dataset=mnist", arguments.repeats, *words, resident=1.5))
+        rows.append(_row("  dataset=mnist", repeats, *words, resident=1.5))
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        _measured(("steps=2", f"hydra.run.dir={run}"))
+        rows.append(_row("wgan-sample", repeats, run, command="sample", wall=3.0))
+        rows.append(_row("wgan-eval", repeats, run, command="evaluate"))
+        rows.append(_row("wgan-report", repeats, run, command="report"))
     print(f"{'':<20}{'wall s':>14}{'CPU s':>14}{'first step s':>14}{'resident GiB':>14}")
     print("\n".join(rows))
 
 
-def _row(name: str, repeats: int, *words: str, **targets: float) -> str:
-    costs = [_measured(words) for _ in range(repeats)]
+def _row(name: str, repeats: int, *words: str, command: str = "train", **targets: float) -> str:
+    costs = [_measured(words, command) for _ in range(repeats)]
     cells = []
     for figure in ("wall", "cpu", "first_step", "resident"):
         median = statistics.median(getattr(cost, figure) for cost in costs)
@@ -55,15 +63,15 @@ def _row(name: str, repeats: int, *words: str, **targets: float) -> str:
     return f"{name:<20}" + "".join(f"{cell:>14}" for cell in cells)
 
 
-def _measured(words: tuple[str, ...]) -> Cost:
-    """Run `wgan-train` with these overrides in a new process and folder."""
+def _measured(words: tuple[str, ...], module: str = "train") -> Cost:
+    """Run the command of this module of `wgan_cli.commands` in a new process and folder."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, "first-step")
         here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-m", "benchmarks.startup", "--child", str(note), *words]
-        if "--help" in words:
+        if "--help" in words or module != "train":
             # What the console script does: the note of a first step would import torch.
-            code = "from wgan_cli.commands.train import main; main()"
+            code = f"from wgan_cli.commands.{module} import main; main()"
             command = [sys.executable, "-c", code, *words]
         quiet = subprocess.DEVNULL
         started = time.monotonic()
@@ -72,7 +80,7 @@ def _measured(words: tuple[str, ...]) -> Cost:
         wall = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"wgan-train {' '.join(words)} ended with {process.returncode}.")
+            raise SystemExit(f"{module} {' '.join(words)} ended with {process.returncode}.")
         unit = 1 if sys.platform == "darwin" else 1024
         first_step = float(note.read_text(encoding="utf-8")) - started if note.exists() else 0.0
         resident = used.ru_maxrss * unit / 2**30

@@ -32,6 +32,7 @@ LEVELS = (
         "plain_matplotlib",
         "waiting",
         "progress_bar",
+        "plain_optimizers",
     ),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
@@ -7,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +28,11 @@ from conftest import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.forked_commands import CommandServer
+from wgan_cli.commands.resume import state_to_resume
 from wgan_cli.commands.train import run
+from wgan_cli.run_folder import RunFolder
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
+from wgan_cli.training.trainer import Trainer
 
 # The others take longer than the training.
 TINY = [*TINY, "metrics=[wasserstein/exact]"]
@@ -518,3 +524,28 @@ def test_a_run_that_lost_its_checkpoints_says_that_it_begins_anew(
         path.unlink()
     assert run(words) == 0
     assert "first holds no checkpoint: it begins anew." in capsys.readouterr().err
+
+
+def test_the_checkpoints_tensors_do_not_stay_in_memory(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run([*FEW, "steps=1", "hydra.run.dir=run"]) == 0
+    loaded, left = [], []
+
+    def noting(folder: RunFolder, resume: str | None) -> dict[str, Any] | None:
+        state = state_to_resume(folder, resume)
+        assert state is not None
+        loaded.extend(weakref.ref(tensor) for tensor in state["critic"].values())
+        return state
+
+    def step(trainer: Trainer) -> None:
+        gc.collect()
+        left.extend(reference for reference in loaded if reference() is not None)
+        train_step(trainer)
+
+    train_step = Trainer.train_step
+    monkeypatch.setattr("wgan_cli.commands.run.state_to_resume", noting)
+    monkeypatch.setattr(Trainer, "train_step", step)
+    assert run(["resume=run", "steps=2"]) == 0
+    assert loaded
+    assert not left

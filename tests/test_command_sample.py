@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import io
+import os
+import re
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +17,17 @@ import torch
 from conftest import TINY, Command
 from PIL import Image
 
+from wgan_cli.commands.checkpoints import trusted_generator
 from wgan_cli.commands.sample import run as sample
 from wgan_cli.commands.train import run as train
+from wgan_cli.data.feeds import to_bytes
+from wgan_cli.evaluation.sampling import generate
+from wgan_cli.pictures import as_png, points
+from wgan_cli.randomness import Draws, Stream
 from wgan_cli.training.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.charts
+CPU = torch.device("cpu")
 
 OWN_MODULE = """
 import math
@@ -277,3 +288,114 @@ def test_samples_that_are_no_numbers_are_exit_5_and_no_picture(
         assert "NaN or infinite" in said
         assert len(said.splitlines()) == 1
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_npy_file_is_what_numpy_saves(here: Path) -> None:
+    # Three batches, of which the last is not full.
+    for run, n in (("plain", "700"), ("colour", "300"), ("points", "700")):
+        array, saved = drawn(run, "--n", n), io.BytesIO()
+        np.save(saved, array)
+        assert len(array) == int(n)
+        assert Path("drawn.npy").read_bytes() == saved.getvalue()
+
+
+def test_each_batch_is_the_generators_own(here: Path) -> None:
+    state = load_checkpoint(here / "averaged" / "checkpoints" / "step_00000002.pt")
+    path = here / "averaged" / "checkpoints" / "step_00000002.pt"
+    generator = trusted_generator(state, path, (), raw=False)
+    expected = [
+        to_bytes(generate(generator, Draws(5, Stream.SAMPLES, 1, batch).normal((256, 4), CPU)))
+        for batch in range(2)
+    ]
+    assert np.array_equal(drawn("averaged", "--n", "400", "--seed", "5"), torch.cat(expected)[:400])
+
+
+@pytest.fixture
+def third_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Set what happens in place of the third batch of samples."""
+
+    def set_up(event: Callable[[], object]) -> None:
+        batches: list[object] = []
+
+        def or_event(*arguments: Any) -> Any:
+            batches.append(arguments)
+            # What came before is on its way to the disk, not in memory.
+            if len(batches) == 3:
+                (partial,) = Path.cwd().glob(".mine.npy.*.tmp")
+                assert partial.stat().st_size > 2**14
+            return generate(*arguments) if len(batches) < 3 else event()
+
+        monkeypatch.setattr("wgan_cli.commands.sample_file.generate", or_event)
+
+    return set_up
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "said"),
+    [
+        (interrupt, 130, "interrupted"),
+        (terminate, 75, "nothing is written"),
+        (lambda: torch.full((256, 1, 8, 8), torch.nan), 5, "step_00000002.pt: .*NaN or infinite"),
+        (lambda: torch.empty(1 << 60), 6, "out of memory"),
+    ],
+)
+def test_samples_that_end_early_leave_the_old_file(
+    event: Callable[[], object],
+    code: int,
+    said: str,
+    here: Path,
+    third_batch: Callable[[Callable[[], object]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine.npy").write_bytes(b"before")
+    before = sorted(here.rglob("*"))
+    third_batch(event)
+    assert sample(["plain", "--n", "800", "--out", "mine.npy"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"wgan-sample: .*{said}", line)
+    assert Path("mine.npy").read_bytes() == b"before"
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_picture_shows_all_batches_of_points(here: Path) -> None:
+    expected = as_png(points(drawn("points", "--n", "600")))
+    assert sample(["points", "--n", "600", "--out", "points.png"]) == 0
+    assert Path("points.png").read_bytes() == expected
+
+
+def test_a_link_keeps_its_target(here: Path) -> None:
+    Path("elsewhere").mkdir()
+    Path("drawn.npy").symlink_to("elsewhere/samples.npy")
+    images = drawn("plain", "--n", "3")
+    assert Path("drawn.npy").is_symlink()
+    assert np.array_equal(np.load("elsewhere/samples.npy"), images)
+
+
+def test_a_picture_of_too_many_names_the_most(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wgan_cli.commands.sample_file.MOST_PIXELS", 500_000)
+    assert sample(["plain", "--n", "10000000", "--out", "many.png"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.fullmatch(
+        r"wgan-sample: --n 10000000: a \.png holds at most (\d+) of these images; name a \.npy"
+        r" file with --out\.",
+        line,
+    )
+    assert found is not None
+    assert not Path("many.png").exists()
+    most = int(found[1])
+    assert sample(["plain", "--n", str(most), "--out", "most.png"]) == 0
+    with Image.open("most.png") as picture:
+        assert picture.size[0] * picture.size[1] <= 500_000
+    # A row more cannot be there.
+    assert sample(["plain", "--n", str(most + int(most**0.5) + 2), "--out", "more.png"]) == 2

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.terminal_text import printable
@@ -28,10 +28,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
-    """Replace the content of `path` by `data` atomically. If this fails, the old file stays.
+    """Replace the content of `path` by `data` as `replacing` does. Raises `DiskError`."""
+    with replacing(path, len(data), durable=durable) as file:
+        file.write(data)
 
-    If `durable` is true, wait until the data are on the disk; the new file then survives a power
-    failure. Raises `DiskError`.
+
+@contextmanager
+def replacing(path: Path, size: int | None = None, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file that replaces `path` atomically at the end of the block.
+
+    If the block raises or the disk is full, nothing of the new file is left, and the old file
+    stays. If `durable` is true, wait until the data are on the disk; the new file then survives a
+    power failure. `size`, in bytes, is for messages. Raises `DiskError`, also in place of an
+    `OSError` of the block.
     """
     # If `path` is a link, write to its target, which keeps the link. The process id in the
     # temporary name separates concurrent writers.
@@ -42,7 +51,7 @@ def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = Tr
             # Remove any link at the temporary path, so that nothing is written through it.
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
@@ -52,7 +61,7 @@ def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = Tr
         if durable:
             _sync_folder(target.parent)
     except OSError as error:
-        raise disk_error(error, path, len(data)) from None
+        raise disk_error(error, path, size) from None
 
 
 def sync(path: Path) -> None:

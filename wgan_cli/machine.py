@@ -115,7 +115,7 @@ def set_up_torch(
         gc.collect()
         _choose_kernels(deterministic=deterministic)
     else:
-        _keep_memory()
+        keep_memory()
         watch_load(machine.threads)
     use_ieee_float32()
 
@@ -142,7 +142,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep freed memory instead of returning it to the kernel.
 
     Every step allocates the same blocks again. If they were returned, the kernel would have to zero

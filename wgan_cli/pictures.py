@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from wgan_cli.files import write_atomically
 if TYPE_CHECKING:
     from wgan_cli.plain_matplotlib import Axes, Figure
 
+# Pillow warns of pictures with more pixels when it opens them, and other programs fail.
+MOST_PIXELS = 2**30 // 12
 _SIDE = 32
 _BINS = 81
 _BARS = 64
@@ -29,18 +32,44 @@ def grid(images: Tensor, columns: int = 8, gap: int = 2) -> np.ndarray:
 
     Images with sides of at most 16 pixels are enlarged by an integer factor, to at most 32 pixels.
     """
-    count, _, height, width = images.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    scale = max(1, _SIDE // max(height, width))
-    pixels = images.cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    high, wide = height * scale + gap, width * scale + gap
-    picture = np.full((rows * high + gap, columns * wide + gap, 3), 255, dtype=np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = gap + index // columns * high, gap + index % columns * wide
-        picture[top : top + high - gap, left : left + wide - gap] = image
-    return picture
+    made = Grid(len(images), images.shape[2:], columns, gap)
+    made.add(images)
+    return made.picture
+
+
+class Grid:
+    """The picture that `grid` returns, made from images that come in batches.
+
+    `picture` is complete when `add` has been called with `count` images of the given height and
+    width.
+    """
+
+    def __init__(self, count: int, size: Sequence[int], columns: int = 8, gap: int = 2) -> None:
+        self._scale = max(1, _SIDE // max(size))
+        self._step = size[0] * self._scale + gap, size[1] * self._scale + gap
+        self._columns, self._gap, self._done = min(columns, count), gap, 0
+        rows = -(-count // self._columns)
+        self._size = rows * self._step[0] + gap, self._columns * self._step[1] + gap
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels of the picture."""
+        return self._size[0] * self._size[1]
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The RGB picture (H, W, 3), which takes memory from its first use."""
+        return np.full((*self._size, 3), 255, dtype=np.uint8)
+
+    def add(self, images: Tensor) -> None:
+        """Put uint8 images (n, 1 or 3, h, w) on the next places."""
+        high, wide = self._step
+        for index, image in enumerate(images.cpu().permute(0, 2, 3, 1).numpy(), self._done):
+            enlarged = image.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
+            top = self._gap + index // self._columns * high
+            left = self._gap + index % self._columns * wide
+            self.picture[top : top + high - self._gap, left : left + wide - self._gap] = enlarged
+        self._done += len(images)
 
 
 def scatter(
@@ -80,14 +109,20 @@ def plane(real: np.ndarray, size: int = 80) -> tuple[np.ndarray, np.ndarray, Ten
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture (H, W, 3) atomically as PNG. Raises `DiskError`."""
-    write_atomically(path, as_png(picture), durable=False)
+    # A view, because a large picture needs no second copy.
+    with _encoded(picture).getbuffer() as data:
+        write_atomically(path, data, durable=False)
 
 
 def as_png(picture: np.ndarray) -> bytes:
     """Return an RGB picture (H, W, 3) encoded as PNG."""
+    return _encoded(picture).getvalue()
+
+
+def _encoded(picture: np.ndarray) -> io.BytesIO:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
-    return file.getvalue()
+    return file
 
 
 def _limits(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from wgan_cli.constraints import Constraint
 from wgan_cli.constraints.base import BATCH_NORM, LINEAR, NORMALIZATION, layer_names
 from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.evaluation.sampling import evaluating
+from wgan_cli.plain_optimizers import unwrap_optimizers
 from wgan_cli.rules import CriticFacts, takes_no_classes
 from wgan_cli.schema import TrainConfig, traits
 
@@ -98,6 +99,7 @@ def build_optimizer(
     settings = {k: v for k, v in node.items() if k not in ("name", "critic", "generator")}
     overrides = node.get(network_name) or {}
     settings.update({key: value for key, value in overrides.items() if value is not None})
+    unwrap_optimizers()
     make, _ = maker("optimizer", settings)
     if traits("optimizer", node).fused:
         settings["fused"] = True

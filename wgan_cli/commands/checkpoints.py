@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from wgan_cli.build import build_generator
 from wgan_cli.commands.cli import print_error
@@ -71,7 +72,7 @@ def refuse_misfit(build: Callable[[], nn.Module], weights: Any) -> None:
     could need more than there is. A network that cannot be built so is not checked.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutNormalNumbers():
             expected = build().state_dict()
     except WganError:
         raise
@@ -87,6 +88,21 @@ def refuse_misfit(build: Callable[[], nn.Module], weights: Any) -> None:
                 f"The weights do not fit the run's model: {name} has shape {tuple(tensor.shape)} in"
                 f" the model and {shape} in the checkpoint."
             )
+
+
+class _WithoutNormalNumbers(TorchFunctionMode):
+    """Within the context, no tensor is filled with normal random numbers.
+
+    For a tensor without memory, torch would import its compiler for that, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "normal_":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def generator_key(state: dict[str, Any], *, raw: bool) -> str:

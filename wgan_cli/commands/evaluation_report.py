@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
 
 from wgan_cli.commands.cli import shown
 from wgan_cli.errors import DataError, DiskError
@@ -115,6 +114,9 @@ class Report:
             ]
             estimates, values = zip(*pairs, strict=True) if pairs else ((), ())
             if len(pairs) >= _POINTS and len(set(estimates)) > 1 and len(set(values)) > 1:
+                # Importing scipy.stats takes half a second, and few evaluations have correlations.
+                from scipy.stats import pearsonr, spearmanr
+
                 coefficients[tag] = {
                     "spearman": float(spearmanr(estimates, values).statistic),
                     "pearson": float(pearsonr(estimates, values).statistic),

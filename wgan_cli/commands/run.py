@@ -147,6 +147,8 @@ def _train(
         refuse_other_data(state.get("data"), facts)
         refuse_other_samples(state, list(dataset.sample_shape), facts["classes"])
         trainer.load_state_dict(state)
+        # Only the number of processes is needed later; the weights would stay in memory.
+        state = {"world": state.get("world", 1)}
     if new:
         ranks.arrive("start")
         folder.claim(resuming=resume is not None)

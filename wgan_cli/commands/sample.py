@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from wgan_cli.commands.cli import (
     add_run_arguments,
@@ -16,11 +14,9 @@ from wgan_cli.commands.cli import (
     print_text,
     shown,
 )
-from wgan_cli.errors import CheckpointError, ConfigError, DivergedError
+from wgan_cli.errors import CheckpointError, ConfigError, DivergedError, PreemptedError
 from wgan_cli.files import reading
-
-_CHUNK = 256
-_COLUMNS = 8
+from wgan_cli.stop_signals import Terminated, leaving_when_asked
 
 
 def run(command_line: Sequence[str]) -> int:
@@ -79,78 +75,41 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     # The imports below need torch, which takes seconds to import.
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
+    from wgan_cli.commands.sample_file import COLUMNS, draw, write
     from wgan_cli.guard import inside
+    from wgan_cli.machine import keep_memory
 
+    keep_memory()
     state, path, run = chosen_checkpoint(arguments.run)
-    config = state["config"]
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     chosen: int | None = arguments.label
     classes: int = state.get("classes") or 0
+    _check_class(chosen, classes)
     rows_of_classes = classes > 0 and chosen is None
-    count = arguments.n or _COLUMNS * (classes if rows_of_classes else 8)
-    labels = _labels(classes, chosen, count)
-    samples = _draw(generator, config["latent_dim"], count, arguments.seed, labels)
-    if not samples.isfinite().all():
-        raise DivergedError(f"The generator in {path} gives samples that are NaN or infinite.")
+    count = arguments.n or COLUMNS * (classes if rows_of_classes else 8)
     if out is None:
         of_class = "" if chosen is None else f"_class{chosen}"
         name = f"n{count}_seed{arguments.seed}{of_class}.png"
         in_run = (run / "samples").is_dir()
         out = inside(run, "samples", name) if in_run else inside(Path.cwd(), name)
-    _write(out, samples, columns=_COLUMNS if rows_of_classes else None)
+    latent_dim = state["config"]["latent_dim"]
+    batches = draw(generator, latent_dim, count, arguments.seed, classes=classes, chosen=chosen)
+    try:
+        with leaving_when_asked():
+            write(out, batches, count, rows_of_classes=rows_of_classes)
+    except DivergedError as error:
+        raise DivergedError(f"{path}: {error}") from None
+    except Terminated:
+        raise PreemptedError("asked to stop; nothing is written.") from None
     print_text(f"{count} samples: {shown(out)}")
     return 0
 
 
-def _labels(classes: int, chosen: int | None, count: int) -> Any:
-    """Return a class for each sample (count,), or None if the run is not conditional."""
-    import torch
-
+def _check_class(chosen: int | None, classes: int) -> None:
+    """Raise `ConfigError` if the run, with this number of classes, does not have the class."""
     if chosen is None:
-        return torch.arange(count) // _COLUMNS % classes if classes else None
+        return
     if not classes:
         raise ConfigError(f"--class {chosen}: the run is not conditional; leave it out.")
     if not 0 <= chosen < classes:
         raise ConfigError(f"--class {chosen}: the run's classes are 0 to {classes - 1}.")
-    return torch.full((count,), chosen)
-
-
-def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -> Any:
-    """Generate samples (count, *shape) in eval mode. Sample i does not depend on `count`."""
-    import torch
-
-    from wgan_cli.evaluation.sampling import generate
-    from wgan_cli.randomness import Draws, Stream
-
-    cpu = torch.device("cpu")
-    parts = []
-    for chunk, start in enumerate(range(0, count, _CHUNK)):
-        draws = Draws(seed, Stream.SAMPLES, step=1, inner=chunk)
-        latent = draws.normal((_CHUNK, latent_dim), cpu)[: count - start]
-        classes = None if labels is None else labels[start : start + _CHUNK]
-        parts.append(generate(generator, latent, classes))
-    return torch.cat(parts)
-
-
-def _write(path: Path, samples: Any, columns: int | None) -> None:
-    import numpy as np
-
-    from wgan_cli.data.feeds import to_bytes
-    from wgan_cli.files import write_atomically
-    from wgan_cli.pictures import grid, points, save_png
-
-    images = samples.ndim == 4
-    if path.suffix == ".npy":
-        file = io.BytesIO()
-        np.save(file, to_bytes(samples).numpy() if images else samples.numpy())
-        with file.getbuffer() as data:
-            write_atomically(path, data)
-    elif images:
-        columns = columns or max(_COLUMNS, int(len(samples) ** 0.5))
-        save_png(path, grid(to_bytes(samples), columns=columns))
-    elif samples.shape[1:] == (2,):
-        save_png(path, points(samples.numpy()))
-    else:
-        raise ConfigError(
-            f"Samples of shape {tuple(samples.shape[1:])} make no picture: name a .npy file."
-        )

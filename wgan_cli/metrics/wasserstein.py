@@ -13,6 +13,8 @@ from wgan_cli.randomness import Draws
 
 # The approximate number of costs from which `exact_wasserstein` computes each median.
 _MEDIAN_OF = 64
+# How many rows of costs are looked at at once.
+_ROWS = 256
 
 
 def exact_wasserstein(first: Tensor, second: Tensor) -> float:
@@ -92,8 +94,11 @@ def _distances(first: Tensor, second: Tensor) -> Tensor:
     If a row has a distance so small that rounding matters, `cdist` computes the row exactly.
     """
     squared, slack = squared_distances(first, second)
-    # Also True for rows whose squares overflowed.
-    near = indices_where(~(slack < 1e-9 * squared).all(dim=1))
+    # Also True for rows whose squares overflowed. Some rows at a time, because another (n, m) of
+    # temporary numbers would be half as much memory again.
+    parts = zip(slack.split(_ROWS), squared.split(_ROWS), strict=True)
+    near = indices_where(torch.cat([~(s < 1e-9 * q).all(dim=1) for s, q in parts]))
+    del slack
     distances = squared.sqrt_()
     if len(near) > 0:
         distances[near] = torch.cdist(first[near], second, compute_mode=EXACT)

@@ -8,8 +8,6 @@ import statistics
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 from wgan_cli.errors import ConfigError
 from wgan_cli.report.runs import Run
 from wgan_cli.report.settings import ABSENT
@@ -185,6 +183,9 @@ def margin(better: SeedGroup, other: SeedGroup, tag: str) -> Margin | None:
     )
     if v1 + v2 == 0:
         return Margin(amount, (amount, amount))
+    # Imported only for settings with several seeds, because it takes a fifth of a second.
+    from scipy.special import stdtrit
+
     # The shares of the variance do not underflow, as the squares of small variances do.
     share1, share2 = v1 / (v1 + v2), v2 / (v1 + v2)
     freedom = 1 / (share1**2 / (better.n - 1) + share2**2 / (other.n - 1))

@@ -227,7 +227,8 @@ def _refuse_compressed(path: Path, data: bytes) -> None:
 
 def _verify(path: Path, data: bytes) -> None:
     comment_size = len(_MARK) + 64
-    body, comment = data[:-comment_size], data[-comment_size:]
+    # A view, because the weights of large networks need no second copy.
+    body, comment = memoryview(data)[:-comment_size], data[-comment_size:]
     length = struct.pack("<H", comment_size)
     if not comment.startswith(_MARK) or body[-2:] != length:
         raise DamagedCheckpointError(
