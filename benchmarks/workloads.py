@@ -110,6 +110,7 @@ def tool(words: Sequence[str], dataset: Dataset | None = None) -> Tool:
     data = dataset or build_dataset(config)
     loading = time.perf_counter() - start
     run = completed(config, data, device)
+    torch.set_num_threads(run.threads)
     return Tool(run, device, data, build_trainer(run, data, device), loading)
 
 

@@ -120,8 +120,10 @@ def _draw(generator: Any, latent_dim: int, count: int, seed: int, labels: Any) -
     import torch
 
     from wgan_cli.evaluation.sampling import generate
+    from wgan_cli.machine import most_threads
     from wgan_cli.randomness import Draws, Stream
 
+    torch.set_num_threads(most_threads())
     cpu = torch.device("cpu")
     parts = []
     for chunk, start in enumerate(range(0, count, _CHUNK)):
