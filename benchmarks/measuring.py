@@ -84,6 +84,20 @@ class Stopwatch:
             self.timed(loop, self.warm_up)
             return 1e3 * self.timed(loop, steps) / steps
 
+    def block(self, loop: Loop) -> float:
+        """Return the milliseconds per step in one block, which ends when its time is over.
+
+        The device is not waited for, so this is for loops on the CPU.
+        """
+        with loop.opened():
+            self.timed(loop, self.warm_up)
+            start, steps, spent = time.perf_counter(), 0, 0.0
+            while spent < self.seconds or not steps:
+                loop.step()
+                steps += 1
+                spent = time.perf_counter() - start
+            return 1e3 * spent / steps
+
     def timed(self, loop: Loop, steps: int) -> float:
         """Return the seconds that `steps` steps take, including the wait for the device."""
         self._wait()

@@ -62,14 +62,15 @@ def _peak(module: str, words: Sequence[str]) -> int:
     """Run a command in a new process; return its peak resident memory in MiB."""
     code = f"from wgan_cli.commands.{module} import main; main()"
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(Path())}
-    with Path("errors.txt").open("w") as errors:
+    with Path("errors.txt").open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *words], env=here, stdout=subprocess.DEVNULL, stderr=errors
         )
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{module} {' '.join(words)}: {Path('errors.txt').read_text()}")
+        reason = Path("errors.txt").read_text(encoding="utf-8")
+        raise SystemExit(f"{module} {' '.join(words)}: {reason}")
     return used.ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import torch
 
 from benchmarks.agreement import STEPS, TOLERANCE, WINDOW, Agreement, agreement, bfloat16
+from benchmarks.busy import print_table, under_load
 from benchmarks.measuring import (
     Loop,
     Stopwatch,
@@ -68,35 +69,41 @@ def _run(arguments: argparse.Namespace) -> int:
         for key in ("device", "threads", "precision", "compile", "graphs")
         if (value := getattr(arguments, key)) is not None
     ]
+    if arguments.busy:
+        settings = ["device=cpu", *(word for word in settings if not word.startswith("device="))]
     machine = _machine(settings)
     chosen = arguments.workloads or (["mlp", "digits"] if arguments.bf16_check else [*WORKLOADS])
     results: dict[str, Any] = {}
     report = {"machine": machine, "asked": settings, "workloads": results}
     for name in dict.fromkeys(chosen):
         words = [*words_of(WORKLOADS[name], arguments.root, arguments.images), *settings]
-        measure = _precisions if arguments.bf16_check else _measured
+        measure = _precisions if arguments.bf16_check else _beside if arguments.busy else _measured
         results[name] = measure(name, words, arguments)
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if arguments.busy:
+        print_table(results)
+        return 0
     if not arguments.bf16_check:
         _print_table(results)
     return 0 if all(result["agreement"]["reached"] for result in results.values()) else 1
 
 
 def _machine(settings: Sequence[str]) -> dict[str, Any]:
-    config, device = composed(settings)
+    _, device = composed(settings)
+    threads = torch.get_num_threads()
     rates = {
         name: matrix_rate(device, dtype)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     }
     print(
-        f"{name_of(device)}, device {device}, {config.threads} threads, torch {torch.__version__};"
+        f"{name_of(device)}, device {device}, {threads} threads at most, torch {torch.__version__};"
         f" matrix products: {', '.join(f'{name} {_flops(rate)}' for name, rate in rates.items())}"
     )
     return {
         "name": name_of(device),
         "device": str(device),
-        "threads": config.threads,
+        "threads": threads,
         "torch": torch.__version__,
         "matrix_flops_per_second": rates,
     }
@@ -147,6 +154,11 @@ def _measured(name: str, words: Sequence[str], arguments: argparse.Namespace) ->
         "ratio_range": [min(ratios), max(ratios)],
         "target": WORKLOADS[name].targets.get(one.device.type),
     }
+
+
+def _beside(name: str, words: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    print(f"\n{name}: wgan-train {' '.join(words)}", flush=True)
+    return under_load(words, arguments.busy, arguments.repeats, arguments.seconds)
 
 
 def _textbook_loops(
@@ -269,11 +281,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--root", type=Path, default=Path("data"), help="folder of MNIST, like dataset.root (data)")
     add("--images", type=Path, metavar="DIR", help="images in class folders (default: generated)")
     add("--json", type=Path, metavar="FILE", help="file to write the numbers to")
-    add("--bf16-check", action="store_true", help="compare 500 steps of bf16 and fp32 instead")
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--bf16-check", action="store_true", help="compare 500 steps of bf16 and fp32 instead")
+    beside = "time each loop in its own process, on the CPU, beside N busy processes instead"
+    instead("--busy", type=_number, nargs="+", metavar="N", help=beside)
     arguments = parser.parse_args(words)
     unknown = [name for name in arguments.workloads if name not in WORKLOADS]
     if unknown:
         parser.error(f"{unknown[0]}: no such workload; there are {', '.join(WORKLOADS)}")
+    if arguments.busy and arguments.device == "cuda":
+        parser.error("--busy times loops on the CPU: leave --device=cuda out")
     if arguments.images is not None and not arguments.images.is_dir():
         parser.error(f"--images {arguments.images}: there is no such folder")
     if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
@@ -281,10 +298,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _count(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {word}")
+def _count(word: str, least: int = 1) -> int:
+    if not word.isdigit() or int(word) < least:
+        raise argparse.ArgumentTypeError(
+            f"a whole number of at least {least} is needed, not {word}"
+        )
     return int(word)
+
+
+def _number(word: str) -> int:
+    return _count(word, least=0)
 
 
 def _seconds(word: str) -> float:

@@ -75,12 +75,18 @@ def words_of(workload: Workload, root: Path, images: Path | None) -> list[str]:
     return [*where, *workload.words]
 
 
-def composed(words: Sequence[str]) -> tuple[FilledConfig, torch.device]:
-    """The config and the device of `wgan-train WORDS`, torch set up for it. Raises `ConfigError`.
+def filled(words: Sequence[str]) -> FilledConfig:
+    """The config of `wgan-train WORDS`, without the machine's settings. Raises `ConfigError`.
 
     The config has no metrics: evaluations are not timed, and some would train a classifier first.
     """
     config, _ = fill(validate(without_hydra(Composer().compose([*words, "metrics=[]"]))))
+    return config
+
+
+def composed(words: Sequence[str]) -> tuple[FilledConfig, torch.device]:
+    """The config and device of `wgan-train WORDS`, torch set up for it. Raises `ConfigError`."""
+    config = filled(words)
     device = find_device(config.device)
     machine = choose_machine(config, device)
     set_up_torch(machine, device, deterministic=config.deterministic)
@@ -110,6 +116,7 @@ def tool(words: Sequence[str], dataset: Dataset | None = None) -> Tool:
     data = dataset or build_dataset(config)
     loading = time.perf_counter() - start
     run = completed(config, data, device)
+    torch.set_num_threads(run.threads)
     return Tool(run, device, data, build_trainer(run, data, device), loading)
 
 

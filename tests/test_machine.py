@@ -237,11 +237,13 @@ def test_a_sweeps_job_goes_on_with_the_threads_it_began_with(
     words += ["dataset=gaussians_ring", "metrics=[]", "hydra.sweep.dir=sweep", "checkpoint_every=1"]
     sweep = ["-m", *words, "steps=3", "seed=0"]
     try:
-        torch.set_num_threads(2)
+        monkeypatch.setattr("wgan_cli.machine.most_threads", lambda: 2)
+        monkeypatch.setattr("wgan_cli.build.work.most_threads", lambda: 2)
         assert run(sweep) == 0
         folder = here / "sweep" / "0"
         (folder / "checkpoints" / "step_00000003.pt").unlink()
-        torch.set_num_threads(1)
+        monkeypatch.setattr("wgan_cli.machine.most_threads", lambda: 1)
+        monkeypatch.setattr("wgan_cli.build.work.most_threads", lambda: 1)
         assert run(sweep) == 0
         assert torch.get_num_threads() == 2
     finally:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import measuring, sample_images, throughput
+from benchmarks import busy, measuring, sample_images, throughput
 from benchmarks.agreement import TOLERANCE, Agreement, Bfloat16, agreement, apart
 from benchmarks.textbook import PilImages, Textbook, image_folder
 from benchmarks.workloads import WORKLOADS, composed, reading, textbook, tool, words_of
@@ -278,6 +281,9 @@ def test_the_precisions_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--graphs=maybe"], ["--graphs", "true"]),
         (["--json=nowhere/found.json"], ["--json", "no such folder"]),
         (["--speed=1"], ["--speed"]),
+        (["--busy=-1"], ["--busy", "at least 0", "not -1"]),
+        (["--busy=1", "--bf16-check"], ["--bf16-check", "--busy"]),
+        (["--busy=1", "--device=cuda"], ["--busy", "--device=cuda"]),
         (["dcgan32", "--images=nowhere"], ["--images", "nowhere"]),
     ],
 )
@@ -298,6 +304,76 @@ def test_the_tools_own_refusals_are_passed_on(capsys: pytest.CaptureFixture[str]
     answer = capsys.readouterr().err
     assert answer.startswith("throughput: threads must be")
     assert answer.count("\n") == 1
+
+
+def test_both_loops_are_timed_beside_busy_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "found.json"
+    words = ["digits", "--threads=1", "--seconds=0.1", "--repeats=1", f"--json={file}"]
+    assert throughput.main([*words, "--busy", "0", "1"]) == 0
+    found = json.loads(file.read_text())["workloads"]["digits"]
+    assert found["sides"]["textbook"] == {"threads": 1, "precision": "fp32"}
+    assert found["sides"]["tool"]["threads"] == 1
+    assert [row["busy"] for row in found["loads"]] == [0, 1]
+    for row in found["loads"]:
+        times = row["ms_per_step"]
+        assert times.keys() == {"tool", "textbook_0", "textbook_2"}
+        assert row["textbook"] == min(["textbook_0", "textbook_2"], key=lambda side: times[side])
+        assert row["ratio"] == pytest.approx(times[row["textbook"]] / times["tool"])
+    assert capsys.readouterr().out.count("\ndigits ") == 2
+
+
+def test_a_side_that_fails_ends_the_benchmark_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    words = [*words_of(WORKLOADS["mlp"], tmp_path, None), "dataset.download=false"]
+    with pytest.raises(SystemExit) as end:
+        busy.under_load(words, [0], 1, 0.1)
+    assert end.value.code == 3
+    answer = capfd.readouterr().err
+    assert answer.count("\n") == 1
+    assert answer.startswith("throughput: mnist cannot be read")
+
+
+def computes(process: int) -> bool:
+    """Whether a process with this number has not ended. A dead one may wait to be noticed."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2]
+    except FileNotFoundError:
+        return False
+    return not state.startswith(("Z", "X"))
+
+
+def test_busy_processes_end_with_their_block():
+    with pytest.raises(KeyboardInterrupt), busy.busy_processes(2) as processes:
+        assert len(processes) == 2
+        assert all(map(computes, processes))
+        raise KeyboardInterrupt
+    assert not any(map(computes, processes))
+
+
+STARTER = """
+import sys
+from benchmarks.busy import busy_processes
+with busy_processes(2) as processes:
+    print(*processes, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_busy_processes_end_if_the_benchmark_is_killed():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdin=pipe, stdout=pipe) as benchmark:
+        assert benchmark.stdout is not None
+        processes = [int(word) for word in benchmark.stdout.readline().split()]
+        assert len(processes) == 2
+        assert all(map(computes, processes))
+        benchmark.kill()
+    until = time.monotonic() + 30
+    while any(map(computes, processes)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(computes, processes))
 
 
 def test_the_products_of_a_penalised_step_are_counted():

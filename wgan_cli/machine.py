@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from wgan_cli.acceleration.tf32 import use_ieee_float32
+from wgan_cli.cores import local_processes, own_cores
 from wgan_cli.distributed.process import ALONE, Process
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import TrainConfig, traits
@@ -25,14 +26,21 @@ log = logging.getLogger(__name__)
 # freed block that glibc can keep for reuse.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
+# The threads that training can use, by work: multiply-adds of both networks' passes over one batch.
+# Each row ends below its number; docs/performance.md has the measurements behind the table.
+_THREADS_BY_WORK = ((1e8, 2), (5e8, 4), (5e9, 8))
+LEAST_THREADS, _MOST_THREADS = 2, 16
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The values chosen for the settings `device`, `threads`, `precision` and `compile`."""
+    """The values chosen for the settings `device`, `threads`, `precision` and `compile`.
+
+    `threads` is None while it is open: it depends on the data, so `build.complete` chooses it.
+    """
 
     device: str
-    threads: int
+    threads: int | None
     precision: str
     compile: bool
 
@@ -68,7 +76,7 @@ def find_device(name: str, process: Process = ALONE) -> torch.device:
 def choose_machine(
     config: TrainConfig, device: torch.device, saved: Mapping[str, Any] | None = None
 ) -> Machine:
-    """Return the machine settings; choose those that the config leaves open.
+    """Return the machine settings; choose those that the config leaves open, except `threads`.
 
     `saved` is the saved config of a resumed run. The run keeps its precision and number of threads,
     because its exact results depend on them. A new run follows fixed rules (docs/performance.md):
@@ -84,7 +92,7 @@ def choose_machine(
         bf16 = suited and multiplies_bfloat16(device)
         precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
     if threads is None:
-        threads = saved.get("threads") or torch.get_num_threads()
+        threads = saved.get("threads")
     compiling = bool(config.compile)
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if compiling and device.type == "cpu" and not any(map(shutil.which, compilers)):
@@ -92,6 +100,29 @@ def choose_machine(
         compiling = False
     name = device.type if config.device == "auto" else config.device
     return Machine(name, threads, precision, compiling)
+
+
+def useful_threads(work: float) -> int:
+    """Return the number of threads that speed up training with this number of multiply-adds."""
+    return next((threads for end, threads in _THREADS_BY_WORK if work < end), _MOST_THREADS)
+
+
+def most_threads() -> int:
+    """Return the number of threads for work of any size: one for each core of this process.
+
+    OMP_NUM_THREADS may lower it, and it is at most 16. torchrun sets the variable to 1 if the user
+    has not set it; its processes share the cores instead.
+    """
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    from_torchrun = stated == "1" and local_processes() > 1
+    limit = int(stated) if stated.isdecimal() and not from_torchrun else 0
+    return min(own_cores(), limit or _MOST_THREADS, _MOST_THREADS)
+
+
+def use_threads(count: int) -> None:
+    """Let torch use this many threads, which wait as the load of the machine suggests."""
+    torch.set_num_threads(count)
+    watch_load(count)
 
 
 def set_up_torch(
@@ -103,11 +134,10 @@ def set_up_torch(
 ) -> None:
     """Set up torch in this process for a run: threads, CUDA device, kernels and memory.
 
-    On a CPU, also begin to adapt how threads wait to how busy the machine is.
-
+    While the number of threads is open, reading the data uses as many as this process may.
     Computations in fp32 do not use TF32. `deterministic` has an effect only on CUDA.
     """
-    torch.set_num_threads(machine.threads)
+    use_threads(machine.threads or most_threads())
     if device.type == "cuda":
         # Graphs and pinned memory use the current device. An earlier run of a sweep may have had
         # another, and garbage of that run may still take memory.
@@ -116,7 +146,6 @@ def set_up_torch(
         _choose_kernels(deterministic=deterministic)
     else:
         keep_memory()
-        watch_load(machine.threads)
     use_ieee_float32()
 
 

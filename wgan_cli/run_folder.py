@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 
 from wgan_cli import untrusted_files
+from wgan_cli.cores import usable_cores
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, locked, sync, write_atomically
 from wgan_cli.guard import inside
@@ -135,6 +136,7 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
+            "usable_cores": usable_cores(),
             "wait_policy": wait_policy(),
             "packages": {package: _version(package) for package in ("wgan-train", *_LIBRARIES)},
             **more,

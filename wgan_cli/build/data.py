@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from wgan_cli.build.instantiation import built
+from wgan_cli.build.work import training_threads
 from wgan_cli.config import settings_below
 from wgan_cli.constraints import Constraint
 from wgan_cli.data.dataset import Dataset
@@ -20,7 +21,7 @@ from wgan_cli.evaluation.samples import (
     Reference,
     sample_counts,
 )
-from wgan_cli.machine import Machine
+from wgan_cli.machine import Machine, most_threads
 from wgan_cli.rules import classless, refuse_metrics_without
 from wgan_cli.schema import FilledConfig, RunConfig, TrainConfig
 
@@ -63,6 +64,7 @@ def complete(
 ) -> RunConfig:
     """Return the complete config of a run: add the machine, the metrics and the sample counts.
 
+    The default number of threads depends on the work of training, and so on the samples' shape.
     The default metrics depend on the data set. In training, the default number of images for
     feature metrics is lower. Raises `ConfigError` if a metric does not apply to the data, or if
     the data set has fewer samples than the config requires.
@@ -70,10 +72,14 @@ def complete(
     of_images = training and len(dataset.sample_shape) == 3
     most = MAX_FEATURE_SAMPLES_IN_TRAINING if of_images else MAX_FEATURE_SAMPLES
     counts = sample_counts(dataset, config.eval_samples, config.feature_samples, most)
+    threads = machine.threads
+    if threads is None and training:
+        shape, classes = dataset.sample_shape, classes_of(config, dataset)
+        threads = training_threads(config, machine.device, shape, classes)
     complete = RunConfig(
         **settings_below(config, RunConfig),
         device=machine.device,
-        threads=machine.threads,
+        threads=threads or most_threads(),
         precision=machine.precision,
         compile=machine.compile,
         metrics=usual_metrics(dataset) if config.metrics is None else config.metrics,

@@ -39,7 +39,14 @@ def build_critic(
     config: TrainConfig, constraint: Constraint, shape: Sequence[int], classes: int | None = None
 ) -> nn.Module:
     """Return the constrained critic on the CPU, for this sample shape and number of classes."""
-    return constraint.wrap(_build_network(config.model, "critic", shape, classes))
+    return constraint.wrap(build_unconstrained_critic(config, shape, classes))
+
+
+def build_unconstrained_critic(
+    config: TrainConfig, shape: Sequence[int], classes: int | None = None
+) -> nn.Module:
+    """Return the critic on the CPU, without what the constraint adds to it."""
+    return _build_network(config.model, "critic", shape, classes)
 
 
 def build_constraint(config: TrainConfig) -> Constraint:

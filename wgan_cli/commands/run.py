@@ -103,10 +103,11 @@ def _train(
     config, notes = fill(dataclasses.replace(typed, resume=None))
 
     # The imports below need torch, which takes seconds to import.
+
     from wgan_cli import build
     from wgan_cli.distributed.process_group import join_process_group
     from wgan_cli.gpu_facts import gpu_facts
-    from wgan_cli.machine import choose_machine, find_device, set_up_torch
+    from wgan_cli.machine import choose_machine, find_device, set_up_torch, use_threads
     from wgan_cli.training.callbacks.record import LogWatch
 
     process = Process.current()
@@ -129,6 +130,7 @@ def _train(
     ranks.connect(settings, device)
     dataset = ranks.one_per_machine_first(lambda: build.build_dataset(config))
     complete_config = build.complete(config, machine, dataset)
+    use_threads(complete_config.threads)
     log_file = LogFile(folder.path / LOG)
     first = new or state is None
     loggers = build.build_loggers(complete_config)

@@ -77,9 +77,10 @@ def _sample(arguments: argparse.Namespace) -> int:
     from wgan_cli.commands.checkpoints import chosen_checkpoint, trusted_generator
     from wgan_cli.commands.sample_file import COLUMNS, draw, write
     from wgan_cli.guard import inside
-    from wgan_cli.machine import keep_memory
+    from wgan_cli.machine import keep_memory, most_threads, use_threads
 
     keep_memory()
+    use_threads(most_threads())
     state, path, run = chosen_checkpoint(arguments.run)
     generator = trusted_generator(state, path, arguments.trust, raw=arguments.raw)
     chosen: int | None = arguments.label

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from wgan_cli.commands.sweep_job import Launcher
+from wgan_cli.cores import usable_cores
 from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
 from wgan_cli.files import disk_error, locked
 from wgan_cli.guard import inside
@@ -28,6 +30,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS = 1.0
 # A subfolder of the sweep. Each process that runs a job has a file in it, named by process id.
 _BUSY = ".workers"
+
+
+def share_cores(launcher: Launcher, jobs: int) -> None:
+    """Let the jobs of a sweep that run at once on this machine share its cores.
+
+    The processes of the jobs inherit the variables set here. A user's own values stay.
+    """
+    if launcher is Launcher.LOCAL:
+        # This launcher starts all jobs at once.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
+    if launcher is Launcher.JOBLIB:
+        # joblib divides the cores itself, but counts hyperthreads, and misses some limits.
+        os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(usable_cores()))
 
 
 def in_worker(folder: Path, job: Callable[[], int]) -> int:

@@ -113,8 +113,9 @@ def _ignore_signals() -> None:
 
 
 def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) -> None:
+
     from wgan_cli import build
-    from wgan_cli.machine import choose_machine, find_device, set_up_torch
+    from wgan_cli.machine import choose_machine, find_device, set_up_torch, use_threads
 
     config, _ = fill(validate(settings))
     device = find_device(config.device, group.process)
@@ -122,8 +123,10 @@ def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) 
     set_up_torch(machine, device, group.process, deterministic=config.deterministic)
     group.connect({}, device)
     dataset = group.one_per_machine_first(lambda: build.build_dataset(config))
+    complete_config = build.complete(config, machine, dataset)
+    use_threads(complete_config.threads)
     trainer = build.build_trainer(
-        build.complete(config, machine, dataset),
+        complete_config,
         dataset,
         device,
         group,

@@ -152,6 +152,7 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     from wgan_cli.commands.sweep import run_jobs
     from wgan_cli.commands.sweep_job import Launcher
     from wgan_cli.commands.sweep_values import jobs_of, samples_of
+    from wgan_cli.commands.sweep_workers import share_cores
 
     choices = composer.choices(overrides)
     for sample in samples_of(choices):
@@ -164,11 +165,7 @@ def _sweep(composer: Composer, overrides: list[str]) -> int:
     mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={quoted(str(folder))}"]
     handed = [*overrides, *mode, *composer.flags, "-m"]
     jobs, launcher = jobs_of(choices), Launcher.of(composed.hydra)
-    if launcher is Launcher.LOCAL:
-        # This launcher starts all jobs at once. By default, each would use as many threads as
-        # cores.
-        share = max(1, (os.cpu_count() or 1) // len(jobs))
-        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    share_cores(launcher, len(jobs))
     try:
         return run_jobs(folder, jobs, launcher, lambda: _hand_over(handed))
     except OSError as error:

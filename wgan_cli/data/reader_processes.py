@@ -5,11 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import multiprocessing
-import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wgan_cli.cores import own_cores
 from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
 from wgan_cli.progress_bar import ProgressBar
@@ -37,11 +37,9 @@ _MIN_FOR_LOG = 5000
 def default_workers() -> int:
     """Return the number of CPU cores that this process may use, at most 8.
 
-    Under torchrun, the cores are divided by the number of ranks on the machine.
+    Under torchrun, this is its share of the machine's cores.
     """
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return min(8, own_cores())
 
 
 class ParallelReader(Iterator[Tensor]):
