@@ -17,7 +17,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 # From the bottom to the top. A file may import its own room and every room on a lower line; rooms
 # on one line do not know each other. TYPE_CHECKING and imports inside functions count too.
 LEVELS = (
-    ("errors", "terminal_text"),
+    ("errors", "terminal_text", "operating_system"),
     (
         "files",
         "guard",

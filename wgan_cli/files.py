@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
+from wgan_cli import operating_system
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.terminal_text import printable
 
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
-    errno.EDQUOT: ("The disk quota is used up", "Free some space."),
     errno.EFBIG: ("A file is as large as it may be", "Raise the limit (ulimit -f)."),
+    **dict.fromkeys(
+        operating_system.error_numbers("EDQUOT"), ("The disk quota is used up", "Free some space.")
+    ),
 }
 
 
@@ -41,23 +44,20 @@ def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = Tr
                 file.write(data)
                 if durable:
                     file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(target)
+                    operating_system.sync_file(file.fileno())
+            operating_system.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         if durable:
-            _sync_folder(target.parent)
+            operating_system.sync_folder(target.parent)
     except OSError as error:
         raise disk_error(error, path, len(data)) from None
 
 
 def sync(path: Path) -> None:
-    """Wait until the data of a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Wait until the data of a file are on the disk."""
+    with path.open("r+b", buffering=0) as file:
+        operating_system.sync_file(file.fileno())
 
 
 def overwrite_in_place(path: Path, data: bytes) -> bool:
@@ -68,14 +68,13 @@ def overwrite_in_place(path: Path, data: bytes) -> bool:
     """
     try:
         with path.open("r+b", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if len(data) > status.st_blocks * 512:
+            if len(data) > operating_system.allocated_bytes(os.fstat(file.fileno())):
                 return False
             before = file.read()
             try:
-                _write_from_start(file.fileno(), data)
+                _write_from_start(file, data)
             except OSError:
-                _write_from_start(file.fileno(), before)
+                _write_from_start(file, before)
                 return False
             file.truncate(len(data))
             return True
@@ -174,22 +173,22 @@ class LogFile(logging.Handler):
 def locked(path: Path) -> TextIO | None:
     """Create and lock the file `path`; return it open, or None if another process holds the lock.
 
-    Closing the file releases the lock; the kernel closes the file when the process ends. Raises
-    `DiskError`.
+    Closing the file releases the lock; the operating system closes the file when the process ends.
+    Remove the file by `remove_locked` only. Raises `DiskError`.
     """
     while True:
         try:
-            file = path.open("a")
+            file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise disk_error(error, path) from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
+            ours = _lock(file)
         except OSError as error:
             file.close()
             raise disk_error(error, path, done="locked") from None
+        if not ours:
+            file.close()
+            return None
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
@@ -200,17 +199,14 @@ def locked(path: Path) -> TextIO | None:
 def is_stale(path: Path) -> bool:
     """Return whether the lock file `path` exists and no process holds it.
 
-    Return False if this cannot be found out, for example on a network disk without `flock`. The
-    file is not changed.
+    Return False if this cannot be found out, for example on a network disk without locks. The file
+    is not changed.
     """
-    try:
-        # Opened like this, a pipe in its place does not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    # Network disks lock only files that are open for writing, and other users' files may not be.
+    for flags in (operating_system.OPEN_AT_ONCE, operating_system.READ_AT_ONCE):
+        with suppress(OSError), os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+            return _lock(file)
+    return False
 
 
 @contextmanager
@@ -221,11 +217,23 @@ def held(path: Path) -> Iterator[None]:
     """
     while (file := locked(path)) is None:
         time.sleep(0.02)
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        remove_locked(path, file)
+
+
+def remove_locked(path: Path, file: TextIO) -> None:
+    """Remove the lock file `path`, and release the lock by closing `file`."""
+    operating_system.remove_open(path, file.close)
+
+
+def _lock(file: IO[Any]) -> bool:
+    """Lock an open file without waiting; return False if another process holds the lock."""
+    # Import only here: it takes as long as all else that a refused command does.
+    from filelock import lock_descriptor
+
+    return lock_descriptor(file.fileno(), blocking=False)
 
 
 def disk_error(
@@ -259,25 +267,17 @@ def is_full(error: OSError) -> bool:
 
 
 def _free_space(path: Path) -> str:
-    try:
-        disk = os.statvfs(path.absolute().parent)
-    except OSError:
+    folder = path.absolute().parent
+    free = operating_system.free_bytes(folder)
+    if free is None:
         return "too few are free"
-    if disk.f_files and not disk.f_favail:
+    if not operating_system.has_room_for_files(folder):
         return "the disk has reached its limit on the number of files"
-    return f"{disk.f_bavail * disk.f_frsize:,} are free"
+    return f"{free:,} are free"
 
 
-def _write_from_start(descriptor: int, data: bytes) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], done)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        sync(folder)
-    except OSError as error:
-        # Some network disks cannot sync a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+def _write_from_start(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,6 +17,7 @@ from wgan_cli.errors import (
     RankError,
     WganError,
 )
+from wgan_cli.operating_system import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import read_status
 
@@ -70,8 +70,8 @@ def summary(folder: RunFolder) -> str:
         # If the run is inside the current folder, name the topmost folder: it shows other runs too.
         relative = folder.path.parts and not folder.path.is_absolute()
         logdir = folder.path.parts[0] if relative else folder.path
-        lines.append(f"  curves                tensorboard --logdir {shlex.quote(str(logdir))}")
-    run = shlex.quote(str(folder.path))
+        lines.append(f"  curves                tensorboard --logdir {shell_words([str(logdir)])}")
+    run = shell_words([str(folder.path)])
     lines.append(f"  more samples          wgan-sample {run}")
     lines.append(f"  more numbers          wgan-eval {run}")
     return "\n".join(lines)

@@ -6,7 +6,6 @@ A database is written only if it lies in the search's own folder, or if the user
 from __future__ import annotations
 
 import os
-import shlex
 import sqlite3
 import tempfile
 import textwrap
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.guard import inside
+from wgan_cli.operating_system import shell_words
 from wgan_cli.untrusted_files import refuse_special
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_only(folder: Path, url: str, named: Collection[str]) -> Iterator[RDBSto
 
 def storage_flag(url: str) -> str:
     """Return `--storage URL`, quoted for a shell."""
-    return shlex.join(["--storage", url])
+    return shell_words(["--storage", url])
 
 
 def needs_naming(folder: Path, url: str | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
 from wgan_cli.files import held, locked, write_atomically
 from wgan_cli.guard import inside
+from wgan_cli.operating_system import shell_words
 from wgan_cli.run_folder import RunFolder, make_folder, read_settings
 from wgan_cli.search import database
 from wgan_cli.search.journal import appendable, read_journal
@@ -104,7 +104,7 @@ class SearchFolder:
         """Return the command that goes on with this search, with the arguments `more`."""
         outside = storage if database.needs_naming(self.path, storage) else None
         flag = [] if outside is None else ["--storage", outside]
-        return shlex.join(["wgan-search", str(self.path), *flag, *more])
+        return shell_words(["wgan-search", str(self.path), *flag, *more])
 
     def inside(self, *names: str) -> Path:
         """Return a path in this folder to write to; see `guard.inside`."""
