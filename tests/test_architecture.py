@@ -22,6 +22,7 @@ LEVELS = (
     (
         "files",
         "guard",
+        "float64",
         "untrusted_files",
         "randomness",
         "flat_tensors",

@@ -92,9 +92,9 @@ def _watch_parent(parent: int) -> None:
 def own_gpu(device: str) -> Iterator[str]:
     """Yield the device of a job. If there are several GPUs, it is the GPU with the fewest jobs.
 
-    `device` is the root setting. If it is cpu or cuda:N, it is kept. Only jobs of this user count.
-    Each GPU has lock files called slots, and each job locks one slot. A job takes slot 0 of the
-    first GPU where slot 0 is free. If there is none, it tries slot 1 of all GPUs, and so on.
+    `device` is the root setting; cpu, cuda:N and mps are kept. Only jobs of this user count. Each
+    GPU has lock files called slots, and each job locks one slot. A job takes slot 0 of the first
+    GPU where slot 0 is free. If there is none, it tries slot 1 of all GPUs, and so on.
     """
     import torch
 
