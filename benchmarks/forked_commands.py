@@ -96,7 +96,7 @@ class CommandServer:
     def __init__(self, log: Path) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = log
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -111,7 +111,7 @@ class CommandServer:
                 start_new_session=True,
             )
         other.close()
-        assert self._socket.recv(MESSAGE) == b"ready", log.read_text()
+        assert self._socket.recv(MESSAGE) == b"ready", log.read_text(encoding="utf-8")
 
     def start(
         self,

@@ -74,7 +74,7 @@ def _measured(words: tuple[str, ...]) -> Cost:
         if process.returncode:
             raise SystemExit(f"wgan-train {' '.join(words)} ended with {process.returncode}.")
         unit = 1 if sys.platform == "darwin" else 1024
-        first_step = float(note.read_text()) - started if note.exists() else 0.0
+        first_step = float(note.read_text(encoding="utf-8")) - started if note.exists() else 0.0
         resident = used.ru_maxrss * unit / 2**30
         return Cost(wall, used.ru_utime + used.ru_stime, resident, first_step)
 
@@ -90,7 +90,7 @@ def _child(note: str, *words: str) -> None:
     def noting(trainer: Trainer) -> None:
         step(trainer)
         if trainer.step == 1:
-            Path(note).write_text(str(time.monotonic()))
+            Path(note).write_text(str(time.monotonic()), encoding="utf-8")
 
     Trainer.train_step = noting  # type: ignore[method-assign, assignment]
     sys.exit(train.run(words))

@@ -60,7 +60,7 @@ def read(file: Path) -> list[Event]:
     """Return the events of a record, in their order; none if there is no file."""
     if not file.exists():
         return []
-    return [Event(*json.loads(line)) for line in file.read_text().splitlines()]
+    return [Event(*json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def changed(events: Iterable[Event]) -> set[Path]:

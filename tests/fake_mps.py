@@ -72,6 +72,11 @@ class FakeMps(TorchFunctionMode):
                 self._mark(each, moved=moved)
         return result
 
+    def follow(self, tensor: Tensor, other: Tensor) -> Tensor:
+        """Put `tensor` where `other` is; return it."""
+        self._mark(tensor, moved=other in self._moved)
+        return tensor
+
     def _mark(self, tensor: Tensor, *, moved: bool) -> None:
         if not moved:
             self._moved.pop(tensor, None)

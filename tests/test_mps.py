@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, metrics_of, status_of
+from conftest import TINY, exhaustive_beyond, metrics_of, status_of
 from fake_mps import MPS, FakeMps
 
 from wgan_cli.commands import evaluate, sample
@@ -32,8 +32,15 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mps(available: None) -> Iterator[FakeMps]:
+def mps(available: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMps]:
+    make = torch.Tensor._make_subclass
     with FakeMps() as mode:
+        # Making a parameter, as copies of networks do, is no operation that a mode sees.
+        monkeypatch.setattr(
+            torch.Tensor,
+            "_make_subclass",
+            staticmethod(lambda kind, data, *more: mode.follow(make(kind, data, *more), data)),
+        )
         yield mode
 
 
@@ -104,7 +111,7 @@ CASES = {
 
 
 @pytest.mark.usefixtures("quick_classifier")
-@pytest.mark.parametrize("case", ["points", "images"])
+@pytest.mark.parametrize("case", exhaustive_beyond(["points", "images"], CASES))
 def test_no_float64_gets_to_the_device(case: str, here: Path, mps: FakeMps) -> None:
     words = [*ON_MPS, *CASES[case], "precision=fp32"]
     assert run([*words, "hydra.run.dir=run", "grad_clip.critic=1"]) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import errno
+import io
+import ntpath
 import os
 import re
 import shlex
@@ -13,15 +15,17 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
 from conftest import TINY
 
-from wgan_cli import operating_system
+from wgan_cli import operating_system, process_control
+from wgan_cli.commands import streams
 from wgan_cli.files import held, is_stale, locked, overwrite_in_place, write_atomically
 from wgan_cli.out_of_memory import memory_used
+from wgan_cli.search.folder import SearchFolder
 
 MISSING = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty")
 # What Windows lacks of these modules.
@@ -75,9 +79,9 @@ def live() -> None:
     for run, words in {commands!r}:
         code = {{"train": train, "report": report}}[run].run(words)
         assert code == 0, (run, words, code)
-    from wgan_cli import files, operating_system
+    from wgan_cli import files, process_control
 
-    assert not hasattr(files.os, "fork") and not hasattr(operating_system.os, "statvfs")
+    assert not hasattr(process_control.os, "fork") and not hasattr(files.os, "statvfs")
 
 
 if __name__ == "__main__":
@@ -203,7 +207,7 @@ def test_a_lock_file_that_cannot_be_removed_open_is_closed_first(
 
 HOLDER = """
 import sys, time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from wgan_cli.files import locked
 lock = locked(Path(sys.argv[1]))
 print(lock is not None, flush=True)
@@ -296,35 +300,35 @@ def test_a_trial_on_windows_gets_ctrl_break(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
     started: list[dict[str, Any]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda words, **options: started.append(options))
-    operating_system.start_stoppable(["wgan-train"], 3, stdin=-3)
+    process_control.start_stoppable(["wgan-train"], 3, stdin=-3)
     assert started == [{"stdin": -3, "creationflags": 512}]
     for console, seen in ((True, 1), (False, "terminate")):
         process: Any = Process(console=console)
-        operating_system.stop(process)
+        process_control.stop(process)
         assert process.seen == [seen]
 
 
 def test_a_windows_worker_asks_multiprocessing_for_its_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not operating_system.parent_has_ended(os.getppid())
-    assert operating_system.parent_has_ended(os.getppid() + 1)
+    assert not process_control.parent_has_ended(os.getppid())
+    assert process_control.parent_has_ended(os.getppid() + 1)
     monkeypatch.delattr(os, "fork")
     parent = types.SimpleNamespace(is_alive=lambda: False)
     monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
-    assert operating_system.parent_has_ended(os.getppid())
+    assert process_control.parent_has_ended(os.getppid())
     monkeypatch.setattr("multiprocessing.parent_process", lambda: None)
-    assert not operating_system.parent_has_ended(os.getppid())
+    assert not process_control.parent_has_ended(os.getppid())
 
 
 def test_a_windows_process_is_not_ended_by_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork")
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("os.kill ends a process on Windows"))
-    operating_system.ask_to_end(os.getpid())
+    process_control.ask_to_end(os.getpid())
     seen: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        operating_system.ask_this_process_to_end()
+        process_control.ask_this_process_to_end()
         assert seen == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -332,13 +336,50 @@ def test_a_windows_process_is_not_ended_by_a_request(monkeypatch: pytest.MonkeyP
 
 def test_commands_are_quoted_for_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["wgan-train", r"resume=C:\runs\a & b", "it's", "a\u2019b", "$(calc)", "x,y", "a=1e-4"]
-    assert shlex.split(operating_system.shell_words(words)) == words
+    assert shlex.split(process_control.shell_words(words)) == words
     monkeypatch.delattr(os, "fork")
-    assert operating_system.shell_words(words) == (
+    assert process_control.shell_words(words) == (
         r"wgan-train 'resume=C:\runs\a & b' 'it''s' '" + "a\u2019\u2019b' '$(calc)' 'x,y' a=1e-4"
     )
 
 
+def test_a_trial_is_not_started_while_its_run_goes_on(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path)
+    lock = folder.lock_trial(3)
+    assert lock is not None
+    lock.close()
+    run = locked(folder.trial(3) / ".lock")
+    assert run is not None
+    assert folder.lock_trial(3) is None
+    run.close()
+    lock = folder.lock_trial(3)
+    assert lock is not None
+    lock.close()
+
+
+def test_runs_on_several_drives_keep_their_whole_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = operating_system.common_folder(["/runs/a/0", "/runs/b/1"])
+    assert here == Path("/runs")
+    assert operating_system.relative("/runs/b/1", here) == "b/1"
+    monkeypatch.setattr(operating_system, "Path", PureWindowsPath)
+    monkeypatch.setattr(operating_system.os, "path", ntpath)
+    assert operating_system.common_folder([r"C:\runs\a", r"D:\b"]) is None
+    assert operating_system.relative(r"D:\b", None) == "D:/b"
+    folder = operating_system.common_folder([r"C:\runs\a", r"C:\runs\b\c"])
+    assert operating_system.relative(r"C:\runs\b\c", folder) == "b/c"
+
+
+def test_a_windows_console_keeps_pythons_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Console(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+    stream = io.TextIOWrapper(io.BufferedWriter(Console()), "utf-8")
+    monkeypatch.setattr(io, "_WindowsConsoleIO", Console, raising=False)
+    assert streams._outlasting(stream, 1) is stream
+    assert stream.errors == "replace"
+
+
 def test_a_signal_without_a_name_is_numbered() -> None:
-    assert operating_system.signal_name(9) == "SIGKILL"
-    assert operating_system.signal_name(40) == "signal 40"
+    assert process_control.signal_name(9) == "SIGKILL"
+    assert process_control.signal_name(40) == "signal 40"

@@ -40,7 +40,7 @@ def gpu_facts(device: torch.device, local_world: int = 1) -> dict[str, Any]:
 def driver_version() -> str | None:
     """Return the version of NVIDIA's driver, such as 570.86.15, or None if it is unknown."""
     try:
-        found = _DRIVER_VERSION.search(_DRIVER_FILE.read_text())
+        found = _DRIVER_VERSION.search(_DRIVER_FILE.read_text(encoding="utf-8"))
     except OSError:
         found = None
     if found is not None:

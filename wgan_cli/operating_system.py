@@ -1,26 +1,22 @@
-"""What differs between Linux, macOS and Windows. Other modules contain no such conditions.
+"""Files, memory and consoles, where Linux, macOS and Windows differ.
 
-Where a system lacks something, the function's docstring says what is lost there. The table in
-docs/reliability.md collects these losses. The conditions ask for features, not for names of
-systems.
+Only this module and `process_control` contain such conditions. Where a system lacks something, the
+function's docstring says what is lost there, and docs/reliability.md has a table. The conditions
+ask for features, not for names of systems.
 """
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
+import io
 import os
-import re
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -36,111 +32,34 @@ _IN_USE = (5, 32, 33)
 _RETRY_SECONDS = 2.0
 
 
-def signals_named(*names: str) -> tuple[signal.Signals, ...]:
-    """Return those of the signals that this system has.
-
-    Windows has SIGINT, SIGBREAK (Ctrl-Break) and a SIGTERM that no other process can send; nothing
-    tells a process there that its terminal or its job is about to end.
-    """
-    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
-
-
 def error_numbers(*names: str) -> tuple[int, ...]:
     """Return the numbers of those errors, such as EDQUOT, that this system has."""
     return tuple(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-@contextmanager
-def signals_blocked(numbers: Iterable[int]) -> Iterator[None]:
-    """Block these signals in this thread, and in processes that it starts within the context.
-
-    Windows cannot block signals: Ctrl-C reaches a process there while it starts.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def common_folder(paths: Sequence[str]) -> Path | None:
+    """Return the folder that holds all these paths, None for paths on several drives of Windows."""
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def unblock_signals(numbers: Iterable[int]) -> None:
-    """Receive signals that a parent process has blocked; do nothing where none can be blocked."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-
-
-def ask_to_end(process_id: int) -> None:
-    """Send SIGTERM to another process of this terminal, which then saves its run.
-
-    On Windows do nothing, since `os.kill` would end the process at once there. The console has sent
-    Ctrl-C or Ctrl-Break to all its processes anyway.
-    """
-    if _has_posix_processes():
-        with suppress(ProcessLookupError):
-            os.kill(process_id, signal.SIGTERM)
-
-
-def ask_this_process_to_end() -> None:
-    """Send SIGTERM to this process, from any of its threads; its handler runs."""
-    if _has_posix_processes():
-        os.kill(os.getpid(), signal.SIGTERM)
-    else:
-        signal.raise_signal(signal.SIGTERM)
-
-
-def parent_has_ended(parent_id: int) -> bool:
-    """Return whether the process that started this one has ended; `parent_id` was its id.
-
-    On Windows, this is known only in processes that multiprocessing or joblib has started.
-    """
-    if _has_posix_processes():
-        return os.getppid() != parent_id
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()
-
-
-def start_stoppable(command: Iterable[str], lock: int, **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that `stop` can end; it keeps the lock on the descriptor `lock`.
-
-    On Windows, a lock belongs to the process that took it: it ends with this process, even if the
-    new one still runs.
-    """
-    if hasattr(subprocess, "CREATE_NEW_PROCESS_GROUP"):
-        options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-    else:
-        options["pass_fds"] = (lock,)
-    return subprocess.Popen(list(command), **options)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process from `start_stoppable` to save its run and to end, by SIGTERM or Ctrl-Break.
-
-    On Windows, a process without a console cannot be asked: it is ended at once, and its newest
-    checkpoint remains.
-    """
-    try:
-        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-    except OSError:
-        process.terminate()
-
-
-def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGKILL."""
-    try:
-        return signal.Signals(number).name
+        return Path(os.path.commonpath(paths)) if paths else Path()
     except ValueError:
-        return f"signal {number}"
+        return None
 
 
-def shell_words(words: Iterable[str]) -> str:
-    """Return a command to paste into a shell, with each word quoted if it needs this.
+def relative(path: str, base: Path | None) -> str:
+    """Return the path as seen from `base`, with slashes on all systems; all of it without a base.
 
-    On Windows, the quotes are those of PowerShell. In cmd.exe such a word means something else.
+    So the name of a run in a report is the same on every system.
     """
-    return shlex.join(words) if _has_posix_processes() else " ".join(map(_for_powershell, words))
+    return Path(path if base is None else os.path.relpath(path, base)).as_posix()
+
+
+def is_windows_console(stream: TextIO) -> bool:
+    """Return whether the stream writes to a console of Windows.
+
+    Python converts its text for the console, which shows other bytes as wrong characters.
+    """
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return isinstance(raw, getattr(io, "_WindowsConsoleIO", ()))
 
 
 def user_id() -> int:
@@ -265,15 +184,3 @@ def _while_in_use(action: Callable[[], T]) -> T:
 def _is_in_use(error: OSError) -> bool:
     # Only Windows sets this number.
     return getattr(error, "winerror", None) in _IN_USE
-
-
-def _for_powershell(word: str) -> str:
-    if re.fullmatch(r"[\w./:\\+=-]+", word, re.ASCII):
-        return word
-    # PowerShell also reads typographic quotes as quotes. Two of them stand for one.
-    return "'" + re.sub("(['\u2018-\u201b])", r"\1\1", word) + "'"
-
-
-def _has_posix_processes() -> bool:
-    """Return whether SIGTERM reaches other processes and can be handled, as all but Windows do."""
-    return hasattr(os, "fork")

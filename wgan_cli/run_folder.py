@@ -18,7 +18,8 @@ from wgan_cli import untrusted_files
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
 from wgan_cli.files import RecordFile, disk_error, locked, remove_locked, sync, write_atomically
 from wgan_cli.guard import inside
-from wgan_cli.operating_system import remove, shell_words
+from wgan_cli.operating_system import remove
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_status import STATUS
 from wgan_cli.terminal_text import printable
 from wgan_cli.untrusted_files import MOST_METRICS, reason

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
-from wgan_cli.operating_system import signals_named
+from wgan_cli.process_control import signals_named
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,7 +25,7 @@ from wgan_cli.commands.sweep_values import check_count, values_of
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.files import reading
-from wgan_cli.operating_system import shell_words
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.untrusted_files import read_yaml
 from wgan_cli.validation import flatten, is_writable, nearest, no_setting, override_key

@@ -88,7 +88,7 @@ def _settings(train: Path) -> list[str]:
     """Return a line of help for each root setting: its name, its default and its comment."""
     shown: list[str] = []
     comment: list[str] = []
-    for line in train.read_text().splitlines():
+    for line in train.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             comment.append(line[1:].strip())
         elif line and not line.startswith(" "):

@@ -24,7 +24,7 @@ from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
 from wgan_cli.files import reading
-from wgan_cli.operating_system import shell_words
+from wgan_cli.process_control import shell_words
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.validation import is_writable, nearest

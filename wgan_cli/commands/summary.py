@@ -17,7 +17,7 @@ from wgan_cli.errors import (
     RankError,
     WganError,
 )
-from wgan_cli.operating_system import shell_words
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import read_status
 

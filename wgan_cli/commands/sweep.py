@@ -17,7 +17,7 @@ from wgan_cli.commands.folders import DEPTH
 from wgan_cli.commands.sweep_job import Launcher, record_killed, status_line
 from wgan_cli.commands.sweep_workers import asking_workers_to_end
 from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
-from wgan_cli.operating_system import shell_words
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated

@@ -17,13 +17,13 @@ from types import FrameType
 from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
 from wgan_cli.files import disk_error, locked
 from wgan_cli.guard import inside
-from wgan_cli.operating_system import (
+from wgan_cli.operating_system import user_id
+from wgan_cli.process_control import (
     ask_this_process_to_end,
     ask_to_end,
     parent_has_ended,
     signals_blocked,
     unblock_signals,
-    user_id,
 )
 from wgan_cli.run_folder import make_folder
 from wgan_cli.stop_signals import (

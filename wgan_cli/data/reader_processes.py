@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
-from wgan_cli.operating_system import signals_blocked, signals_named
+from wgan_cli.process_control import signals_blocked, signals_named
 from wgan_cli.stop_signals import STOP_REQUESTS
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ class ParallelReader(Iterator[Tensor]):
             reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
             raise DataError(
                 f"{name}: reading its images failed ({reason}). Reader processes need memory,"
-                " shared memory (/dev/shm) and open files; dataset.workers=0 reads without them."
+                " shared memory (on Linux /dev/shm) and open files; dataset.workers=0 reads without"
+                " them."
             ) from error
         self._faults.record(result.faults)
         if not result.complete:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wgan_cli.files import is_stale
-from wgan_cli.operating_system import shell_words
+from wgan_cli.operating_system import common_folder, relative
+from wgan_cli.process_control import shell_words
 from wgan_cli.report.settings import flat_settings, parse_value
 from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status
@@ -148,10 +149,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         for folder in _run_folders(path):
             folders.setdefault(os.path.realpath(folder), folder)
     roots = [os.path.realpath(path) for path in paths]
-    base = Path(os.path.commonpath(roots)) if roots else Path()
-    if str(base) in folders:
+    base = common_folder(roots)
+    if base is not None and str(base) in folders:
         base = base.parent
-    runs = [_read_safely(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
+    runs = [_read_safely(folder, relative(real, base)) for real, folder in folders.items()]
     return sorted(runs, key=lambda run: natural(run.name))
 
 

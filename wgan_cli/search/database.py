@@ -13,11 +13,10 @@ from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.guard import inside
-from wgan_cli.operating_system import shell_words
+from wgan_cli.process_control import shell_words
 from wgan_cli.untrusted_files import refuse_special
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def _opened(file: Path) -> sqlite3.Connection:
     # To read a database with a write-ahead log, SQLite makes files beside it, unless told that
     # nothing changes. Then it reads what was last written to the database itself.
     mode = "immutable=1" if logged_ahead else "mode=ro"
-    opened = sqlite3.connect(f"file:{quote(str(file.absolute()))}?{mode}", uri=True)
+    opened = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
     try:
         opened.execute("PRAGMA trusted_schema=OFF")
         if opened.execute(_FOREIGN).fetchone():

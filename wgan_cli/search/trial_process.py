@@ -12,7 +12,7 @@ from typing import TextIO
 from wgan_cli.errors import InterruptedRunError, PreemptedError
 from wgan_cli.files import disk_error
 from wgan_cli.guard import inside
-from wgan_cli.operating_system import signal_name, start_stoppable, stop
+from wgan_cli.process_control import signal_name, start_stoppable, stop
 from wgan_cli.run_folder import METRICS, RunFolder
 from wgan_cli.run_status import read_status
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED
