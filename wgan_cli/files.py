@@ -178,7 +178,7 @@ def locked(path: Path) -> TextIO | None:
     """
     while True:
         try:
-            file = path.open("a", encoding="utf-8")
+            file = operating_system.while_in_use(lambda: path.open("a", encoding="utf-8"))
         except OSError as error:
             raise disk_error(error, path) from None
         try:
@@ -189,9 +189,8 @@ def locked(path: Path) -> TextIO | None:
         if not ours:
             file.close()
             return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
+        if operating_system.is_at(path, file.fileno()):
+            return file
         # The last holder of the lock has removed this file, and others will lock a new one: retry.
         file.close()
 

@@ -137,10 +137,10 @@ def sync_folder(folder: Path) -> None:
 def replace(source: Path, target: Path) -> None:
     """Rename `source` to `target`, which it replaces.
 
-    On Windows this fails while another program has `target` open. Try again for two seconds there,
-    because readers of this package close a file at once.
+    On Windows this fails while another program has `target` open for longer than two seconds. The
+    readers of this package close a file at once.
     """
-    _while_in_use(lambda: source.replace(target))
+    while_in_use(lambda: source.replace(target))
 
 
 def remove(path: Path) -> None:
@@ -149,7 +149,7 @@ def remove(path: Path) -> None:
     On Windows, a file that another program keeps open for longer than two seconds stays.
     """
     try:
-        _while_in_use(lambda: path.unlink(missing_ok=True))
+        while_in_use(lambda: path.unlink(missing_ok=True))
     except OSError as error:
         if not _is_in_use(error):
             raise
@@ -167,10 +167,22 @@ def remove_open(path: Path, close: Callable[[], None]) -> None:
         close()
         with suppress(OSError):
             path.unlink(missing_ok=True)
-    close()
+    finally:
+        close()
 
 
-def _while_in_use(action: Callable[[], T]) -> T:
+def is_at(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is at `path` still. On Windows nobody can remove it."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return True
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def while_in_use(action: Callable[[], T]) -> T:
+    """Return `action()`. On Windows, try again for two seconds if another program has the file."""
     until = time.monotonic() + _RETRY_SECONDS
     while True:
         try:
