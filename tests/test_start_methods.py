@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, assert_same_state, composed, trained
-from test_streaming import BATCH, CPU, TRAINING, Fatal, assert_same, feed_of, read, streamed
+from test_streaming import BATCH, CPU, TRAINING, assert_same, read, streamed
 from test_streaming import folder as folder
-
-from wgan_cli.errors import DataError
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -47,15 +45,6 @@ def test_batches_are_those_in_memory_and_stop_signals_end_no_reader(
     assert len(multiprocessing.active_children()) == 1
     assert sum("cannot be read" in message for message in caplog.messages) == 2
     del feed
-    assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("method", ["spawn"], indirect=True)
-def test_a_spawned_reader_that_dies_is_answered(method: str) -> None:
-    feed = feed_of(Fatal(), 1)
-    with pytest.raises(DataError, match=r"numbers: reading its images failed \(.*exited"):
-        for update in range(5):
-            feed.batch(update)
     assert multiprocessing.active_children() == []
 
 
