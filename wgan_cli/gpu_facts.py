@@ -40,14 +40,19 @@ def gpu_facts(device: torch.device, local_world: int = 1) -> dict[str, Any]:
 def driver_version() -> str | None:
     """Return the version of NVIDIA's driver, such as 570.86.15, or None if it is unknown."""
     try:
-        found = _DRIVER_VERSION.search(_DRIVER_FILE.read_text(encoding="utf-8"))
+        found = _DRIVER_VERSION.search(_DRIVER_FILE.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         found = None
     if found is not None:
         return found[1]
     try:
         answer = subprocess.run(
-            _DRIVER_QUERY, capture_output=True, text=True, check=True, timeout=_QUERY_SECONDS
+            _DRIVER_QUERY,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=_QUERY_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -96,8 +96,7 @@ class ParallelReader(Iterator[Tensor]):
             reason = str(error).strip().splitlines()[-1].rstrip(".") if str(error) else repr(error)
             raise DataError(
                 f"{name}: reading its images failed ({reason}). Reader processes need memory,"
-                " shared memory (on Linux /dev/shm) and open files; dataset.workers=0 reads without"
-                " them."
+                " shared memory (/dev/shm) and open files; dataset.workers=0 reads without them."
             ) from error
         self._faults.record(result.faults)
         if not result.complete:

@@ -152,7 +152,7 @@ def _failure_reason(code: int, run: RunFolder) -> str:
         name = signal_name(-code)
         why = ", as happens when memory runs out" if name == "SIGKILL" else ""
         return f"ended by {name}{why}"
-    lines = (run.path / CONSOLE).read_text("utf-8", errors="replace").split("\n")
+    lines = (run.path / CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last.removeprefix("wgan-train: ") or f"exit code {code}"
 
