@@ -29,7 +29,7 @@ def help_text(configs: Path, config_dir: Path | None = None) -> str:
         "Groups (the first is what runs unless you choose):",
     ]
     train = configs / "train.yaml"
-    choices = yaml.safe_load(train.read_text())["defaults"]
+    choices = yaml.safe_load(train.read_text(encoding="utf-8"))["defaults"]
     defaults = {k: v for choice in choices if choice != "_self_" for k, v in choice.items()}
     for group in GROUPS:
         options = options_in(configs / group)
