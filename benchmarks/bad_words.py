@@ -108,7 +108,7 @@ BAD_WORDS: dict[str, tuple[list[str], list[str]]] = {
         ["dataset.channels", "one of 1, 3", "not 2"],
     ),
     "an own config that is not there": (["--config-dir", ".", "experiment=x"], ["experiment=x"]),
-    "a line break": (["device='tp\nu'"], ["device", "cuda:N, not tp u"]),
+    "a line break": (["device='tp\nu'"], ["device", "cuda:N or mps, not tp u"]),
     "images of 2x2": (["dataset=image_folder", "dataset.size=2"], ["dataset.size", "at least 4"]),
     "weight decay beyond 0": (
         ["optimizer=sgd", "optimizer.lr=0.5", "optimizer.weight_decay=4"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,11 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 # From the bottom to the top. A file may import its own room and every room on a lower line; rooms
 # on one line do not know each other. TYPE_CHECKING and imports inside functions count too.
 LEVELS = (
-    ("errors", "terminal_text", "cores"),
+    ("errors", "terminal_text", "cores", "operating_system", "process_control"),
     (
         "files",
         "guard",
+        "float64",
         "untrusted_files",
         "randomness",
         "flat_tensors",
@@ -34,6 +36,7 @@ LEVELS = (
         "progress_bar",
         "plain_optimizers",
     ),
+    ("locks",),
     ("pictures", "models", "data", "metrics", "constraints"),
     ("schema",),
     ("validation", "run_status"),
@@ -167,3 +170,30 @@ def test_config_and_help_load_neither_torch_nor_hydra_even_indirectly():
 def test_there_is_no_drawer_for_odds_and_ends():
     names = {Path(file).stem for file in FILES}
     assert not names & {"utils", "util", "helpers", "misc", "common"}
+
+
+# Names that only POSIX systems have, or that do something else on Windows.
+POSIX_ONLY = {
+    "os": (
+        r"fork\w*|kill\w*|[gs]ete?[ug]id|[gs]etp?[gs]id|statvfs|p?writev?|pread|fchmod|mkfifo|uname"
+        r"|sysconf|nice|getloadavg|wait\w*|W[A-Z]+|O_(NONBLOCK|CLOEXEC|DIRECTORY|NOFOLLOW)|fsync"
+    ),
+    "signal": r"SIG(?!INT$|TERM$|_DFL$|_IGN$)\w+|pthread_\w+|sig\w*(?<!signal)|alarm|setitimer",
+    "errno": "EDQUOT|ENOTSUP|EOPNOTSUPP",
+    "shlex": "join|quote",
+    "sys": "platform",
+}
+POSIX_MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty")
+
+
+def test_what_differs_between_systems_is_in_two_files() -> None:
+    used = {
+        file: f"{node.value.id}.{node.attr}"
+        for file in FILES
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and re.fullmatch(POSIX_ONLY.get(node.value.id, ""), node.attr)
+    }
+    assert set(used) == {"operating_system.py", "process_control.py"}, used
+    assert importing(*POSIX_MODULES) == {"operating_system.py"}

@@ -25,7 +25,7 @@ from wgan_cli.commands.report import run as report_command
 from wgan_cli.commands.train import run as train
 from wgan_cli.config import as_dict, fill, validate
 from wgan_cli.errors import ConfigError
-from wgan_cli.files import locked
+from wgan_cli.locks import locked
 from wgan_cli.report import Report, read_runs
 from wgan_cli.report.ranking import higher_is_better
 

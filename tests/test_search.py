@@ -28,7 +28,7 @@ from wgan_cli.errors import (
     PreemptedError,
     WganError,
 )
-from wgan_cli.files import is_stale
+from wgan_cli.locks import is_stale
 from wgan_cli.search.folder import SearchFolder, open_study
 from wgan_cli.search.loop import ClaimedTrial, NoTrialLeft, SearchLoop, claim_trial
 from wgan_cli.search.space import parse_search

@@ -50,8 +50,8 @@ def validate(composed: DictConfig | dict[str, Any]) -> TrainConfig:
         nodes[group] = _checked_group(group, node)
     nodes["logger"] = _checked_loggers(plain.pop("logger", None))
     root: TrainConfig = typed(TrainConfig, plain, "")
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", root.device):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {root.device}.")
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?|mps", root.device):
+        raise ConfigError(f"device must be auto, cpu, cuda, cuda:N or mps, not {root.device}.")
     return dataclasses.replace(root, **nodes)
 
 

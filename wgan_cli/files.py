@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
+from wgan_cli import operating_system
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.terminal_text import printable
 
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),
-    errno.EDQUOT: ("The disk quota is used up", "Free some space."),
     errno.EFBIG: ("A file is as large as it may be", "Raise the limit (ulimit -f)."),
+    **dict.fromkeys(
+        operating_system.error_numbers("EDQUOT"), ("The disk quota is used up", "Free some space.")
+    ),
 }
-# What the kernel answers where files cannot be locked: on network disks without a lock service.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def write_atomically(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
@@ -54,23 +54,20 @@ def replacing(path: Path, size: int | None = None, *, durable: bool = True) -> I
                 yield file
                 if durable:
                     file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(target)
+                    operating_system.sync_file(file.fileno())
+            operating_system.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         if durable:
-            _sync_folder(target.parent)
+            operating_system.sync_folder(target.parent)
     except OSError as error:
         raise disk_error(error, path, size) from None
 
 
 def sync(path: Path) -> None:
-    """Wait until the data of a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Wait until the data of a file are on the disk."""
+    with path.open("r+b", buffering=0) as file:
+        operating_system.sync_file(file.fileno())
 
 
 def overwrite_in_place(path: Path, data: bytes) -> bool:
@@ -81,14 +78,13 @@ def overwrite_in_place(path: Path, data: bytes) -> bool:
     """
     try:
         with path.open("r+b", buffering=0) as file:
-            status = os.fstat(file.fileno())
-            if len(data) > status.st_blocks * 512:
+            if len(data) > operating_system.allocated_bytes(os.fstat(file.fileno())):
                 return False
             before = file.read()
             try:
-                _write_from_start(file.fileno(), data)
+                _write_from_start(file, data)
             except OSError:
-                _write_from_start(file.fileno(), before)
+                _write_from_start(file, before)
                 return False
             file.truncate(len(data))
             return True
@@ -184,71 +180,6 @@ class LogFile(logging.Handler):
         super().close()
 
 
-def locked(path: Path, *, risk: str = "") -> TextIO | None:
-    """Create and lock the file `path`; return it open, or None if another process holds the lock.
-
-    Closing the file releases the lock; the kernel closes the file when the process ends. If the
-    disk has no locks, log `risk`, which says what the user must not do now, and return the file;
-    without a `risk`, this is an error, too. Raises `DiskError`.
-    """
-    while True:
-        try:
-            file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise disk_error(error, path) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                file.close()
-                raise disk_error(error, path, done="locked") from None
-            reason = f"The disk of {path.parent} cannot lock files ({error.strerror})."
-            if not risk:
-                file.close()
-                raise DiskError(f"{reason} Choose a folder on another disk.") from None
-            log.warning("%s %s", reason, risk)
-            return file
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
-        # The last holder of the lock has removed this file, and others will lock a new one: retry.
-        file.close()
-
-
-def is_stale(path: Path) -> bool:
-    """Return whether the lock file `path` exists and no process holds it.
-
-    Return False if this cannot be found out, for example on a network disk without `flock`. The
-    file is not changed.
-    """
-    try:
-        # Opened like this, a pipe in its place does not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def held(path: Path, *, risk: str = "") -> Iterator[None]:
-    """Hold the lock file `path` within the context; wait while another process holds it.
-
-    The file is removed at the end. `risk` is that of `locked`. Raises `DiskError`.
-    """
-    while (file := locked(path, risk=risk)) is None:
-        time.sleep(0.02)
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def disk_error(
     error: OSError, path: Path | None = None, needed: int | None = None, *, done: str = "written"
 ) -> DiskError:
@@ -282,25 +213,17 @@ def is_full(error: OSError) -> bool:
 
 
 def _free_space(path: Path) -> str:
-    try:
-        disk = os.statvfs(path.absolute().parent)
-    except OSError:
+    folder = path.absolute().parent
+    free = operating_system.free_bytes(folder)
+    if free is None:
         return "too few are free"
-    if disk.f_files and not disk.f_favail:
+    if not operating_system.has_room_for_files(folder):
         return "the disk has reached its limit on the number of files"
-    return f"{disk.f_bavail * disk.f_frsize:,} are free"
+    return f"{free:,} are free"
 
 
-def _write_from_start(descriptor: int, data: bytes) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], done)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        sync(folder)
-    except OSError as error:
-        # Some network disks cannot sync a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+def _write_from_start(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]

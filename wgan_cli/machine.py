@@ -67,10 +67,24 @@ def find_device(name: str, process: Process = ALONE) -> torch.device:
                 f" {count} here: type --nproc-per-node={count}, or device=cpu."
             )
         device = torch.device("cuda", process.local_rank)
+    if device.type == "mps":
+        _check_mps(process)
     if device.type == "cuda" and (device.index or 0) >= count:
         known = f"there are {count}, counted from 0" if count else "none is available here"
         raise ConfigError(f"device={device}: no such CUDA device; {known}.")
     return device
+
+
+def _check_mps(process: Process) -> None:
+    if not torch.backends.mps.is_available():
+        raise ConfigError(
+            "device=mps: it is not available here; it needs macOS on a Mac with Apple's own chip."
+        )
+    if process.world > 1:
+        raise ConfigError(
+            f"device=mps is one GPU, and {process.world} processes cannot share it: type"
+            " device=cpu."
+        )
 
 
 def choose_machine(
@@ -82,7 +96,7 @@ def choose_machine(
     because its exact results depend on them. A new run follows fixed rules (docs/performance.md):
     the precision is bf16 if the device can multiply bfloat16 matrices fast and both networks have
     the trait `bf16_copy`, as all networks of this package do, and fp32 otherwise. Compilation is
-    off unless the config turns it on.
+    off unless the config turns it on. Raises `ConfigError` for bf16 on mps.
     """
     saved = saved or {}
     precision, threads = config.precision, config.threads
@@ -91,9 +105,17 @@ def choose_machine(
         suited = all(traits("network", node).bf16_copy for node in networks)
         bf16 = suited and multiplies_bfloat16(device)
         precision = saved.get("precision") or ("bf16" if bf16 else "fp32")
+    if precision == "bf16" and device.type == "mps":
+        resumed = "" if config.precision == "bf16" else ", and this run keeps its bf16"
+        raise ConfigError(
+            f"device=mps computes in fp32 only{resumed}: type precision=fp32 or another device."
+        )
     if threads is None:
         threads = saved.get("threads")
     compiling = bool(config.compile)
+    if compiling and device.type == "mps":
+        log.info("compile=true was not tried on mps: running without compiling.")
+        compiling = False
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if compiling and device.type == "cpu" and not any(map(shutil.which, compilers)):
         log.info("compile=true needs a C++ compiler and none was found: running without compiling.")
@@ -167,6 +189,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         # Compute capability 8.0 is the first with tensor cores for bfloat16.
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-import resource
-import sys
 from traceback import walk_tb
 
 import torch
+
+from wgan_cli.operating_system import peak_memory
 
 # Messages of torch's CPU allocator, CUDA's libraries, oneDNN, C++ and the dynamic linker.
 _NO_MEMORY = re.compile(
@@ -56,13 +56,16 @@ def memory_used(error: Exception) -> str:
 
 
 def _peak(error: Exception) -> str:
-    """Return the peak memory use: of the fullest GPU if a GPU ran out, else of this process."""
+    """Return the peak memory use: of the fullest GPU if a GPU ran out, else of this process.
+
+    On Windows, that of a process is unknown.
+    """
     if "CUDA" in str(error) and torch.cuda.is_available():
         gpu = max(range(torch.cuda.device_count()), key=torch.cuda.max_memory_allocated)
         total = torch.cuda.get_device_properties(gpu).total_memory
         return f"{_size(torch.cuda.max_memory_allocated(gpu))} of the {_size(total)} of cuda:{gpu}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _size(peak if sys.platform == "darwin" else peak * 1024)
+    peak = peak_memory()
+    return "unknown" if peak is None else _size(peak)
 
 
 def _size(count: float) -> str:

@@ -111,11 +111,12 @@ class Draws:
     ) -> Tensor:
         if self.shard.world > 1:
             shape = (self.shard.world * shape[0], *shape[1:])
-        if device.type == "cpu":
-            drawn = torch.from_numpy(on_cpu(self._thread_generator(), shape, dtype=np.float32))
-        else:
+        if device.type == "cuda":
             generator = torch.Generator(device).manual_seed(self.seed_64())
             drawn = on_device(tuple(shape), generator=generator, device=device)
+        else:
+            drawn = torch.from_numpy(on_cpu(self._thread_generator(), shape, dtype=np.float32))
+            drawn = drawn.to(device)
         return self.shard.take(drawn)
 
     def _thread_generator(self) -> np.random.Generator:

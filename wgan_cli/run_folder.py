@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,8 +17,11 @@ from omegaconf import OmegaConf
 from wgan_cli import untrusted_files
 from wgan_cli.cores import usable_cores
 from wgan_cli.errors import CheckpointError, ConfigError, FolderInUseError
-from wgan_cli.files import RecordFile, disk_error, locked, sync, write_atomically
+from wgan_cli.files import RecordFile, disk_error, sync, write_atomically
 from wgan_cli.guard import inside
+from wgan_cli.locks import locked, remove_locked
+from wgan_cli.operating_system import remove
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_status import STATUS
 from wgan_cli.terminal_text import printable
 from wgan_cli.untrusted_files import MOST_METRICS, reason
@@ -97,7 +99,8 @@ class RunFolder:
             with suppress(OSError):
                 folder.rmdir()
         # Remove the lock file last: another process can then create it and own the folder.
-        _remove([self.path / LOCK])
+        remove_locked(self.path / LOCK, self._lock)
+        self._lock = None
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -109,7 +112,7 @@ class RunFolder:
         """Write all settings to `config.yaml`. The run can be repeated from this file."""
         flags = ["--config-dir", str(self.path), "--config-name", "config"]
         # A line break in the folder's name would end the comment.
-        command = printable(shlex.join(["wgan-train", *flags]))
+        command = printable(shell_words(["wgan-train", *flags]))
         text = OmegaConf.to_yaml(OmegaConf.create(config))
         self._replace(CONFIG, f"# Every setting of this run. Repeat it: {command}\n{text}")
 
@@ -263,7 +266,7 @@ def _version(package: str) -> str | None:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def remove_if_empty(path: Path) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wgan_cli.errors import InterruptedRunError, PreemptedError, WganError
+from wgan_cli.process_control import signals_named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Requests to end: by a scheduler, a closed terminal, and Ctrl-Break on Windows.
+STOP_REQUESTS = signals_named("SIGTERM", "SIGHUP", "SIGBREAK")
+# Slurm sends SIGUSR2 shortly before a job's time limit.
+_TIME_LIMIT = signals_named("SIGUSR2")
 # After a signal, wait this many seconds for the end of a step. Schedulers kill after 20 or 30.
 PATIENCE = 5.0
 
@@ -34,10 +39,10 @@ class Terminated(BaseException):
 class StopSignals:
     """A context that records stop signals. A second Ctrl-C ends the process at once.
 
-    Stop signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) except under nohup, and
-    SIGUSR2 if it has a handler. Slurm sends SIGUSR2 shortly before a job's time limit, and submitit
-    installs a handler for it. Python allows handlers only in the main thread, so a context in
-    another thread records no signal.
+    Stop signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal) except under nohup,
+    SIGBREAK, and SIGUSR2 if it has a handler. Slurm sends SIGUSR2 shortly before a job's time
+    limit, and submitit installs a handler for it. Windows has SIGINT and SIGBREAK only. Python
+    allows handlers only in the main thread, so a context in another thread records no signal.
     """
 
     def __init__(self) -> None:
@@ -59,8 +64,8 @@ class StopSignals:
 
         If submitit installed that handler, it requeues the job and ends the process.
         """
-        if self._seen == signal.SIGUSR2:
-            signal.raise_signal(signal.SIGUSR2)
+        if self._seen in _TIME_LIMIT:
+            signal.raise_signal(self._seen)
 
     def requested(self) -> WganError | None:
         """Return the error that ends the run, or None if no signal came."""
@@ -173,13 +178,15 @@ def leaving_when_asked() -> Iterator[None]:
         yield
 
 
+def not_under_nohup(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Return the signals without SIGHUP if it is ignored, as it is under nohup."""
+    kept = signals_named("SIGHUP")
+    return tuple(n for n in numbers if n not in kept or signal.getsignal(n) != signal.SIG_IGN)
+
+
 def _requests_to_end() -> tuple[int, ...]:
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    if callable(signal.getsignal(signal.SIGUSR2)):
-        numbers.append(signal.SIGUSR2)
-    return tuple(numbers)
+    late = (number for number in _TIME_LIMIT if callable(signal.getsignal(number)))
+    return (*not_under_nohup(STOP_REQUESTS), *late)
 
 
 @contextmanager

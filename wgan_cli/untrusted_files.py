@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from wgan_cli.operating_system import READ_AT_ONCE, while_in_use
+
 # The largest size of a YAML file, of other small files, and of a run's metrics, in bytes.
 MOST_YAML = 2**20
 MOST_SMALL = 16 * 2**20
@@ -40,7 +42,7 @@ def read_bytes(path: Path, most: int = MOST_SMALL) -> bytes:
     """Return the content of a regular file. The errors are those of `read_text`."""
     refuse_special(path)
     # Another process may have replaced the file by a pipe since: do not wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = while_in_use(lambda: os.open(path, READ_AT_ONCE))
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a regular file")

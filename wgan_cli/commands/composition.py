@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from wgan_cli.commands.sweep_values import check_count, values_of
 from wgan_cli.config import GROUPS, configs_folder
 from wgan_cli.errors import ConfigError, WganError
 from wgan_cli.files import reading
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.untrusted_files import read_yaml
 from wgan_cli.validation import flatten, is_writable, nearest, no_setting, override_key
@@ -263,7 +263,7 @@ def typeable(key: str, path: Path) -> str:
     """Return the override `key=path`. If the path needs it, quote it for Hydra and the shell."""
     text = str(path)
     plain = re.fullmatch(r"[\w./:+@-]+", text, re.ASCII)
-    return f"{key}={text}" if plain else shlex.quote(f"{key}={quoted(text)}")
+    return f"{key}={text}" if plain else shell_words([f"{key}={quoted(text)}"])
 
 
 def typed_value(overrides: Sequence[str], key: str) -> str | None:

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the data set's files are now: instead of its dataset.root, or dataset.path",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser
 
 

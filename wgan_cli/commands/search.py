@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,6 +25,7 @@ from wgan_cli.commands.help import options_in
 from wgan_cli.config import as_dict, configs_folder, fill, refuse_missing_packages, validate
 from wgan_cli.errors import ConfigError, DataError, DiskError, InterruptedRunError, PreemptedError
 from wgan_cli.files import reading
+from wgan_cli.process_control import shell_words
 from wgan_cli.schema import METRICS
 from wgan_cli.stop_signals import StopSignals
 from wgan_cli.validation import is_writable, nearest
@@ -132,7 +132,7 @@ def _search(arguments: argparse.Namespace) -> int:
             again = folder.command(storage, *flags, *to_type_again(typed))
             raise type(error)(f"{error} Go on with: {again}") from None
     params = facts.best.params if facts.best is not None else {}
-    command = shlex.join(["wgan-train", *search.words, *as_overrides(params)])
+    command = shell_words(["wgan-train", *search.words, *as_overrides(params)])
     runs = {trial.number: folder.trial(trial.number) for trial in facts.trials}
     print_text(final_summary(facts, runs, command))
     return 0 if facts.best is not None else 1

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from wgan_cli.operating_system import is_windows_console
+
 
 class _Outlasting(io.FileIO):
     """A file that drops what it cannot write; `failure` is the first error, or None."""
@@ -67,6 +69,9 @@ def failure_of(stream: TextIO | None) -> OSError | None:
 def _outlasting(stream: TextIO | None, number: int) -> TextIO:
     encoding, errors, by_line = "utf-8", "backslashreplace", number == 2
     if isinstance(stream, io.TextIOWrapper):
+        if is_windows_console(stream):
+            stream.reconfigure(errors="replace")
+            return stream
         with suppress(OSError):
             stream.flush()
         # Under PYTHONUNBUFFERED, a stream writes through instead of writing by line.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,6 +18,7 @@ from wgan_cli.errors import (
     RankError,
     WganError,
 )
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import read_status
 
@@ -75,8 +75,8 @@ def summary(folder: RunFolder) -> str:
         # If the run is inside the current folder, name the topmost folder: it shows other runs too.
         relative = folder.path.parts and not folder.path.is_absolute()
         logdir = folder.path.parts[0] if relative else folder.path
-        lines.append(f"  curves                tensorboard --logdir {shlex.quote(str(logdir))}")
-    run = shlex.quote(str(folder.path))
+        lines.append(f"  curves                tensorboard --logdir {shell_words([str(logdir)])}")
+    run = shell_words([str(folder.path)])
     lines.append(f"  more samples          wgan-sample {run}")
     lines.append(f"  more numbers          wgan-eval {run}")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import shlex
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from wgan_cli.commands.folders import DEPTH
 from wgan_cli.commands.sweep_job import Launcher, record_killed, status_line
 from wgan_cli.commands.sweep_workers import asking_workers_to_end
 from wgan_cli.errors import ConfigError, DiskError, InterruptedRunError, PreemptedError, WganError
+from wgan_cli.process_control import shell_words
 from wgan_cli.run_folder import RunFolder
 from wgan_cli.run_status import STATUS, read_status
 from wgan_cli.stop_signals import Terminated
@@ -57,8 +57,8 @@ def run_jobs(
         goes_on = " Jobs in the queue go on." if launcher is Launcher.SLURM else ""
         raise type(asked)(
             "The sweep was asked to stop; what runs is saved. Go on with it by the same command and"
-            f" {typeable('hydra.sweep.dir', folder)}; wgan-report {shlex.quote(str(folder))} shows"
-            f" the results so far.{goes_on}"
+            f" {typeable('hydra.sweep.dir', folder)}; {shell_words(['wgan-report', str(folder)])}"
+            f" shows the results so far.{goes_on}"
         )
     return _report(folder, jobs)
 

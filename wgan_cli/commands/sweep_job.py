@@ -12,8 +12,9 @@ from typing import Any
 
 from wgan_cli.commands.logs import file_log, jobs
 from wgan_cli.errors import CheckpointError, DiskError, FolderInUseError, WganError
-from wgan_cli.files import LogFile, held, locked
+from wgan_cli.files import LogFile
 from wgan_cli.guard import inside
+from wgan_cli.locks import held, locked
 from wgan_cli.run_folder import LOCK, LOG, RunFolder, make_folder, remove_if_empty
 from wgan_cli.run_status import now, read_status, write_status
 from wgan_cli.validation import job_overrides

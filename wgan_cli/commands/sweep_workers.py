@@ -17,16 +17,30 @@ from types import FrameType
 from wgan_cli.commands.sweep_job import Launcher
 from wgan_cli.cores import usable_cores
 from wgan_cli.errors import DiskError, InterruptedRunError, PreemptedError, WganError
-from wgan_cli.files import disk_error, locked
+from wgan_cli.files import disk_error
 from wgan_cli.guard import inside
+from wgan_cli.locks import locked
+from wgan_cli.operating_system import user_id
+from wgan_cli.process_control import (
+    ask_this_process_to_end,
+    ask_to_end,
+    parent_has_ended,
+    signals_blocked,
+    unblock_signals,
+)
 from wgan_cli.run_folder import make_folder
-from wgan_cli.stop_signals import Terminated, leaving_when_asked
+from wgan_cli.stop_signals import (
+    STOP_REQUESTS,
+    Terminated,
+    leaving_when_asked,
+    not_under_nohup,
+)
 
 # True after a signal has asked this worker to end. The worker then starts no other job.
 _over = False
 # True after this worker has set its handlers for stop signals and begun to watch its parent.
 _prepared = False
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, *STOP_REQUESTS)
 _SECONDS = 1.0
 # A subfolder of the sweep. Each process that runs a job has a file in it, named by process id.
 _BUSY = ".workers"
@@ -57,7 +71,7 @@ def in_worker(folder: Path, job: Callable[[], int]) -> int:
         _prepared = True
         for number in _SIGNALS:
             signal.signal(number, _note_end)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        unblock_signals(_SIGNALS)
         threading.Thread(target=_watch_parent, args=[os.getppid()], daemon=True).start()
     busy = inside(folder, _BUSY, str(os.getpid()))
     make_folder(busy.parent)
@@ -82,9 +96,9 @@ def _note_end(number: int, frame: FrameType | None) -> None:
 
 def _watch_parent(parent: int) -> None:
     """Wait for the process `parent` to end; then let the job save its run, and end this worker."""
-    while os.getppid() == parent:
+    while not parent_has_ended(parent):
         time.sleep(_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    ask_this_process_to_end()
     while not _over:
         time.sleep(_SECONDS)
     os._exit(PreemptedError.exit_code)
@@ -94,9 +108,9 @@ def _watch_parent(parent: int) -> None:
 def own_gpu(device: str) -> Iterator[str]:
     """Yield the device of a job. If there are several GPUs, it is the GPU with the fewest jobs.
 
-    `device` is the root setting. If it is cpu or cuda:N, it is kept. Only jobs of this user count.
-    Each GPU has lock files called slots, and each job locks one slot. A job takes slot 0 of the
-    first GPU where slot 0 is free. If there is none, it tries slot 1 of all GPUs, and so on.
+    `device` is the root setting; cpu, cuda:N and mps are kept. Only jobs of this user count. Each
+    GPU has lock files called slots, and each job locks one slot. A job takes slot 0 of the first
+    GPU where slot 0 is free. If there is none, it tries slot 1 of all GPUs, and so on.
     """
     import torch
 
@@ -104,7 +118,7 @@ def own_gpu(device: str) -> Iterator[str]:
     if count < 2:
         yield device
         return
-    locks = private_folder(Path(tempfile.gettempdir()) / f"wgan-train-{os.getuid()}")
+    locks = private_folder(Path(tempfile.gettempdir()) / f"wgan-train-{user_id()}")
     for slot in itertools.count():
         for index in range(count):
             lock = locked(locks / f"cuda-{index}-{slot}.lock")
@@ -127,7 +141,7 @@ def private_folder(path: Path) -> Path:
         status = path.lstat()
     except OSError as error:
         raise disk_error(error, path, done="made") from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user_id():
         raise DiskError(f"{path} is not this user's own folder: set TMPDIR to another folder.")
     path.chmod(0o700)
     return path
@@ -151,8 +165,7 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
         for busy in (folder / _BUSY).glob("*"):
             # Do not send SIGINT: the workers may have got one from the terminal, and a second one
             # would end them before they save.
-            with suppress(ProcessLookupError):
-                os.kill(int(busy.name), signal.SIGTERM)
+            ask_to_end(int(busy.name))
 
     def asked() -> WganError | None:
         if not seen:
@@ -164,16 +177,13 @@ def asking_workers_to_end(folder: Path) -> Iterator[Callable[[], WganError | Non
     listener = threading.Thread(target=over.wait, daemon=True)
     listener.start()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number, handler in before.items():
-        # Under nohup, keep ignoring SIGHUP. Handle SIGINT even if it is ignored, because a shell
-        # ignores it in background jobs.
-        if number != signal.SIGHUP or handler != signal.SIG_IGN:
-            signal.signal(number, note)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Handle SIGINT even if it is ignored, because a shell ignores it in background jobs.
+    for number in not_under_nohup(_SIGNALS):
+        signal.signal(number, note)
     try:
-        yield asked
+        with signals_blocked(_SIGNALS):
+            yield asked
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
         over.set()

@@ -21,13 +21,16 @@ from torch.utils.data import DataLoader
 from wgan_cli.cores import own_cores
 from wgan_cli.data.encoded import ImagePart, ReadResult
 from wgan_cli.errors import DataError
+from wgan_cli.process_control import signals_blocked, signals_named
 from wgan_cli.progress_bar import ProgressBar
+from wgan_cli.stop_signals import STOP_REQUESTS
 
 log = logging.getLogger(__name__)
 
 # The number of batches that each process reads ahead.
 PREFETCH = 4
 _CHUNK = 64
+_STOP_SIGNALS = (signal.SIGINT, *STOP_REQUESTS)
 # Below this number of images, starting processes takes longer than reading.
 _MIN_FOR_PROCESSES = 1000
 # With at least this many images and no progress bar, log that images are being read.
@@ -69,6 +72,7 @@ class ParallelReader(Iterator[Tensor]):
             # The loader draws a seed for its processes, but must not draw it from the global
             # generator.
             generator=torch.Generator(),
+            worker_init_fn=_ignore_stop_signals if workers else None,
         )
         before = active_children()
         self._iterators: list[Iterator[ReadResult]] = []
@@ -86,7 +90,7 @@ class ParallelReader(Iterator[Tensor]):
             _end(self._iterators, processes)
             raise _failed(self._faults.name, failure) from failure
         self.close = weakref.finalize(self, _end, self._iterators, processes)
-        # Close at exit, before Python sends SIGTERM to child processes: these block the signal.
+        # Close at exit, before Python sends SIGTERM to child processes: these ignore the signal.
         atexit.register(self.close)
 
     def __next__(self) -> Tensor:
@@ -121,7 +125,7 @@ def _failed(name: str, error: Exception) -> DataError:
 def _end(iterators: list[Iterator[ReadResult]], processes: list[BaseProcess]) -> None:
     """End the processes, when a `ParallelReader` is closed or garbage-collected."""
     # Freeing the loader's iterator ends its processes, but a traceback may keep the iterator alive.
-    # The iterator also sends SIGTERM to stuck processes, which block it. So kill the processes.
+    # The iterator also sends SIGTERM to stuck processes, which ignore it. So kill the processes.
     iterators.clear()
     for process in processes:
         if process.is_alive():
@@ -151,22 +155,27 @@ def _identity(result: Any) -> Any:
     return result
 
 
+def _ignore_stop_signals(worker: int) -> None:
+    """Ignore stop signals in a reader process: only the run's process handles them."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def _signals_blocked_in_children() -> Iterator[None]:
-    """Block SIGINT, SIGTERM and SIGHUP in child processes started in this context.
+    """Block stop signals in child processes started in this context, until they ignore them.
 
-    Only the run's process handles these signals. The context also restores the SIGCHLD handler that
-    torch replaces: if a child process dies, torch's handler raises an exception that could
-    interrupt any code. `ParallelReader` notices a dead process when it waits for images.
+    The context also restores the SIGCHLD handler that torch replaces: if a child process dies,
+    torch's handler raises an exception that could interrupt any code. `ParallelReader` notices a
+    dead process when it waits for images.
     """
-    blocked = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    )
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        # Only the main thread can set signal handlers, so torch sets none in other threads.
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    before = {number: signal.getsignal(number) for number in signals_named("SIGCHLD")}
+    with signals_blocked(_STOP_SIGNALS):
+        try:
+            yield
+        finally:
+            # Only the main thread can set signal handlers, so torch sets none in other threads.
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    if handler is not None:
+                        signal.signal(number, handler)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wgan_cli.constraints import Constraint
 from wgan_cli.evaluation.samples import Reference, Samples
 from wgan_cli.evaluation.sampling import BATCH, evaluating, label_batches
+from wgan_cli.float64 import in_float64
 from wgan_cli.metrics.lipschitz import gradient_norms
 from wgan_cli.metrics.neighbours import precision_recall
 from wgan_cli.models.conditional import with_labels
@@ -117,7 +118,7 @@ class Comparison:
     def _mean_score(self, samples: Samples) -> float:
         classes = label_batches(samples.labels, len(samples.eval_set))
         batches = zip(samples.eval_set.split(BATCH), classes, strict=True)
-        scores = [with_labels(self.critic, labels)(batch).double() for batch, labels in batches]
+        scores = [in_float64(with_labels(self.critic, labels)(batch)) for batch, labels in batches]
         return float(torch.cat(scores).mean())
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgan_cli.float64 import in_float64
+
 # A mode of `torch.cdist`. The faster modes use matrix products, and rounding errors then give
 # equal samples a distance above 0.
 EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def finite_rows(samples: Tensor) -> Tensor:
-    """Return samples as float64 rows (n, d) on their device.
+    """Return samples as float64 rows (n, d), on their device if it has float64.
 
     Raises ValueError for NaN or infinity.
     """
-    rows = samples.detach().flatten(1).double()
+    rows = in_float64(samples.detach().flatten(1))
     if not rows.isfinite().all():
         raise ValueError("the samples hold NaN or infinite values")
     return rows

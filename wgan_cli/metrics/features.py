@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgan_cli.float64 import in_float64
+
 # torch-fidelity's default seed, for the subsets of KID and the splits of the Inception Score.
 _SEED = 2020
 
@@ -93,7 +95,7 @@ def class_divergence(counts: Tensor, reference: Tensor) -> float:
     p is the normalised `counts`, q the normalised `reference`, both (classes,) and not negative.
     Raises ValueError for unequal lengths, an empty histogram, and an infinite KL (q = 0 but p > 0).
     """
-    p, q = (histogram.detach().double().cpu() for histogram in (counts, reference))
+    p, q = (histogram.detach().cpu().double() for histogram in (counts, reference))
     if p.ndim != 1 or p.shape != q.shape:
         raise ValueError(
             f"two histograms of equal length are needed, not {list(p.shape)} and {list(q.shape)}"
@@ -154,8 +156,8 @@ def _pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _features(features: Tensor) -> Tensor:
-    """Return the features as float64. Raises ValueError if they cannot be compared."""
-    features = features.detach().double()
+    """Return the features as `in_float64`. Raises ValueError if they cannot be compared."""
+    features = in_float64(features.detach())
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"features of shape (n, d) are needed, not {list(features.shape)}")
     if len(features) < 2:

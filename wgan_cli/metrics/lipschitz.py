@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from wgan_cli.float64 import in_float64
 from wgan_cli.randomness import Draws
 
 
@@ -29,7 +30,7 @@ def gradient_norms(
     points = torch.lerp(fake, real, weights).requires_grad_()
     (gradients,) = torch.autograd.grad(critic(points).sum(), points)
     # In float32, the squares of a large gradient would overflow.
-    return gradients.flatten(1).double().norm(dim=1)
+    return in_float64(gradients.flatten(1)).norm(dim=1)
 
 
 def layer_gradient_norms(
@@ -67,9 +68,9 @@ def layer_gradient_norms(
     if not outputs:
         return []
     gradients = torch.autograd.grad(score, [output for _, output in outputs], allow_unused=True)
-    zero = torch.zeros((), dtype=torch.float64, device=samples.device)
+    zero = in_float64(torch.zeros((), device=samples.device))
     means = [
-        zero if gradient is None else gradient.flatten(1).norm(dim=1).double().mean()
+        zero if gradient is None else in_float64(gradient.flatten(1).norm(dim=1)).mean()
         for gradient in gradients
     ]
     # One copy from the device for all layers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgan_cli.float64 import in_float64
 from wgan_cli.metrics.distances import EXACT, finite_rows, indices_where, squared_distances
 
 # The largest number of elements of a temporary array (64 MB in float64). A few arrays exist at
@@ -29,7 +30,7 @@ def precision_recall(
     fake_radii = ball_radii(fake, k)
     real, fake = finite_rows(real), finite_rows(fake)
     inside_real, inside_fake = _inside_balls(real, fake, real_radii, fake_radii)
-    return float(inside_real.double().mean()), float(inside_fake.double().mean())
+    return float(in_float64(inside_real).mean()), float(in_float64(inside_fake).mean())
 
 
 def ball_radii(samples: Tensor, k: int = 3) -> Tensor:
@@ -78,12 +79,12 @@ def share_within(
     Samples are (n, k), centres (m, k). Raises ValueError as `modes_found` does.
     """
     nearest = _distances_to_centres(samples, centres, std).amin(dim=1)
-    return float((nearest <= radius * std).double().mean())
+    return float(in_float64(nearest <= radius * std).mean())
 
 
 def _distances_to_centres(samples: Tensor, centres: Tensor, std: float) -> Tensor:
     """Return the distance of every sample to every centre, (n, m)."""
-    samples = samples.detach().double()
+    samples = in_float64(samples.detach())
     centres = centres.detach().to(samples.device, torch.float64)
     if samples.ndim != 2 or centres.ndim != 2 or samples.shape[1] != centres.shape[1]:
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from wgan_cli.files import is_stale
+from wgan_cli.locks import is_stale
+from wgan_cli.operating_system import common_folder, relative
+from wgan_cli.process_control import shell_words
 from wgan_cli.report.settings import flat_settings, parse_value
 from wgan_cli.run_folder import CONFIG, LOCK, RunFolder
 from wgan_cli.run_status import STATUS, read_status
@@ -107,10 +108,10 @@ class Run:
         safe = all(map(_PLAIN_WORD.fullmatch, self.overrides))
         if primary == _SAVED or not safe or _is_within(config_dir, self.folder):
             saved = readable(str(self.folder.absolute()))
-            return shlex.join(["wgan-train", "--config-dir", saved, "--config-name", "config"])
+            return shell_words(["wgan-train", "--config-dir", saved, "--config-name", "config"])
         flags = ["--config-dir", config_dir] if config_dir else []
         flags += ["--config-name", primary] if primary not in (None, _PRIMARY) else []
-        return shlex.join(["wgan-train", *flags, *self.overrides])
+        return shell_words(["wgan-train", *flags, *self.overrides])
 
     @cached_property
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -148,10 +149,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         for folder in _run_folders(path):
             folders.setdefault(os.path.realpath(folder), folder)
     roots = [os.path.realpath(path) for path in paths]
-    base = Path(os.path.commonpath(roots)) if roots else Path()
-    if str(base) in folders:
+    base = common_folder(roots)
+    if base is not None and str(base) in folders:
         base = base.parent
-    runs = [_read_safely(folder, os.path.relpath(real, base)) for real, folder in folders.items()]
+    runs = [_read_safely(folder, relative(real, base)) for real, folder in folders.items()]
     return sorted(runs, key=lambda run: natural(run.name))
 
 
@@ -238,7 +239,7 @@ def _read(path: Path, name: str) -> Run:
     run.message = " ".join(status.message.split())
     if gone and status.running:
         run.state = "cut off"
-        words = shlex.quote(f"resume={readable(str(path))}")
+        words = shell_words([f"resume={readable(str(path))}"])
         hint = f"its process is gone; {words} continues it"
         run.message = f"{run.message} {hint}".strip()
     run.ended = status.ended or ""

@@ -6,7 +6,6 @@ A database is written only if it lies in the search's own folder, or if the user
 from __future__ import annotations
 
 import os
-import shlex
 import sqlite3
 import tempfile
 import textwrap
@@ -14,10 +13,10 @@ from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from wgan_cli.errors import CheckpointError, ConfigError
 from wgan_cli.guard import inside
+from wgan_cli.process_control import shell_words
 from wgan_cli.untrusted_files import refuse_special
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def read_only(folder: Path, url: str, named: Collection[str]) -> Iterator[RDBSto
 
 def storage_flag(url: str) -> str:
     """Return `--storage URL`, quoted for a shell."""
-    return shlex.join(["--storage", url])
+    return shell_words(["--storage", url])
 
 
 def needs_naming(folder: Path, url: str | None) -> bool:
@@ -171,7 +170,7 @@ def _opened(file: Path) -> sqlite3.Connection:
     # To read a database with a write-ahead log, SQLite makes files beside it, unless told that
     # nothing changes. Then it reads what was last written to the database itself.
     mode = "immutable=1" if logged_ahead else "mode=ro"
-    opened = sqlite3.connect(f"file:{quote(str(file.absolute()))}?{mode}", uri=True)
+    opened = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
     try:
         opened.execute("PRAGMA trusted_schema=OFF")
         if opened.execute(_FOREIGN).fetchone():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, TextIO, TypeGuard
 from omegaconf import OmegaConf
 
 from wgan_cli.errors import CheckpointError, ConfigError, DiskError
-from wgan_cli.files import held, locked, write_atomically
+from wgan_cli.files import write_atomically
 from wgan_cli.guard import inside
-from wgan_cli.run_folder import RunFolder, make_folder, read_settings
+from wgan_cli.locks import held, is_stale, locked
+from wgan_cli.process_control import shell_words
+from wgan_cli.run_folder import LOCK, RunFolder, make_folder, read_settings
 from wgan_cli.search import database
 from wgan_cli.search.journal import appendable, read_journal
 from wgan_cli.search.space import Search, parse_search
@@ -104,7 +105,7 @@ class SearchFolder:
         """Return the command that goes on with this search, with the arguments `more`."""
         outside = storage if database.needs_naming(self.path, storage) else None
         flag = [] if outside is None else ["--storage", outside]
-        return shlex.join(["wgan-search", str(self.path), *flag, *more])
+        return shell_words(["wgan-search", str(self.path), *flag, *more])
 
     def inside(self, *names: str) -> Path:
         """Return a path in this folder to write to; see `guard.inside`."""
@@ -118,7 +119,13 @@ class SearchFolder:
         """Lock a trial and return the lock, or None if another process or its run holds it."""
         trial = self.inside(*self.trial(number).relative_to(self.path).parts)
         make_folder(trial)
-        return locked(inside(trial, ".search.lock"))
+        lock = locked(inside(trial, ".search.lock"))
+        run = trial / LOCK
+        # On Windows, a run that outlives its search does not keep the search's lock.
+        if lock is not None and run.exists() and not is_stale(run):
+            lock.close()
+            return None
+        return lock
 
     def refuse_foreign_run(self, number: int, overrides: Sequence[str] | None = None) -> None:
         """Raise `ConfigError` if a trial's folder holds a run of another study.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wgan_cli.files import held
+from wgan_cli.locks import held
 from wgan_cli.untrusted_files import parse_json, read_bytes
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TextIO
 from wgan_cli.errors import InterruptedRunError, PreemptedError
 from wgan_cli.files import disk_error
 from wgan_cli.guard import inside
+from wgan_cli.process_control import signal_name, start_stoppable, stop
 from wgan_cli.run_folder import METRICS, RunFolder
 from wgan_cli.run_status import read_status
 from wgan_cli.search.study import FAILED, FINISHED, PRUNED
@@ -21,7 +21,7 @@ CONSOLE = "console.log"
 STOPPED = "stopped"
 # Seconds between two readings of a trial's metric.
 POLL_SECONDS = 0.2
-# Seconds that a trial has to save its state after SIGTERM, before it is killed.
+# Seconds that a trial has to save its state before it is killed.
 _STOP_SECONDS = 30.0
 _RESUMABLE = (PreemptedError.exit_code, InterruptedRunError.exit_code)
 
@@ -83,8 +83,8 @@ def run_trial(
     """Run the command in a new process until it ends or is stopped; return how the trial ended.
 
     `report` receives each new step and value, and returns whether to prune the trial. If `report`
-    or `stop_requested` returns a true value, the process receives SIGTERM, saves its state and
-    ends. The process inherits the trial's lock. If the search dies first, the lock keeps other
+    or `stop_requested` returns a true value, the process is asked to save its state and to
+    end. The process inherits the trial's lock. If the search dies first, the lock keeps other
     searches from starting the same trial.
     """
     run = metric.run
@@ -104,12 +104,12 @@ def run_trial(
         return Outcome(PRUNED)
     try:
         with inside(run.path, CONSOLE).open("ab") as console:
-            process = subprocess.Popen(
+            process = start_stoppable(
                 command,
+                lock.fileno(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock.fileno(),),
             )
     except OSError as error:
         raise disk_error(error, run.path / CONSOLE) from None
@@ -148,10 +148,10 @@ def _failure_reason(code: int, run: RunFolder) -> str:
     status = read_status(run.path)
     if status.exit_code == code and status.message:
         return status.message
-    if code == -signal.SIGKILL:
-        return "ended by SIGKILL, as happens when memory runs out"
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
+        name = signal_name(-code)
+        why = ", as happens when memory runs out" if name == "SIGKILL" else ""
+        return f"ended by {name}{why}"
     lines = (run.path / CONSOLE).read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last.removeprefix("wgan-train: ") or f"exit code {code}"
@@ -166,8 +166,8 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Send SIGTERM, then SIGKILL if the process does not end in time; return its exit code."""
-    process.terminate()
+    """Ask the process to end, kill it if it does not end in time; return its exit code."""
+    stop(process)
     if _wait(process, _STOP_SECONDS) is None:
         process.kill()
     return process.wait()

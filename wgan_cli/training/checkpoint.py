@@ -23,6 +23,7 @@ import torch
 
 from wgan_cli.errors import CheckpointError, DamagedCheckpointError
 from wgan_cli.files import write_atomically
+from wgan_cli.operating_system import remove
 from wgan_cli.out_of_memory import is_out_of_memory
 
 FORMAT = 1
@@ -195,7 +196,7 @@ def prune_checkpoints(folder: Path, keep: int, also: Iterable[Path] = ()) -> Non
     kept = set(also)
     for path in find_checkpoints(folder)[:-keep]:
         if path not in kept:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _seal(archive: io.BytesIO) -> None:

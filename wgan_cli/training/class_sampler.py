@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgan_cli.float64 import has_float64, in_float64
 from wgan_cli.randomness import Draws
 
 
@@ -17,16 +18,19 @@ class ClassSampler:
 
     def __init__(self, labels: Tensor, count: int, device: torch.device) -> None:
         self.count = count
-        self.shares = (labels.bincount(minlength=count).double() / len(labels)).to(device)
+        shares = labels.bincount(minlength=count).double() / len(labels)
+        self.shares = shares.to(device) if has_float64(device) else shares
         self._bounds = self.shares.cumsum(0)
+        self._device = device
 
     def draw(self, count: int, draws: Draws) -> Tensor:
         """Return random classes (count,) as int64 on the device."""
-        uniform = draws.uniform((count,), self._bounds.device).double()
+        uniform = in_float64(draws.uniform((count,), self._device))
         # Rounding may leave the last bound slightly below 1.
-        return torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
+        drawn = torch.searchsorted(self._bounds, uniform, right=True).clamp_(max=self.count - 1)
+        return drawn.to(self._device)
 
     def rows(self, most: int, columns: int) -> Tensor:
         """Return labels (rows * columns,) for a grid with one class per row, up to `most` rows."""
         rows = min(self.count, most)
-        return torch.arange(rows, device=self._bounds.device).repeat_interleave(columns)
+        return torch.arange(rows, device=self._device).repeat_interleave(columns)
