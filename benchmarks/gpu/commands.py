@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.gpu.processes import environment
+from wgan_cli.cores import usable_cores
 
 _MODULES = {"wgan-train": "train", "wgan-eval": "evaluate", "wgan-sample": "sample"}
 _LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ (\w+) ")
@@ -189,4 +189,4 @@ def together(tasks: Mapping[str, Callable[[], Result]], at_once: int) -> dict[st
 
 def at_once() -> int:
     """How many commands may run side by side: three cores for each, at most five."""
-    return max(1, min(5, len(os.sched_getaffinity(0)) // 3))
+    return max(1, min(5, usable_cores() // 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from benchmarks.gpu.compare import relative_error
 from benchmarks.gpu.records import Work, in_short
 from benchmarks.measuring import copy_rate, matrix_rate, tutorial_precision
 from benchmarks.workloads import composed
+from wgan_cli.cores import usable_cores
 
 # Products of float32 numbers err by some 1e-7 to 1e-6 of themselves, those of TF32, which has ten
 # bits of mantissa, by about 3e-4.
@@ -66,7 +66,7 @@ def versions(work: Work) -> None:
     work.report.fact("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
     work.report.fact("cuDNN", torch.backends.cudnn.version())
     work.report.fact("python", platform.python_version())
-    work.report.fact("cores", len(os.sched_getaffinity(0)))
+    work.report.fact("cores", usable_cores())
 
 
 def flags() -> dict[str, object]:

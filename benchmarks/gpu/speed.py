@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from benchmarks.measuring import Loop, Stopwatch, tutorial_precision
 from benchmarks.sample_images import write_smooth
 from benchmarks.textbook import Textbook
 from benchmarks.workloads import WORKLOADS, Tool, reading, textbook, textbook_data, tool
+from wgan_cli.cores import usable_cores
 
 # In the order of their weight, in case the time is over before the last.
 CASES = ("mlp", "dcgan32", "dcgan64", "resnet", "digits")
@@ -140,7 +140,7 @@ def _add_textbook(one: Tool, sides: _Sides) -> None:
     with opened(0):
         _, peak = peak_of(lambda: step, 2)
     sides.memory["textbook"] = before + peak
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     candidates = {count: Loop(step, partial(opened, count)) for count in (0, min(8, cores))}
     quick = Stopwatch(one.device, one.config.n_critic, 0.3)
     seconds = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -29,6 +28,7 @@ from benchmarks.gpu.records import Record, Work
 from benchmarks.gpu.reference import Exact, Inputs, doubled, exact_step, weights_of
 from benchmarks.workloads import completed, composed
 from wgan_cli.build import build_dataset, build_trainer
+from wgan_cli.cores import usable_cores
 from wgan_cli.data.dataset import Dataset
 from wgan_cli.errors import ConfigError
 from wgan_cli.schema import FilledConfig
@@ -83,7 +83,7 @@ def names() -> list[str]:
 def run(work: Work) -> None:
     """Run the part."""
     make_images(work.folder)
-    workers = max(1, min(8, len(os.sched_getaffinity(0)) // 2))
+    workers = max(1, min(8, usable_cores() // 2))
     worst = Worst()
     run_cases(work, 2, names(), workers, longest=40, listen=worst.add)
     for what, found in sorted(worst.found.items()):

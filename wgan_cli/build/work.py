@@ -27,10 +27,10 @@ def training_threads(
     # Do not build networks where the answer is known. On CUDA, threads serve evaluations only.
     if most <= LEAST_THREADS or device != "cpu":
         return most
-    return min(most, useful_threads(_multiply_adds(config, shape, classes)))
+    return min(most, useful_threads(multiply_adds(config, shape, classes)))
 
 
-def _multiply_adds(config: FilledConfig, shape: Sequence[int], classes: int | None) -> float:
+def multiply_adds(config: FilledConfig, shape: Sequence[int], classes: int | None) -> float:
     """Return the multiplications, in products and convolutions, of both networks on one batch.
 
     The batch is this process's share of it. Networks for which the trial fails count as endless
