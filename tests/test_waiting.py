@@ -12,6 +12,7 @@ import pytest
 from conftest import TINY
 
 from benchmarks.forked_commands import CommandServer
+from wgan_cli.waiting import load
 from wgan_cli.waiting.load import Load, Reading, load_between, read
 from wgan_cli.waiting.monitor import Judge
 from wgan_cli.waiting.policy import POLICY, has_own_policy, set_wait_policy
@@ -68,9 +69,9 @@ def faked(proc: Path, ticks: dict[str, int], delayed: dict[str, int]) -> Path:
 def test_a_reading_counts_usable_cores_and_no_idle_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 12})
+    monkeypatch.setattr(load, "usable_cpus", lambda: {1, 12})
     found = read(faked(tmp_path, {"cpu0": 9000, "cpu1": 100, "cpu12": 10}, {"5": 3_000_000_000}))
-    assert found.busy == pytest.approx(6 * 110 / os.sysconf("SC_CLK_TCK"))
+    assert found.busy == pytest.approx(6 * 110 / 100)
     assert found.delayed == {"5": 3.0}
 
 

@@ -22,12 +22,21 @@ def usable_cores(root: Path = _ROOT) -> int:
     each other, so all of them would stand still whenever the kernel pauses one. `root` is where
     /proc and /sys are. On systems other than Linux, this is `os.cpu_count()`.
     """
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    if affinity is None:
+    cpus = usable_cpus()
+    if not cpus:
         return os.cpu_count() or 1
-    cores = physical_cores(affinity(0), root)
+    cores = physical_cores(cpus, root)
     quota = cpu_quota(root)
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def usable_cpus() -> set[int]:
+    """Return the numbers of the CPUs (hyperthreads) that this process may use.
+
+    On systems other than Linux, this is empty.
+    """
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return affinity(0) if affinity else set()
 
 
 def own_cores(root: Path = _ROOT) -> int:

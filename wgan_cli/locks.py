@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -18,7 +17,7 @@ from wgan_cli.files import disk_error
 log = logging.getLogger(__name__)
 
 # What the kernel answers where files cannot be locked: on network disks without a lock service.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_LOCKS = operating_system.error_numbers("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")
 
 
 def locked(path: Path, *, risk: str = "") -> TextIO | None:

@@ -6,15 +6,18 @@ is measured.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from wgan_cli.cores import usable_cpus
+
 # The columns of /proc/stat that count time in which a core could not run another thread: user,
 # nice, system, irq, softirq and steal (taken by other virtual machines).
 _BUSY_COLUMNS = (1, 2, 3, 6, 7, 8)
+# The unit of these times for programs, which is the same on all machines (USER_HZ).
+_TICKS_PER_SECOND = 100
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class Load:
 
 def read(proc: Path = Path("/proc")) -> Reading:
     """Return a reading. Raises OSError or ValueError where the system does not tell."""
-    ticks_per_second = os.sysconf("SC_CLK_TCK")
-    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    usable = {f"cpu{number}" for number in usable_cpus()}
     ticks = 0
     for line in (proc / "stat").read_text(encoding="ascii").splitlines():
         columns = line.split()
@@ -59,7 +61,7 @@ def read(proc: Path = Path("/proc")) -> Reading:
             delayed[task.name] = int((task / "schedstat").read_text(encoding="ascii").split()[1])
     return Reading(
         time.monotonic(),
-        ticks / ticks_per_second,
+        ticks / _TICKS_PER_SECOND,
         time.process_time(),
         {task: nanoseconds / 1e9 for task, nanoseconds in delayed.items()},
     )

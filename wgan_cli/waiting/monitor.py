@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import threading
 from pathlib import Path
 
+from wgan_cli.cores import usable_cpus
 from wgan_cli.waiting.load import Load, load_between, read
 from wgan_cli.waiting.policy import has_own_policy
 
@@ -160,7 +160,7 @@ def watch_load(threads: int) -> None:
         return
     try:
         read()
-        cores = len(os.sched_getaffinity(0))
+        cores = len(usable_cpus())
         _monitor = Monitor(Judge(cores, threads), Throttle(cores))
     except (OSError, ValueError, AttributeError):
         return
