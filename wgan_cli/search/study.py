@@ -103,10 +103,10 @@ def read_study(folder: Path, named: Collection[str] = ()) -> StudySummary | None
             return _summary(search, study)
     except CheckpointError:
         raise
-    except FileNotFoundError:
-        # The study's own file is missing.
-        return None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename:
+            # The study's own file is missing.
+            return None
         why = disk_error(error, folder, done="read")
         raise CheckpointError(f"The study cannot be read. {why}") from None
     except Exception:

@@ -50,7 +50,7 @@ def read(proc: Path = Path("/proc")) -> Reading:
     """Return a reading. Raises OSError or ValueError where the system does not tell."""
     usable = {f"cpu{number}" for number in usable_cpus()}
     ticks = 0
-    for line in (proc / "stat").read_text(encoding="ascii").splitlines():
+    for line in (proc / "stat").read_text(encoding="utf-8").splitlines():
         columns = line.split()
         if columns and columns[0] in usable:
             ticks += sum(int(columns[column]) for column in _BUSY_COLUMNS)
@@ -58,7 +58,7 @@ def read(proc: Path = Path("/proc")) -> Reading:
     for task in (proc / "self/task").iterdir():
         # A thread may end meanwhile.
         with suppress(FileNotFoundError, ProcessLookupError):
-            delayed[task.name] = int((task / "schedstat").read_text(encoding="ascii").split()[1])
+            delayed[task.name] = int((task / "schedstat").read_text(encoding="utf-8").split()[1])
     return Reading(
         time.monotonic(),
         ticks / _TICKS_PER_SECOND,
