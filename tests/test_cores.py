@@ -16,6 +16,7 @@ from conftest import TINY
 
 from benchmarks.workloads import composed
 from wgan_cli.build.work import training_threads
+from wgan_cli.commands import evaluate, sample
 from wgan_cli.commands.sweep_job import Launcher
 from wgan_cli.commands.sweep_workers import share_cores
 from wgan_cli.commands.train import run
@@ -287,6 +288,19 @@ def test_a_run_has_threads_for_its_work_and_keeps_them(
     assert threads_of(here / "first") == torch.get_num_threads() == 2
     assert run([*words, "steps=1", "hydra.run.dir=second"]) == 0
     assert threads_of(here / "second") == torch.get_num_threads() == 1
+
+
+def test_evaluations_and_samples_use_all_cores(cores: Callable[[int], None], here: Path) -> None:
+    words = [word for word in TINY if not word.startswith(("steps", "threads"))]
+    assert run([*words, "metrics=[]", "steps=1", "hydra.run.dir=first", "threads=1"]) == 0
+    for command, options in (
+        (evaluate.run, ["--n", "8", "--metrics", "wasserstein/exact"]),
+        (sample.run, ["--n", "2"]),
+    ):
+        for count in (3, 1):
+            cores(count)
+            assert command(["first", *options]) == 0
+            assert torch.get_num_threads() == count
 
 
 def threads_of(folder: Path) -> int:

@@ -324,6 +324,12 @@ def test_both_loops_are_timed_beside_busy_processes(
     assert capsys.readouterr().out.count("\ndigits ") == 2
 
 
+def test_a_side_sets_itself_up_before_torch_is_loaded():
+    code = "import sys, benchmarks.timed_side; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_side_that_fails_ends_the_benchmark_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
