@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wgan_cli.errors import WganError
+from wgan_cli.waiting.policy import set_wait_policy
 
 # Everything that imports torch is imported later.
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ _Side = tuple[dict[str, "Loop"], "Stopwatch", dict[str, Any]]
 
 
 def _tool(words: list[str]) -> _Side:
+    # As every command does, before torch is imported.
+    set_wait_policy()
     from benchmarks.measuring import Loop, Stopwatch
     from benchmarks.workloads import tool
 
