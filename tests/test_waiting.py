@@ -12,9 +12,9 @@ import pytest
 from conftest import TINY
 
 from benchmarks.forked_commands import CommandServer
-from wgan_cli.waiting import load
+from wgan_cli.waiting import load, monitor
 from wgan_cli.waiting.load import Load, Reading, load_between, read
-from wgan_cli.waiting.monitor import Judge
+from wgan_cli.waiting.monitor import Judge, Monitor
 from wgan_cli.waiting.policy import POLICY, has_own_policy, set_wait_policy
 
 IDLE, ONE_CORE = Load(0.02, 0.01), Load(1.0, 0.1)
@@ -118,6 +118,56 @@ def test_a_neighbour_that_comes_and_goes_is_waited_for_longer_each_time():
         judge.judge(IDLE)
     judge.judge(ONE_CORE)
     assert [judge.judge(IDLE) for _ in range(2)] == [True, False]
+
+
+class Switched:
+    """A throttle that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def hold(self) -> None:
+        self.asked.append("hold")
+
+    def release(self) -> None:
+        self.asked.append("release")
+
+
+def test_the_monitor_switches_with_the_load_and_ends_where_it_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # A second each; in the second and third, others use a core.
+    busy = iter([0.0, 1.0, 3.0, 5.0, 6.0, 7.0, 8.0])
+    seconds = iter(range(99))
+
+    def reading() -> Reading:
+        second = next(seconds)
+        try:
+            return Reading(second, next(busy), second, {})
+        except StopIteration:
+            raise OSError("no longer told") from None
+
+    monkeypatch.setattr(monitor, "read", reading)
+    monkeypatch.setattr(monitor, "_WINDOW", 0)
+    throttle = Switched()
+    with caplog.at_level("INFO"):
+        Monitor(Judge(cores=2, threads=2), throttle).run()  # type: ignore[arg-type]
+    assert throttle.asked == ["release", "hold", "hold", "hold", "release", "release", "release"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Other programs use the cores, too (1.0 of 2), so a step takes longer."
+    ]
+
+
+@pytest.mark.parametrize(("threads", "cores", "own"), [(1, 2, True), (2, 65, True), (2, 2, False)])
+def test_nothing_is_watched_for_one_thread_many_cores_or_a_users_policy(
+    threads: int, cores: int, own: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(monitor, "usable_cpus", lambda: set(range(cores)))
+    monkeypatch.setattr(monitor, "_monitor", None)
+    if own:
+        set_wait_policy()
+    monitor.watch_load(threads)
+    assert monitor._monitor is None
 
 
 # With this count, threads spin for hours. So processor time passes while the main thread sleeps,

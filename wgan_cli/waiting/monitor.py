@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+import time
 from pathlib import Path
 
 from wgan_cli.cores import usable_cpus
@@ -20,6 +21,9 @@ _SLACK = 0.2
 # The machine must look idle in so many windows in a row before threads spin again. If it is busy
 # again within `_SOON` windows, twice as many are needed the next time.
 _CALM, _MOST_CALM, _SOON = 2, 120, 40
+# The throttle needs a thread for each core. If a system allows no more threads, the runtime ends
+# the process, so a program must not ask for hundreds of them.
+_MOST_CORES = 64
 
 
 class Judge:
@@ -107,14 +111,14 @@ class Monitor(threading.Thread):
         super().__init__(name="wgan-monitor", daemon=True)
         self.judge = judge
         self.throttle = throttle
-        self._over = threading.Event()
         self._told = False
 
     def run(self) -> None:
-        """Switch until `end`, or until the system no longer tells its load."""
+        """Switch until the process ends, or until the system no longer tells its load."""
         try:
             before = read()
-            while not self._over.wait(_WINDOW):
+            while True:
+                time.sleep(_WINDOW)
                 after = read()
                 load = load_between(before, after)
                 before = after
@@ -127,11 +131,6 @@ class Monitor(threading.Thread):
             return
         finally:
             self.throttle.release()
-
-    def end(self) -> None:
-        """End the thread."""
-        self._over.set()
-        self.join()
 
     def _tell(self, load: Load) -> None:
         if not self._told:
@@ -149,18 +148,19 @@ _monitor: Monitor | None = None
 def watch_load(threads: int) -> None:
     """Begin to adapt how this process's threads wait, for a team of `threads` OpenMP threads.
 
-    This does nothing if the user has chosen how threads wait, or if the system does not tell its
-    load or torch uses another runtime than GCC's. Call it again when the number of threads changes.
+    This does nothing if there is nobody to wait for, if the user has chosen how threads wait, if
+    the system does not tell its load, if torch uses another runtime than GCC's, or if the process
+    may use more than 64 cores. Call it again when the number of threads changes.
     """
     global _monitor
     if _monitor is not None and _monitor.is_alive():
         _monitor.judge.threads = threads
         return
-    if not has_own_policy():
+    cores = len(usable_cpus())
+    if threads < 2 or cores > _MOST_CORES or not has_own_policy():
         return
     try:
         read()
-        cores = len(usable_cpus())
         _monitor = Monitor(Judge(cores, threads), Throttle(cores))
     except (OSError, ValueError, AttributeError):
         return
