@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wgan_cli.acceleration.bf16_copy import bf16_copy_of
+from wgan_cli.acceleration.direct_gradients import DirectLinear
 from wgan_cli.acceleration.trained_network import TrainedNetwork
 from wgan_cli.constraints import Constraint, GradientPenalty, SpectralNorm, WeightClipping
 from wgan_cli.flat_tensors import FlatBuffer, flatten_in_place, merge_adjacent
@@ -216,6 +217,35 @@ def test_direct_gradients_are_autograds_to_the_last_bit(model: str, classes: int
     assert direct.trained_critic.forward_network is not direct.critic
     assert torch.equal(trained(plain, 4, classes), trained(direct, 4, classes))
     assert states_equal(plain.state_dict(), direct.state_dict())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64, 256, 300, 512])
+def test_direct_gradients_have_autograds_bits_at_every_batch_size(rows: int) -> None:
+    network = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.Linear(512, 1))
+    real, fake = torch.randn(2, rows, 784)
+    (network(real).mean() - network(fake).mean()).backward()
+    expected = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    weights = TrainedNetwork(network, flat=True, direct=True)
+    weights.zero_grad()
+    (weights(real).mean() - weights(fake).mean()).backward()
+    weights.gather_gradients()
+    assert torch.equal(weights.optimizer_parameters[0].grad, expected)
+
+
+def test_layers_that_are_frozen_or_have_hooks_stay_as_they_are() -> None:
+    frozen, hooked, plain = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    frozen.bias.requires_grad_(False)
+    hooked.weight.register_hook(lambda gradient: gradient * 0.5)
+    weights = TrainedNetwork(nn.Sequential(frozen, hooked, plain), flat=True, direct=True)
+    kinds = [type(layer) for layer in weights.forward_network.children()]
+    assert kinds == [nn.Linear, nn.Linear, DirectLinear]
+    weights.zero_grad()
+    weights(torch.ones(1, 2)).sum().backward()
+    weights.gather_gradients()
+    assert hooked.weight.grad is not None
+    assert (
+        TrainedNetwork(nn.Sequential(frozen), flat=True, direct=True).forward_network[0] is frozen
+    )
 
 
 def test_a_penaltys_gradient_is_added_to_direct_gradients() -> None:

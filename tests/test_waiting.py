@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from conftest import TINY
 from benchmarks.forked_commands import CommandServer
 from wgan_cli.waiting import load, monitor
 from wgan_cli.waiting.load import Load, Reading, load_between, read
-from wgan_cli.waiting.monitor import Judge, Monitor
+from wgan_cli.waiting.monitor import Judge, Monitor, _try_threads
 from wgan_cli.waiting.policy import POLICY, has_own_policy, set_wait_policy
 
 IDLE, ONE_CORE = Load(0.02, 0.01), Load(1.0, 0.1)
@@ -154,11 +156,12 @@ def test_the_monitor_switches_with_the_load_and_ends_where_it_is_not_told(
         Monitor(Judge(cores=2, threads=2), throttle).run()  # type: ignore[arg-type]
     assert throttle.asked == ["release", "hold", "hold", "hold", "release", "release", "release"]
     assert [record.getMessage() for record in caplog.records] == [
-        "Other programs use the cores, too (1.0 of 2), so a step takes longer."
+        "The machine is busy: other processes use 1.0 of the 2 cores, and threads of this one wait"
+        " for a core. A step takes longer."
     ]
 
 
-@pytest.mark.parametrize(("threads", "cores", "own"), [(1, 2, True), (2, 65, True), (2, 2, False)])
+@pytest.mark.parametrize(("threads", "cores", "own"), [(1, 2, True), (2, 17, True), (2, 2, False)])
 def test_nothing_is_watched_for_one_thread_many_cores_or_a_users_policy(
     threads: int, cores: int, own: bool, monkeypatch: pytest.MonkeyPatch
 ):
@@ -168,6 +171,34 @@ def test_nothing_is_watched_for_one_thread_many_cores_or_a_users_policy(
         set_wait_policy()
     monitor.watch_load(threads)
     assert monitor._monitor is None
+
+
+def test_one_thread_waits_for_nobody():
+    assert not Judge(cores=2, threads=1).judge(Load(others=2.0, delayed=0.9))
+
+
+def test_where_few_threads_are_allowed_they_go_on_spinning(monkeypatch: pytest.MonkeyPatch):
+    """The runtime would end the process if it could not start a thread."""
+    alive = threading.active_count()
+
+    def failing(self: threading.Thread) -> None:
+        if threading.active_count() >= alive + 5:
+            raise RuntimeError("can't start new thread")
+        original(self)
+
+    original = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with pytest.raises(RuntimeError):
+        _try_threads(6)
+    assert threading.active_count() == alive
+    _try_threads(5)
+    assert threading.active_count() == alive
+    reading = Reading(0.0, 0.0, 0.0, {}), Reading(1.0, 2.0, 0.0, {})
+    monkeypatch.setattr(monitor, "read", iter(reading).__next__)
+    throttle = Switched()
+    throttle.hold = partial(_try_threads, 6)  # type: ignore[method-assign]
+    Monitor(Judge(cores=2, threads=2), throttle).run()  # type: ignore[arg-type]
+    assert throttle.asked == ["release"]
 
 
 # With this count, threads spin for hours. So processor time passes while the main thread sleeps,

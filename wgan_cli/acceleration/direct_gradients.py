@@ -16,21 +16,35 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# The libraries for matrix products add up to so many products of numbers before they add the sum to
+# the result. (MKL: 384.)
+_ONE_BLOCK = 256
+
 
 def direct_copy_of(network: nn.Module) -> nn.Module | None:
-    """Return a copy of the network with direct linear layers; None if it has no linear layer.
+    """Return a copy of the network with direct linear layers; None if it would have none.
 
-    The copy shares all weights and buffers. Parametrized layers stay as they are. Create a
-    `DirectGradients` before the first backward pass. The copy has no second derivatives.
+    The network must go on to work as a copy, which shares all its weights and buffers (the trait
+    `NetworkTraits.bf16_copy` states this). Layers that are parametrized, frozen in part or have
+    hooks on their weights stay as they are. Create a `DirectGradients` before the first backward
+    pass. The copy has no second derivatives.
     """
-    if not any(type(layer) is nn.Linear for layer in network.modules()):
+    suited = [_can_be_direct(layer) for layer in network.modules()]
+    if not any(suited):
         return None
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     direct = copy.deepcopy(network, shared)
-    for layer in direct.modules():
-        if type(layer) is nn.Linear:
+    for layer, becomes_direct in zip(direct.modules(), suited, strict=True):
+        if becomes_direct:
             layer.__class__ = DirectLinear
     return direct
+
+
+def _can_be_direct(layer: nn.Module) -> bool:
+    # Compare the exact type, because parametrizing a layer gives it a subclass of its type.
+    return type(layer) is nn.Linear and all(
+        weight.requires_grad and not weight._backward_hooks for weight in layer.parameters()
+    )
 
 
 class DirectGradients:
@@ -90,11 +104,11 @@ class _GradientSum:
         self.empty = True
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
-        """Add a matrix product. Rounding is that of a product and an addition."""
+        """Add the product of matrices (m, k) and (k, n), rounded as a product and a sum are."""
         if self.empty:
             torch.mm(left, right, out=self.total)
-        elif 1 in self.total.shape:
-            # This product would be one of a matrix and a vector, which adds in another order.
+        elif 1 in (*left.shape, *right.shape) or left.shape[1] > _ONE_BLOCK:
+            # Products with vectors, and those in several blocks, would add in another order.
             self.total.add_(left.mm(right))
         else:
             self.total.addmm_(left, right)

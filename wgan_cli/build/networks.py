@@ -57,10 +57,13 @@ def build_constraint(config: TrainConfig) -> Constraint:
     return constraint
 
 
-def trained_network(config: TrainConfig, name: str, network: nn.Module) -> TrainedNetwork:
+def trained_network(
+    config: TrainConfig, name: str, network: nn.Module, *, penalised: bool = False
+) -> TrainedNetwork:
     """Return a network wrapped for training, with flat weights and a bfloat16 copy if possible.
 
     The traits of the network, the optimizer and the constraint determine what is possible.
+    `penalised` is true for a critic whose constraint adds a penalty to the loss.
     """
     bf16, stated = config.precision == "bf16", traits("network", config.model[name])
     # Use channels_last only in bfloat16. In float32, it would change the order of additions and
@@ -80,8 +83,9 @@ def trained_network(config: TrainConfig, name: str, network: nn.Module) -> Train
         flat=flat,
         bf16=bf16,
         bf16_copy=stated.bf16_copy,
-        # The compiler does not take code that changes a buffer in the backward pass.
-        direct=device.type == "cpu" and not config.compile,
+        # A penalty's gradient would be added in another order. The compiler does not take code
+        # that changes a buffer in the backward pass.
+        direct=device.type == "cpu" and stated.bf16_copy and not penalised and not config.compile,
         pieces=pieces,
     )
     constraint = traits("constraint", config.constraint)

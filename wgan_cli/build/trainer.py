@@ -194,7 +194,7 @@ def _build_updates(
         refuse_misfit(generator, critic, config.latent_dim, shape, classes)
     log_clipped_batch_norm(config, critic)
     trained_generator = trained_network(config, "generator", generator)
-    trained_critic = trained_network(config, "critic", critic)
+    trained_critic = trained_network(config, "critic", critic, penalised=constraint.has_penalty)
     updates_class = Updates if ranks.world == 1 else DistributedUpdates
     keeps_finite = traits("optimizer", config.optimizer).keeps_finite
     updates = updates_class(

@@ -103,7 +103,6 @@ def _train(
     config, notes = fill(dataclasses.replace(typed, resume=None))
 
     # The imports below need torch, which takes seconds to import.
-
     from wgan_cli import build
     from wgan_cli.distributed.process_group import join_process_group
     from wgan_cli.gpu_facts import gpu_facts

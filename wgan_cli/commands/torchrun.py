@@ -113,7 +113,6 @@ def _ignore_signals() -> None:
 
 
 def _train(group: ProcessGroup, settings: dict[str, Any], signals: StopSignals) -> None:
-
     from wgan_cli import build
     from wgan_cli.machine import choose_machine, find_device, set_up_torch, use_threads
 

@@ -1,7 +1,6 @@
 """Measure how much of the cores other programs use, and how long this process waits for a core.
 
-Linux tells this in files below /proc. On other systems, and where these files are missing, nothing
-is measured.
+Linux tells this in files below /proc. A kernel without `schedstat` tells only the first of the two.
 """
 
 from __future__ import annotations

@@ -21,9 +21,11 @@ _SLACK = 0.2
 # The machine must look idle in so many windows in a row before threads spin again. If it is busy
 # again within `_SOON` windows, twice as many are needed the next time.
 _CALM, _MOST_CALM, _SOON = 2, 120, 40
-# The throttle needs a thread for each core. If a system allows no more threads, the runtime ends
-# the process, so a program must not ask for hundreds of them.
-_MOST_CORES = 64
+# The throttle needs a thread for each core. Where a run may use many cores, other programs rarely
+# use so many that its threads lack one.
+_MOST_CORES = 16
+# The throttle is given up if the system does not allow so many threads more than it needs.
+_RESERVE = 8
 
 
 class Judge:
@@ -44,7 +46,7 @@ class Judge:
     def judge(self, load: Load) -> bool:
         """Return whether threads should sleep at once in the next window."""
         left = self.cores - self.threads
-        busy = load.others > left + _SLACK or load.delayed > _SLACK
+        busy = self.threads > 1 and (load.others > left + _SLACK or load.delayed > _SLACK)
         self._calm = 0 if busy else self._calm + 1
         if self.sleeping:
             self.sleeping = self._calm < self._needed
@@ -63,9 +65,10 @@ class Judge:
 class Throttle:
     """Makes all threads of GCC's OpenMP runtime (libgomp) sleep at once instead of spinning.
 
-    The runtime does this itself while it has more threads than there are cores. So `hold` lets
-    another Python thread open a parallel region with one thread more than there are cores. They do
-    nothing and sleep. `release` ends them.
+    The runtime does this itself while it has more threads than there were cores when it was loaded.
+    So `hold` lets another Python thread open a parallel region with one thread more than there are
+    `cores`. They do nothing and sleep. `release` ends them. If `OMP_THREAD_LIMIT` is smaller, this
+    has no effect.
 
     Raises OSError or AttributeError if torch does not use this runtime.
     """
@@ -85,8 +88,12 @@ class Throttle:
         self._over: threading.Event | None = None
 
     def hold(self) -> None:
-        """Begin to let threads sleep at once."""
+        """Begin to let threads sleep at once. Raises RuntimeError if this needs too many threads.
+
+        The runtime ends the whole process if it cannot start a thread.
+        """
         if self._over is None:
+            _try_threads(self._threads + _RESERVE)
             self._over = threading.Event()
             threading.Thread(
                 target=self._keep_threads, args=[self._over], name="wgan-throttle", daemon=True
@@ -104,17 +111,34 @@ class Throttle:
         over.wait()
 
 
+def _try_threads(count: int) -> None:
+    """Start this many threads and end them. Raises RuntimeError if the system does not allow it."""
+    over, started = threading.Event(), []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=over.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
+
+
 class Monitor(threading.Thread):
-    """Reads the machine's load several times a second, and switches the throttle."""
+    """Reads the machine's load several times a second, and switches the throttle.
+
+    The first time that the machine is busy after `told` was false, a line in the log says so.
+    """
 
     def __init__(self, judge: Judge, throttle: Throttle) -> None:
         super().__init__(name="wgan-monitor", daemon=True)
         self.judge = judge
         self.throttle = throttle
-        self._told = False
+        self.told = False
 
     def run(self) -> None:
-        """Switch until the process ends, or until the system no longer tells its load."""
+        """Switch until the process ends, or the load is not told, or threads cannot be started."""
         try:
             before = read()
             while True:
@@ -127,16 +151,17 @@ class Monitor(threading.Thread):
                     self.throttle.hold()
                 else:
                     self.throttle.release()
-        except (OSError, ValueError):
+        except (OSError, ValueError, RuntimeError):
             return
         finally:
             self.throttle.release()
 
     def _tell(self, load: Load) -> None:
-        if not self._told:
-            self._told = True
+        if not self.told:
+            self.told = True
             log.info(
-                "Other programs use the cores, too (%.1f of %d), so a step takes longer.",
+                "The machine is busy: other processes use %.1f of the %d cores, and threads of this"
+                " one wait for a core. A step takes longer.",
                 load.others,
                 self.judge.cores,
             )
@@ -150,11 +175,12 @@ def watch_load(threads: int) -> None:
 
     This does nothing if there is nobody to wait for, if the user has chosen how threads wait, if
     the system does not tell its load, if torch uses another runtime than GCC's, or if the process
-    may use more than 64 cores. Call it again when the number of threads changes.
+    may use more than 16 cores. Call it again for each run.
     """
     global _monitor
     if _monitor is not None and _monitor.is_alive():
         _monitor.judge.threads = threads
+        _monitor.told = False
         return
     cores = len(usable_cpus())
     if threads < 2 or cores > _MOST_CORES or not has_own_policy():
