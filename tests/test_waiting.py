@@ -25,7 +25,7 @@ VARIABLES = (*POLICY, "KMP_LIBRARY")
 
 @pytest.fixture(autouse=True)
 def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in (*VARIABLES, "KMP_WARNINGS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -46,6 +46,7 @@ def test_a_users_choice_counts(monkeypatch: pytest.MonkeyPatch, name: str, value
     monkeypatch.setenv(name, value)
     set_wait_policy()
     assert {n: os.environ[n] for n in VARIABLES if n in os.environ} == {name: value}
+    assert "KMP_WARNINGS" not in os.environ
     assert not has_own_policy()
 
 

@@ -16,6 +16,8 @@ def set_wait_policy() -> None:
     """Set the variables, also for child processes, unless the user has set one of them."""
     if not wait_policy():
         os.environ.update(POLICY)
+        # Runtimes from before 2023 know no microseconds: they would warn, and wait for 200 ms.
+        os.environ.setdefault("KMP_WARNINGS", "0")
 
 
 def has_own_policy() -> bool:
