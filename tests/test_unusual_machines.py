@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 from conftest import TINY, Command, curves_of, fast_curves_of, metrics_of, status_of
 from PIL import Image
 
+import wgan_cli
 from benchmarks.forked_commands import CommandServer
 from wgan_cli.commands import report, sample, search, sweep, train
 from wgan_cli.commands.flags import with_names_quoted
@@ -206,6 +208,12 @@ class TestAnotherUser:
 
     @pytest.fixture
     def nobody(self, command_server: CommandServer, shared: Path) -> Callable[..., tuple[int, str]]:
+        """Run a command as the other user, who must be able to read the installed packages."""
+        for package in (hydra, wgan_cli):
+            for folder in Path(package.__file__ or "").parents:
+                if folder.stat().st_mode & 0o5 != 0o5:
+                    pytest.skip(f"other users may not read {folder}")
+
         def run(module: str, *words: str) -> tuple[int, str]:
             code = (
                 f"import os\nos.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
