@@ -151,7 +151,7 @@ def test_charts_need_some_folder_of_matplotlibs(shell: Command, tmp_path: Path) 
 
 OVERRIDES = {
     "seed=1": "seed=1",
-    "dataset.root=/home/jörg/Bäume": "dataset.root='/home/jörg/Bäume'",
+    "dataset.root=/data/jörg/Bäume": "dataset.root='/data/jörg/Bäume'",
     "dataset.root=a,Bäume": "dataset.root=a,'Bäume'",
     "dataset.root='Bäume'": "dataset.root='Bäume'",
     "dataset.root=[Bäume]": "dataset.root=[Bäume]",
@@ -278,7 +278,7 @@ class TestAnotherUser:
 def test_a_clock_that_is_set_back_loses_no_point(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wall clock goes back by an hour at every look, and the resume is a day before the run."""
+    """Each call of `time.time` returns an hour less than the one before."""
     now = 2e9
 
     def earlier() -> float:

@@ -219,7 +219,7 @@ def busy():
     return time.process_time() - used > 0.02
 
 def settled(expected):
-    # The threads of a region that has begun still wait as before.
+    # Threads that already wait are not affected by the switch, so this may take several tries.
     end = time.monotonic() + 20
     while busy() != expected and time.monotonic() < end:
         pass

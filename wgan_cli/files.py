@@ -15,8 +15,6 @@ from wgan_cli import operating_system
 from wgan_cli.errors import DiskError, WganError
 from wgan_cli.terminal_text import printable
 
-log = logging.getLogger(__name__)
-
 # Maps an error number to the reason and the remedy that a message gives.
 _FULL = {
     errno.ENOSPC: ("The disk is full", "Free some space."),

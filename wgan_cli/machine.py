@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 # freed block that glibc can keep for reuse.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20
-# The threads that training can use, by work: multiply-adds of both networks' passes over one batch.
-# Each row ends below its number; docs/performance.md has the measurements behind the table.
+# The most threads that are of use in training, by work: (1e8, 2) means at most two threads for less
+# than 1e8 multiply-adds in one pass of both networks over a batch. docs/performance.md has the
+# measurements behind the table.
 _THREADS_BY_WORK = ((1e8, 2), (5e8, 4), (5e9, 8))
 LEAST_THREADS, _MOST_THREADS = 2, 16
 
@@ -125,7 +126,7 @@ def choose_machine(
 
 
 def useful_threads(work: float) -> int:
-    """Return the number of threads that speed up training with this number of multiply-adds."""
+    """Return how many threads at most are of use in training with so many multiply-adds."""
     return next((threads for end, threads in _THREADS_BY_WORK if work < end), _MOST_THREADS)
 
 

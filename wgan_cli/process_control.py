@@ -1,6 +1,6 @@
 """Signals, processes and shells, where Linux, macOS and Windows differ.
 
-As in `operating_system`, each function says what is lost where a system lacks something.
+Where a system lacks something, the function's docstring says what is lost there.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _ONE_BLOCK = 256
 
 
 def direct_copy_of(network: nn.Module) -> nn.Module | None:
-    """Return a copy of the network with direct linear layers; None if it would have none.
+    """Return a copy of the network with direct linear layers; None if no layer can be direct.
 
     The network must go on to work as a copy, which shares all its weights and buffers (the trait
     `NetworkTraits.bf16_copy` states this). Layers that are parametrized, frozen in part or have

@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def with_names_quoted(override: str) -> str:
-    """Return the override with quotes around values such as `/home/jörg/images`.
+    """Return the override with quotes around values such as `/data/jörg/images`.
 
     Hydra's grammar takes no letters but those of ASCII without quotes. Text that has other special
     characters stays as it is.

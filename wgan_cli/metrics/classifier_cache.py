@@ -15,7 +15,7 @@ from wgan_cli.files import disk_error, write_atomically
 
 
 def key_of(recipe: str, *tensors: Tensor) -> str:
-    """Return a hash, in hexadecimal, of the tensors and of the text that says how to train."""
+    """Return a hash of the data and of `recipe`, the text that says how to train on them."""
     digest = hashlib.sha256(recipe.encode())
     for tensor in tensors:
         _add(digest, tensor)
